@@ -1,0 +1,135 @@
+//! A published function.
+
+use std::fmt;
+use std::mem::ManuallyDrop;
+
+use super::core::{Core, bytes_of, run_of};
+use super::lookup::Entry;
+use crate::Error;
+use crate::sync::Arc;
+use crate::units::GRANULE;
+
+/// A live, executable block of an arena. Dropping it retires it.
+///
+/// The block keeps its arena's memory alive: handles and blocks may be dropped in any order.
+///
+/// Dropping takes the block out of [`lookup`](crate::CodeArena::lookup) at once; its space is used again when no guard
+/// that was taken before the drop is left. Without guards that is at once too: whoever drops a block must know that no
+/// thread is running it, or take guards. In a forked child a drop changes nothing.
+pub struct CodeBlock {
+    core: Arc<Core>,
+    entry: Entry,
+}
+
+impl CodeBlock {
+    pub(crate) fn new(core: Arc<Core>, entry: Entry) -> Self {
+        Self { core, entry }
+    }
+
+    /// The address of the first byte, aligned as asked for.
+    pub fn as_ptr(&self) -> *const u8 {
+        self.core.region.address(self.offset())
+    }
+
+    fn offset(&self) -> usize {
+        self.entry.start as usize * GRANULE
+    }
+
+    /// Bytes of code, as published.
+    #[allow(clippy::len_without_is_empty, reason = "no block is empty")]
+    pub fn len(&self) -> usize {
+        self.entry.len as usize
+    }
+
+    /// The code, as it stands in memory.
+    ///
+    /// ```
+    /// # let arena = gaia_jit::CodeArena::builder().capacity(1 << 20).build()?;
+    /// let block = arena.publish(&[0x90, 0xc3])?;
+    /// assert_eq!(block.as_bytes(), [0x90, 0xc3]);
+    /// # Ok::<(), gaia_jit::Error>(())
+    /// ```
+    pub fn as_bytes(&self) -> &[u8] {
+        // SAFETY: published bytes are mapped, readable and initialised, and stay as they are while the block lives;
+        // `patch`, which changes them, is unsafe and forbids it while such a slice is in use.
+        unsafe { std::slice::from_raw_parts(self.as_ptr(), self.len()) }
+    }
+
+    /// What [`Code::tag`](crate::Code::tag) said.
+    pub fn tag(&self) -> u64 {
+        self.entry.tag
+    }
+
+    /// The first byte as a function pointer. Its size is checked when the program is compiled.
+    ///
+    /// ```
+    /// # #[cfg(target_arch = "x86_64")] {
+    /// # let arena = gaia_jit::CodeArena::builder().capacity(1 << 20).build()?;
+    /// let block = arena.publish(&[0x8d, 0x04, 0x37, 0xc3])?; // lea eax, [rdi + rsi]; ret
+    /// // SAFETY: this is what the code above does, in the calling convention of Unix.
+    /// let add = unsafe { block.as_fn::<unsafe extern "sysv64" fn(i32, i32) -> i32>() };
+    /// // SAFETY: the block is alive.
+    /// assert_eq!(unsafe { add(40, 2) }, 42);
+    /// # }
+    /// # Ok::<(), gaia_jit::Error>(())
+    /// ```
+    ///
+    /// # Safety
+    /// - `F` is a function pointer type (`extern` and, as a rule, `unsafe`) that the code is written for.
+    /// - The pointer is not called after the block was dropped, but for a thread that holds a guard taken before.
+    pub unsafe fn as_fn<F: Copy>(&self) -> F {
+        // SAFETY: passed on to the caller.
+        unsafe { crate::entry::cast(self.as_ptr()) }
+    }
+
+    /// Gives the block up without retiring it: it lives until [`CodeArena::from_raw`](crate::CodeArena::from_raw), and
+    /// keeps the arena's memory alive.
+    pub fn into_raw(self) -> *const u8 {
+        ManuallyDrop::new(self).as_ptr()
+    }
+
+    /// Overwrites code that may be in use. The bytes are flushed, and other cores brought up to date, before it returns.
+    ///
+    /// # Errors
+    /// [`Error::PastCapacity`] outside the block; [`Error::Unsupported`] in `Flip` where the system has no kernel
+    /// write; [`Error::Forked`] in a child.
+    ///
+    /// # Safety
+    /// - No other thread writes the same bytes, and no slice from [`CodeBlock::as_bytes`] is used from now on.
+    /// - No thread runs the bytes while they change, or the architecture permits just this change under a running
+    ///   thread. The store is not promised to be one piece.
+    pub unsafe fn patch(&self, offset: usize, bytes: &[u8]) -> Result<(), Error> {
+        if offset.checked_add(bytes.len()).is_none_or(|end| end > self.len()) {
+            return Err(Error::PastCapacity { offset, len: bytes.len(), capacity: self.len() });
+        }
+        let region = &self.core.region;
+        region.check_own("patch")?;
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let at = self.offset() + offset;
+        // SAFETY: inside this live block; the rest is passed on to the caller.
+        unsafe { region.write(at, bytes)? };
+        region.flush(at..at + bytes.len());
+        region.sync_cores();
+        Ok(())
+    }
+}
+
+impl Drop for CodeBlock {
+    fn drop(&mut self) {
+        self.core.retire(self.entry);
+    }
+}
+
+impl fmt::Debug for CodeBlock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bytes = bytes_of(run_of(self.entry.start, self.entry.len));
+        f.debug_struct("CodeBlock")
+            .field("start", &self.as_ptr())
+            .field("len", &self.len())
+            .field("tag", &self.tag())
+            .field("offset", &bytes.start)
+            .finish()
+    }
+}

@@ -1,0 +1,135 @@
+//! How an arena is made.
+
+use std::fmt;
+
+use super::core::Core;
+use super::observer::Observer;
+use super::{CodeArena, WxMode};
+use crate::Error;
+use crate::icache;
+use crate::region::{Plan, Region};
+use crate::sync::Arc;
+use crate::sys::{Native, Os};
+use crate::units::{BRANCH_REACH, DEFAULT_CAPACITY, round_up};
+
+/// Settings for a new arena, from [`CodeArena::builder`].
+///
+/// ```
+/// use gaia_jit::{CodeArena, WxMode};
+///
+/// let arena = CodeArena::builder().capacity(64 << 20).mode(WxMode::Flip).poison(true).build()?;
+/// assert_eq!(arena.capacity(), 64 << 20);
+/// # Ok::<(), gaia_jit::Error>(())
+/// ```
+#[derive(Clone)]
+#[must_use = "nothing is made before `build`"]
+pub struct ArenaBuilder {
+    capacity: usize,
+    mode: WxMode,
+    huge_pages: bool,
+    poison: bool,
+    near: Option<usize>,
+    observer: Option<Arc<dyn Observer>>,
+    os: &'static dyn Os,
+}
+
+impl ArenaBuilder {
+    pub(crate) fn new() -> Self {
+        Self {
+            capacity: DEFAULT_CAPACITY,
+            mode: WxMode::default(),
+            huge_pages: false,
+            poison: false,
+            near: None,
+            observer: None,
+            os: &Native,
+        }
+    }
+
+    /// Bytes of address space for code, rounded up to whole pages. Memory is used only as code is placed.
+    ///
+    /// 256 MiB unless set; 128 MiB on AArch64 and 32 MiB on 32-bit systems. All code of an arena lies in branch range of
+    /// all other, so no more than that range is possible: 2 GiB on x86-64 and RISC-V, 128 MiB on AArch64.
+    pub fn capacity(self, bytes: usize) -> Self {
+        Self { capacity: bytes, ..self }
+    }
+
+    /// How W^X is kept; [`WxMode::Flip`] unless set.
+    pub fn mode(self, mode: WxMode) -> Self {
+        Self { mode, ..self }
+    }
+
+    /// Asks the system for huge pages. A hint: where there are none, small pages serve.
+    pub fn huge_pages(self, yes: bool) -> Self {
+        Self { huge_pages: yes, ..self }
+    }
+
+    /// Overwrites freed code with trap instructions before its space is used again, so that a stale call stops at once.
+    ///
+    /// In `Flip` without the kernel write, code stays until its pages are empty and used again.
+    pub fn poison(self, yes: bool) -> Self {
+        Self { poison: yes, ..self }
+    }
+
+    /// Places the arena so that a direct branch reaches from all of it to `address` and back, or fails.
+    ///
+    /// ```
+    /// # use gaia_jit::CodeArena;
+    /// let here = std::process::id as *const u8;
+    /// let arena = CodeArena::builder().capacity(1 << 20).near(here).build()?;
+    /// let block = arena.publish(&[0xc3])?;
+    /// assert!((block.as_ptr() as isize).abs_diff(here as isize) < 2 << 30);
+    /// # Ok::<(), gaia_jit::Error>(())
+    /// ```
+    pub fn near(self, address: *const u8) -> Self {
+        Self { near: Some(address.addr()), ..self }
+    }
+
+    /// Someone who hears of every block that is published or retired.
+    pub fn observer(self, observer: Arc<dyn Observer>) -> Self {
+        Self { observer: Some(observer), ..self }
+    }
+
+    /// Another system than the real one.
+    #[cfg(test)]
+    pub(crate) fn os(self, os: &'static dyn Os) -> Self {
+        Self { os, ..self }
+    }
+
+    /// Reserves the address space and tries the mode out.
+    ///
+    /// # Errors
+    /// [`Error::ZeroSize`] and [`Error::TooLarge`] for the capacity; [`Error::Unsupported`] if the system or its
+    /// configuration refuses the mode; [`Error::OutOfReach`] if there is no room near the address;
+    /// [`Error::OperatingSystem`] for everything else that the system refuses.
+    pub fn build(self) -> Result<CodeArena, Error> {
+        icache::check()?;
+        let too_large = Error::TooLarge { asked: self.capacity, limit: BRANCH_REACH };
+        let len = match round_up(self.capacity, self.os.page_size()) {
+            Some(0) => return Err(Error::ZeroSize),
+            Some(len) if len <= BRANCH_REACH => len,
+            _ => return Err(too_large),
+        };
+        let plan = Plan { len, near: self.near, huge_pages: self.huge_pages };
+        let region = match self.mode {
+            WxMode::Flip => Region::private(self.os, &plan)?,
+            WxMode::DualMap => Region::dual(self.os, &plan)?,
+            WxMode::PerThread => {
+                return Err(Error::unsupported("PerThread", "this system has no per-thread page permissions for it"));
+            }
+        };
+        Ok(CodeArena::from_core(Core::new(region, self.mode, self.poison, self.observer)?))
+    }
+}
+
+impl fmt::Debug for ArenaBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ArenaBuilder")
+            .field("capacity", &self.capacity)
+            .field("mode", &self.mode)
+            .field("huge_pages", &self.huge_pages)
+            .field("poison", &self.poison)
+            .field("near", &self.near)
+            .finish_non_exhaustive()
+    }
+}

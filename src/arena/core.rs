@@ -1,0 +1,296 @@
+//! The arena itself: one region, one lock around the bookkeeping, and the ways of a block from free space to free space.
+//!
+//! The lock is held for bookkeeping only: bytes are copied, flushed and protected, and the system is called, without it.
+//!
+//! # What one publication costs
+//!
+//! The lock is taken once to place a block and once to free it. In `DualMap` publishing makes no system call; in `Flip`
+//! it makes one (the kernel write) for a single function, and two (open, seal) for each run of pages of a batch.
+
+use std::collections::VecDeque;
+
+use parking_lot::MutexGuard;
+
+use super::guards::Guards;
+use super::lookup::{BlockInfo, Entry, Lookup};
+use super::observer::Observer;
+use crate::Error;
+use crate::icache;
+use crate::region::Region;
+use crate::space::pages::Pages;
+use crate::space::{Run, Space};
+use crate::sync::{Arc, Mutex};
+use crate::units::{self, GRANULE};
+
+pub(crate) struct Core {
+    pub(crate) region: Region,
+    pub(crate) lookup: Lookup,
+    pub(crate) guards: Guards,
+    pub(crate) observer: Option<Arc<dyn Observer>>,
+    pub(crate) mode: super::WxMode,
+    poison: bool,
+    books: Mutex<Books>,
+    /// Held while free space is kept out of the books because the system is being called about it.
+    aside: Mutex<()>,
+}
+
+/// Everything that the lock guards.
+pub(crate) struct Books {
+    pub(crate) space: Space,
+    pub(crate) pages: Pages,
+    /// Dropped blocks whose space waits for guards, oldest first.
+    pub(crate) pending: VecDeque<Pending>,
+    /// Whole pages that could not be made executable again; they are tried again before space is called short.
+    pub(crate) stranded: Vec<Run>,
+    pub(crate) live: Tally,
+    pub(crate) waiting: Tally,
+}
+
+/// How many blocks, how many bytes of code, how many granules they take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    pub(crate) blocks: usize,
+    pub(crate) bytes: usize,
+    pub(crate) granules: usize,
+}
+
+impl Tally {
+    pub(crate) fn add(&mut self, run: Run, bytes: u32) {
+        self.blocks += 1;
+        self.bytes += bytes as usize;
+        self.granules += run.len() as usize;
+    }
+
+    pub(crate) fn sub(&mut self, run: Run, bytes: u32) {
+        self.blocks -= 1;
+        self.bytes -= bytes as usize;
+        self.granules -= run.len() as usize;
+    }
+}
+
+/// A dropped block that waits until all guards are younger than its epoch.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pending {
+    epoch: u64,
+    pub(crate) run: Run,
+    len: u32,
+}
+
+/// Byte offsets of a run.
+pub(crate) fn bytes_of(run: Run) -> std::ops::Range<usize> {
+    run.start as usize * GRANULE..run.end as usize * GRANULE
+}
+
+/// The granules of a block.
+pub(crate) fn run_of(start: u32, len: u32) -> Run {
+    Run::new(start, len.div_ceil(GRANULE as u32))
+}
+
+impl Core {
+    pub(crate) fn new(
+        region: Region,
+        mode: super::WxMode,
+        poison: bool,
+        observer: Option<Arc<dyn Observer>>,
+    ) -> Result<Self, Error> {
+        let granules = (region.len() / GRANULE) as u32;
+        let books = Books {
+            space: Space::new(granules)?,
+            pages: Pages::new(granules, (region.page_size() / GRANULE) as u32)?,
+            pending: VecDeque::new(),
+            stranded: Vec::new(),
+            live: Tally::default(),
+            waiting: Tally::default(),
+        };
+        let (lookup, guards) = (Lookup::new(granules)?, Guards::new());
+        Ok(Self { region, lookup, guards, observer, mode, poison, books: Mutex::new(books), aside: Mutex::new(()) })
+    }
+
+    /// The bookkeeping, with the space of all that need not wait any more given back.
+    pub(crate) fn books(&self) -> MutexGuard<'_, Books> {
+        let books = self.books.lock();
+        if books.pending.is_empty() { books } else { self.reclaim(books) }
+    }
+
+    /// As [`Core::books`], but `None` where the lock may be held for ever: in a child forked while another thread held it.
+    pub(crate) fn books_to_read(&self) -> Option<MutexGuard<'_, Books>> {
+        if self.region.is_own() { Some(self.books()) } else { self.books.try_lock() }
+    }
+
+    fn reclaim<'a>(&'a self, mut books: MutexGuard<'a, Books>) -> MutexGuard<'a, Books> {
+        let oldest = self.guards.oldest();
+        let ready = |pending: &Pending| oldest.is_none_or(|oldest| pending.epoch < oldest);
+        if !self.poison {
+            while let Some(pending) = books.pending.front().copied().filter(ready) {
+                books.pending.pop_front();
+                books.waiting.sub(pending.run, pending.len);
+                self.give_back(&mut books, pending.run);
+            }
+            return books;
+        }
+        let count = books.pending.iter().take_while(|pending| ready(pending)).count();
+        if count == 0 {
+            return books;
+        }
+        let due: Vec<Pending> = books.pending.drain(..count).collect();
+        drop(books);
+        let _aside = self.aside.lock();
+        let (done, failed): (Vec<_>, Vec<_>) = due.into_iter().partition(|pending| self.fill_with_traps(pending.run));
+        let mut books = self.books.lock();
+        for pending in done {
+            books.waiting.sub(pending.run, pending.len);
+            self.give_back(&mut books, pending.run);
+        }
+        // What could not be overwritten keeps waiting, and is tried again.
+        books.pending.extend(failed);
+        books
+    }
+
+    /// Where freed code is to be overwritten and can be, does it; whether the space may be used again.
+    fn fill_with_traps(&self, run: Run) -> bool {
+        if !self.poison || !self.region.fills_holes() {
+            return true;
+        }
+        let bytes = bytes_of(run);
+        let mut traps = vec![0; bytes.len()];
+        icache::fill_with_traps(&mut traps);
+        // SAFETY: the block was retired and every guard older than that is gone: nobody runs or reads it.
+        let written = unsafe { self.region.write(bytes.start, &traps) }.is_ok();
+        self.region.flush(bytes);
+        written
+    }
+
+    pub(super) fn give_back(&self, books: &mut Books, run: Run) {
+        let hole = books.space.free(run);
+        self.lookup.vacate(run, hole);
+    }
+
+    /// Gives back space that never held a published block.
+    pub(crate) fn release(&self, runs: impl IntoIterator<Item = Run>) {
+        let mut books = self.books.lock();
+        for run in runs {
+            self.give_back(&mut books, run);
+        }
+    }
+
+    /// Checks a size against what the arena could hold empty.
+    pub(crate) fn granules(&self, bytes: usize) -> Result<u32, Error> {
+        units::granules(bytes, self.region.len().min(u32::MAX as usize))
+    }
+
+    /// Takes `len` granules at a multiple of `align`, committed. `enter` notes them in the books, under the lock.
+    pub(crate) fn place(&self, len: u32, align: u32, enter: impl FnOnce(&mut Books, Run)) -> Result<Run, Error> {
+        let mut books = self.books();
+        let mut found = books.space.alloc(len, align);
+        if found.is_none() {
+            // Not full before what others hold aside is back.
+            drop(books);
+            drop(self.aside.lock());
+            books = self.rescue(self.books());
+            found = books.space.alloc(len, align);
+        }
+        let Some(run) = found else {
+            return Err(Error::ArenaFull {
+                asked: len as usize * GRANULE,
+                free: books.space.free_granules() as usize * GRANULE,
+                largest_hole: books.space.largest_hole() as usize * GRANULE,
+            });
+        };
+        self.lookup.occupy(run);
+        books.pages.touch(run);
+        enter(&mut books, run);
+        drop(books);
+        Ok(run)
+    }
+
+    /// Makes sure that a placed run can be used.
+    pub(crate) fn grow_to(&self, run: Run) -> Result<(), Error> {
+        self.region.grow_to(bytes_of(run).end)
+    }
+
+    /// Tries again to make pages executable that could not be.
+    fn rescue<'a>(&'a self, mut books: MutexGuard<'a, Books>) -> MutexGuard<'a, Books> {
+        if books.stranded.is_empty() {
+            return books;
+        }
+        let stranded = std::mem::take(&mut books.stranded);
+        drop(books);
+        let _aside = self.aside.lock();
+        // SAFETY: stranded pages are open, belong to nobody else and hold no live code.
+        let seal = |run: &Run| unsafe { self.region.seal(bytes_of(*run)) }.is_ok();
+        let (sealed, still): (Vec<_>, Vec<_>) = stranded.into_iter().partition(seal);
+        let mut books = self.books.lock();
+        for run in sealed {
+            self.give_back(&mut books, run);
+        }
+        books.stranded.extend(still);
+        books
+    }
+
+    /// Keeps pages that are open and cannot be sealed out of the free space until they can.
+    pub(crate) fn strand(&self, run: Run) {
+        self.books.lock().stranded.push(run);
+    }
+
+    /// The block is dropped: it cannot be found any more, and its space is free as soon as no older guard is left.
+    pub(crate) fn retire(&self, entry: Entry) {
+        if !self.region.is_own() {
+            // A child leaves its copy of the books alone: it may not even be able to take the lock.
+            return;
+        }
+        self.lookup.remove(entry.start, entry.slot);
+        if let Some(observer) = &self.observer {
+            observer.retired(&self.info(entry));
+        }
+        let run = run_of(entry.start, entry.len);
+        let free = self.guards.oldest().is_none() && self.fill_with_traps(run);
+        let mut books = self.books.lock();
+        books.live.sub(run, entry.len);
+        if free {
+            self.give_back(&mut books, run);
+        } else {
+            let epoch = self.guards.next_epoch();
+            books.waiting.add(run, entry.len);
+            books.pending.push_back(Pending { epoch, run, len: entry.len });
+        }
+    }
+
+    /// Gives the memory of wholly free pages back to the system; returns the bytes.
+    pub(crate) fn trim(&self) -> Result<usize, Error> {
+        self.region.check_own("trim")?;
+        let mut books = self.rescue(self.books());
+        let _aside = MutexGuard::unlocked(&mut books, || self.aside.lock());
+        // The pages are taken while the system is called, so that nobody places code in them meanwhile.
+        let mut taken = Vec::new();
+        let mut from = 0;
+        while let Some(run) = books.pages.next_empty(&books.space, from) {
+            books.space.alloc_at(run);
+            from = books.pages.of(run).end;
+            taken.push(run);
+        }
+        drop(books);
+        let mut result = Ok(0);
+        for run in taken {
+            // SAFETY: the pages are taken and hold no block, live or pending.
+            let gone = unsafe { self.region.decommit(bytes_of(run)) };
+            let mut books = self.books.lock();
+            match gone {
+                Ok(()) => {
+                    books.pages.gone(run);
+                    result = result.map(|bytes| bytes + bytes_of(run).len());
+                }
+                Err(error) => result = result.and(Err(error)),
+            }
+            self.give_back(&mut books, run);
+        }
+        result
+    }
+
+    pub(crate) fn info(&self, entry: Entry) -> BlockInfo {
+        BlockInfo {
+            start: self.region.address(entry.start as usize * GRANULE),
+            len: entry.len as usize,
+            tag: entry.tag,
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! Guards: which threads may be running code that was dropped.
+//!
+//! # Algorithm
+//!
+//! An *epoch* counts the drops that had to wait. A guard takes a free slot (a cache line of its own) and writes the
+//! current epoch there; dropping the guard clears the slot. A block dropped while guards exist is marked with the epoch,
+//! which then moves on; its space is free once no slot holds that number or a smaller one: guards taken later hold
+//! larger numbers, and cannot have got the block's address. With no guard at all a drop does not even touch the epoch.
+//!
+//! Each guard has a slot of its own, nested guards of one thread included, so a guard holds back just what was dropped
+//! after it was taken. There is nothing to register and nothing to clean up when a thread ends.
+//!
+//! # Why it is right
+//!
+//! A thread takes a guard, then reads the runtime's table of functions; another takes the function out of that table,
+//! then drops it and looks at the slots. Both have a sequentially consistent fence in between, so either the looker sees
+//! the guard, or the guarded thread sees the table without the function (the store-buffering pattern; crossbeam-epoch
+//! and hazard pointers rest on the same). An epoch read too early only makes a guard look older than it is.
+
+use std::cell::Cell;
+
+use crate::sync::{AtomicU64, AtomicUsize, OnceLock, Ordering, fence};
+
+const SLOTS: usize = 64;
+
+#[repr(align(64))]
+struct Slot(AtomicU64);
+
+/// Slots for guards, and further ones if ever more guards than that live at one time.
+struct Slots {
+    slots: [Slot; SLOTS],
+    /// Slots from here on were never taken.
+    used: AtomicUsize,
+    more: OnceLock<Box<Slots>>,
+}
+
+impl Slots {
+    fn new() -> Self {
+        Self { slots: [const { Slot(AtomicU64::new(0)) }; SLOTS], used: AtomicUsize::new(0), more: OnceLock::new() }
+    }
+
+    /// Every chain of slots, this one first.
+    fn chain(&self) -> impl Iterator<Item = &Slots> {
+        std::iter::successors(Some(self), |slots| slots.more.get().map(|more| &**more))
+    }
+}
+
+pub(crate) struct Guards {
+    epoch: AtomicU64,
+    slots: Slots,
+}
+
+/// Keeps the space of code dropped from now on from being used again; see [`CodeArena::pin`](crate::CodeArena::pin).
+#[must_use = "code is protected only while the guard lives"]
+pub struct Guard<'a> {
+    slot: &'a AtomicU64,
+}
+
+impl std::fmt::Debug for Guard<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Guard")
+    }
+}
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        // Whoever sees the slot cleared may overwrite the code, after all that was done under the guard.
+        self.slot.store(0, Ordering::Release);
+    }
+}
+
+/// Orders the store to a slot before all later loads. On x86 the locked instruction that took the slot is a full
+/// barrier already (Intel SDM volume 3, "Memory Ordering"), and a fence beside it would double the cost.
+fn fence_after_locked_store() {
+    if cfg!(all(any(target_arch = "x86", target_arch = "x86_64"), not(miri))) {
+        std::sync::atomic::compiler_fence(Ordering::SeqCst);
+    } else {
+        fence(Ordering::SeqCst);
+    }
+}
+
+/// Where this thread looks for a free slot first, so that threads do not share cache lines.
+fn favourite() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local!(static MINE: Cell<usize> = const { Cell::new(usize::MAX) });
+    MINE.with(|mine| {
+        if mine.get() == usize::MAX {
+            mine.set(NEXT.fetch_add(1, Ordering::Relaxed) % SLOTS);
+        }
+        mine.get()
+    })
+}
+
+impl Guards {
+    pub(crate) fn new() -> Self {
+        Self { epoch: AtomicU64::new(1), slots: Slots::new() }
+    }
+
+    pub(crate) fn pin(&self) -> Guard<'_> {
+        let epoch = self.epoch.load(Ordering::Relaxed);
+        let first = favourite();
+        let mut slots = &self.slots;
+        loop {
+            for index in (first..SLOTS).chain(0..first) {
+                let Slot(slot) = &slots.slots[index];
+                if slot.load(Ordering::Relaxed) != 0 {
+                    continue;
+                }
+                // Before the slot is taken, so that whoever must see the guard looks at its slot.
+                if slots.used.load(Ordering::Relaxed) <= index {
+                    slots.used.fetch_max(index + 1, Ordering::SeqCst);
+                }
+                if slot.compare_exchange(0, epoch, Ordering::SeqCst, Ordering::Relaxed).is_ok() {
+                    fence_after_locked_store();
+                    return Guard { slot };
+                }
+            }
+            slots = slots.more.get_or_init(|| Box::new(Slots::new()));
+        }
+    }
+
+    /// The epoch of the oldest guard; `None` without guards.
+    pub(crate) fn oldest(&self) -> Option<u64> {
+        fence(Ordering::SeqCst);
+        let taken = self.slots.chain().flat_map(|slots| &slots.slots[..slots.used.load(Ordering::Relaxed)]);
+        taken.map(|Slot(slot)| slot.load(Ordering::Acquire)).filter(|&epoch| epoch != 0).min()
+    }
+
+    /// The epoch of a drop that has to wait for the guards of now.
+    pub(crate) fn next_epoch(&self) -> u64 {
+        self.epoch.fetch_add(1, Ordering::SeqCst)
+    }
+}

@@ -1,0 +1,248 @@
+//! From any address inside a block to the block, wait-free, also in a signal handler.
+//!
+//! # Structure
+//!
+//! The region is cut into bins of 128 granules (2 KiB). The blocks that begin in a bin stand in *groups* of seven. A
+//! group fills two cache lines: a head, one word with a byte for each block (where in the bin it begins, and that it is
+//! live), and a record for each with length and tag. The first group of each bin lies in one table indexed by bin, the
+//! second in another, and so on; a table is made when it is first needed, and the system hands out its pages as they
+//! are touched. One summary bitmap over the bins finds the last bin before an address where a block begins.
+//!
+//! # Why it is right
+//!
+//! A head is one atomic word, so loading it gives all blocks of the group that were live at one moment. Live blocks do
+//! not overlap; so if a block is live for the whole lookup and covers the address, no other head byte can point between
+//! its start and the address, and it is found. A record can be reused after its head was read; its state word carries a
+//! generation and the start within the bin, and is read again after the tag. If it changed, the block was retired during
+//! the lookup, and there was a moment when no block covered the address: `None` is a right answer. Nothing is retried
+//! and nothing is locked; the steps are bounded by the number of groups in a bin and of words in the bitmap.
+//!
+//! Bits of the bitmap change under the arena's lock, as space is taken and given back: a bin's bit is set when a block
+//! is placed at its beginning there, and cleared when all of the bin is free again. So it is clear for every bin that a
+//! large block covers beyond its first. It may stay set where only the tail of a block lies; then the search goes on.
+
+use crate::Error;
+use crate::space::Run;
+use crate::space::bitmap::Bitmap;
+use crate::sync::{AtomicU64, OnceLock, Ordering, fence};
+use crate::table::{Table, Zeroed};
+use crate::units::GRANULE;
+
+/// What is known of a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BlockInfo {
+    /// Its first byte.
+    pub start: *const u8,
+    /// Its bytes of code.
+    pub len: usize,
+    /// What [`Code::tag`](crate::Code::tag) said.
+    pub tag: u64,
+}
+
+// SAFETY: an address and numbers; to follow the pointer takes `unsafe` code of its own.
+unsafe impl Send for BlockInfo {}
+// SAFETY: as for `Send`.
+unsafe impl Sync for BlockInfo {}
+
+/// Granules in a bin: as many as seven bits can tell apart.
+const BIN: u32 = 128;
+/// Blocks in a group.
+const SLOTS: usize = 7;
+/// Groups that a bin of 16-byte blocks fills.
+const GROUPS: usize = (BIN as usize).div_ceil(SLOTS);
+
+/// In the last byte of a head: this bin has a further group.
+const MORE: u64 = 1 << 63;
+/// In a head: slot `i` belongs to a block that is live, or about to be.
+const fn claimed(slot: usize) -> u64 {
+    1 << (56 + slot)
+}
+/// In byte `i` of a head: a live block begins at this granule of the bin.
+const fn key(start: u32, slot: usize) -> u64 {
+    (0x80 | (start % BIN) as u64) << (8 * slot)
+}
+const KEY_MASK: u64 = 0xff;
+
+#[repr(C, align(128))]
+struct Group {
+    head: AtomicU64,
+    _spare: AtomicU64,
+    records: [Record; SLOTS],
+}
+
+#[repr(C)]
+struct Record {
+    /// Generation (25 bits), start within the bin (7 bits), length in bytes (32 bits; 0 while it changes).
+    state: AtomicU64,
+    tag: AtomicU64,
+}
+
+// SAFETY: atomic integers through and through.
+unsafe impl Zeroed for Group {}
+
+const LEN_BITS: u32 = 32;
+const START_BITS: u32 = 7;
+
+fn state(generation: u64, start: u32, len: u32) -> u64 {
+    generation << (LEN_BITS + START_BITS) | u64::from(start % BIN) << LEN_BITS | u64::from(len)
+}
+
+/// Where a block is entered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Slot {
+    group: u8,
+    slot: u8,
+}
+
+/// A block as it was entered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) start: u32,
+    pub(crate) len: u32,
+    pub(crate) tag: u64,
+    pub(crate) slot: Slot,
+}
+
+pub(crate) struct Lookup {
+    occupied: Bitmap,
+    groups: [OnceLock<Table<Group>>; GROUPS],
+    bins: usize,
+}
+
+impl Lookup {
+    pub(crate) fn new(granules: u32) -> Result<Self, Error> {
+        let bins = granules.div_ceil(BIN) as usize;
+        Ok(Self { occupied: Bitmap::new(bins)?, groups: [const { OnceLock::new() }; GROUPS], bins })
+    }
+
+    fn group(&self, index: usize, bin: u32) -> Option<&Group> {
+        self.groups.get(index)?.get()?.get(bin as usize)
+    }
+
+    /// Space was taken at `run`. Under the arena's lock.
+    pub(crate) fn occupy(&self, run: Run) {
+        let bin = (run.start / BIN) as usize;
+        self.occupied.set(bin, bin + 1);
+    }
+
+    /// Space was given back at `run` and is part of `hole` now. Under the arena's lock.
+    pub(crate) fn vacate(&self, run: Run, hole: Run) {
+        let first = (run.start / BIN).max(hole.start.div_ceil(BIN));
+        let end = run.end.div_ceil(BIN).min(hole.end / BIN);
+        self.occupied.clear(first as usize, end as usize);
+    }
+
+    /// Finds a slot for a block that begins at `start`, so that entering it cannot fail.
+    pub(crate) fn claim(&self, start: u32) -> Result<Slot, Error> {
+        let bin = start / BIN;
+        for (index, table) in self.groups.iter().enumerate() {
+            if table.get().is_none() {
+                // Two threads may both make one; the second is dropped untouched.
+                let _ = table.set(Table::new(self.bins)?);
+            }
+            let Some(group) = self.group(index, bin) else { break };
+            if let Some(slot) = group.claim() {
+                return Ok(Slot { group: index as u8, slot: slot as u8 });
+            }
+        }
+        // More blocks in a bin than granules: cannot be.
+        Err(Error::OperatingSystem { call: "claim of a lookup slot", source: std::io::ErrorKind::Other.into() })
+    }
+
+    /// Gives a claimed slot back unused.
+    pub(crate) fn unclaim(&self, start: u32, slot: Slot) {
+        if let Some(group) = self.group(slot.group.into(), start / BIN) {
+            group.head.fetch_and(!claimed(slot.slot.into()), Ordering::Release);
+        }
+    }
+
+    /// Makes the block findable.
+    pub(crate) fn enter(&self, entry: Entry) {
+        let (bin, slot) = (entry.start / BIN, usize::from(entry.slot.slot));
+        let Some(group) = self.group(entry.slot.group.into(), bin) else { return };
+        let Some(record) = group.records.get(slot) else { return };
+        let generation = (record.state.load(Ordering::Relaxed) >> (LEN_BITS + START_BITS)) + 1;
+        // A reader that sees the new tag sees, behind its own fence, at least this state, and gives up.
+        record.state.store(state(generation, entry.start, 0), Ordering::Relaxed);
+        fence(Ordering::Release);
+        record.tag.store(entry.tag, Ordering::Relaxed);
+        record.state.store(state(generation, entry.start, entry.len), Ordering::Release);
+        group.head.fetch_or(key(entry.start, slot), Ordering::Release);
+    }
+
+    /// Makes the block unfindable and its slot free.
+    pub(crate) fn remove(&self, start: u32, slot: Slot) {
+        if let Some(group) = self.group(slot.group.into(), start / BIN) {
+            let slot = usize::from(slot.slot);
+            group.head.fetch_and(!(KEY_MASK << (8 * slot) | claimed(slot)), Ordering::Release);
+        }
+    }
+
+    /// The live block that holds the byte at `offset`.
+    pub(crate) fn find(&self, offset: usize) -> Option<Entry> {
+        let granule = (offset / GRANULE) as u32;
+        let (mut bin, mut at) = (granule / BIN, granule % BIN);
+        loop {
+            if let Some(candidate) = self.last_start(bin, at) {
+                let entry = candidate?;
+                let begin = entry.start as usize * GRANULE;
+                return (offset - begin < entry.len as usize).then_some(entry);
+            }
+            bin = self.occupied.prev_set(bin as usize)? as u32;
+            at = BIN - 1;
+        }
+    }
+
+    /// The block that begins last in `bin`, at or before granule `at` of it; `Some(None)` if it was retired meanwhile.
+    fn last_start(&self, bin: u32, at: u32) -> Option<Option<Entry>> {
+        let mut best: Option<(u64, usize, usize)> = None;
+        for index in 0..GROUPS {
+            let Some(group) = self.group(index, bin) else { break };
+            let head = group.head.load(Ordering::Acquire);
+            let mut keys = head;
+            for slot in 0..SLOTS {
+                let key = keys & KEY_MASK;
+                keys >>= 8;
+                if key >= 0x80 && key <= u64::from(0x80 | at) && best.is_none_or(|(most, ..)| key > most) {
+                    best = Some((key, index, slot));
+                }
+            }
+            if head & MORE == 0 {
+                break;
+            }
+        }
+        let (key, index, slot) = best?;
+        Some(self.read(bin, (key & 0x7f) as u32, index, slot))
+    }
+
+    fn read(&self, bin: u32, start: u32, index: usize, slot: usize) -> Option<Entry> {
+        let record = self.group(index, bin)?.records.get(slot)?;
+        let before = record.state.load(Ordering::Acquire);
+        let tag = record.tag.load(Ordering::Relaxed);
+        fence(Ordering::Acquire);
+        let after = record.state.load(Ordering::Relaxed);
+        let len = before as u32;
+        if before != after || len == 0 || (before >> LEN_BITS) as u32 % BIN != start {
+            return None;
+        }
+        Some(Entry { start: bin * BIN + start, len, tag, slot: Slot { group: index as u8, slot: slot as u8 } })
+    }
+}
+
+impl Group {
+    fn claim(&self) -> Option<usize> {
+        let mut head = self.head.load(Ordering::Relaxed);
+        loop {
+            let slot = (0..SLOTS).find(|&slot| head & claimed(slot) == 0);
+            let new = head | slot.map_or(MORE, claimed);
+            if new == head {
+                return None;
+            }
+            match self.head.compare_exchange_weak(head, new, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) => return slot,
+                Err(now) => head = now,
+            }
+        }
+    }
+}

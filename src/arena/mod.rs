@@ -1,0 +1,207 @@
+//! The code cache.
+
+mod batch;
+mod block;
+mod builder;
+mod code;
+mod core;
+mod guards;
+mod lookup;
+mod observer;
+mod occupancy;
+mod stats;
+
+use std::fmt;
+
+pub use batch::{Batch, Slot};
+pub use block::CodeBlock;
+pub use builder::ArenaBuilder;
+pub use code::Code;
+pub use guards::Guard;
+pub use lookup::BlockInfo;
+pub use observer::Observer;
+pub use occupancy::{Occupancy, PageUse};
+pub use stats::Stats;
+
+use crate::Error;
+use crate::sync::Arc;
+use crate::units::GRANULE;
+
+/// How an arena keeps pages from being writable and executable at once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum WxMode {
+    /// Private memory, one address. A page is opened for writing only while it is empty; holes in executable pages are
+    /// filled through the kernel where the system allows it, and otherwise wait until their page is empty.
+    #[default]
+    Flip,
+    /// Shared memory mapped twice: executable at one address, writable at another that only the arena knows. No system
+    /// calls to publish; the writable view exists as long as the arena does.
+    DualMap,
+    /// One address, writable for the writing thread alone: `MAP_JIT` on Apple Silicon, protection keys on x86-64 Linux.
+    /// Not supported yet: `build` says so.
+    PerThread,
+}
+
+/// A code cache: one reservation of address space into which many functions are packed.
+///
+/// A handle; clones share the arena. The memory lives as long as any handle, block, batch or guard does.
+///
+/// ```
+/// use gaia_jit::CodeArena;
+///
+/// let arena = CodeArena::builder().capacity(1 << 20).build()?;
+/// let block = arena.publish(&[0xc3])?;
+/// assert!(arena.contains(block.as_ptr()));
+/// drop(block);
+/// assert_eq!(arena.stats().live_blocks, 0);
+/// # Ok::<(), gaia_jit::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct CodeArena {
+    core: Arc<core::Core>,
+}
+
+impl CodeArena {
+    /// An arena with the default settings: `Flip`, 256 MiB of address space (128 MiB on AArch64, 32 MiB on 32 bits).
+    ///
+    /// # Errors
+    /// As for [`ArenaBuilder::build`].
+    pub fn new() -> Result<Self, Error> {
+        Self::builder().build()
+    }
+
+    /// Settings for an arena.
+    pub fn builder() -> ArenaBuilder {
+        ArenaBuilder::new()
+    }
+
+    fn from_core(core: core::Core) -> Self {
+        Self { core: Arc::new(core) }
+    }
+
+    /// Copies `code` into the arena and makes it executable.
+    ///
+    /// When this returns, a thread that receives the address by any synchronising means runs the new bytes, also where
+    /// the address was used before.
+    ///
+    /// # Errors
+    /// [`Error::ArenaFull`] is the cue to evict. [`Error::ZeroSize`], [`Error::TooLarge`], [`Error::BadAlignment`],
+    /// [`Error::OperatingSystem`], [`Error::Forked`]. Whatever failed, the arena is as it was.
+    pub fn publish<'c>(&self, code: impl Into<Code<'c>>) -> Result<CodeBlock, Error> {
+        self.core.publish(code.into())
+    }
+
+    /// Begins a batch: many functions, one publication.
+    pub fn batch(&self) -> Batch {
+        Batch::new(Arc::clone(&self.core))
+    }
+
+    /// Declares that this thread may be running code of the arena, until the guard is dropped.
+    ///
+    /// Space of code that is dropped from now on is not used again before; space of code dropped earlier is. Take the
+    /// guard *before* reading the pointer to call from wherever it is published, and drop it after the last return.
+    ///
+    /// ```
+    /// # let arena = gaia_jit::CodeArena::builder().capacity(1 << 20).build()?;
+    /// let block = arena.publish(&[0xc3])?;
+    /// let guard = arena.pin();
+    /// drop(block);
+    /// assert_eq!(arena.stats().pending_blocks, 1);
+    /// drop(guard);
+    /// assert_eq!(arena.stats().pending_blocks, 0);
+    /// # Ok::<(), gaia_jit::Error>(())
+    /// ```
+    pub fn pin(&self) -> Guard<'_> {
+        self.core.guards.pin()
+    }
+
+    /// The live block that holds the byte at `address`: wait-free, allocates nothing, safe in a signal handler.
+    ///
+    /// ```
+    /// # use gaia_jit::Code;
+    /// # let arena = gaia_jit::CodeArena::builder().capacity(1 << 20).build()?;
+    /// let block = arena.publish(Code::new(&[0x90, 0x90, 0xc3]).tag(17))?;
+    /// let hit = arena.lookup(block.as_ptr().wrapping_add(2)).unwrap();
+    /// assert_eq!((hit.start, hit.len, hit.tag), (block.as_ptr(), 3, 17));
+    /// assert!(arena.lookup(block.as_ptr().wrapping_add(3)).is_none());
+    /// # Ok::<(), gaia_jit::Error>(())
+    /// ```
+    pub fn lookup(&self, address: *const u8) -> Option<BlockInfo> {
+        let offset = self.core.region.offset_of(address)?;
+        self.core.lookup.find(offset).map(|entry| self.core.info(entry))
+    }
+
+    /// Takes back a block given up with [`CodeBlock::into_raw`].
+    ///
+    /// ```
+    /// # let arena = gaia_jit::CodeArena::builder().capacity(1 << 20).build()?;
+    /// let raw = arena.publish(&[0xc3])?.into_raw();
+    /// // SAFETY: `raw` came from `into_raw` on a block of this arena, and was not taken back before.
+    /// let block = unsafe { arena.from_raw(raw)? };
+    /// assert_eq!(block.as_ptr(), raw);
+    /// # Ok::<(), gaia_jit::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::NotInArena`] if no live block of this arena begins there.
+    ///
+    /// # Safety
+    /// - The block was given up with `into_raw` and not taken back since.
+    #[allow(clippy::wrong_self_convention, reason = "the name is the counterpart of `into_raw`")]
+    pub unsafe fn from_raw(&self, address: *const u8) -> Result<CodeBlock, Error> {
+        let offset = self.core.region.offset_of(address);
+        let found =
+            offset.and_then(|offset| self.core.lookup.find(offset).filter(|e| e.start as usize * GRANULE == offset));
+        let entry = found.ok_or(Error::NotInArena { address: address.addr() })?;
+        // SAFETY: `into_raw` kept the reference that its block held to this core, and by the caller nobody else takes
+        // it back.
+        let core = unsafe { Arc::from_raw(Arc::as_ptr(&self.core)) };
+        Ok(CodeBlock::new(core, entry))
+    }
+
+    /// What the arena holds, and what it has asked of the system. In a forked child whose parent was just at work, only
+    /// the counters are known.
+    pub fn stats(&self) -> Stats {
+        self.core.stats()
+    }
+
+    /// What every page holds. Empty in a forked child whose parent was just at work.
+    pub fn occupancy(&self) -> Occupancy {
+        self.core.occupancy()
+    }
+
+    /// Gives the memory of wholly empty pages back to the system; returns the bytes. The address space stays.
+    ///
+    /// # Errors
+    /// [`Error::OperatingSystem`] if the system refuses; pages that it did take back stay so, and nothing is lost.
+    /// [`Error::Forked`] in a child.
+    pub fn trim(&self) -> Result<usize, Error> {
+        self.core.trim()
+    }
+
+    /// How this arena keeps W^X.
+    pub fn mode(&self) -> WxMode {
+        self.core.mode
+    }
+
+    /// Bytes of address space for code.
+    pub fn capacity(&self) -> usize {
+        self.core.region.len()
+    }
+
+    /// Whether `address` lies in this arena's address space, used or not.
+    pub fn contains(&self, address: *const u8) -> bool {
+        self.core.region.offset_of(address).is_some()
+    }
+}
+
+impl fmt::Debug for CodeArena {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CodeArena")
+            .field("base", &self.core.region.address(0))
+            .field("capacity", &self.capacity())
+            .field("mode", &self.mode())
+            .finish_non_exhaustive()
+    }
+}

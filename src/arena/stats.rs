@@ -1,0 +1,110 @@
+//! What an arena holds, and what it has asked of the system.
+#![forbid(unsafe_code)]
+
+use std::fmt;
+
+use super::core::Core;
+use crate::units::GRANULE;
+
+/// Figures of an arena at one moment; bytes unless said otherwise. `Display` prints them as a short table.
+///
+/// `live_bytes + padding_bytes + pending_bytes + batch_bytes + free_bytes == capacity`, exactly.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Address space for code.
+    pub capacity: usize,
+    /// Published blocks that were not dropped.
+    pub live_blocks: usize,
+    /// Their code.
+    pub live_bytes: usize,
+    /// What rounding to granules adds to it.
+    pub padding_bytes: usize,
+    /// Dropped blocks whose space waits for a guard.
+    pub pending_blocks: usize,
+    /// The space they take.
+    pub pending_bytes: usize,
+    /// Space taken by batches that are open now, and by pages that wait to be made executable again.
+    pub batch_bytes: usize,
+    /// Space that can be placed in.
+    pub free_bytes: usize,
+    /// The largest piece of it.
+    pub largest_hole: usize,
+    /// Memory of pages that code was placed in since they were last trimmed.
+    pub resident_bytes: usize,
+    /// Address space made executable so far.
+    pub committed_bytes: usize,
+    /// Protection changes of runs of pages, as calls.
+    pub flips: u64,
+    /// Writes through the kernel to executable pages, as calls.
+    pub kernel_writes: u64,
+    /// Returns of memory to the system, as calls.
+    pub decommits: u64,
+    /// Code passed to the instruction-cache flush.
+    pub flushed_bytes: u64,
+    /// Barriers on other cores, as calls.
+    pub barriers: u64,
+}
+
+impl Core {
+    pub(crate) fn stats(&self) -> Stats {
+        let counters = &self.region.counters;
+        let mut stats = Stats {
+            capacity: self.region.len(),
+            committed_bytes: self.region.committed(),
+            flips: counters.flips.get(),
+            kernel_writes: counters.kernel_writes.get(),
+            decommits: counters.decommits.get(),
+            flushed_bytes: counters.flushed_bytes.get(),
+            barriers: counters.barriers.get(),
+            ..Stats::default()
+        };
+        let Some(books) = self.books_to_read() else { return stats };
+        stats.live_blocks = books.live.blocks;
+        stats.live_bytes = books.live.bytes;
+        stats.padding_bytes = books.live.granules * GRANULE - books.live.bytes;
+        stats.pending_blocks = books.waiting.blocks;
+        stats.pending_bytes = books.waiting.granules * GRANULE;
+        stats.free_bytes = books.space.free_granules() as usize * GRANULE;
+        stats.batch_bytes =
+            stats.capacity - (books.live.granules + books.waiting.granules) * GRANULE - stats.free_bytes;
+        stats.largest_hole = books.space.largest_hole() as usize * GRANULE;
+        stats.resident_bytes = books.pages.resident() * self.region.page_size();
+        stats
+    }
+}
+
+/// Bytes in a unit that keeps them short.
+struct Bytes(usize);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            n if n < 10 << 10 => write!(f, "{n} B"),
+            n if n < 10 << 20 => write!(f, "{:.1} KiB", n as f64 / 1024.0),
+            n => write!(f, "{:.1} MiB", n as f64 / (1 << 20) as f64),
+        }
+    }
+}
+
+impl fmt::Display for Stats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { live_blocks, pending_blocks, flips, kernel_writes, decommits, barriers, .. } = self;
+        writeln!(f, "capacity   {}, committed {}", Bytes(self.capacity), Bytes(self.committed_bytes))?;
+        writeln!(
+            f,
+            "live       {live_blocks} blocks, {} + {} padding",
+            Bytes(self.live_bytes),
+            Bytes(self.padding_bytes)
+        )?;
+        writeln!(f, "pending    {pending_blocks} blocks, {}", Bytes(self.pending_bytes))?;
+        writeln!(f, "in batches {}", Bytes(self.batch_bytes))?;
+        writeln!(f, "free       {}, largest hole {}", Bytes(self.free_bytes), Bytes(self.largest_hole))?;
+        writeln!(f, "resident   {}", Bytes(self.resident_bytes))?;
+        write!(
+            f,
+            "calls      {flips} flips, {kernel_writes} kernel writes, {decommits} decommits, {barriers} barriers; "
+        )?;
+        write!(f, "{} flushed", Bytes(usize::try_from(self.flushed_bytes).unwrap_or(usize::MAX)))
+    }
+}

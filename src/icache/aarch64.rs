@@ -1,0 +1,65 @@
+//! AArch64: caches are kept coherent by hand.
+//!
+//! Arm ARM (DDI 0487), B2.4.4 "Concurrent modification and execution of instructions" and the example sequences of its
+//! appendix K: clean each data line to the point of unification, wait, invalidate each instruction line, wait. CTR_EL0
+//! tells the line sizes, and by IDC and DIC which half is not needed. It is read each time, as it may differ between
+//! the cores of one system and the thread may have moved.
+
+#[cfg(not(target_vendor = "apple"))]
+use std::arch::asm;
+
+use crate::Error;
+
+pub(crate) const BARRIERS: bool = cfg!(any(target_os = "linux", target_os = "android"));
+
+pub(super) fn check() -> Result<(), Error> {
+    Ok(())
+}
+
+/// # Safety
+/// - `len` bytes at `start` are mapped and readable.
+#[cfg(not(target_vendor = "apple"))]
+pub(crate) unsafe fn flush(start: *const u8, len: usize) {
+    let control: u64;
+    // SAFETY: CTR_EL0 is readable in user mode; on Linux the kernel traps and answers where cores differ.
+    unsafe { asm!("mrs {}, ctr_el0", out(reg) control, options(nomem, nostack, preserves_flags)) };
+    let (from, to) = (start.addr(), start.addr() + len);
+    let lines = |log_words: u64| {
+        let line = 4usize << (log_words & 0xf);
+        (from & !(line - 1)..to).step_by(line)
+    };
+    if control >> 28 & 1 == 0 {
+        for line in lines(control >> 16) {
+            // SAFETY: cleans a line of mapped, readable memory; its contents stay as they are.
+            unsafe { asm!("dc cvau, {}", in(reg) line, options(nostack, preserves_flags)) };
+        }
+    }
+    // SAFETY: a barrier.
+    unsafe { asm!("dsb ish", options(nostack, preserves_flags)) };
+    if control >> 29 & 1 == 0 {
+        for line in lines(control) {
+            // SAFETY: invalidates a line of the instruction cache, which is refilled from memory.
+            unsafe { asm!("ic ivau, {}", in(reg) line, options(nostack, preserves_flags)) };
+        }
+    }
+    // SAFETY: barriers.
+    unsafe { asm!("dsb ish", "isb", options(nostack, preserves_flags)) };
+}
+
+#[cfg(target_vendor = "apple")]
+unsafe extern "C" {
+    fn sys_icache_invalidate(start: *mut libc::c_void, len: libc::size_t);
+}
+
+/// # Safety
+/// - `len` bytes at `start` are mapped and readable.
+#[cfg(target_vendor = "apple")]
+pub(crate) unsafe fn flush(start: *const u8, len: usize) {
+    // SAFETY: passed on to the caller.
+    unsafe { sys_icache_invalidate(start.cast_mut().cast(), len) };
+}
+
+pub(crate) fn sync_cores() {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    super::membarrier::sync_cores();
+}

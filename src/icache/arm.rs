@@ -1,0 +1,25 @@
+//! 32-bit Arm on Linux: user mode may not touch the caches, the kernel does it (`cacheflush`, a system call of the Arm
+//! kernel alone).
+
+use crate::Error;
+
+pub(crate) const BARRIERS: bool = true;
+
+/// `__ARM_NR_cacheflush`, from the kernel's `asm/unistd.h`.
+const CACHEFLUSH: libc::c_long = 0x0f_0002;
+
+pub(super) fn check() -> Result<(), Error> {
+    Ok(())
+}
+
+/// # Safety
+/// - `len` bytes at `start` are mapped.
+pub(crate) unsafe fn flush(start: *const u8, len: usize) {
+    // SAFETY: cleans and invalidates caches over mapped memory, whose contents stay. It fails only for unmapped
+    // ranges and unknown flags.
+    unsafe { libc::syscall(CACHEFLUSH, start, start.wrapping_add(len), 0) };
+}
+
+pub(crate) fn sync_cores() {
+    super::membarrier::sync_cores();
+}

@@ -1,0 +1,16 @@
+//! Architectures whose hardware does it all.
+
+use crate::Error;
+
+/// Whether [`sync_cores`] does anything.
+pub(crate) const BARRIERS: bool = false;
+
+pub(super) fn check() -> Result<(), Error> {
+    Ok(())
+}
+
+/// # Safety
+/// - `len` bytes at `start` are mapped.
+pub(crate) unsafe fn flush(_start: *const u8, _len: usize) {}
+
+pub(crate) fn sync_cores() {}

@@ -1,0 +1,98 @@
+//! The one architecture table: making new bytes the ones that every core runs, and the few instructions that the crate
+//! itself needs.
+//!
+//! [`flush`] brings written bytes, named by their *executable* address, from the data side to where instructions are
+//! fetched. [`sync_cores`] makes the other cores of this process forget instructions they fetched ahead. Both run once
+//! for a batch, after the bytes and before the address is given out.
+//!
+//! | architecture | flush | other cores |
+//! |---|---|---|
+//! | x86, x86-64 | nothing | nothing |
+//! | AArch64 | `dc cvau`, `ic ivau` by line | `membarrier` |
+//! | Arm, 32 bits | `cacheflush` | `membarrier` |
+//! | RISC-V | `riscv_flush_icache`, flags 0 | the same call |
+//! | s390x | nothing | nothing |
+//!
+//! **x86** keeps instruction caches coherent with stores, by physical address, so the second view of the same memory
+//! counts too (Intel SDM volume 3, "Self-Modifying Code"; AMD APM volume 2, "Cache Coherency with Instruction Fetches").
+//! A core may have fetched ahead from an address that is used again; the SDM ("Handling Self- and Cross-Modifying Code")
+//! then asks for a serialising instruction only of a core that could be *executing* the bytes as they change. Here
+//! nobody can: a block's bytes change while it belongs to nobody, and a thread comes to run them only through a
+//! branch to an address it received after the change, which the store invalidated in that core's caches and pipeline.
+//!
+//! **s390x** fetches instructions coherently with stores (z/Architecture Principles of Operation, "Storage-Operand
+//! References"); a branch to a received address follows the synchronisation that brought it.
+
+use crate::Error;
+
+#[cfg(target_arch = "aarch64")]
+#[path = "aarch64.rs"]
+mod native;
+#[cfg(all(target_arch = "arm", any(target_os = "linux", target_os = "android")))]
+#[path = "arm.rs"]
+mod native;
+#[cfg(all(any(target_arch = "riscv64", target_arch = "riscv32"), target_os = "linux"))]
+#[path = "riscv.rs"]
+mod native;
+#[cfg(any(target_arch = "x86", target_arch = "x86_64", target_arch = "s390x"))]
+#[path = "coherent.rs"]
+mod native;
+#[cfg(not(any(
+    target_arch = "aarch64",
+    all(target_arch = "arm", any(target_os = "linux", target_os = "android")),
+    all(any(target_arch = "riscv64", target_arch = "riscv32"), target_os = "linux"),
+    any(target_arch = "x86", target_arch = "x86_64", target_arch = "s390x"),
+)))]
+#[path = "unknown.rs"]
+mod native;
+
+#[cfg(all(any(target_arch = "aarch64", target_arch = "arm"), any(target_os = "linux", target_os = "android")))]
+mod membarrier;
+
+pub(crate) use native::{BARRIERS, flush, sync_cores};
+
+/// An instruction that traps, repeated to fill what must not be run.
+pub(crate) const TRAP: &[u8] = if cfg!(any(target_arch = "x86", target_arch = "x86_64")) {
+    &[0xcc] // int3
+} else if cfg!(target_arch = "aarch64") {
+    &[0x00, 0x00, 0x20, 0xd4] // brk #0; instructions are little-endian whatever the data are
+} else if cfg!(target_arch = "arm") {
+    &[0xf0, 0x00, 0xf0, 0xe7] // udf #0
+} else if cfg!(any(target_arch = "riscv64", target_arch = "riscv32")) {
+    &[0x02, 0x90] // c.ebreak
+} else {
+    &[0x00, 0x00] // s390x: an operation code that stays invalid
+};
+
+/// Code for `extern "C" fn() -> u32` that returns 1, and 2.
+pub(crate) const RETURN_1_2: [&[u8]; 2] = if cfg!(any(target_arch = "x86", target_arch = "x86_64")) {
+    [&[0xb8, 1, 0, 0, 0, 0xc3], &[0xb8, 2, 0, 0, 0, 0xc3]] // mov eax, n; ret
+} else if cfg!(target_arch = "aarch64") {
+    // mov w0, #n; ret
+    [&[0x20, 0x00, 0x80, 0x52, 0xc0, 0x03, 0x5f, 0xd6], &[0x40, 0x00, 0x80, 0x52, 0xc0, 0x03, 0x5f, 0xd6]]
+} else if cfg!(target_arch = "arm") {
+    // mov r0, #n; bx lr
+    [&[1, 0x00, 0xa0, 0xe3, 0x1e, 0xff, 0x2f, 0xe1], &[2, 0x00, 0xa0, 0xe3, 0x1e, 0xff, 0x2f, 0xe1]]
+} else if cfg!(any(target_arch = "riscv64", target_arch = "riscv32")) {
+    [&[0x05, 0x45, 0x82, 0x80], &[0x09, 0x45, 0x82, 0x80]] // c.li a0, n; c.jr ra
+} else {
+    [&[0xa7, 0x29, 0, 1, 0x07, 0xfe], &[0xa7, 0x29, 0, 2, 0x07, 0xfe]] // lghi %r2, n; br %r14
+};
+
+/// An error where it is not known how to keep code coherent: better refused than silently stale.
+pub(crate) fn check() -> Result<(), Error> {
+    native::check()
+}
+
+/// Fills `bytes` with traps. A remainder shorter than an instruction stays as it is; code is never that short a way
+/// from the next block, which begins at a granule.
+pub(crate) fn fill_with_traps(bytes: &mut [u8]) {
+    if let [one] = TRAP {
+        bytes.fill(*one);
+        return;
+    }
+    // From the end, where instruction boundaries are known: granules are whole instructions.
+    for chunk in bytes.rchunks_exact_mut(TRAP.len()) {
+        chunk.copy_from_slice(TRAP);
+    }
+}

@@ -1,0 +1,307 @@
+//! One block of executable memory for one piece of code.
+
+use std::fmt;
+use std::ops::Range;
+use std::ptr::NonNull;
+
+use crate::Error;
+use crate::icache;
+use crate::sys::{self, Access, Native, Os, Span};
+use crate::units::round_up;
+
+/// One block of executable memory: write, make executable, call.
+///
+/// Each page of the block is either writable or executable, never both. Writing makes the pages that it touches
+/// writable (only these, so its cost does not grow with the block); [`make_executable`](Self::make_executable) and
+/// [`entry`](Self::entry) make the pages that were written to executable again.
+///
+/// ```
+/// use gaia_jit::JitMemory;
+///
+/// fn main() -> std::io::Result<()> {
+///     let mut jit = JitMemory::new(4096)?;
+/// #   #[cfg(any(target_arch = "x86", target_arch = "x86_64"))] {
+///     jit.write(&[0x90, 0xc3])?;
+///     jit.make_executable()?;
+///     unsafe {
+///         let f: unsafe extern "C" fn() = jit.as_fn();
+///         f();
+///     }
+/// #   }
+///     Ok(())
+/// }
+/// ```
+///
+/// # What it does not promise
+///
+/// A page that holds code and is written to again is not executable until the next `make_executable`. A thread that
+/// runs, or returns into, code on such a page meanwhile is killed. So a `Mutex<JitMemory>` to which one thread adds
+/// functions while others run those already there does **not** work, however the lock is held: the flip is seen by all
+/// threads. Code that other threads run belongs into a [`CodeArena`](crate::CodeArena), which never takes the execute
+/// permission from a page with live code:
+///
+/// ```
+/// # #[cfg(any(target_arch = "x86", target_arch = "x86_64"))] {
+/// # use gaia_jit::{CodeArena, CodeBlock};
+/// # let compiled: [&[u8]; 2] = [&[0xb8, 1, 0, 0, 0, 0xc3], &[0xb8, 2, 0, 0, 0, 0xc3]]; // mov eax, n; ret
+/// let arena = CodeArena::builder().capacity(1 << 20).build()?;
+/// let mut functions: Vec<CodeBlock> = Vec::new();
+/// for code in compiled {
+///     functions.push(arena.publish(code)?); // other threads go on calling the functions already there
+/// }
+/// // SAFETY: the code takes nothing and returns a number; the blocks are alive.
+/// let call = |block: &CodeBlock| unsafe { block.as_fn::<unsafe extern "C" fn() -> i32>()() };
+/// assert_eq!(functions.iter().map(call).collect::<Vec<_>>(), [1, 2]);
+/// # }
+/// # Ok::<(), gaia_jit::Error>(())
+/// ```
+pub struct JitMemory {
+    os: &'static dyn Os,
+    block: Span,
+    len: usize,
+    page: usize,
+    pages: PageStates,
+}
+
+/// One bit a page, set while the page is writable; beyond the pages a write has not come to yet, all are.
+struct PageStates {
+    writable: Vec<u64>,
+    /// Pages that may be writable *and* hold code lie in this range.
+    changed: Range<usize>,
+}
+
+impl PageStates {
+    fn new(pages: usize) -> Self {
+        Self { writable: vec![u64::MAX; pages.div_ceil(64)], changed: 0..0 }
+    }
+
+    fn is_writable(&self, page: usize) -> bool {
+        self.writable.get(page / 64).is_some_and(|word| word >> (page % 64) & 1 == 1)
+    }
+
+    fn set(&mut self, pages: Range<usize>, writable: bool) {
+        for page in pages {
+            if let Some(word) = self.writable.get_mut(page / 64) {
+                *word = *word & !(1 << (page % 64)) | u64::from(writable) << (page % 64);
+            }
+        }
+    }
+
+    /// The first run of pages in `within` that are writable, or that are not.
+    fn next_run(&self, within: Range<usize>, writable: bool) -> Option<Range<usize>> {
+        let start = within.clone().find(|&page| self.is_writable(page) == writable)?;
+        let end = (start..within.end).find(|&page| self.is_writable(page) != writable).unwrap_or(within.end);
+        Some(start..end)
+    }
+
+    fn note_change(&mut self, pages: Range<usize>) {
+        if pages.is_empty() {
+            return;
+        }
+        self.changed = if self.changed.is_empty() {
+            pages
+        } else {
+            self.changed.start.min(pages.start)..self.changed.end.max(pages.end)
+        };
+    }
+}
+
+impl JitMemory {
+    /// A block of `capacity` bytes, rounded up to whole pages; writable and empty.
+    ///
+    /// # Errors
+    /// [`Error::ZeroSize`], [`Error::TooLarge`]; [`Error::OperatingSystem`] if the system has no memory;
+    /// [`Error::Unsupported`] where it is not known how to run code.
+    pub fn new(capacity: usize) -> Result<Self, Error> {
+        Self::with_os(capacity, &Native)
+    }
+
+    pub(crate) fn with_os(capacity: usize, os: &'static dyn Os) -> Result<Self, Error> {
+        icache::check()?;
+        let page = os.page_size();
+        let limit = isize::MAX as usize & !(page - 1);
+        let len = match round_up(capacity, page) {
+            Some(0) => return Err(Error::ZeroSize),
+            Some(len) if len <= limit => len,
+            _ => return Err(Error::TooLarge { asked: capacity, limit }),
+        };
+        Ok(Self { os, block: os.map(len)?, len: 0, page, pages: PageStates::new(len / page) })
+    }
+
+    /// Appends code; returns the offset it was written to.
+    ///
+    /// # Errors
+    /// [`Error::PastCapacity`] if it does not fit, [`Error::OperatingSystem`] if the system refuses to make the pages
+    /// writable. Nothing is written then.
+    pub fn write(&mut self, code: &[u8]) -> Result<usize, Error> {
+        let at = self.len;
+        self.write_at(at, code)?;
+        Ok(at)
+    }
+
+    /// Writes code at an offset, over what is there or beyond it; what lies between the end and `offset` reads as it
+    /// was, at first as zeros.
+    ///
+    /// # Errors
+    /// As for [`JitMemory::write`].
+    pub fn write_at(&mut self, offset: usize, code: &[u8]) -> Result<(), Error> {
+        let end = offset.checked_add(code.len()).filter(|end| *end <= self.capacity());
+        let end = end.ok_or(Error::PastCapacity { offset, len: code.len(), capacity: self.capacity() })?;
+        if !code.is_empty() {
+            let pages = self.pages_of(offset..end);
+            // Noted first: if only some of the pages can be flipped, these must find their way back.
+            self.pages.note_change(pages.clone());
+            self.flip(pages, Access::ReadWrite)?;
+            // SAFETY: `offset` is inside the block.
+            let to = unsafe { self.block.start.add(offset) };
+            // SAFETY: the pages are writable now, `&mut self` keeps every slice of them away, and `code` is elsewhere:
+            // a slice of this block would be borrowed from `self`.
+            unsafe { to.copy_from_nonoverlapping(NonNull::from(code).cast(), code.len()) };
+        }
+        self.len = self.len.max(end);
+        Ok(())
+    }
+
+    /// Makes what was written executable; returns the address of the block's first byte. Only pages that changed since
+    /// the last time are flipped and flushed.
+    ///
+    /// # Errors
+    /// [`Error::OperatingSystem`] if the system refuses; it can be tried again.
+    pub fn make_executable(&mut self) -> Result<*const u8, Error> {
+        let changed = self.pages.changed.clone();
+        if !changed.is_empty() {
+            self.flip(changed.clone(), Access::ReadExecute)?;
+            let (start, end) = (changed.start * self.page, (changed.end * self.page).min(self.len));
+            // SAFETY: inside the block, which is mapped and readable.
+            unsafe { icache::flush(self.as_ptr().wrapping_add(start), end.saturating_sub(start)) };
+            icache::sync_cores();
+            self.pages.changed = 0..0;
+        }
+        Ok(self.as_ptr())
+    }
+
+    /// Makes all code writable again. [`JitMemory::write`] does by itself what it needs.
+    ///
+    /// # Errors
+    /// [`Error::OperatingSystem`] if the system refuses.
+    pub fn make_writable(&mut self) -> Result<(), Error> {
+        let pages = self.pages_of(0..self.len);
+        self.pages.note_change(pages.clone());
+        self.flip(pages, Access::ReadWrite)
+    }
+
+    /// The code at `offset` as a function pointer, after making the block executable if it is not.
+    ///
+    /// ```
+    /// # #[cfg(any(target_arch = "x86", target_arch = "x86_64"))] {
+    /// # use gaia_jit::JitMemory;
+    /// let mut jit = JitMemory::new(4096)?;
+    /// jit.write(&[0xb8, 1, 0, 0, 0, 0xc3])?; // mov eax, 1; ret
+    /// let second = jit.write(&[0xb8, 2, 0, 0, 0, 0xc3])?;
+    /// // SAFETY: the code takes nothing and returns a number.
+    /// let f = unsafe { jit.entry::<unsafe extern "C" fn() -> i32>(second)? };
+    /// // SAFETY: the block is alive and was not written to since.
+    /// assert_eq!(unsafe { f() }, 2);
+    /// # }
+    /// # Ok::<(), gaia_jit::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::PastCapacity`] if nothing was written there, and as for [`JitMemory::make_executable`].
+    ///
+    /// # Safety
+    /// - `F` is a function pointer type that the code at `offset` is written for.
+    /// - The pointer is not called after the block was dropped, nor while its pages are writable.
+    pub unsafe fn entry<F: Copy>(&mut self, offset: usize) -> Result<F, Error> {
+        if offset >= self.len {
+            return Err(Error::PastCapacity { offset, len: 1, capacity: self.len });
+        }
+        let base = self.make_executable()?;
+        // SAFETY: passed on to the caller.
+        Ok(unsafe { crate::entry::cast(base.wrapping_add(offset)) })
+    }
+
+    /// The block's first byte as a function pointer.
+    ///
+    /// # Safety
+    /// - As for [`JitMemory::entry`]; and the block has been made executable.
+    pub unsafe fn as_fn<F: Copy>(&self) -> F {
+        // SAFETY: passed on to the caller.
+        unsafe { crate::entry::cast(self.as_ptr()) }
+    }
+
+    /// Forgets the code, to write anew from the start. The bytes stay until they are overwritten.
+    pub fn clear(&mut self) {
+        self.len = 0;
+    }
+
+    /// Bytes written: the end of the last byte of code.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Bytes that can be written, a multiple of the page size.
+    pub fn capacity(&self) -> usize {
+        self.block.len
+    }
+
+    /// Whether nothing was written since the block was made or cleared.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The code as it stands in memory.
+    pub fn as_slice(&self) -> &[u8] {
+        // SAFETY: `len` bytes of the block, readable in either state, initialised at least to zeros; they change only
+        // through `&mut self`.
+        unsafe { std::slice::from_raw_parts(self.as_ptr(), self.len) }
+    }
+
+    /// The address of the first byte.
+    pub fn as_ptr(&self) -> *const u8 {
+        self.block.start.as_ptr()
+    }
+
+    fn pages_of(&self, bytes: Range<usize>) -> Range<usize> {
+        bytes.start / self.page..bytes.end.div_ceil(self.page)
+    }
+
+    /// Gives `pages` this access, those that do not have it yet, in as few calls as they have runs.
+    fn flip(&mut self, pages: Range<usize>, access: Access) -> Result<(), Error> {
+        let writable = access == Access::ReadWrite;
+        let mut rest = pages;
+        while let Some(run) = self.pages.next_run(rest.clone(), !writable) {
+            // SAFETY: the pages are inside the block.
+            let start = unsafe { self.block.start.add(run.start * self.page) };
+            let span = Span { start, len: run.len() * self.page };
+            // SAFETY: whole pages of the block. Threads that run code there are the caller's to keep away: calling
+            // into the block is unsafe, and says so.
+            unsafe { self.os.protect(span, access)? };
+            self.pages.set(run.clone(), writable);
+            rest.start = run.end;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for JitMemory {
+    fn drop(&mut self) {
+        // SAFETY: the whole block, and nobody is left to use it.
+        unsafe { sys::release_or_park(self.os, self.block) };
+    }
+}
+
+impl fmt::Debug for JitMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JitMemory")
+            .field("start", &self.as_ptr())
+            .field("len", &self.len)
+            .field("capacity", &self.capacity())
+            .finish_non_exhaustive()
+    }
+}
+
+// SAFETY: the block is owned; its bytes change only through `&mut self`.
+unsafe impl Send for JitMemory {}
+// SAFETY: as for `Send`; `&self` only reads.
+unsafe impl Sync for JitMemory {}

@@ -1,0 +1,296 @@
+//! An owned reservation of address space and its views. Raw pointers stop here: above, code is offsets into the region.
+//!
+//! A region is either *private* (one view; a page is readable and executable, or open for writing, never both) or
+//! *dual* (shared memory mapped twice: executable inside the reservation, writable at an unrelated address).
+
+use std::io;
+use std::ops::Range;
+use std::ptr::NonNull;
+
+use crate::Error;
+use crate::icache;
+use crate::sync::{AtomicUsize, Mutex, Ordering};
+use crate::sys::{self, Access, KernelWriter, Os, Span};
+use crate::units::{BRANCH_REACH, GRANULE, MAX_ALIGN, round_up};
+
+mod counters;
+mod probe;
+
+pub(crate) use counters::Counters;
+
+/// Private pages are made executable in steps of this many bytes, so that growth costs a call now and then.
+const GROWTH: usize = 2 << 20;
+
+pub(crate) struct Region {
+    os: &'static dyn Os,
+    /// The view that runs, with a page without access (at least) on either side.
+    reservation: Span,
+    base: NonNull<u8>,
+    len: usize,
+    view: View,
+    page: usize,
+    /// The process this region belongs to.
+    generation: u64,
+    pub(crate) counters: Counters,
+}
+
+enum View {
+    Private {
+        /// How holes in executable pages are filled, if the system allows it.
+        writer: Option<KernelWriter>,
+        /// Bytes, from the start, that have been made executable.
+        committed: AtomicUsize,
+        growing: Mutex<()>,
+    },
+    Dual {
+        writable: Span,
+    },
+}
+
+/// What a new region should be like.
+pub(crate) struct Plan {
+    pub(crate) len: usize,
+    pub(crate) near: Option<usize>,
+    pub(crate) huge_pages: bool,
+}
+
+impl Region {
+    /// A private region; tried out before it is returned.
+    pub(crate) fn private(os: &'static dyn Os, plan: &Plan) -> Result<Self, Error> {
+        let view = View::Private { writer: None, committed: AtomicUsize::new(0), growing: Mutex::new(()) };
+        let mut region = Self::reserve(os, plan, view)?;
+        if plan.huge_pages {
+            // SAFETY: whole pages of the reservation. A refusal leaves small pages: slower, not wrong.
+            let _ = unsafe { os.advise_huge(region.span(0..region.len)) };
+        }
+        let found = probe::private(&region)?;
+        if let View::Private { writer, .. } = &mut region.view {
+            *writer = found;
+        }
+        Ok(region)
+    }
+
+    /// A region of shared memory with two views; tried out before it is returned.
+    pub(crate) fn dual(os: &'static dyn Os, plan: &Plan) -> Result<Self, Error> {
+        let memory = os.share(plan.len).map_err(probe::refusal("DualMap"))?;
+        let writable = os.map_writable(&memory, plan.len).map_err(probe::refusal("DualMap"))?;
+        let region = Self::reserve(os, plan, View::Dual { writable }).inspect_err(|_| {
+            // SAFETY: mapped above and given to nobody.
+            unsafe { sys::release_or_park(os, writable) };
+        })?;
+        // SAFETY: whole pages of the reservation, as many as there is memory, and nobody uses them yet.
+        unsafe { os.map_executable(&memory, region.span(0..region.len)) }.map_err(probe::refusal("DualMap"))?;
+        if plan.huge_pages {
+            for span in [region.span(0..region.len), writable] {
+                // SAFETY: whole pages of the views. A refusal leaves small pages: slower, not wrong.
+                let _ = unsafe { os.advise_huge(span) };
+            }
+        }
+        probe::dual(&region)?;
+        Ok(region)
+    }
+
+    fn reserve(os: &'static dyn Os, plan: &Plan, view: View) -> Result<Self, Error> {
+        let page = os.page_size();
+        let too_large = || Error::TooLarge { asked: plan.len, limit: BRANCH_REACH };
+        let total = plan.len.checked_add(MAX_ALIGN + 2 * page).ok_or_else(too_large)?;
+        let within = plan.near.map(|near| near.saturating_sub(BRANCH_REACH)..near.saturating_add(BRANCH_REACH));
+        let reservation = os.reserve(total, within).map_err(|refused| match plan.near {
+            Some(address) if refused.source.kind() == io::ErrorKind::AddrNotAvailable => {
+                Error::OutOfReach { address, len: total, reach: BRANCH_REACH }
+            }
+            _ => refused.into(),
+        })?;
+        let first = reservation.address() + page;
+        let skip = page + (first.wrapping_neg() & (MAX_ALIGN - 1));
+        // SAFETY: at most a page and an alignment past the start, by which the reservation exceeds `len` and a page.
+        let base = unsafe { reservation.start.add(skip) };
+        let generation = sys::generation();
+        Ok(Self { os, reservation, base, len: plan.len, view, page, generation, counters: Counters::default() })
+    }
+
+    /// Bytes of code there can be.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(crate) fn page_size(&self) -> usize {
+        self.page
+    }
+
+    /// Whether this process is the one the region belongs to, and not a forked child.
+    pub(crate) fn is_own(&self) -> bool {
+        self.generation == sys::generation()
+    }
+
+    /// `Err` in a forked child.
+    pub(crate) fn check_own(&self, what: &'static str) -> Result<(), Error> {
+        if self.is_own() { Ok(()) } else { Err(Error::Forked { what }) }
+    }
+
+    /// Whether bytes can be placed in pages that are executable already.
+    pub(crate) fn fills_holes(&self) -> bool {
+        matches!(self.view, View::Dual { .. } | View::Private { writer: Some(_), .. })
+    }
+
+    /// Whether all of the region is writable, at another address.
+    pub(crate) fn is_dual(&self) -> bool {
+        matches!(self.view, View::Dual { .. })
+    }
+
+    /// The executable address of an offset.
+    pub(crate) fn address(&self, offset: usize) -> *const u8 {
+        self.base.as_ptr().wrapping_add(offset)
+    }
+
+    /// The offset of an executable address.
+    pub(crate) fn offset_of(&self, address: *const u8) -> Option<usize> {
+        let offset = address.addr().checked_sub(self.base.as_ptr().addr())?;
+        (offset < self.len).then_some(offset)
+    }
+
+    fn span(&self, range: Range<usize>) -> Span {
+        debug_assert!(range.start <= range.end && range.end <= self.len);
+        // SAFETY: inside the reservation, which reaches past `base + len`.
+        Span { start: unsafe { self.base.add(range.start) }, len: range.len() }
+    }
+
+    /// The span of the writable view.
+    fn writable_span(&self, writable: Span, range: Range<usize>) -> Span {
+        debug_assert!(range.start <= range.end && range.end <= self.len);
+        // SAFETY: the view is `self.len` bytes long.
+        Span { start: unsafe { writable.start.add(range.start) }, len: range.len() }
+    }
+
+    /// Where the bytes at `offset` are written: in the second view, or in place once the pages are open.
+    pub(crate) fn writable(&self, offset: usize) -> NonNull<u8> {
+        match &self.view {
+            View::Private { .. } => self.span(offset..offset).start,
+            View::Dual { writable } => self.writable_span(*writable, offset..offset).start,
+        }
+    }
+
+    /// Makes sure that everything before `end` is, or can be made, executable.
+    pub(crate) fn grow_to(&self, end: usize) -> Result<(), Error> {
+        let View::Private { committed, growing, .. } = &self.view else { return Ok(()) };
+        if end <= committed.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let _one_at_a_time = growing.lock();
+        let from = committed.load(Ordering::Acquire);
+        if end > from {
+            let to = round_up(end, GROWTH).unwrap_or(self.len).min(self.len);
+            // SAFETY: whole pages of the reservation past all that was ever used.
+            unsafe { self.os.protect(self.span(from..to), Access::ReadExecute)? };
+            committed.store(to, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// Bytes that have been made executable, or could be run.
+    pub(crate) fn committed(&self) -> usize {
+        match &self.view {
+            View::Private { committed, .. } => committed.load(Ordering::Relaxed),
+            View::Dual { .. } => self.len,
+        }
+    }
+
+    /// Opens whole private pages for writing.
+    ///
+    /// # Safety
+    /// - The pages hold no live code, and belong to the caller until sealed.
+    pub(crate) unsafe fn open(&self, range: Range<usize>) -> Result<(), Error> {
+        self.counters.flips.add(1);
+        // SAFETY: passed on to the caller.
+        Ok(unsafe { self.os.protect(self.span(range), Access::ReadWrite) }?)
+    }
+
+    /// Makes opened pages executable.
+    ///
+    /// # Safety
+    /// - The pages are the caller's, opened, and nobody writes to them any more.
+    pub(crate) unsafe fn seal(&self, range: Range<usize>) -> Result<(), Error> {
+        self.counters.flips.add(1);
+        // SAFETY: passed on to the caller.
+        Ok(unsafe { self.os.protect(self.span(range), Access::ReadExecute) }?)
+    }
+
+    /// Writes `bytes` at `offset` of pages that are executable; no thread is disturbed.
+    ///
+    /// # Safety
+    /// - The bytes are the caller's: inside the region, and nobody runs, reads or writes them meanwhile.
+    pub(crate) unsafe fn write(&self, offset: usize, bytes: &[u8]) -> Result<(), Error> {
+        match &self.view {
+            View::Dual { writable } => {
+                let to = self.writable_span(*writable, offset..offset + bytes.len()).start;
+                // SAFETY: inside the writable view; by the caller nobody else uses the bytes.
+                unsafe { to.copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len()) };
+                Ok(())
+            }
+            View::Private { writer: Some(writer), .. } => {
+                self.counters.kernel_writes.add(1);
+                // SAFETY: inside the private view; the rest is passed on to the caller.
+                unsafe { self.os.kernel_write(writer, self.span(offset..offset).start, bytes)? };
+                Ok(())
+            }
+            View::Private { writer: None, .. } => {
+                Err(Error::unsupported("writing to a page with live code", "the kernel write is refused here"))
+            }
+        }
+    }
+
+    /// Gives the memory of whole pages back to the system. They stay executable and read as zeros.
+    ///
+    /// # Safety
+    /// - The pages hold nothing that anybody needs, and belong to the caller.
+    pub(crate) unsafe fn decommit(&self, range: Range<usize>) -> Result<(), Error> {
+        self.counters.decommits.add(1);
+        match &self.view {
+            // SAFETY: passed on to the caller.
+            View::Private { .. } => unsafe { self.os.decommit(self.span(range))? },
+            // SAFETY: passed on to the caller.
+            View::Dual { writable } => unsafe { self.os.decommit_shared(self.writable_span(*writable, range))? },
+        }
+        Ok(())
+    }
+
+    /// Flushes written bytes from the instruction cache.
+    pub(crate) fn flush(&self, range: Range<usize>) {
+        self.counters.flushed_bytes.add(range.len() as u64);
+        // SAFETY: inside the region and, as it was written, mapped and readable.
+        unsafe { icache::flush(self.address(range.start), range.len()) };
+    }
+
+    /// After the last flush of a batch.
+    pub(crate) fn sync_cores(&self) {
+        if icache::BARRIERS {
+            self.counters.barriers.add(1);
+            icache::sync_cores();
+        }
+    }
+
+    /// Bytes to the end of the granule after `len` bytes.
+    pub(crate) fn padding(len: usize) -> usize {
+        len.wrapping_neg() & (GRANULE - 1)
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        if let View::Dual { writable } = self.view {
+            // A child did not inherit it: at its address may be something else.
+            if self.is_own() {
+                // SAFETY: the whole view, and nobody is left to use it.
+                unsafe { sys::release_or_park(self.os, writable) };
+            }
+        }
+        // SAFETY: the whole reservation, and nobody is left to use it.
+        unsafe { sys::release_or_park(self.os, self.reservation) };
+    }
+}
+
+// SAFETY: the pointers are to mappings that the region owns; every access to their bytes goes through unsafe calls
+// whose callers own the bytes.
+unsafe impl Send for Region {}
+// SAFETY: as for `Send`; everything else is atomics and locks.
+unsafe impl Sync for Region {}

@@ -1,0 +1,93 @@
+//! What the system allows, found out by doing it on the first page of a new region: write code, run it, write other
+//! code over it, run that. Versions and names of systems tell less: policies, sandboxes and emulators differ.
+
+use std::io;
+
+use super::Region;
+use crate::Error;
+use crate::icache::RETURN_1_2;
+use crate::sys::{KernelWriter, Refused};
+
+/// A refusal while a mode is set up: a policy's doing is `Unsupported`, all else is the system's error as it is.
+pub(super) fn refusal(mode: &'static str) -> impl Fn(Refused) -> Error {
+    move |refused| match refused.source.kind() {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported | io::ErrorKind::InvalidInput => {
+            Error::unsupported(mode, format!("{} is refused: {}", refused.call, refused.source))
+        }
+        _ => refused.into(),
+    }
+}
+
+/// Runs the first page, which holds one of [`RETURN_1_2`].
+///
+/// # Safety
+/// - The region begins with the whole of one of these functions, in an executable page.
+unsafe fn run(region: &Region, len: usize) -> u32 {
+    region.flush(0..len);
+    region.sync_cores();
+    // SAFETY: by the caller, the address is that of a function of this type.
+    let function = unsafe { std::mem::transmute::<*const u8, extern "C" fn() -> u32>(region.address(0)) };
+    function()
+}
+
+fn stale(mode: &'static str, got: u32) -> Error {
+    Error::unsupported(mode, format!("rewritten code ran as {got}: an emulator or sandbox runs stale instructions"))
+}
+
+/// Whether pages can be flipped, and the kernel writer if that works too.
+pub(super) fn private(region: &Region) -> Result<Option<KernelWriter>, Error> {
+    let [one, _] = RETURN_1_2;
+    let page = 0..region.page;
+    let as_refused = |error| match error {
+        Error::OperatingSystem { call, source } => refusal("Flip")(Refused::new(call, source)),
+        other => other,
+    };
+    region.grow_to(region.page).map_err(as_refused)?;
+    // SAFETY: a new region, nobody else knows it.
+    unsafe { region.open(page.clone()) }.map_err(as_refused)?;
+    // SAFETY: the page is open, and larger than the function.
+    unsafe { region.writable(0).copy_from_nonoverlapping(std::ptr::NonNull::from(one).cast(), one.len()) };
+    // SAFETY: opened above, and written to no more.
+    unsafe { region.seal(page.clone()) }.map_err(as_refused)?;
+    // SAFETY: the function was written whole to the page.
+    let got = unsafe { run(region, one.len()) };
+    if got != 1 {
+        return Err(stale("Flip", got));
+    }
+    let writer = kernel_writer(region);
+    // SAFETY: the page is still nobody else's.
+    unsafe { region.decommit(page) }.map_err(as_refused)?;
+    Ok(writer)
+}
+
+/// The kernel writer, if what it writes is what runs. Any doubt counts as refused.
+fn kernel_writer(region: &Region) -> Option<KernelWriter> {
+    let [one, two] = RETURN_1_2;
+    let at = region.span(0..0).start;
+    let writer = region.os.open_kernel_writer().ok()?;
+    // Reading is harmless wherever it leads; under an emulator these may be the wrong memory's addresses.
+    let mut seen = vec![0; one.len()];
+    region.os.kernel_read(&writer, at, &mut seen).ok()?;
+    if seen != one {
+        return None;
+    }
+    // SAFETY: the first page of a new region, which nobody else knows.
+    unsafe { region.os.kernel_write(&writer, at, two).ok()? };
+    // SAFETY: the page holds the first function, or the second, whole.
+    (unsafe { run(region, two.len()) } == 2).then_some(writer)
+}
+
+/// Whether what is written to one view is what runs in the other.
+pub(super) fn dual(region: &Region) -> Result<(), Error> {
+    for (code, value) in RETURN_1_2.into_iter().zip(1..) {
+        // SAFETY: a new region, nobody else knows it.
+        unsafe { region.write(0, code)? };
+        // SAFETY: the function was written whole to the page.
+        let got = unsafe { run(region, code.len()) };
+        if got != value {
+            return Err(stale("DualMap", got));
+        }
+    }
+    // SAFETY: the page is still nobody else's.
+    unsafe { region.decommit(0..region.page) }
+}

@@ -1,0 +1,213 @@
+//! A bitmap with summaries: bit `i` of a level says whether word `i` of the level below has any bit set, so the next and
+//! the previous set bit are found in a handful of steps at any distance.
+//!
+//! One writer at a time (the holder of the arena's lock), any number of readers. The words are atomics written with
+//! plain loads and stores: the readers, lock-free, see each bit either before or after.
+#![forbid(unsafe_code)]
+
+use crate::Error;
+use crate::sync::{AtomicU64, Ordering};
+use crate::table::Table;
+
+/// Deep enough for 2^30 bits.
+const MAX_LEVELS: usize = 5;
+
+pub(crate) struct Bitmap {
+    levels: [Option<Table<AtomicU64>>; MAX_LEVELS],
+    len: usize,
+}
+
+fn load(word: &AtomicU64) -> u64 {
+    word.load(Ordering::Relaxed)
+}
+
+/// Bits `from..to` of a word, `from < to <= 64`.
+const fn mask(from: usize, to: usize) -> u64 {
+    (u64::MAX << from) & (u64::MAX >> (64 - to))
+}
+
+impl Bitmap {
+    /// `len` clear bits.
+    pub(crate) fn new(len: usize) -> Result<Self, Error> {
+        let mut levels = [const { None }; MAX_LEVELS];
+        let mut bits = len.max(1);
+        for level in &mut levels {
+            bits = bits.div_ceil(64);
+            *level = Some(Table::new(bits)?);
+            if bits == 1 {
+                break;
+            }
+        }
+        debug_assert!(bits == 1, "too many bits for the levels");
+        Ok(Self { levels, len })
+    }
+
+    fn level(&self, level: usize) -> Option<&[AtomicU64]> {
+        self.levels.get(level)?.as_deref()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Word `index` of the lowest level: bits `64 * index ..`; zero past the end.
+    pub(crate) fn word(&self, index: usize) -> u64 {
+        self.level(0).and_then(|words| words.get(index)).map_or(0, load)
+    }
+
+    pub(crate) fn get(&self, bit: usize) -> bool {
+        self.word(bit / 64) >> (bit % 64) & 1 == 1
+    }
+
+    /// Sets bits `from..to`.
+    pub(crate) fn set(&self, from: usize, to: usize) {
+        self.set_at(0, from, to);
+    }
+
+    fn set_at(&self, level: usize, from: usize, to: usize) {
+        let Some(words) = self.level(level).filter(|_| from < to) else { return };
+        let (first, last) = (from / 64, (to - 1) / 64);
+        let mut summary_stale = false;
+        for (index, word) in words.iter().enumerate().take(last + 1).skip(first) {
+            let bits =
+                mask(if index == first { from % 64 } else { 0 }, if index == last { (to - 1) % 64 + 1 } else { 64 });
+            let old = load(word);
+            word.store(old | bits, Ordering::Relaxed);
+            summary_stale |= old == 0;
+        }
+        if summary_stale {
+            self.set_at(level + 1, first, last + 1);
+        }
+    }
+
+    /// Clears bits `from..to`.
+    pub(crate) fn clear(&self, from: usize, to: usize) {
+        self.clear_at(0, from, to);
+    }
+
+    fn clear_at(&self, level: usize, from: usize, to: usize) {
+        let Some(words) = self.level(level).filter(|_| from < to) else { return };
+        let (first, last) = (from / 64, (to - 1) / 64);
+        for (index, word) in words.iter().enumerate().take(last + 1).skip(first) {
+            let bits =
+                mask(if index == first { from % 64 } else { 0 }, if index == last { (to - 1) % 64 + 1 } else { 64 });
+            word.store(load(word) & !bits, Ordering::Relaxed);
+        }
+        // Only the outermost words can still have bits, from outside the range.
+        let empty = |index: usize| words.get(index).is_some_and(|word| load(word) == 0);
+        let from = if empty(first) { first } else { first + 1 };
+        let to = if empty(last) { last + 1 } else { last };
+        self.clear_at(level + 1, from, to);
+    }
+
+    /// The first set bit at or after `from`. For the writer only.
+    pub(crate) fn next_set(&self, from: usize) -> Option<usize> {
+        let (mut level, mut at) = (0, from);
+        // Up until a word has a set bit at or after the place looked at ...
+        let mut found = loop {
+            let words = self.level(level)?;
+            let index = at / 64;
+            let rest = load(words.get(index)?) & (u64::MAX << (at % 64));
+            if rest != 0 {
+                break index * 64 + rest.trailing_zeros() as usize;
+            }
+            (level, at) = (level + 1, index + 1);
+        };
+        // ... and down again to that bit.
+        while level > 0 {
+            level -= 1;
+            let word = load(self.level(level)?.get(found)?);
+            found = found * 64 + word.trailing_zeros() as usize;
+        }
+        Some(found)
+    }
+
+    /// The last set bit before `before`. Without the lock too: of the bits that stay as they are during the call it
+    /// misses none, and it takes no more steps than there are words.
+    pub(crate) fn prev_set(&self, before: usize) -> Option<usize> {
+        let mut before = before.min(self.len);
+        loop {
+            match self.try_prev_set(before)? {
+                Found::Bit(bit) => return Some(bit),
+                Found::Stale(end) => before = end,
+            }
+        }
+    }
+
+    fn try_prev_set(&self, before: usize) -> Option<Found> {
+        let (mut level, mut at) = (0, before);
+        let mut found = loop {
+            let last = at.checked_sub(1)?;
+            let index = last / 64;
+            let rest = load(self.level(level)?.get(index)?) & mask(0, last % 64 + 1);
+            if rest != 0 {
+                break index * 64 + rest.ilog2() as usize;
+            }
+            (level, at) = (level + 1, index);
+        };
+        while level > 0 {
+            level -= 1;
+            let word = load(self.level(level)?.get(found)?);
+            if word == 0 {
+                return Some(Found::Stale(found << (6 * (level + 1))));
+            }
+            found = found * 64 + word.ilog2() as usize;
+        }
+        Some(Found::Bit(found))
+    }
+}
+
+/// What a way down through the levels came to.
+enum Found {
+    Bit(usize),
+    /// A summary was behind its words: no bit from here up to where the search began.
+    Stale(usize),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn model_check(len: usize, seed: u64) {
+        let bitmap = Bitmap::new(len).unwrap();
+        let mut model = vec![false; len];
+        let mut rng = fastrand::Rng::with_seed(seed);
+        for _ in 0..400 {
+            let a = rng.usize(..len);
+            let width = if rng.bool() { rng.usize(..=len - a) } else { rng.usize(..=(len - a).min(70)) };
+            let value = rng.bool();
+            if value {
+                bitmap.set(a, a + width)
+            } else {
+                bitmap.clear(a, a + width)
+            }
+            model[a..a + width].fill(value);
+            for _ in 0..20 {
+                let at = rng.usize(..=len);
+                let next = (at..len).find(|&i| model[i]);
+                let prev = (0..at).rev().find(|&i| model[i]);
+                assert_eq!(bitmap.next_set(at), next, "next from {at} of {len}");
+                assert_eq!(bitmap.prev_set(at), prev, "prev before {at} of {len}");
+                assert_eq!(at < len && model[at], bitmap.get(at));
+            }
+        }
+    }
+
+    #[test]
+    fn agrees_with_a_vector_of_bools() {
+        for (seed, len) in [1, 63, 64, 65, 4095, 4096, 4097, 20_000].into_iter().enumerate() {
+            model_check(len, seed as u64);
+        }
+    }
+
+    #[test]
+    fn five_levels_deep() {
+        let bitmap = Bitmap::new(1 << 26).unwrap();
+        bitmap.set(3, 4);
+        bitmap.set((1 << 26) - 1, 1 << 26);
+        assert_eq!(bitmap.next_set(4), Some((1 << 26) - 1));
+        assert_eq!(bitmap.prev_set((1 << 26) - 1), Some(3));
+        bitmap.clear(0, 1 << 26);
+        assert_eq!(bitmap.next_set(0), None);
+    }
+}

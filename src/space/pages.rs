@@ -1,0 +1,66 @@
+//! Which pages hold memory: a page becomes resident when code is placed in it, and stops being so when it is trimmed.
+#![forbid(unsafe_code)]
+
+use super::bitmap::Bitmap;
+use super::{Run, Space};
+use crate::Error;
+
+pub(crate) struct Pages {
+    resident: Bitmap,
+    count: usize,
+    /// Granules in a page of the system.
+    granules: u32,
+}
+
+impl Pages {
+    /// For `granules` in all, `page` of them to a page.
+    pub(crate) fn new(granules: u32, page: u32) -> Result<Self, Error> {
+        Ok(Self { resident: Bitmap::new(granules.div_ceil(page) as usize)?, count: 0, granules: page })
+    }
+
+    /// Pages that hold memory.
+    pub(crate) fn resident(&self) -> usize {
+        self.count
+    }
+
+    pub(crate) fn is_resident(&self, page: usize) -> bool {
+        self.resident.get(page)
+    }
+
+    /// Pages that `run` lies in, wholly or partly.
+    pub(crate) fn of(&self, run: Run) -> std::ops::Range<usize> {
+        (run.start / self.granules) as usize..run.end.div_ceil(self.granules) as usize
+    }
+
+    /// Code goes to `run`.
+    pub(crate) fn touch(&mut self, run: Run) {
+        let pages = self.of(run);
+        self.count += pages.clone().filter(|&page| !self.resident.get(page)).count();
+        self.resident.set(pages.start, pages.end);
+    }
+
+    /// The memory of these whole pages went back to the system.
+    pub(crate) fn gone(&mut self, run: Run) {
+        let pages = self.of(run);
+        self.count -= pages.clone().filter(|&page| self.resident.get(page)).count();
+        self.resident.clear(pages.start, pages.end);
+    }
+
+    /// The first run, at or behind page `from`, of resident pages that are wholly free in `space`; in granules.
+    pub(crate) fn next_empty(&self, space: &Space, from: usize) -> Option<Run> {
+        let mut page = self.resident.next_set(from)?;
+        while !self.is_empty(space, page) {
+            page = self.resident.next_set(page + 1)?;
+        }
+        let first = page;
+        while self.resident.get(page) && self.is_empty(space, page) {
+            page += 1;
+        }
+        Some(Run { start: first as u32 * self.granules, end: page as u32 * self.granules })
+    }
+
+    fn is_empty(&self, space: &Space, page: usize) -> bool {
+        let start = page as u32 * self.granules;
+        space.is_free(start, start + self.granules)
+    }
+}

@@ -1,0 +1,152 @@
+//! Linux and Android.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::fd::FromRawFd;
+use std::os::unix::fs::FileExt;
+use std::ptr::NonNull;
+
+use super::{Access, Os, Refused, Result, Span, unix};
+use crate::sync::{AtomicU64, OnceLock, Ordering};
+
+/// The system itself.
+#[derive(Debug)]
+pub(crate) struct Native;
+
+/// `/proc/self/mem`, opened by this very process: a child that inherited it would write to its parent.
+#[derive(Debug)]
+pub(crate) struct KernelWriter(File);
+
+/// An anonymous file in memory. The mappings keep the memory; the descriptor is needed only to make them.
+#[derive(Debug)]
+pub(crate) struct SharedMemory(File);
+
+impl Os for Native {
+    fn map(&self, len: usize) -> Result<Span> {
+        unix::map(len)
+    }
+
+    fn reserve(&self, len: usize, within: Option<Range<usize>>) -> Result<Span> {
+        unix::reserve(len, within, libc::MAP_FIXED_NOREPLACE)
+    }
+
+    unsafe fn protect(&self, span: Span, access: Access) -> Result<()> {
+        // SAFETY: passed on to the caller.
+        unsafe { unix::protect(span, access) }
+    }
+
+    unsafe fn decommit(&self, span: Span) -> Result<()> {
+        // SAFETY: passed on to the caller, who needs the contents no more.
+        unsafe { unix::advise(span, libc::MADV_DONTNEED) }
+    }
+
+    unsafe fn release(&self, span: Span) -> Result<()> {
+        // SAFETY: passed on to the caller.
+        unsafe { unix::release(span) }
+    }
+
+    unsafe fn advise_huge(&self, span: Span) -> Result<()> {
+        // SAFETY: the advice leaves the contents as they are.
+        unsafe { unix::advise(span, libc::MADV_HUGEPAGE) }
+    }
+
+    fn open_kernel_writer(&self) -> Result<KernelWriter> {
+        let file = File::options().read(true).write(true).open("/proc/self/mem");
+        file.map(KernelWriter).map_err(|e| Refused::new("open of /proc/self/mem", e))
+    }
+
+    unsafe fn kernel_write(&self, writer: &KernelWriter, at: NonNull<u8>, bytes: &[u8]) -> Result<()> {
+        writer.0.write_all_at(bytes, at.addr().get() as u64).map_err(|e| Refused::new("pwrite to /proc/self/mem", e))
+    }
+
+    fn kernel_read(&self, writer: &KernelWriter, at: NonNull<u8>, bytes: &mut [u8]) -> Result<()> {
+        writer.0.read_exact_at(bytes, at.addr().get() as u64).map_err(|e| Refused::new("pread of /proc/self/mem", e))
+    }
+
+    fn share(&self, len: usize) -> Result<SharedMemory> {
+        // Not a program to `execve`, whatever it is mapped for; kernels before 6.3 do not know the flag.
+        let file =
+            memory_file(libc::MFD_CLOEXEC | libc::MFD_NOEXEC_SEAL).or_else(|_| memory_file(libc::MFD_CLOEXEC))?;
+        check_file_size(len)?;
+        file.set_len(len as u64).map_err(|e| Refused::new("ftruncate", e))?;
+        Ok(SharedMemory(file))
+    }
+
+    unsafe fn map_executable(&self, memory: &SharedMemory, span: Span) -> Result<()> {
+        // SAFETY: passed on to the caller; the pages replaced are a reservation without contents.
+        unsafe { unix::map_shared_at(&memory.0, span) }
+    }
+
+    fn map_writable(&self, memory: &SharedMemory, len: usize) -> Result<Span> {
+        let span = unix::map_shared(&memory.0, len)?;
+        // SAFETY: mapped just now, and children are the only ones who lose by it.
+        if let Err(refused) = unsafe { unix::advise(span, libc::MADV_DONTFORK) } {
+            // SAFETY: mapped just now and given to nobody.
+            let _ = unsafe { unix::release(span) };
+            return Err(refused);
+        }
+        Ok(span)
+    }
+
+    unsafe fn decommit_shared(&self, span: Span) -> Result<()> {
+        // SAFETY: passed on to the caller, who needs the contents no more in any view.
+        unsafe { unix::advise(span, libc::MADV_REMOVE) }
+    }
+}
+
+fn memory_file(flags: libc::c_uint) -> Result<File> {
+    // SAFETY: the name is a C string; the call has no other requirement.
+    match unsafe { libc::memfd_create(c"gaia-jit".as_ptr(), flags) } {
+        -1 => Err(Refused::last("memfd_create")),
+        // SAFETY: a new descriptor that nobody else owns.
+        fd => Ok(unsafe { File::from_raw_fd(fd) }),
+    }
+}
+
+/// Growing a file past `RLIMIT_FSIZE` would not fail but kill the process with `SIGXFSZ`.
+fn check_file_size(len: usize) -> Result<()> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is valid for the call to write to.
+    let got = unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &raw mut limit) };
+    let limited = limit.rlim_cur != libc::RLIM_INFINITY;
+    // The limit's type is 64 bits wide on some targets and as wide as a pointer on others.
+    #[allow(clippy::useless_conversion)]
+    if got == 0 && limited && len as u64 > u64::from(limit.rlim_cur) {
+        return Err(Refused::new("ftruncate (RLIMIT_FSIZE)", io::Error::from_raw_os_error(libc::EFBIG)));
+    }
+    Ok(())
+}
+
+/// A number that tells a forked child from its parent: one word on a page that the kernel wipes in a child
+/// (`MADV_WIPEONFORK`), so that looking costs one load.
+pub(crate) fn generation() -> u64 {
+    static WORD: OnceLock<Option<&'static AtomicU64>> = OnceLock::new();
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    let Some(word) = WORD.get_or_init(wiped_on_fork) else {
+        // Kernels before 4.14 and some emulators: ask for the process, at the price of a system call.
+        return u64::from(std::process::id()) | 1 << 63;
+    };
+    match word.load(Ordering::Relaxed) {
+        // Copied with the fork, `NEXT` is past every number the parent had given out.
+        0 => {
+            let new = NEXT.fetch_add(1, Ordering::Relaxed);
+            word.compare_exchange(0, new, Ordering::Relaxed, Ordering::Relaxed).map_or_else(|other| other, |_| new)
+        }
+        generation => generation,
+    }
+}
+
+fn wiped_on_fork() -> Option<&'static AtomicU64> {
+    let span = unix::map(region::page::size()).ok()?;
+    // SAFETY: mapped just now; zeros in children are what it is for.
+    match unsafe { unix::advise(span, libc::MADV_WIPEONFORK) } {
+        // SAFETY: a mapped page, never unmapped, which begins with eight zero bytes that only atomics touch.
+        Ok(()) => Some(unsafe { AtomicU64::from_ptr(span.start.as_ptr().cast()) }),
+        Err(_) => {
+            // SAFETY: mapped just now and given to nobody.
+            let _ = unsafe { unix::release(span) };
+            None
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! What all Unix systems share.
+
+use std::io;
+use std::ops::Range;
+use std::ptr::NonNull;
+
+use super::{Access, Refused, Result, Span};
+
+/// A span from what `mmap` returned.
+fn mapped(address: *mut libc::c_void, len: usize) -> Result<Span> {
+    match NonNull::new(address.cast()) {
+        Some(start) if address != libc::MAP_FAILED => Ok(Span { start, len }),
+        _ => Err(Refused::last("mmap")),
+    }
+}
+
+/// Takes a mapping that `memmap2` made out of its hands: dropping it there would ignore a failed `munmap`.
+fn keep(map: impl MapParts) -> Result<Span> {
+    let (start, len) = map.parts();
+    let start = NonNull::new(start).ok_or_else(|| Refused::new("mmap", io::ErrorKind::OutOfMemory.into()))?;
+    std::mem::forget(map);
+    Ok(Span { start, len })
+}
+
+trait MapParts {
+    fn parts(&self) -> (*mut u8, usize);
+}
+
+impl MapParts for memmap2::MmapRaw {
+    fn parts(&self) -> (*mut u8, usize) {
+        (self.as_mut_ptr(), self.len())
+    }
+}
+
+pub(super) fn map(len: usize) -> Result<Span> {
+    let map = memmap2::MmapMut::map_anon(len).map_err(|e| Refused::new("mmap", e))?;
+    keep(memmap2::MmapRaw::from(map))
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(super) fn map_shared(memory: &std::fs::File, len: usize) -> Result<Span> {
+    let map = memmap2::MmapOptions::new().len(len).map_raw(memory).map_err(|e| Refused::new("mmap", e))?;
+    keep(map)
+}
+
+/// `len` bytes without access, at `hint` or (with `flags` 0) wherever the system likes.
+fn reserve_at(hint: usize, len: usize, flags: libc::c_int) -> Result<Span> {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANON | libc::MAP_NORESERVE | flags;
+    // SAFETY: a new mapping at an address of the system's choice, or (by the flags) only where nothing is mapped.
+    mapped(unsafe { libc::mmap(std::ptr::without_provenance_mut(hint), len, libc::PROT_NONE, flags, -1, 0) }, len)
+}
+
+pub(super) fn reserve(len: usize, within: Option<Range<usize>>, no_replace: libc::c_int) -> Result<Span> {
+    let Some(within) = within else { return reserve_at(0, len, 0) };
+    for start in candidates(len, &within)? {
+        // Another thread may have taken the gap; then the next one serves.
+        if let Ok(span) = reserve_at(start, len, no_replace) {
+            if within.start <= span.address() && span.address() + len <= within.end {
+                return Ok(span);
+            }
+            // SAFETY: mapped just now and given to nobody.
+            unsafe { release(span)? };
+        }
+    }
+    Err(Refused::new("mmap", io::ErrorKind::AddrNotAvailable.into()))
+}
+
+/// Where in the gaps between mappings `len` bytes could go, those nearest to the middle of `within` first.
+fn candidates(len: usize, within: &Range<usize>) -> Result<Vec<usize>> {
+    let refused = |e: region::Error| Refused::new("query of the memory map", e.into());
+    let page = region::page::size();
+    // The lowest pages are never free to map.
+    let (low, high) = (within.start.max(1 << 16), within.end & !(page - 1));
+    let low = low.next_multiple_of(page);
+    if low >= high {
+        return Ok(Vec::new());
+    }
+    let middle = low + (high - low) / 2;
+    let mut found = Vec::new();
+    let mut gap = |start: usize, end: usize| {
+        if end.saturating_sub(start) >= len {
+            found.push(middle.saturating_sub(len / 2).clamp(start, end - len) & !(page - 1));
+        }
+    };
+    let mut at = low;
+    let mapped = region::query_range(std::ptr::without_provenance::<u8>(low), high - low).map_err(refused)?;
+    for area in mapped {
+        let area = area.map_err(refused)?.as_range();
+        gap(at, area.start.min(high));
+        at = at.max(area.end);
+    }
+    gap(at, high);
+    found.sort_by_key(|&start| start.abs_diff(middle));
+    Ok(found)
+}
+
+/// # Safety
+/// - As for [`super::Os::protect`].
+pub(super) unsafe fn protect(span: Span, access: Access) -> Result<()> {
+    let protection = match access {
+        Access::ReadWrite => region::Protection::READ_WRITE,
+        Access::ReadExecute => region::Protection::READ_EXECUTE,
+    };
+    // SAFETY: passed on to the caller.
+    unsafe { region::protect(span.start.as_ptr(), span.len, protection) }
+        .map_err(|e| Refused::new("mprotect", e.into()))
+}
+
+/// # Safety
+/// - As for [`super::Os::release`].
+pub(super) unsafe fn release(span: Span) -> Result<()> {
+    // SAFETY: passed on to the caller.
+    match unsafe { libc::munmap(span.start.as_ptr().cast(), span.len) } {
+        0 => Ok(()),
+        _ => Err(Refused::last("munmap")),
+    }
+}
+
+/// # Safety
+/// - `span` is whole pages of a mapping of the caller's.
+/// - What `advice` does to their contents harms nobody.
+pub(super) unsafe fn advise(span: Span, advice: libc::c_int) -> Result<()> {
+    // SAFETY: passed on to the caller.
+    match unsafe { libc::madvise(span.start.as_ptr().cast(), span.len, advice) } {
+        0 => Ok(()),
+        _ => Err(Refused::last("madvise")),
+    }
+}
+
+/// # Safety
+/// - `span` is whole pages of a reservation of the caller's that nobody uses.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(super) unsafe fn map_shared_at(memory: &std::fs::File, span: Span) -> Result<()> {
+    use std::os::fd::AsRawFd;
+    let (protection, flags) = (libc::PROT_READ | libc::PROT_EXEC, libc::MAP_SHARED | libc::MAP_FIXED);
+    let start = span.start.as_ptr().cast();
+    // SAFETY: passed on to the caller: what this replaces is theirs and unused.
+    mapped(unsafe { libc::mmap(start, span.len, protection, flags, memory.as_raw_fd(), 0) }, span.len).map(drop)
+}

@@ -1,0 +1,86 @@
+//! Systems without executable memory of ours: every way in is refused, by name.
+
+use std::io;
+use std::ops::Range;
+use std::ptr::NonNull;
+
+use super::{Access, Os, Refused, Result, Span};
+
+/// The system itself.
+#[derive(Debug)]
+pub(crate) struct Native;
+
+/// Cannot be made here.
+#[derive(Debug)]
+pub(crate) enum KernelWriter {}
+
+/// Cannot be made here.
+#[derive(Debug)]
+pub(crate) enum SharedMemory {}
+
+fn missing<T>() -> Result<T> {
+    Err(Refused::new("executable memory", io::ErrorKind::Unsupported.into()))
+}
+
+impl Os for Native {
+    fn page_size(&self) -> usize {
+        4096
+    }
+
+    fn map(&self, _len: usize) -> Result<Span> {
+        missing()
+    }
+
+    fn reserve(&self, _len: usize, _within: Option<Range<usize>>) -> Result<Span> {
+        missing()
+    }
+
+    unsafe fn protect(&self, _span: Span, _access: Access) -> Result<()> {
+        missing()
+    }
+
+    unsafe fn decommit(&self, _span: Span) -> Result<()> {
+        missing()
+    }
+
+    unsafe fn release(&self, _span: Span) -> Result<()> {
+        missing()
+    }
+
+    unsafe fn advise_huge(&self, _span: Span) -> Result<()> {
+        missing()
+    }
+
+    fn open_kernel_writer(&self) -> Result<KernelWriter> {
+        missing()
+    }
+
+    unsafe fn kernel_write(&self, writer: &KernelWriter, _at: NonNull<u8>, _bytes: &[u8]) -> Result<()> {
+        match *writer {}
+    }
+
+    fn kernel_read(&self, writer: &KernelWriter, _at: NonNull<u8>, _bytes: &mut [u8]) -> Result<()> {
+        match *writer {}
+    }
+
+    fn share(&self, _len: usize) -> Result<SharedMemory> {
+        missing()
+    }
+
+    unsafe fn map_executable(&self, memory: &SharedMemory, _span: Span) -> Result<()> {
+        match *memory {}
+    }
+
+    fn map_writable(&self, memory: &SharedMemory, _len: usize) -> Result<Span> {
+        match *memory {}
+    }
+
+    unsafe fn decommit_shared(&self, _span: Span) -> Result<()> {
+        missing()
+    }
+}
+
+/// Nothing forks here.
+pub(crate) fn generation() -> u64 {
+    1
+}

@@ -1,0 +1,161 @@
+//! A system that counts what it is asked, refuses what it is told to, and knows what was not given back.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::Range;
+use std::ptr::NonNull;
+
+use crate::sync::Mutex;
+use crate::sys::{Access, KernelWriter, Native, Os, Refused, Result, SharedMemory, Span};
+
+#[derive(Debug, Default)]
+pub(crate) struct Faulty {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    log: Vec<&'static str>,
+    /// Calls until one fails; `None` lets all pass.
+    countdown: Option<usize>,
+    /// Calls that always fail, by name.
+    refused: Vec<&'static str>,
+    /// Mapped and not released.
+    mapped: BTreeMap<usize, usize>,
+}
+
+impl Faulty {
+    pub(crate) fn leaked() -> &'static Self {
+        Box::leak(Box::default())
+    }
+
+    /// The `n`-th call from now, from 0, fails; the others pass.
+    pub(crate) fn fail_nth(&self, n: usize) {
+        self.state.lock().countdown = Some(n);
+    }
+
+    /// Whether the call that was to fail has been made.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.state.lock().countdown.is_none()
+    }
+
+    pub(crate) fn refuse(&self, calls: &[&'static str]) {
+        self.state.lock().refused = calls.to_vec();
+    }
+
+    pub(crate) fn heal(&self) {
+        let mut state = self.state.lock();
+        state.countdown = None;
+        state.refused.clear();
+    }
+
+    /// The calls since the last look.
+    pub(crate) fn take_log(&self) -> Vec<&'static str> {
+        std::mem::take(&mut self.state.lock().log)
+    }
+
+    pub(crate) fn mapped(&self) -> usize {
+        self.state.lock().mapped.len()
+    }
+
+    fn enter(&self, call: &'static str) -> Result<()> {
+        let mut state = self.state.lock();
+        state.log.push(call);
+        let nth = match &mut state.countdown {
+            Some(0) => {
+                state.countdown = None;
+                true
+            }
+            Some(n) => {
+                *n -= 1;
+                false
+            }
+            None => false,
+        };
+        if nth || state.refused.contains(&call) {
+            return Err(Refused::new(call, io::ErrorKind::OutOfMemory.into()));
+        }
+        Ok(())
+    }
+
+    fn note(&self, span: Result<Span>) -> Result<Span> {
+        span.inspect(|span| {
+            self.state.lock().mapped.insert(span.address(), span.len);
+        })
+    }
+}
+
+// SAFETY (all of the unsafe methods): each passes its caller's promises on to the real system, or does nothing.
+#[allow(clippy::undocumented_unsafe_blocks, reason = "said once, above")]
+impl Os for Faulty {
+    fn map(&self, len: usize) -> Result<Span> {
+        self.enter("map")?;
+        self.note(Native.map(len))
+    }
+
+    fn reserve(&self, len: usize, within: Option<Range<usize>>) -> Result<Span> {
+        self.enter("reserve")?;
+        self.note(Native.reserve(len, within))
+    }
+
+    unsafe fn protect(&self, span: Span, access: Access) -> Result<()> {
+        self.enter(if access == Access::ReadWrite { "open" } else { "seal" })?;
+        unsafe { Native.protect(span, access) }
+    }
+
+    unsafe fn decommit(&self, span: Span) -> Result<()> {
+        self.enter("decommit")?;
+        unsafe { Native.decommit(span) }
+    }
+
+    unsafe fn release(&self, span: Span) -> Result<()> {
+        self.enter("release")?;
+        unsafe { Native.release(span) }?;
+        assert_eq!(self.state.lock().mapped.remove(&span.address()), Some(span.len), "released what was not mapped");
+        Ok(())
+    }
+
+    unsafe fn advise_huge(&self, span: Span) -> Result<()> {
+        self.enter("huge")?;
+        unsafe { Native.advise_huge(span) }
+    }
+
+    fn open_kernel_writer(&self) -> Result<KernelWriter> {
+        self.enter("writer")?;
+        Native.open_kernel_writer()
+    }
+
+    unsafe fn kernel_write(&self, writer: &KernelWriter, at: NonNull<u8>, bytes: &[u8]) -> Result<()> {
+        if let Err(refused) = self.enter("write") {
+            // The worst refusal: half of it was written.
+            unsafe { Native.kernel_write(writer, at, &bytes[..bytes.len() / 2])? };
+            return Err(refused);
+        }
+        unsafe { Native.kernel_write(writer, at, bytes) }
+    }
+
+    fn kernel_read(&self, writer: &KernelWriter, at: NonNull<u8>, bytes: &mut [u8]) -> Result<()> {
+        self.enter("read")?;
+        Native.kernel_read(writer, at, bytes)
+    }
+
+    fn share(&self, len: usize) -> Result<SharedMemory> {
+        self.enter("share")?;
+        Native.share(len)
+    }
+
+    unsafe fn map_executable(&self, memory: &SharedMemory, span: Span) -> Result<()> {
+        self.enter("map executable")?;
+        unsafe { Native.map_executable(memory, span) }
+    }
+
+    fn map_writable(&self, memory: &SharedMemory, len: usize) -> Result<Span> {
+        self.enter("map writable")?;
+        self.note(Native.map_writable(memory, len))
+    }
+
+    unsafe fn decommit_shared(&self, span: Span) -> Result<()> {
+        self.enter("decommit shared")?;
+        unsafe { Native.decommit_shared(span) }
+    }
+}

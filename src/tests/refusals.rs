@@ -1,0 +1,239 @@
+//! Every system call fails once, first to last: each time there is an error or it is absorbed, and nothing is lost.
+
+use std::cell::RefCell;
+
+use super::faulty::Faulty;
+use crate::icache::RETURN_1_2;
+use crate::sys;
+use crate::{CodeArena, CodeBlock, Error, JitMemory, WxMode};
+
+/// What an arena holds is what was published, whatever failed since.
+fn check(arena: &CodeArena, blocks: &[(CodeBlock, Vec<u8>)]) {
+    for (block, code) in blocks {
+        assert_eq!(block.as_bytes(), code);
+        // SAFETY: all the code of these tests begins with a function of this type.
+        let f = unsafe { block.as_fn::<extern "C" fn() -> u32>() };
+        assert!(matches!(f(), 1 | 2));
+        assert_eq!(arena.lookup(block.as_ptr()).map(|hit| hit.len), Some(code.len()));
+    }
+    let stats = arena.stats();
+    assert_eq!((stats.live_blocks, stats.pending_blocks), (blocks.len(), 0), "{stats}");
+    assert_eq!(stats.live_bytes, blocks.iter().map(|(_, code)| code.len()).sum::<usize>());
+    assert_eq!(
+        stats.live_bytes + stats.padding_bytes + stats.pending_bytes + stats.batch_bytes + stats.free_bytes,
+        stats.capacity
+    );
+}
+
+fn function(kind: usize, len: usize) -> Vec<u8> {
+    let mut code = RETURN_1_2[kind % 2].to_vec();
+    code.resize(len.max(code.len()), 0);
+    code
+}
+
+/// All that an arena does: grow, publish into fresh pages and into holes, batches of both kinds, drops, trims.
+fn life(arena: &CodeArena) -> Result<(), Error> {
+    let mut blocks: Vec<(CodeBlock, Vec<u8>)> = Vec::new();
+    let outcome = RefCell::new(Ok(()));
+    let note = |error: Error| {
+        assert!(matches!(error, Error::OperatingSystem { .. }), "{error:?}");
+        *outcome.borrow_mut() = Err(error);
+    };
+    let batch_of = |blocks: &mut Vec<(CodeBlock, Vec<u8>)>, count: usize, len: usize| {
+        let codes: Vec<_> = (0..count).map(|i| function(i, len)).collect();
+        let mut batch = arena.batch();
+        let pushed = codes.iter().try_for_each(|code| batch.push(code).map(drop));
+        match pushed.and_then(|()| batch.publish()) {
+            Ok(published) => blocks.extend(published.into_iter().zip(codes)),
+            Err(error) => note(error),
+        }
+        check(arena, blocks);
+    };
+    batch_of(&mut blocks, 5, 100);
+    batch_of(&mut blocks, 1, 7);
+    batch_of(&mut blocks, 300, 1_000);
+    batch_of(&mut blocks, 2, 600 << 10);
+    for i in 0..4 {
+        let code = function(i, 300 + 70_000 * (i / 3));
+        match arena.publish(&code) {
+            Ok(block) => blocks.push((block, code)),
+            Err(error) => note(error),
+        }
+        check(arena, &blocks);
+    }
+    // Leave holes, and empty pages.
+    for keep in [3, 40] {
+        let mut index = 0;
+        blocks.retain(|_| {
+            index += 1;
+            index % keep == 0
+        });
+        check(arena, &blocks);
+        if let Err(error) = arena.trim() {
+            note(error);
+        }
+        check(arena, &blocks);
+        batch_of(&mut blocks, 20, 500);
+        batch_of(&mut blocks, 90, 900);
+    }
+    drop(arena.batch());
+    blocks.clear();
+    check(arena, &blocks);
+    if let Err(error) = arena.trim() {
+        note(error);
+    }
+    outcome.into_inner()
+}
+
+fn run(mode: WxMode, poison: bool, always: &[&'static str]) {
+    let os = Faulty::leaked();
+    let build = || CodeArena::builder().capacity(4 << 20).mode(mode).poison(poison).huge_pages(true).os(os).build();
+    os.refuse(always);
+    if let Err(error) = build() {
+        assert!(matches!(error, Error::Unsupported { .. }), "{error}");
+        return;
+    }
+    let mut n = 0;
+    loop {
+        os.fail_nth(n);
+        let Ok(arena) = build() else {
+            assert!(os.has_failed());
+            n += 1;
+            continue;
+        };
+        let outcome = life(&arena);
+        let done = !os.has_failed();
+        assert!(!done || outcome.is_ok(), "{outcome:?}");
+        // What was refused is made good by the next call that needs it.
+        os.fail_nth(usize::MAX);
+        assert!(arena.trim().is_ok());
+        let stats = arena.stats();
+        assert_eq!((stats.free_bytes, stats.largest_hole, stats.resident_bytes), (4 << 20, 4 << 20, 0), "call {n}");
+        os.fail_nth(if n % 2 == 0 { 0 } else { 1 });
+        drop(arena);
+        os.fail_nth(usize::MAX);
+        // The next release takes along what was parked.
+        drop(JitMemory::with_os(1, os));
+        assert_eq!((os.mapped(), sys::parked_bytes()), (0, 0), "call {n}");
+        if done {
+            break;
+        }
+        n += 1;
+    }
+    assert!(n > 10, "only {n} calls were made");
+}
+
+/// One after another: what is parked is the whole process's.
+#[test]
+fn every_call_fails_once() {
+    run(WxMode::Flip, false, &[]);
+    run(WxMode::Flip, true, &[]);
+    run(WxMode::Flip, false, &["writer"]);
+    run(WxMode::Flip, true, &["read"]);
+    run(WxMode::DualMap, false, &[]);
+    run(WxMode::DualMap, true, &[]);
+    every_call_of_a_single_block_fails_once();
+    a_mapping_that_is_not_taken_back_waits();
+}
+
+fn every_call_of_a_single_block_fails_once() {
+    let os = Faulty::leaked();
+    let page = region::page::size();
+    for n in 0..100 {
+        os.fail_nth(n);
+        let Ok(mut jit) = JitMemory::with_os(8 * page, os) else { continue };
+        let mut failed = 0;
+        let mut written = Vec::new();
+        for offset in [0, 3 * page, 2 * page - 4, 7 * page] {
+            let code = function(offset / page, 8);
+            match jit.write_at(offset, &code) {
+                Ok(()) => written.push((offset, code)),
+                Err(_) => failed += 1,
+            }
+            failed += usize::from(jit.make_executable().is_err());
+            for (offset, code) in &written {
+                assert_eq!(&jit.as_slice()[*offset..][..8], code);
+            }
+        }
+        let base = jit.make_executable().unwrap();
+        for (offset, _) in &written {
+            // SAFETY: a function of this type was written there.
+            let f = unsafe { std::mem::transmute::<*const u8, extern "C" fn() -> u32>(base.wrapping_add(*offset)) };
+            assert!(matches!(f(), 1 | 2));
+        }
+        let done = !os.has_failed();
+        assert!(failed <= 1 && (failed == 0) == done);
+        drop(jit);
+        os.heal();
+        drop(JitMemory::with_os(1, os));
+        assert_eq!((os.mapped(), sys::parked_bytes()), (0, 0));
+        if done {
+            return;
+        }
+    }
+    panic!("never came to the end");
+}
+
+fn a_mapping_that_is_not_taken_back_waits() {
+    let os = Faulty::leaked();
+    let blocks: Vec<_> = (0..10).map(|_| JitMemory::with_os(1, os).unwrap()).collect();
+    os.refuse(&["release"]);
+    drop(blocks);
+    assert_eq!((os.mapped(), sys::parked_bytes()), (10, 10 * region::page::size()));
+    os.heal();
+    drop(JitMemory::with_os(1, os));
+    assert_eq!((os.mapped(), sys::parked_bytes()), (0, 0));
+}
+
+#[test]
+fn without_the_kernel_write_space_waits_for_an_empty_page() {
+    let os = Faulty::leaked();
+    os.refuse(&["writer"]);
+    let page = region::page::size();
+    let arena = CodeArena::builder().capacity(4 * page).os(os).build().unwrap();
+    os.take_log();
+    let publish = |n| arena.publish(&function(n, 64));
+    let first: Vec<_> = (0..4).map(|n| publish(n).unwrap()).collect();
+    assert_eq!(os.take_log().iter().filter(|call| **call == "open").count(), 4, "each opened a page of its own");
+    // There is space, but in pages with live code.
+    let Err(Error::ArenaFull { free, largest_hole, .. }) = publish(5) else { panic!("placed in a live page") };
+    assert!(free > 3 * page && largest_hole > page / 2);
+    assert!(os.take_log().is_empty(), "no page was touched");
+    drop(first);
+    // Together they share a page.
+    let mut batch = arena.batch();
+    for n in 0..4 {
+        batch.push(&function(n, 64)).unwrap();
+    }
+    let blocks = batch.publish().unwrap();
+    assert_eq!(arena.stats().resident_bytes - page * 3, page);
+    assert_eq!(blocks.iter().map(|block| block.as_ptr().addr() / page).max(), Some(blocks[0].as_ptr().addr() / page));
+    // SAFETY: nobody runs it.
+    let patched = unsafe { blocks[0].patch(0, &[0]) };
+    assert!(matches!(patched, Err(Error::Unsupported { .. })));
+}
+
+#[test]
+fn calls_go_by_batch_not_by_function() {
+    let os = Faulty::leaked();
+    let calls = |mode, count| {
+        let arena = CodeArena::builder().mode(mode).capacity(8 << 20).os(os).build().unwrap();
+        let warm = arena.publish(&function(1, 8)).unwrap();
+        os.take_log();
+        let mut batch = arena.batch();
+        for n in 0..count {
+            batch.push(&function(n, 40)).unwrap();
+        }
+        let blocks = batch.publish().unwrap();
+        let log = os.take_log();
+        drop((blocks, warm));
+        assert!(os.take_log().is_empty(), "drops call nothing");
+        log
+    };
+    assert_eq!(calls(WxMode::Flip, 1), ["write"]);
+    assert_eq!(calls(WxMode::Flip, 1_000), ["write"], "one stretch, one write");
+    // 20,000 functions of 48 bytes: 64 KiB staged, then runs of 64, 128, 256 and 512 KiB.
+    let many = calls(WxMode::Flip, 20_000);
+    assert!(many.len() <= 2 + 2 * 5, "{many:?}");
+    assert!(calls(WxMode::DualMap, 20_000).is_empty());
+}

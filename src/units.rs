@@ -1,0 +1,82 @@
+//! Page and granule arithmetic, checked: nothing here wraps or panics.
+#![forbid(unsafe_code)]
+
+use crate::Error;
+
+/// Space is handed out in granules of this many bytes, so every block is aligned to it.
+pub(crate) const GRANULE: usize = 16;
+
+/// The largest alignment of a block, and the alignment of every arena's first byte.
+pub(crate) const MAX_ALIGN: usize = 2 << 20;
+
+/// How far a direct branch reaches in both directions, so also the largest arena: within it every block reaches every
+/// other. x86-64 `call rel32`, AArch64 `bl`, RISC-V `auipc` + `jalr`; 32-bit Arm `bl`; i386 reaches everything.
+pub(crate) const BRANCH_REACH: usize = if cfg!(target_arch = "aarch64") {
+    128 << 20
+} else if cfg!(target_arch = "arm") {
+    32 << 20
+} else if cfg!(target_pointer_width = "32") {
+    1 << 30
+} else {
+    2 << 30
+};
+
+/// Capacity of an arena whose builder names none.
+pub(crate) const DEFAULT_CAPACITY: usize = if cfg!(target_pointer_width = "32") {
+    32 << 20
+} else if cfg!(target_arch = "aarch64") {
+    128 << 20
+} else {
+    256 << 20
+};
+
+/// `n` rounded up to a multiple of `to`, a power of two; `None` past the end of the address space.
+pub(crate) const fn round_up(n: usize, to: usize) -> Option<usize> {
+    debug_assert!(to.is_power_of_two());
+    match n.checked_add(to - 1) {
+        Some(sum) => Some(sum & !(to - 1)),
+        None => None,
+    }
+}
+
+/// Granules that hold `bytes`, for code of at most `limit` bytes (which is less than 4 GiB).
+pub(crate) fn granules(bytes: usize, limit: usize) -> Result<u32, Error> {
+    match bytes {
+        0 => Err(Error::ZeroSize),
+        n if n > limit => Err(Error::TooLarge { asked: n, limit }),
+        n => Ok(n.div_ceil(GRANULE) as u32),
+    }
+}
+
+/// An alignment in granules, at least one.
+pub(crate) fn align_granules(align: usize) -> Result<u32, Error> {
+    if !align.is_power_of_two() || align > MAX_ALIGN {
+        return Err(Error::BadAlignment { align, limit: MAX_ALIGN });
+    }
+    Ok((align / GRANULE).max(1) as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounding_never_wraps() {
+        assert_eq!(round_up(0, 4096), Some(0));
+        assert_eq!(round_up(1, 4096), Some(4096));
+        assert_eq!(round_up(usize::MAX, 4096), None);
+        assert_eq!(round_up(usize::MAX - 4095, 4096), Some(usize::MAX - 4095));
+    }
+
+    #[test]
+    fn sizes_and_alignments_are_checked() {
+        assert!(matches!(granules(0, 64), Err(Error::ZeroSize)));
+        assert!(matches!(granules(usize::MAX, 64), Err(Error::TooLarge { .. })));
+        assert_eq!(granules(17, 64).ok(), Some(2));
+        for bad in [0, 3, MAX_ALIGN * 2, usize::MAX] {
+            assert!(matches!(align_granules(bad), Err(Error::BadAlignment { .. })), "{bad}");
+        }
+        assert_eq!(align_granules(1).ok(), Some(1));
+        assert_eq!(align_granules(MAX_ALIGN).ok(), Some((MAX_ALIGN / GRANULE) as u32));
+    }
+}

@@ -1,0 +1,28 @@
+//! Tests that may die, or use up what a process has, run in a process of their own: the test binary starts itself again
+//! for just that test.
+
+use std::process::{Command, Output};
+
+const MARK: &str = "GAIA_TEST_CHILD";
+
+/// Runs `body` in a child process; the child's output comes back. `name` is the full name of the calling test.
+pub fn output(name: &str, body: impl FnOnce()) -> Output {
+    if std::env::var(MARK).is_ok_and(|mark| mark == name) {
+        body();
+        std::process::exit(0);
+    }
+    let binary = std::env::current_exe().unwrap();
+    let mut words: Vec<String> =
+        std::env::var("CROSS_RUNNER").unwrap_or_default().split_whitespace().map(String::from).collect();
+    words.push(binary.to_str().unwrap().into());
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]).args(["--exact", name, "--nocapture", "--test-threads=1"]).env(MARK, name);
+    command.output().unwrap()
+}
+
+/// As [`output`], and the child must end well.
+pub fn run(name: &str, body: impl FnOnce()) {
+    let output = output(name, body);
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{name}: {:?}\n{out}\n{err}", output.status);
+}
