@@ -97,7 +97,8 @@ impl Guards {
     }
 
     pub(crate) fn pin(&self) -> Guard<'_> {
-        let epoch = self.epoch.load(Ordering::Relaxed);
+        // Acquire: whoever sees the epoch of a drop sees what was done before that drop, so must not find its block.
+        let epoch = self.epoch.load(Ordering::Acquire);
         let first = favourite();
         let mut slots = &self.slots;
         loop {
