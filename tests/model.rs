@@ -76,8 +76,7 @@ impl Model<'_> {
     }
 
     fn check(&mut self) {
-        let held: Vec<u64> = self.guards.iter().map(|(number, _)| *number).collect();
-        self.pending.retain(|(_, _, guards)| guards.iter().any(|guard| held.contains(guard)));
+        self.settle();
         let stats = self.arena.stats();
         let payload: usize = self.live.iter().map(|(_, bytes, _)| bytes.len()).sum();
         let space: usize = self.live.iter().map(|(_, bytes, _)| granules(bytes.len())).sum();
@@ -117,11 +116,18 @@ impl Model<'_> {
         })
     }
 
+    /// Space that no guard holds back any more is free.
+    fn settle(&mut self) {
+        let held: Vec<u64> = self.guards.iter().map(|(number, _)| *number).collect();
+        self.pending.retain(|(_, _, guards)| guards.iter().any(|guard| held.contains(guard)));
+    }
+
     fn fits(&self, len: usize, align: usize) -> bool {
         self.holes().any(|(start, room)| start.next_multiple_of(align) - start + len <= room)
     }
 
     fn apply(&mut self, op: Op) {
+        self.settle();
         match op {
             Op::Publish { len, align } => {
                 let (number, bytes) = self.code(len);
