@@ -1,4 +1,4 @@
-//! Executable memory for JIT runtimes.
+#![doc = include_str!("../README.md")]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod arena;
@@ -14,6 +14,9 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod units;
+
+#[doc = include_str!("../docs/design.md")]
+pub mod design {}
 
 pub use arena::{
     ArenaBuilder, Batch, BlockInfo, Code, CodeArena, CodeBlock, Guard, Observer, Occupancy, PageUse, Slot, Stats,

@@ -1,5 +1,5 @@
 //! The arena's calls in every mode: what they return and refuse.
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod common;
 

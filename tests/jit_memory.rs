@@ -1,5 +1,5 @@
 //! `JitMemory`: one block, call by call.
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod common;
 

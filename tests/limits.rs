@@ -1,7 +1,7 @@
 //! What a process can be denied, each in a child process of its own: memory, mappings, file sizes, descriptors, the
 //! execute permission; and what a forked child may and may not do.
 #![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod common;
 
@@ -277,6 +277,19 @@ fn a_forked_child_cannot_change_its_parents_code() {
     });
 }
 
+/// Address, length and permissions of the views of dual mappings.
+fn views() -> Vec<(usize, usize, String)> {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let views = maps.lines().filter(|line| line.contains("gaia-jit"));
+    let parse = |line: &str| {
+        let mut words = line.split(' ');
+        let (from, to) = words.next()?.split_once('-')?;
+        let (from, to) = (usize::from_str_radix(from, 16).ok()?, usize::from_str_radix(to, 16).ok()?);
+        Some((from, to - from, words.next()?.to_string()))
+    };
+    views.filter_map(parse).collect()
+}
+
 /// A child may drop the last handle: its address space goes, and with it nothing of the parent's or of its own.
 #[test]
 fn a_forked_child_drops_a_whole_arena() {
@@ -284,11 +297,24 @@ fn a_forked_child_drops_a_whole_arena() {
         for mode in modes() {
             let mut held = Some(small(mode).build().unwrap());
             let mut block = Some(held.as_ref().unwrap().publish(&asm::constant(5)).unwrap());
+            let writable = views().into_iter().find(|(_, _, permissions)| permissions.starts_with("rw"));
             assert!(fork(|| {
-                // Where the writable view was may be something of the child's own now.
-                let own: Vec<Vec<u8>> = (0..64).map(|n| vec![n; 1 << 20]).collect();
+                // Where the writable view was the child has something of its own now.
+                let own = writable.map(|(address, len, _)| {
+                    let (at, flags) = (std::ptr::without_provenance_mut(address), libc::MAP_PRIVATE | libc::MAP_ANON);
+                    let access = libc::PROT_READ | libc::PROT_WRITE;
+                    // SAFETY: a new mapping, only where nothing is mapped.
+                    let got = unsafe { libc::mmap(at, len, access, flags | libc::MAP_FIXED_NOREPLACE, -1, 0) };
+                    assert_eq!(got, at, "the writable view was inherited");
+                    // SAFETY: mapped just now, and nobody else's.
+                    unsafe { std::slice::from_raw_parts_mut(got.cast::<u8>(), len) }
+                });
+                let own = own.map(|bytes| {
+                    bytes.fill(7);
+                    bytes
+                });
                 drop((held.take(), block.take()));
-                assert!((0..).zip(&own).all(|(n, bytes)| bytes.iter().all(|byte| *byte == n)));
+                assert!(own.is_none_or(|bytes| bytes.iter().all(|byte| *byte == 7)));
             }));
             assert_eq!(call(block.as_ref().unwrap()), 5);
         }
@@ -301,15 +327,13 @@ fn a_forked_child_has_no_writable_view() {
     child::run("a_forked_child_has_no_writable_view", || {
         let Ok(arena) = small(WxMode::DualMap).build() else { return };
         let block = arena.publish(&asm::constant(5)).unwrap();
-        let views = || {
-            let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
-            let views = maps.lines().filter(|line| line.contains("gaia-jit"));
-            views.map(|line| line.split(' ').nth(1).unwrap().to_string()).collect::<Vec<_>>()
+        let permissions = || {
+            let mut found: Vec<_> = views().into_iter().map(|(_, _, permissions)| permissions).collect();
+            found.sort();
+            found
         };
-        let mut here = views();
-        here.sort();
-        assert_eq!(here, ["r-xs", "rw-s"]);
-        assert!(fork(|| assert_eq!(views(), ["r-xs"])));
+        assert_eq!(permissions(), ["r-xs", "rw-s"]);
+        assert!(fork(|| assert_eq!(permissions(), ["r-xs"])));
         assert_eq!(call(&block), 5);
     });
 }

@@ -1,5 +1,5 @@
 //! Operation lists against a plain model of the arena: no overlap, no lost byte, contents intact, figures exact.
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod common;
 

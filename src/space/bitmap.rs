@@ -177,9 +177,9 @@ mod tests {
             let width = if rng.bool() { rng.usize(..=len - a) } else { rng.usize(..=(len - a).min(70)) };
             let value = rng.bool();
             if value {
-                bitmap.set(a, a + width)
+                bitmap.set(a, a + width);
             } else {
-                bitmap.clear(a, a + width)
+                bitmap.clear(a, a + width);
             }
             model[a..a + width].fill(value);
             for _ in 0..20 {

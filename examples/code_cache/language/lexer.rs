@@ -1,0 +1,68 @@
+//! Source text to tokens.
+
+use super::SourceError;
+use super::ast::Place;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Token {
+    /// A name or a keyword; the parser knows which.
+    Word(String),
+    /// A number without its sign. Up to `u64::MAX`, so that hexadecimal masks can be written; it wraps to `i64`.
+    Number(u64),
+    /// An operator or a bracket.
+    Mark(&'static str),
+    End,
+}
+
+/// Longer marks come before their own beginnings.
+const MARKS: [&str; 30] = [
+    ">>>", ">>", "<<", "==", "!=", "<=", ">=", "&&", "||", "+", "-", "*", "/", "%", "&", "|", "^", "~", "!", "<", ">",
+    "=", "(", ")", "{", "}", "[", "]", ",", ";",
+];
+
+/// Cuts a text into tokens, each with the place where it begins; the last is `End`.
+pub(super) fn tokens(text: &str) -> Result<Vec<(Token, Place)>, SourceError> {
+    let mut tokens = Vec::new();
+    let mut place = Place { line: 1, column: 1 };
+    for (number, line) in (1..).zip(text.lines()) {
+        let mut rest = line;
+        loop {
+            rest = rest.trim_start();
+            // `rest` is a tail of `line`, so what lies before it has the difference of their lengths.
+            let before = &line[..line.len() - rest.len()];
+            place = Place { line: number, column: before.chars().count() as u32 + 1 };
+            if rest.is_empty() || rest.starts_with('#') {
+                break;
+            }
+            let (token, length) = token(rest).map_err(|message| SourceError::new(place, message))?;
+            tokens.push((token, place));
+            rest = &rest[length..];
+        }
+    }
+    tokens.push((Token::End, place));
+    Ok(tokens)
+}
+
+/// The token at the beginning of a text that is not empty, and its length in bytes.
+fn token(rest: &str) -> Result<(Token, usize), String> {
+    let word_end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(rest.len());
+    if rest.starts_with(|c: char| c.is_ascii_digit()) {
+        return Ok((number(&rest[..word_end])?, word_end));
+    }
+    if word_end > 0 {
+        return Ok((Token::Word(rest[..word_end].to_owned()), word_end));
+    }
+    match MARKS.iter().find(|mark| rest.starts_with(**mark)) {
+        Some(mark) => Ok((Token::Mark(mark), mark.len())),
+        None => Err(format!("unexpected character {:?}", rest.chars().next().unwrap_or(' '))),
+    }
+}
+
+fn number(word: &str) -> Result<Token, String> {
+    let digits = word.replace('_', "");
+    let value = match digits.strip_prefix("0x") {
+        Some(hexadecimal) => u64::from_str_radix(hexadecimal, 16),
+        None => digits.parse(),
+    };
+    value.map(Token::Number).map_err(|_| format!("{word} is not a number of 64 bits"))
+}

@@ -1,0 +1,164 @@
+//! A small JIT on a code cache that is too small for it.
+//!
+//! ```text
+//! cargo run --release --example code_cache
+//! cargo run --release --example code_cache -- --mode dual --capacity 2M --seconds 20 my_kernels.tiny
+//! ```
+//!
+//! A few dozen kernels and thousands of random programs, all in a little [`language`], are compiled by Cranelift
+//! ([`native`]). Threads then call them at random, some much more often than others. What is not in the arena is linked
+//! to the addresses it gets and published, what was not called of late is evicted to make room ([`cache`]), and all of
+//! that while the other threads run code from the same pages. Every result is compared with what the interpreter of the
+//! language gave, every block is looked up by an address inside it, and at the end all memory has to come back.
+//!
+//! # What is cached, and what a miss costs
+//!
+//! A program, a few functions that call each other, is published and evicted as one. The programs that a thread finds
+//! missing go into one batch. Cranelift's output is kept, without addresses, outside of the arena: with it a miss is
+//! work for the arena (find room, copy, patch calls, make executable, flush), while compiling anew costs a hundred times
+//! as much and would measure Cranelift. A runtime that keeps nothing compiles on every miss; `--recompile` sets the
+//! percentage of misses that do, and the new code has to be the old one, byte for byte.
+//!
+//! Exit codes: 0 if all went well, 1 if something was wrong with the code or the arena, 2 if the input cannot be used.
+
+mod cache;
+mod failure;
+mod language;
+mod native;
+mod options;
+mod picture;
+mod report;
+mod tally;
+mod worker;
+mod workload;
+
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use gaia_jit::CodeArena;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use cache::Cache;
+use failure::Failure;
+use options::{HELP, Options};
+use report::Snapshot;
+use tally::Tally;
+use worker::{REQUEST, Worker};
+use workload::Unit;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("{failure}");
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+fn run() -> Result<(), Failure> {
+    let Some(options) = Options::from_command_line()? else {
+        print!("{HELP}");
+        return Ok(());
+    };
+    let arena = CodeArena::builder()
+        .capacity(options.capacity)
+        .mode(options.mode)
+        .build()
+        .map_err(|error| Failure::Input(format!("no arena: {error}")))?;
+
+    let (picture, picture_path) = report::open_picture(&options)?;
+
+    let bar = bar("compiling [{bar:40}] {pos}/{len} programs");
+    let units = workload::prepare(&options, &bar)?;
+    bar.finish_and_clear();
+    check_capacity(&options, &units)?;
+
+    let tally = Tally::default();
+    let cache = Cache::new(&arena, &units, &tally);
+    let snapshot = call_programs(&options, &arena, &cache, &units, &tally)?;
+    report::print(&options, &units, &tally, &snapshot);
+    report::draw(&options, &snapshot, picture)
+        .map_err(|error| Failure::Run(format!("{}: {error}", picture_path.display())))?;
+    println!("picture of the arena: {}", picture_path.display());
+
+    drop(cache);
+    check_empty(&arena)?;
+    match tally.first_mismatch.get() {
+        Some(mismatch) => Err(Failure::Run(format!("mismatch: {mismatch}"))),
+        None => Ok(()),
+    }
+}
+
+/// Refuses an arena in which the threads' requests could lock each other out.
+fn check_capacity(options: &Options, units: &[Unit]) -> Result<(), Failure> {
+    let largest = units.iter().map(|unit| unit.object.bytes()).max().unwrap_or(0);
+    // Each thread may hold room for a whole request; twice that leaves space for gaps.
+    let needed = 2 * largest * REQUEST * options.threads;
+    if options.capacity >= needed {
+        return Ok(());
+    }
+    let (needed, largest) = (report::size(needed), report::size(largest));
+    Err(Failure::Input(format!(
+        "--capacity: {} threads, and programs of up to {largest}, need {needed} at least",
+        options.threads
+    )))
+}
+
+/// Lets the threads run for as long as asked for, and looks at the arena just before they stop.
+fn call_programs(
+    options: &Options,
+    arena: &CodeArena,
+    cache: &Cache<'_>,
+    units: &[Unit],
+    tally: &Tally,
+) -> Result<Snapshot, Failure> {
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let watch = scope.spawn(|| {
+            watch(options.run_time, tally, &stop);
+            let snapshot = Snapshot::take(arena);
+            stop.store(true, Ordering::Relaxed);
+            snapshot
+        });
+        let work = |number| {
+            let worker = Worker::new(number, options, cache, units, tally);
+            // A thread that gives up takes the others with it.
+            worker.and_then(|worker| worker.work(&stop)).inspect_err(|_| stop.store(true, Ordering::Relaxed))
+        };
+        workload::on_threads(options.threads, work)?;
+        watch.join().map_err(|_| Failure::Run("the thread that watches panicked".to_owned()))
+    })
+}
+
+/// Shows how things go until time is up or the threads have stopped.
+fn watch(run_time: Duration, tally: &Tally, stop: &AtomicBool) {
+    let bar = bar("running   [{bar:40}] {msg}");
+    bar.set_length(run_time.as_millis() as u64);
+    let start = Instant::now();
+    while start.elapsed() < run_time && !stop.load(Ordering::Relaxed) {
+        thread::sleep(Duration::from_millis(50));
+        bar.set_position(start.elapsed().as_millis() as u64);
+        bar.set_message(format!("{} calls, {} functions published", tally.calls.get(), tally.functions.get()));
+    }
+    bar.finish_and_clear();
+}
+
+/// Once everything is dropped nothing may be left, neither live nor resident.
+fn check_empty(arena: &CodeArena) -> Result<(), Failure> {
+    let trimmed = arena.trim().map_err(|error| Failure::Run(format!("cannot trim: {error}")))?;
+    let stats = arena.stats();
+    if stats.live_blocks != 0 || stats.pending_bytes != 0 || stats.resident_bytes != 0 {
+        return Err(Failure::Run(format!("not all memory came back: {stats}")));
+    }
+    println!("all dropped: {} given back to the system, nothing left", report::size(trimmed));
+    Ok(())
+}
+
+/// A progress bar; it is silent if standard error is not a terminal.
+fn bar(template: &str) -> ProgressBar {
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(0).with_style(style.progress_chars("=> "))
+}

@@ -1,0 +1,85 @@
+//! Drives Cranelift: a program in, an object out.
+
+use cranelift_codegen::Context;
+use cranelift_codegen::FinalizedMachReloc;
+use cranelift_codegen::FinalizedRelocTarget;
+use cranelift_codegen::binemit::Reloc;
+use cranelift_codegen::control::ControlPlane;
+use cranelift_codegen::ir::{ExternalName, Function, UserExternalName, UserFuncName};
+use cranelift_codegen::isa::OwnedTargetIsa;
+use cranelift_codegen::settings::{self, Configurable};
+use cranelift_frontend::FunctionBuilderContext;
+
+use super::lower::{lower_entry, lower_function};
+use super::{Object, Piece, Relocation, RelocationKind};
+use crate::language::ast::Program;
+
+/// Compiles programs for the machine it runs on. Each thread has its own; the buffers inside are reused.
+pub(crate) struct Compiler {
+    isa: OwnedTargetIsa,
+    context: Context,
+    builder_context: FunctionBuilderContext,
+}
+
+impl Compiler {
+    /// Fails where Cranelift does not support the host.
+    pub(crate) fn for_host() -> Result<Self, String> {
+        let mut flags = settings::builder();
+        for (name, value) in [("opt_level", "speed"), ("enable_verifier", "false")] {
+            flags.set(name, value).map_err(|error| error.to_string())?;
+        }
+        let isa =
+            cranelift_native::builder()?.finish(settings::Flags::new(flags)).map_err(|error| error.to_string())?;
+        Ok(Self { isa, context: Context::new(), builder_context: FunctionBuilderContext::new() })
+    }
+
+    pub(crate) fn compile(&mut self, program: &Program) -> Result<Object, String> {
+        let mut pieces = Vec::with_capacity(program.functions.len() + 1);
+        for (index, function) in program.functions.iter().enumerate() {
+            self.begin(index);
+            lower_function(&mut self.context.func, &mut self.builder_context, &*self.isa, program, function);
+            pieces.push(self.finish(format!("{}::{}", program.name.text, function.name.text))?);
+        }
+        self.begin(pieces.len());
+        lower_entry(&mut self.context.func, &mut self.builder_context, &*self.isa, program);
+        pieces.push(self.finish(format!("{}::(entry)", program.name.text))?);
+        Ok(Object { pieces })
+    }
+
+    fn begin(&mut self, piece: usize) {
+        self.context.clear();
+        self.context.func.name = UserFuncName::user(0, piece as u32);
+    }
+
+    /// Compiles the function in the context.
+    fn finish(&mut self, name: String) -> Result<Piece, String> {
+        let compiled = self
+            .context
+            .compile(&*self.isa, &mut ControlPlane::default())
+            .map_err(|error| format!("{name}: {}", error.inner))?;
+        let bytes = compiled.code_buffer().to_vec();
+        let align = compiled.buffer.alignment as usize;
+        let found = compiled.buffer.relocs().to_vec();
+        let relocations = found
+            .iter()
+            .map(|reloc| relocation(&self.context.func, reloc))
+            .collect::<Result<_, _>>()
+            .map_err(|error| format!("{name}: {error}"))?;
+        Ok(Piece { name, bytes, align, relocations })
+    }
+}
+
+/// Translates what Cranelift leaves open into what the linker knows.
+fn relocation(function: &Function, reloc: &FinalizedMachReloc) -> Result<Relocation, String> {
+    let kind = match reloc.kind {
+        Reloc::X86CallPCRel4 => RelocationKind::X86Relative32,
+        Reloc::Arm64Call => RelocationKind::Arm64Call,
+        Reloc::RiscvCallPlt => RelocationKind::RiscvCall,
+        other => return Err(format!("relocations of kind {other} are not supported by this example")),
+    };
+    let FinalizedRelocTarget::ExternalName(ExternalName::User(name)) = reloc.target else {
+        return Err(format!("calls something outside of the program: {:?}", reloc.target));
+    };
+    let UserExternalName { index, .. } = function.params.user_named_funcs()[name];
+    Ok(Relocation { offset: reloc.offset as usize, kind, target: index as usize, addend: reloc.addend })
+}

@@ -1,0 +1,131 @@
+//! The command line.
+
+use std::ffi::OsStr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use gaia_jit::WxMode;
+use lexopt::Parser;
+use lexopt::prelude::{Long, Short, Value};
+
+use crate::failure::Failure;
+
+pub(crate) const HELP: &str = "\
+A JIT on an arena that is too small for its programs.
+
+usage: code_cache [options] [FILE]
+
+FILE holds programs in the language of kernels.tiny, which is used without it.
+
+  --mode flip|dual|per-thread   how code gets into executable memory (flip)
+  --functions N     functions in the working set; random ones make up what FILE lacks (12000)
+  --capacity BYTES  size of the arena, with K, M or G if you like (4M)
+  --threads N       threads that run programs (all cores, four at most)
+  --seconds N       how long they run (8)
+  --seed N          for the random programs and the order of calls (1)
+  --recompile N     percentage of cache misses that are compiled anew and compared (1)
+  --svg PATH        where the picture of the arena goes (target/occupancy.svg)
+  --help            this text
+";
+
+pub(crate) struct Options {
+    pub(crate) mode: WxMode,
+    pub(crate) functions: usize,
+    pub(crate) capacity: usize,
+    pub(crate) threads: usize,
+    pub(crate) run_time: Duration,
+    pub(crate) seed: u64,
+    pub(crate) recompile_percent: u8,
+    pub(crate) svg: Option<PathBuf>,
+    pub(crate) file: Option<PathBuf>,
+}
+
+impl Options {
+    fn defaults() -> Self {
+        Self {
+            mode: WxMode::Flip,
+            functions: 12_000,
+            capacity: 4 << 20,
+            threads: std::thread::available_parallelism().map_or(2, |cores| cores.get().min(4)),
+            run_time: Duration::from_secs(8),
+            seed: 1,
+            recompile_percent: 1,
+            svg: None,
+            file: None,
+        }
+    }
+
+    /// `None` if only help was asked for.
+    pub(crate) fn from_command_line() -> Result<Option<Self>, Failure> {
+        parse(Parser::from_env()).map_err(|error| Failure::Input(error.to_string()))
+    }
+}
+
+fn parse(mut parser: Parser) -> Result<Option<Options>, lexopt::Error> {
+    let mut options = Options::defaults();
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Short('h') | Long("help") => return Ok(None),
+            Long(name) => {
+                let name = name.to_owned();
+                let Some(set) = setter(&name) else { return Err(Long(&name).unexpected()) };
+                let value = parser.value()?;
+                set(&mut options, &value)
+                    .map_err(|wrong| lexopt::Error::from(format!("--{name} {}: {wrong}", value.to_string_lossy())))?;
+            }
+            Value(file) if options.file.is_none() => options.file = Some(file.into()),
+            other => return Err(other.unexpected()),
+        }
+    }
+    Ok(Some(options))
+}
+
+/// Takes the value of an option; an error says what is wrong with it.
+type Setter = fn(&mut Options, &OsStr) -> Result<(), String>;
+
+fn setter(name: &str) -> Option<Setter> {
+    Some(match name {
+        "mode" => |options, value| mode(value).map(|mode| options.mode = mode),
+        "functions" => |options, value| number(value, 1, 1_000_000).map(|number| options.functions = number as usize),
+        "capacity" => |options, value| bytes(value).map(|bytes| options.capacity = bytes),
+        "threads" => |options, value| number(value, 1, 256).map(|number| options.threads = number as usize),
+        "seconds" => {
+            |options, value| number(value, 1, 86_400).map(|number| options.run_time = Duration::from_secs(number))
+        }
+        "seed" => |options, value| number(value, 0, u64::MAX).map(|number| options.seed = number),
+        "recompile" => |options, value| number(value, 0, 100).map(|number| options.recompile_percent = number as u8),
+        "svg" => |options, value| {
+            options.svg = Some(value.into());
+            Ok(())
+        },
+        _ => return None,
+    })
+}
+
+fn number(value: &OsStr, least: u64, most: u64) -> Result<u64, String> {
+    match value.to_str().and_then(|text| text.parse().ok()) {
+        Some(number) if (least..=most).contains(&number) => Ok(number),
+        _ => Err(format!("not a number from {least} to {most}")),
+    }
+}
+
+fn mode(value: &OsStr) -> Result<WxMode, String> {
+    match value.to_str() {
+        Some("flip") => Ok(WxMode::Flip),
+        Some("dual") => Ok(WxMode::DualMap),
+        Some("per-thread") => Ok(WxMode::PerThread),
+        _ => Err("the modes are flip, dual and per-thread".to_owned()),
+    }
+}
+
+fn bytes(value: &OsStr) -> Result<usize, String> {
+    let text = value.to_str().unwrap_or_default();
+    let (digits, shift) = match text.char_indices().next_back() {
+        Some((at, 'k' | 'K')) => (&text[..at], 10),
+        Some((at, 'm' | 'M')) => (&text[..at], 20),
+        Some((at, 'g' | 'G')) => (&text[..at], 30),
+        _ => (text, 0),
+    };
+    let number = digits.parse::<usize>().map_err(|_| "not a number of bytes, such as 65536, 512K or 4M")?;
+    number.checked_mul(1 << shift).ok_or_else(|| "more bytes than can be addressed".to_owned())
+}

@@ -1,0 +1,152 @@
+//! What the run shows at its end: a table and a picture.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use comfy_table::{CellAlignment, Table, presets};
+use gaia_jit::{CodeArena, Occupancy, Stats};
+
+use crate::failure::Failure;
+use crate::options::Options;
+use crate::picture;
+use crate::tally::Tally;
+use crate::workload::Unit;
+
+/// The arena as it was while the threads ran.
+pub(crate) struct Snapshot {
+    pub(crate) stats: Stats,
+    occupancy: Occupancy,
+    /// Mappings of the process that lie in the arena, where the system tells.
+    mappings: Option<usize>,
+}
+
+impl Snapshot {
+    pub(crate) fn take(arena: &CodeArena) -> Self {
+        Self { stats: arena.stats(), occupancy: arena.occupancy(), mappings: mappings(arena) }
+    }
+}
+
+/// Counts the lines of `/proc/self/maps` that begin inside the arena.
+fn mappings(arena: &CodeArena) -> Option<usize> {
+    let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
+    let begins = maps.lines().filter_map(|line| usize::from_str_radix(line.split_once('-')?.0, 16).ok());
+    Some(begins.filter(|begin| arena.contains(std::ptr::without_provenance(*begin))).count())
+}
+
+/// Prints the table.
+pub(crate) fn print(options: &Options, units: &[Unit], tally: &Tally, snapshot: &Snapshot) {
+    let functions: usize = units.iter().map(|unit| unit.object.pieces.len()).sum();
+    let bytes: usize = units.iter().map(|unit| unit.object.bytes()).sum();
+    let stats = &snapshot.stats;
+    let per_function = |time: u64, functions: u64| match functions {
+        0 => "n/a".to_owned(),
+        _ => format!("{} ns", time / functions),
+    };
+    let seconds = options.run_time.as_secs().max(1);
+    let published = tally.functions.get();
+    let rows: Vec<(&str, String)> = vec![
+        ("mode, capacity, threads", setting(options)),
+        ("working set", format!("{functions} functions in {} programs, {}", units.len(), size(bytes))),
+        ("calls", format!("{} ({} a second)", grouped(tally.calls.get()), grouped(tally.calls.get() / seconds))),
+        ("mismatches", grouped(tally.mismatches.get())),
+        ("misses", format!("{}, {} compiled anew", grouped(tally.misses.get()), grouped(tally.recompiled.get()))),
+        (
+            "published",
+            format!(
+                "{} functions, {} programs, {}, in {} batches",
+                grouped(published),
+                grouped(tally.programs.get()),
+                size(tally.bytes.get() as usize),
+                grouped(tally.batches.get())
+            ),
+        ),
+        ("published twice at once", format!("{} programs", grouped(tally.duplicates.get()))),
+        (
+            "evicted",
+            format!(
+                "{} functions, {} programs; the arena was full {} times",
+                grouped(tally.evicted_functions.get()),
+                grouped(tally.evicted_programs.get()),
+                grouped(tally.full.get())
+            ),
+        ),
+        ("push, per function", per_function(tally.push_time.get(), published)),
+        ("patching calls, per function", per_function(tally.link_time.get(), published)),
+        ("publish, per function", per_function(tally.publish_time.get(), published)),
+        ("drop, per function", per_function(tally.drop_time.get(), tally.evicted_functions.get())),
+        ("live", format!("{} in {} blocks", size(stats.live_bytes), stats.live_blocks)),
+        ("free, largest hole", format!("{}, {}", size(stats.free_bytes), size(stats.largest_hole))),
+        ("waiting for guards", size(stats.pending_bytes)),
+        ("resident", size(stats.resident_bytes)),
+        ("flips, kernel writes", format!("{}, {}", grouped(stats.flips), grouped(stats.kernel_writes))),
+        ("flushed, barriers", format!("{}, {}", size(stats.flushed_bytes as usize), grouped(stats.barriers))),
+        ("mappings in the arena", snapshot.mappings.map_or("n/a".to_owned(), |count| count.to_string())),
+    ];
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_FULL_CONDENSED);
+    for (name, value) in rows {
+        table.add_row(vec![name.to_owned(), value]);
+    }
+    if let Some(values) = table.column_mut(1) {
+        values.set_cell_alignment(CellAlignment::Right);
+    }
+    println!("{table}");
+}
+
+/// Where the picture goes. Opened before the work begins, so that a bad path is known at once.
+pub(crate) fn open_picture(options: &Options) -> Result<(File, PathBuf), Failure> {
+    let path = match &options.svg {
+        Some(path) => path.clone(),
+        None if Path::new("target").is_dir() => PathBuf::from("target/occupancy.svg"),
+        None => PathBuf::from("occupancy.svg"),
+    };
+    match File::create(&path) {
+        Ok(file) => Ok((file, path)),
+        Err(error) => Err(Failure::Input(format!("{}: {error}", path.display()))),
+    }
+}
+
+/// Draws the picture.
+pub(crate) fn draw(options: &Options, snapshot: &Snapshot, file: File) -> io::Result<()> {
+    let stats = &snapshot.stats;
+    let figures = [
+        format!("{} live in {} blocks", size(stats.live_bytes), stats.live_blocks),
+        format!(
+            "{} free, the largest hole {}; {} waiting for guards; {} resident",
+            size(stats.free_bytes),
+            size(stats.largest_hole),
+            size(stats.pending_bytes),
+            size(stats.resident_bytes)
+        ),
+    ];
+    let title = format!("gaia-jit, a code cache under churn: {}", setting(options));
+    svg::write(file, &picture::draw(&snapshot.occupancy, &title, &figures))
+}
+
+fn setting(options: &Options) -> String {
+    format!("{:?}, {}, {} threads", options.mode, size(options.capacity), options.threads)
+}
+
+/// Bytes in the unit that leaves few digits.
+pub(crate) fn size(bytes: usize) -> String {
+    match bytes {
+        0..=9_999 => format!("{bytes} B"),
+        10_000..=1_048_575 => format!("{:.1} KiB", bytes as f64 / 1024.0),
+        1_048_576..=1_073_741_823 => format!("{:.1} MiB", bytes as f64 / 1_048_576.0),
+        _ => format!("{:.1} GiB", bytes as f64 / 1_073_741_824.0),
+    }
+}
+
+/// A number with commas between its thousands.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
