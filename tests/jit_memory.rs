@@ -12,6 +12,7 @@ fn protection(address: *const u8) -> region::Protection {
 
 /// The example that gaia-jit 0.1.1 published, as it stands.
 #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+#[allow(clippy::undocumented_unsafe_blocks, clippy::multiple_unsafe_ops_per_block, reason = "its text is the test")]
 mod published_example {
     use gaia_jit::JitMemory;
 

@@ -311,7 +311,7 @@ fn a_forked_child_drops_a_whole_arena() {
                 });
                 let own = own.map(|bytes| {
                     bytes.fill(7);
-                    bytes
+                    &*bytes
                 });
                 drop((held.take(), block.take()));
                 assert!(own.is_none_or(|bytes| bytes.iter().all(|byte| *byte == 7)));
