@@ -123,7 +123,7 @@ fn foreign_slots_and_pointers_are_told_apart() {
         let block = one.publish(&asm::constant(3)).unwrap();
         assert!(one.contains(block.as_ptr()) && !other.contains(block.as_ptr()));
         assert!(other.lookup(block.as_ptr()).is_none());
-        for address in [std::ptr::null(), block.as_ptr().wrapping_add(1), &raw const slot as *const u8] {
+        for address in [std::ptr::null(), block.as_ptr().wrapping_add(1), (&raw const slot).cast()] {
             // SAFETY: refused.
             let refused = unsafe { one.from_raw(address) };
             assert!(matches!(refused, Err(Error::NotInArena { .. })));
