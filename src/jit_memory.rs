@@ -6,6 +6,7 @@ use std::ptr::NonNull;
 
 use crate::Error;
 use crate::icache;
+use crate::space::page_set::PageSet;
 use crate::sys::{self, Access, Native, Os, Span};
 use crate::units::round_up;
 
@@ -60,50 +61,10 @@ pub struct JitMemory {
     block: Span,
     len: usize,
     page: usize,
-    pages: PageStates,
-}
-
-/// One bit a page, set while the page is writable; beyond the pages a write has not come to yet, all are.
-struct PageStates {
-    writable: Vec<u64>,
-    /// Pages that may be writable *and* hold code lie in this range.
-    changed: Range<usize>,
-}
-
-impl PageStates {
-    fn new(pages: usize) -> Self {
-        Self { writable: vec![u64::MAX; pages.div_ceil(64)], changed: 0..0 }
-    }
-
-    fn is_writable(&self, page: usize) -> bool {
-        self.writable.get(page / 64).is_some_and(|word| word >> (page % 64) & 1 == 1)
-    }
-
-    fn set(&mut self, pages: Range<usize>, writable: bool) {
-        for page in pages {
-            if let Some(word) = self.writable.get_mut(page / 64) {
-                *word = *word & !(1 << (page % 64)) | u64::from(writable) << (page % 64);
-            }
-        }
-    }
-
-    /// The first run of pages in `within` that are writable, or that are not.
-    fn next_run(&self, within: Range<usize>, writable: bool) -> Option<Range<usize>> {
-        let start = within.clone().find(|&page| self.is_writable(page) == writable)?;
-        let end = (start..within.end).find(|&page| self.is_writable(page) != writable).unwrap_or(within.end);
-        Some(start..end)
-    }
-
-    fn note_change(&mut self, pages: Range<usize>) {
-        if pages.is_empty() {
-            return;
-        }
-        self.changed = if self.changed.is_empty() {
-            pages
-        } else {
-            self.changed.start.min(pages.start)..self.changed.end.max(pages.end)
-        };
-    }
+    /// Pages that are writable, or may be.
+    writable: PageSet,
+    /// Pages written to since they were last executable.
+    changed: PageSet,
 }
 
 impl JitMemory {
@@ -125,7 +86,9 @@ impl JitMemory {
             Some(len) if len <= limit => len,
             _ => return Err(Error::TooLarge { asked: capacity, limit }),
         };
-        Ok(Self { os, block: os.map(len)?, len: 0, page, pages: PageStates::new(len / page) })
+        let pages = len / page;
+        let (writable, changed) = (PageSet::full(pages)?, PageSet::empty(pages)?);
+        Ok(Self { os, block: os.map(len)?, len: 0, page, writable, changed })
     }
 
     /// Appends code; returns the offset it was written to.
@@ -147,17 +110,18 @@ impl JitMemory {
     pub fn write_at(&mut self, offset: usize, code: &[u8]) -> Result<(), Error> {
         let end = offset.checked_add(code.len()).filter(|end| *end <= self.capacity());
         let end = end.ok_or(Error::PastCapacity { offset, len: code.len(), capacity: self.capacity() })?;
-        if !code.is_empty() {
-            let pages = self.pages_of(offset..end);
-            // Noted first: if only some of the pages can be flipped, these must find their way back.
-            self.pages.note_change(pages.clone());
-            self.flip(pages, Access::ReadWrite)?;
-            // SAFETY: `offset` is inside the block.
-            let to = unsafe { self.block.start.add(offset) };
-            // SAFETY: the pages are writable now, `&mut self` keeps every slice of them away, and `code` is elsewhere:
-            // a slice of this block would be borrowed from `self`.
-            unsafe { to.copy_from_nonoverlapping(NonNull::from(code).cast(), code.len()) };
+        if code.is_empty() {
+            return Ok(());
         }
+        let pages = self.pages_of(offset..end);
+        // Noted first: if only some of the pages can be flipped, these must find their way back.
+        self.changed.insert(pages.clone());
+        self.make_pages_writable(pages)?;
+        // SAFETY: `offset` is inside the block.
+        let to = unsafe { self.block.start.add(offset) };
+        // SAFETY: the pages are writable now, `&mut self` keeps every slice of them away, and `code` is elsewhere: a
+        // slice of this block would be borrowed from `self`.
+        unsafe { to.copy_from_nonoverlapping(NonNull::from(code).cast(), code.len()) };
         self.len = self.len.max(end);
         Ok(())
     }
@@ -168,14 +132,17 @@ impl JitMemory {
     /// # Errors
     /// [`Error::OperatingSystem`] if the system refuses; it can be tried again.
     pub fn make_executable(&mut self) -> Result<*const u8, Error> {
-        let changed = self.pages.changed.clone();
-        if !changed.is_empty() {
-            self.flip(changed.clone(), Access::ReadExecute)?;
-            let (start, end) = (changed.start * self.page, (changed.end * self.page).min(self.len));
-            // SAFETY: inside the block, which is mapped and readable.
-            unsafe { icache::flush(self.as_ptr().wrapping_add(start), end.saturating_sub(start)) };
+        let mut flushed = false;
+        while let Some(pages) = self.changed.first_run() {
+            self.make_pages_executable(pages.clone())?;
+            let start = self.as_ptr().wrapping_add(pages.start * self.page);
+            // SAFETY: whole pages of the block, which is mapped and readable.
+            unsafe { icache::flush(start, pages.len() * self.page) };
+            self.changed.remove(pages);
+            flushed = true;
+        }
+        if flushed {
             icache::sync_cores();
-            self.pages.changed = 0..0;
         }
         Ok(self.as_ptr())
     }
@@ -186,8 +153,8 @@ impl JitMemory {
     /// [`Error::OperatingSystem`] if the system refuses.
     pub fn make_writable(&mut self) -> Result<(), Error> {
         let pages = self.pages_of(0..self.len);
-        self.pages.note_change(pages.clone());
-        self.flip(pages, Access::ReadWrite)
+        self.changed.insert(pages.clone());
+        self.make_pages_writable(pages)
     }
 
     /// The code at `offset` as a function pointer, after making the block executable if it is not.
@@ -217,6 +184,8 @@ impl JitMemory {
             return Err(Error::PastCapacity { offset, len: 1, capacity: self.len });
         }
         let base = self.make_executable()?;
+        // A gap that a write left before it was not written to itself.
+        self.make_pages_executable(self.pages_of(offset..offset + 1))?;
         // SAFETY: passed on to the caller.
         Ok(unsafe { crate::entry::cast(base.wrapping_add(offset)) })
     }
@@ -266,21 +235,36 @@ impl JitMemory {
         bytes.start / self.page..bytes.end.div_ceil(self.page)
     }
 
-    /// Gives `pages` this access, those that do not have it yet, in as few calls as they have runs.
-    fn flip(&mut self, pages: Range<usize>, access: Access) -> Result<(), Error> {
-        let writable = access == Access::ReadWrite;
-        let mut rest = pages;
-        while let Some(run) = self.pages.next_run(rest.clone(), !writable) {
-            // SAFETY: the pages are inside the block.
-            let start = unsafe { self.block.start.add(run.start * self.page) };
-            let span = Span { start, len: run.len() * self.page };
-            // SAFETY: whole pages of the block. Threads that run code there are the caller's to keep away: calling
-            // into the block is unsafe, and says so.
-            unsafe { self.os.protect(span, access)? };
-            self.pages.set(run.clone(), writable);
-            rest.start = run.end;
+    /// Makes those of `pages` writable that are not, in as few calls as they have runs.
+    fn make_pages_writable(&mut self, pages: Range<usize>) -> Result<(), Error> {
+        let mut from = pages.start;
+        while let Some(run) = self.writable.next_run(from..pages.end, false) {
+            from = run.end;
+            // Even if it fails some pages may be writable: the system changes one mapping after another.
+            self.writable.insert(run.clone());
+            self.flip(run, Access::ReadWrite)?;
         }
         Ok(())
+    }
+
+    /// Makes those of `pages` executable that are not, in as few calls as they have runs.
+    fn make_pages_executable(&mut self, pages: Range<usize>) -> Result<(), Error> {
+        let mut from = pages.start;
+        while let Some(run) = self.writable.next_run(from..pages.end, true) {
+            from = run.end;
+            self.flip(run.clone(), Access::ReadExecute)?;
+            self.writable.remove(run);
+        }
+        Ok(())
+    }
+
+    fn flip(&self, pages: Range<usize>, access: Access) -> Result<(), Error> {
+        // SAFETY: the pages are inside the block.
+        let start = unsafe { self.block.start.add(pages.start * self.page) };
+        let span = Span { start, len: pages.len() * self.page };
+        // SAFETY: whole pages of the block. Threads that run code there are the caller's to keep away: calling into the
+        // block is unsafe, and says so.
+        Ok(unsafe { self.os.protect(span, access) }?)
     }
 }
 

@@ -134,4 +134,19 @@ fn an_empty_block_can_be_made_executable_and_an_empty_write_is_nothing() {
     assert_eq!(jit.make_executable().unwrap(), jit.as_ptr());
     jit.make_writable().unwrap();
     assert_eq!(jit.write_at(jit.capacity(), &[]).ok(), Some(()));
+    assert!(jit.is_empty());
+    assert!(matches!(jit.write_at(jit.capacity() + 1, &[]), Err(Error::PastCapacity { .. })));
+}
+
+/// What a write far beyond the end leaves between is empty, but it can be entered like everything else.
+#[test]
+fn a_gap_is_executable_when_it_is_entered() {
+    let page = region::page::size();
+    let mut jit = JitMemory::new(8 * page).unwrap();
+    jit.write_at(5 * page, &asm::constant(5)).unwrap();
+    // SAFETY: not called.
+    let gap = unsafe { jit.entry::<extern "C" fn()>(page) }.unwrap();
+    assert_eq!(protection(gap as *const u8), region::Protection::READ_EXECUTE);
+    assert_eq!(protection(jit.as_ptr()), region::Protection::READ_WRITE, "nothing was written there");
+    assert_eq!(call_at(jit.as_ptr().wrapping_add(5 * page)), 5);
 }

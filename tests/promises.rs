@@ -22,6 +22,17 @@ fn mappings(start: usize, len: usize) -> Vec<String> {
     maps.lines().filter_map(parse).collect()
 }
 
+/// Bytes of memory behind `len` bytes at `base`.
+#[cfg(target_os = "linux")]
+fn resident(base: usize, len: usize) -> usize {
+    let page = region::page::size();
+    let mut pages = vec![0u8; len / page];
+    // SAFETY: the arena's address space is mapped, and there is a byte for each page.
+    let got = unsafe { libc::mincore(std::ptr::without_provenance_mut(base), len, pages.as_mut_ptr()) };
+    assert_eq!(got, 0);
+    pages.iter().filter(|page| **page & 1 == 1).count() * page
+}
+
 /// Promise 1: never writable and executable at once, whatever is going on.
 #[test]
 #[cfg(target_os = "linux")]
@@ -345,13 +356,14 @@ fn trimmed_pages_hold_no_memory() {
         let arena = CodeArena::builder().mode(mode).capacity(4 << 20).build().unwrap();
         let mut blocks: Vec<_> = (0..1_000).map(|n| arena.publish(&asm::padded(n, 2_000)).unwrap()).collect();
         let base = blocks.iter().map(|b| b.as_ptr().addr()).min().unwrap();
-        let resident = || {
-            let mut pages = vec![0u8; (4 << 20) / page];
-            // SAFETY: the arena's address space is mapped, and there is a byte for each page.
-            let got = unsafe { libc::mincore(std::ptr::without_provenance_mut(base), 4 << 20, pages.as_mut_ptr()) };
-            assert_eq!(got, 0);
-            pages.iter().filter(|page| **page & 1 == 1).count() * page
-        };
+        let resident = || resident(base, 4 << 20);
+        assert_eq!(resident(), arena.stats().resident_bytes, "{mode:?}");
+        // What a batch opened ahead and did not use holds no memory, and is not counted.
+        let mut batch = arena.batch();
+        for n in 0..700 {
+            batch.push(&asm::padded(n, 1_000)).unwrap();
+        }
+        blocks.extend(batch.publish().unwrap());
         assert_eq!(resident(), arena.stats().resident_bytes, "{mode:?}");
         let survivor = blocks.remove(500);
         drop(blocks);
@@ -388,6 +400,42 @@ fn mappings_stay_few_after_churn() {
             blocks.truncate(30_000);
             arena.trim().unwrap();
         }
+    }
+}
+
+/// Batches that are open at one time, each in pages of its own, leave no trace in the memory map.
+#[test]
+#[cfg(target_os = "linux")]
+fn mappings_merge_again_after_many_open_batches() {
+    for mode in modes() {
+        let arena = CodeArena::builder().mode(mode).capacity(64 << 20).build().unwrap();
+        let first = arena.publish(&asm::constant(0)).unwrap();
+        let mut batches: Vec<_> = (0..30).map(|_| arena.batch()).collect();
+        for (n, batch) in (0..).zip(&mut batches) {
+            batch.reserve(if n == 0 { 2 << 20 } else { 128 << 10 }, 2 << 20).unwrap();
+        }
+        for batch in batches.drain(..).rev() {
+            drop(batch.publish().unwrap());
+        }
+        let count = mappings(first.as_ptr().addr() & !0xfff, 64 << 20).len();
+        assert!(count <= 4, "{mode:?}: {count} mappings");
+        arena.trim().unwrap();
+        assert_eq!(call(&first), 0);
+    }
+}
+
+/// Huge pages bring memory with them that no code was placed in; that goes back as well.
+#[test]
+#[cfg(target_os = "linux")]
+fn trim_takes_huge_pages_whole() {
+    let page = region::page::size();
+    for mode in modes() {
+        let arena = CodeArena::builder().mode(mode).capacity(8 << 20).huge_pages(true).build().unwrap();
+        let blocks: Vec<_> = (0..600).map(|n| arena.publish(&asm::padded(n, page)).unwrap()).collect();
+        let base = blocks[0].as_ptr().addr() & !((2 << 20) - 1);
+        drop(blocks);
+        arena.trim().unwrap();
+        assert_eq!((resident(base, 8 << 20), arena.stats().resident_bytes), (0, 0), "{mode:?}");
     }
 }
 
@@ -627,5 +675,71 @@ fn threads_publish_and_drop_at_once() {
         });
         let stats = arena.stats();
         assert_eq!((stats.live_blocks, stats.free_bytes, stats.largest_hole), (0, 4 << 20, 4 << 20), "{mode:?}");
+    }
+}
+
+/// An observer that panics takes nothing with it: blocks that were to be returned are retired.
+#[test]
+fn a_panicking_observer_leaks_nothing() {
+    struct Panics(AtomicBool);
+    impl gaia_jit::Observer for Panics {
+        fn published(&self, _: &gaia_jit::BlockInfo, _: Option<&str>) {
+            assert!(!self.0.load(Ordering::Relaxed), "as asked for");
+        }
+
+        fn retired(&self, _: &gaia_jit::BlockInfo) {
+            assert!(!self.0.load(Ordering::Relaxed) || thread::panicking(), "as asked for");
+        }
+    }
+    for mode in modes() {
+        let observer = std::sync::Arc::new(Panics(AtomicBool::new(false)));
+        let arena = small(mode).observer(observer.clone()).build().unwrap();
+        let block = arena.publish(&asm::constant(1)).unwrap();
+        let quietly = |body: &mut dyn FnMut()| {
+            assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).is_err());
+        };
+        observer.0.store(true, Ordering::Relaxed);
+        quietly(&mut || drop(arena.publish(&asm::constant(2))));
+        let mut batch = Some(arena.batch());
+        for n in 0..10 {
+            batch.as_mut().unwrap().push(&asm::constant(n)).unwrap();
+        }
+        quietly(&mut || drop(batch.take().unwrap().publish()));
+        let mut block = Some(block);
+        quietly(&mut || drop(block.take()));
+        observer.0.store(false, Ordering::Relaxed);
+        let stats = arena.stats();
+        assert_eq!((stats.live_blocks, stats.free_bytes, stats.largest_hole), (0, 1 << 20, 1 << 20), "{mode:?}");
+    }
+}
+
+/// Space that is held aside for a moment, to be overwritten or trimmed, is not missing.
+#[test]
+fn an_arena_is_not_full_while_others_look_after_its_space() {
+    for mode in modes() {
+        let arena = CodeArena::builder().mode(mode).capacity(64 << 10).poison(true).build().unwrap();
+        let stop = AtomicBool::new(false);
+        thread::scope(|scope| {
+            for trims in [false, true] {
+                let (arena, stop) = (&arena, &stop);
+                scope.spawn(move || {
+                    while !stop.load(Ordering::Relaxed) {
+                        if trims {
+                            arena.trim().unwrap();
+                        } else {
+                            let _ = arena.stats();
+                        }
+                    }
+                });
+            }
+            for n in 0..4_000 {
+                let guard = arena.pin();
+                let block =
+                    arena.publish(&asm::padded(1, 60_000)).unwrap_or_else(|error| panic!("{mode:?} {n}: {error}"));
+                drop(block);
+                drop(guard);
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
     }
 }

@@ -7,18 +7,20 @@
 //! write is cheaper than opening and sealing, from there on dearer.) Without the kernel write all goes to runs.
 
 use std::fmt;
+use std::io;
 use std::marker::PhantomData;
 
 use super::block::CodeBlock;
 use super::code::Code;
-use super::core::{Core, bytes_of, run_of};
+use super::core::{Core, bytes_of};
 use super::lookup::Entry;
+use super::open_run::OpenRun;
 use crate::Error;
 use crate::icache;
 use crate::region::Region;
 use crate::space::Run;
 use crate::sync::{Arc, AtomicU64, Ordering};
-use crate::units::{GRANULE, align_granules, round_up};
+use crate::units::{GRANULE, align_granules};
 
 /// Bytes that a `Flip` batch stages before it opens pages.
 pub(super) const STAGED: usize = 64 << 10;
@@ -68,21 +70,23 @@ pub struct Batch {
     items: Vec<Item>,
     staging: Vec<u8>,
     runs: Vec<OpenRun>,
+    /// There were no whole pages to open: not asked for again.
+    no_pages: bool,
     /// `PerThread` opens a window for one thread.
     _not_send: PhantomData<*mut ()>,
 }
 
-struct Item {
-    run: Run,
-    len: u32,
+pub(super) struct Item {
+    pub(super) run: Run,
+    pub(super) len: u32,
     tag: u64,
     name: Option<Box<str>>,
-    home: Home,
+    pub(super) home: Home,
 }
 
 /// Where an item's bytes are until they are published.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Home {
+pub(super) enum Home {
     /// In the second view.
     View,
     /// In a run of open pages.
@@ -91,21 +95,19 @@ enum Home {
     Staged(usize),
 }
 
-/// Whole pages, open for writing.
-struct OpenRun {
-    run: Run,
-    /// The first granule not handed out.
-    next: u32,
-    /// Skipped for alignment.
-    gaps: Vec<Run>,
-    sealed: bool,
-}
-
 impl Batch {
     pub(crate) fn new(core: Arc<Core>) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        Self { core, id, items: Vec::new(), staging: Vec::new(), runs: Vec::new(), _not_send: PhantomData }
+        Self {
+            core,
+            id,
+            items: Vec::new(),
+            staging: Vec::new(),
+            runs: Vec::new(),
+            no_pages: false,
+            _not_send: PhantomData,
+        }
     }
 
     /// Adds a function. Its bytes can still be changed until the batch is published.
@@ -155,12 +157,14 @@ impl Batch {
         }
     }
 
-    /// The slot's bytes, to write to; empty for a slot of another batch.
+    /// The slot's bytes, to write to; empty for a slot of another batch, and in a forked child, which cannot publish.
     pub fn bytes_mut(&mut self, slot: Slot) -> &mut [u8] {
         let Some(item) = self.items.get(slot.index).filter(|_| slot.batch == self.id) else { return &mut [] };
         let (len, start) = (item.len as usize, bytes_of(item.run).start);
         match item.home {
             Home::Staged(at) => &mut self.staging[at..at + len],
+            // The writable view was not inherited.
+            Home::View if !self.core.region.is_own() => &mut [],
             Home::View | Home::Run => {
                 let at = self.core.region.writable(start);
                 // SAFETY: the granules were placed for this batch alone and are not published, so no other reference
@@ -189,14 +193,16 @@ impl Batch {
         self.core.region.check_own("publish")?;
         let granules = self.core.granules(len)?;
         let align = align_granules(align)?;
+        let fills_holes = self.core.region.fills_holes();
         let (run, home) = if self.core.region.is_dual() {
             (self.place(granules, align)?, Home::View)
-        } else if self.core.region.fills_holes() && self.staging.len() + len <= STAGED {
+        } else if fills_holes && (self.no_pages || self.staging.len() + len <= STAGED) {
             self.stage(granules, align)?
         } else {
             match self.open(granules, align) {
                 // No room for whole pages, or the system is at its limit of mappings: holes may still do.
-                Err(Error::ArenaFull { .. } | Error::OperatingSystem { .. }) if self.core.region.fills_holes() => {
+                Err(error @ (Error::ArenaFull { .. } | Error::OperatingSystem { .. })) if fills_holes => {
+                    self.no_pages = matches!(error, Error::ArenaFull { .. });
                     self.stage(granules, align)?
                 }
                 opened => (opened?, Home::Run),
@@ -224,41 +230,51 @@ impl Batch {
         icache::fill_with_traps(rest);
     }
 
+    /// Granules of this batch's own, in pages that will hold memory.
     fn place(&self, granules: u32, align: u32) -> Result<Run, Error> {
-        let run = self.core.place(granules, align, |_, _| ())?;
-        self.core.grow_to(run).inspect_err(|_| self.core.release([run]))?;
-        Ok(run)
+        self.core.place(granules, align, |books, run| books.pages.touch(run))
     }
 
     fn stage(&mut self, granules: u32, align: u32) -> Result<(Run, Home), Error> {
+        let (at, len) = (self.staging.len(), granules as usize * GRANULE);
+        let refused = |_| Error::OperatingSystem { call: "malloc", source: io::ErrorKind::OutOfMemory.into() };
+        self.staging.try_reserve(len).map_err(refused)?;
         let run = self.place(granules, align)?;
-        let at = self.staging.len();
-        self.staging.resize(at + bytes_of(run).len(), 0);
+        self.staging.resize(at + len, 0);
         Ok((run, Home::Staged(at)))
     }
 
-    /// Takes granules from the last open run, or opens another.
+    /// Takes granules from an open run, or opens another.
     fn open(&mut self, granules: u32, align: u32) -> Result<Run, Error> {
         if let Some(run) = self.runs.last_mut().and_then(|open| open.take(granules, align)) {
             return Ok(run);
         }
-        let page = self.core.region.page_size();
-        let full = |_| Error::TooLarge { asked: usize::MAX, limit: self.core.region.len() };
-        let least = round_up(granules as usize * GRANULE, page).ok_or(()).map_err(full)?;
+        let page = (self.core.region.page_size() / GRANULE) as u32;
+        let least = granules.next_multiple_of(page);
         // Twice the last run: few flips for many functions, little opened in vain for few.
-        let ahead = self.runs.last().map_or(STAGED, |last| 2 * bytes_of(last.run).len()).min(LONGEST_RUN);
-        let align = align.max((page / GRANULE) as u32);
-        let bytes = |bytes: usize| self.place((bytes / GRANULE) as u32, align);
-        let run = match bytes(least.max(round_up(ahead, page).unwrap_or(least))) {
-            Err(Error::ArenaFull { .. }) => bytes(least)?,
-            placed => placed?,
+        let ahead = self.runs.last().map_or(STAGED / GRANULE, |last| 2 * last.run.len() as usize);
+        let ahead = (ahead.min(LONGEST_RUN / GRANULE) as u32).next_multiple_of(page);
+        // Which of the pages come to hold memory is known when the batch is published.
+        let place = |len: u32| self.core.place(len, align.max(page), |_, _| ());
+        let placed = match place(least.max(ahead)) {
+            Err(Error::ArenaFull { .. }) if ahead > least => place(least),
+            placed => placed,
         };
+        let run = match placed {
+            // Earlier runs may have room left that was too small for what came then.
+            Err(full) => return self.runs.iter_mut().rev().find_map(|open| open.take(granules, align)).ok_or(full),
+            Ok(run) => run,
+        };
+        let mut open = OpenRun::new(run);
         // SAFETY: whole pages placed for this batch alone, so without live code.
-        unsafe { self.core.region.open(bytes_of(run)) }.inspect_err(|_| self.core.release([run]))?;
-        let mut open = OpenRun { run, next: run.start, gaps: Vec::new(), sealed: false };
+        if let Err(error) = unsafe { self.core.region.open(bytes_of(run)) } {
+            // Some of the pages may be open.
+            self.core.close(&open);
+            return Err(error);
+        }
         let taken = open.take(granules, 1);
         self.runs.push(open);
-        taken.ok_or(()).map_err(full)
+        taken.ok_or(Error::ZeroSize)
     }
 
     /// Makes all functions executable and returns their blocks, in the order of the slots.
@@ -282,10 +298,15 @@ impl Batch {
         let items = std::mem::take(&mut self.items);
         let runs = std::mem::take(&mut self.runs);
         core.settle(&items, &runs);
-        for (entry, item) in entries.iter().zip(&items) {
-            core.enter(*entry, item.name.as_deref());
+        for entry in &entries {
+            core.lookup.enter(*entry);
         }
-        Ok(entries.into_iter().map(|entry| CodeBlock::new(Arc::clone(&core), entry)).collect())
+        // Owned by blocks from here on, whatever an observer does.
+        let blocks = entries.iter().map(|entry| CodeBlock::new(Arc::clone(&core), *entry)).collect();
+        for (entry, item) in entries.iter().zip(&items) {
+            core.announce(*entry, item.name.as_deref());
+        }
+        Ok(blocks)
     }
 
     /// A slot in the lookup tables for every item, or none for any.
@@ -350,108 +371,17 @@ impl Stretch {
     }
 }
 
-impl OpenRun {
-    fn take(&mut self, granules: u32, align: u32) -> Option<Run> {
-        let start = self.next.checked_next_multiple_of(align)?;
-        let end = start.checked_add(granules).filter(|end| *end <= self.run.end)?;
-        if start > self.next {
-            self.gaps.push(Run { start: self.next, end: start });
-        }
-        self.next = end;
-        Some(Run { start, end })
-    }
-
-    /// What no item took.
-    fn rest(&self) -> impl Iterator<Item = Run> {
-        let tail = Run { start: self.next, end: self.run.end };
-        self.gaps.iter().copied().chain((tail.len() > 0).then_some(tail))
-    }
-}
-
-impl Core {
-    /// The items are live; what their runs have left is free.
-    fn settle(&self, items: &[Item], runs: &[OpenRun]) {
-        let mut books = self.books();
-        for item in items {
-            books.live.add(item.run, item.len);
-        }
-        for run in runs.iter().flat_map(OpenRun::rest) {
-            self.give_back(&mut books, run);
-        }
-        for item in items.iter().filter(|item| item.home == Home::Run) {
-            self.lookup.occupy(item.run);
-        }
-    }
-
-    /// The block can be found from now on.
-    pub(super) fn enter(&self, entry: Entry, name: Option<&str>) {
-        self.lookup.enter(entry);
-        if let Some(observer) = &self.observer {
-            observer.published(&self.info(entry), name);
-        }
-    }
-
-    /// Publishes one function.
-    pub(super) fn publish(self: &Arc<Self>, code: Code<'_>) -> Result<CodeBlock, Error> {
-        let private = !self.region.is_dual();
-        if private && (code.bytes.len() > STAGED || !self.region.fills_holes()) {
-            let mut batch = Batch::new(Arc::clone(self));
-            batch.push(code)?;
-            return batch.publish()?.pop().ok_or(Error::ZeroSize);
-        }
-        self.region.check_own("publish")?;
-        let (granules, align) = (self.granules(code.bytes.len())?, align_granules(code.align)?);
-        let len = code.bytes.len() as u32;
-        let run = self.place(granules, align, |books, run| books.live.add(run, len))?;
-        let placed = self.fill(run, code.bytes);
-        let entry = match placed.and_then(|()| self.lookup.claim(run.start)) {
-            Ok(slot) => Entry { start: run.start, len, tag: code.tag, slot },
-            Err(error) => {
-                let mut books = self.books();
-                books.live.sub(run_of(run.start, len), len);
-                self.give_back(&mut books, run);
-                return Err(error);
-            }
-        };
-        self.enter(entry, code.name);
-        Ok(CodeBlock::new(Arc::clone(self), entry))
-    }
-
-    /// Writes a function to granules placed for it.
-    fn fill(&self, run: Run, code: &[u8]) -> Result<(), Error> {
-        self.grow_to(run)?;
-        let at = bytes_of(run);
-        // SAFETY: granules placed for this call alone, not published yet.
-        unsafe { self.region.write(at.start, code)? };
-        if self.region.is_dual() {
-            let mut traps = [0; GRANULE];
-            icache::fill_with_traps(&mut traps);
-            let padding = &traps[GRANULE - Region::padding(code.len())..];
-            // SAFETY: the rest of the last of these granules.
-            unsafe { self.region.write(at.start + code.len(), padding)? };
-        }
-        self.region.flush(at);
-        self.region.sync_cores();
-        Ok(())
-    }
-}
-
 impl Drop for Batch {
     fn drop(&mut self) {
         if !self.core.region.is_own() {
             return;
         }
-        let mut free: Vec<Run> = self.items.iter().filter(|item| item.home != Home::Run).map(|item| item.run).collect();
-        for open in &self.runs {
-            // SAFETY: opened by this batch, which writes no more; nothing in them was published.
-            if open.sealed || unsafe { self.core.region.seal(bytes_of(open.run)) }.is_ok() {
-                free.push(open.run);
-            } else {
-                self.core.strand(open.run);
-            }
+        if self.items.is_empty() {
+            return;
         }
-        if !free.is_empty() {
-            self.core.release(free);
+        self.core.release(self.items.iter().filter(|item| item.home != Home::Run).map(|item| item.run));
+        for open in &self.runs {
+            self.core.close(open);
         }
     }
 }

@@ -30,7 +30,8 @@ pub(crate) struct Core {
     pub(crate) mode: super::WxMode,
     poison: bool,
     books: Mutex<Books>,
-    /// Held while free space is kept out of the books because the system is being called about it.
+    /// Held while free space is kept out of the books because the system is being called about it. Taken before the
+    /// books, or without them.
     aside: Mutex<()>,
 }
 
@@ -44,6 +45,8 @@ pub(crate) struct Books {
     pub(crate) stranded: Vec<Run>,
     pub(crate) live: Tally,
     pub(crate) waiting: Tally,
+    /// Granules that are free but kept out of the space for a moment, by holders of `aside` or on their way to it.
+    aside: usize,
 }
 
 /// How many blocks, how many bytes of code, how many granules they take.
@@ -76,6 +79,9 @@ pub(crate) struct Pending {
     len: u32,
 }
 
+/// How much is overwritten with traps at a time.
+const PIECE: usize = 4096;
+
 /// Byte offsets of a run.
 pub(crate) fn bytes_of(run: Run) -> std::ops::Range<usize> {
     run.start as usize * GRANULE..run.end as usize * GRANULE
@@ -101,6 +107,7 @@ impl Core {
             stranded: Vec::new(),
             live: Tally::default(),
             waiting: Tally::default(),
+            aside: 0,
         };
         let (lookup, guards) = (Lookup::new(granules)?, Guards::new());
         Ok(Self { region, lookup, guards, observer, mode, poison, books: Mutex::new(books), aside: Mutex::new(()) })
@@ -133,16 +140,22 @@ impl Core {
             return books;
         }
         let due: Vec<Pending> = books.pending.drain(..count).collect();
+        let granules: usize = due.iter().map(|pending| pending.run.len() as usize).sum();
+        books.aside += granules;
         drop(books);
-        let _aside = self.aside.lock();
+        let aside = self.aside.lock();
         let (done, failed): (Vec<_>, Vec<_>) = due.into_iter().partition(|pending| self.fill_with_traps(pending.run));
         let mut books = self.books.lock();
+        books.aside -= granules;
         for pending in done {
             books.waiting.sub(pending.run, pending.len);
             self.give_back(&mut books, pending.run);
         }
-        // What could not be overwritten keeps waiting, and is tried again.
-        books.pending.extend(failed);
+        // What could not be overwritten is tried again.
+        for pending in failed.into_iter().rev() {
+            books.pending.push_front(pending);
+        }
+        drop(aside);
         books
     }
 
@@ -152,10 +165,14 @@ impl Core {
             return true;
         }
         let bytes = bytes_of(run);
-        let mut traps = vec![0; bytes.len()];
+        let mut traps = [0; PIECE];
         icache::fill_with_traps(&mut traps);
-        // SAFETY: the block was retired and every guard older than that is gone: nobody runs or reads it.
-        let written = unsafe { self.region.write(bytes.start, &traps) }.is_ok();
+        let mut pieces = bytes.clone().step_by(PIECE);
+        let written = pieces.all(|at| {
+            let piece = &traps[..PIECE.min(bytes.end - at)];
+            // SAFETY: the block was retired and every guard older than that is gone: nobody runs or reads it.
+            unsafe { self.region.write(at, piece) }.is_ok()
+        });
         self.region.flush(bytes);
         written
     }
@@ -178,15 +195,19 @@ impl Core {
         units::granules(bytes, self.region.len().min(u32::MAX as usize))
     }
 
-    /// Takes `len` granules at a multiple of `align`, committed. `enter` notes them in the books, under the lock.
+    /// Takes `len` granules at a multiple of `align`. `enter` notes them in the books, under the lock.
     pub(crate) fn place(&self, len: u32, align: u32, enter: impl FnOnce(&mut Books, Run)) -> Result<Run, Error> {
         let mut books = self.books();
         let mut found = books.space.alloc(len, align);
-        if found.is_none() {
-            // Not full before what others hold aside is back.
+        // Not full before what others hold aside is back, and what could not be sealed was tried again.
+        while found.is_none() && books.aside > 0 {
             drop(books);
             drop(self.aside.lock());
-            books = self.rescue(self.books());
+            books = self.books();
+            found = books.space.alloc(len, align);
+        }
+        if found.is_none() && !books.stranded.is_empty() {
+            books = self.rescue(books);
             found = books.space.alloc(len, align);
         }
         let Some(run) = found else {
@@ -197,15 +218,9 @@ impl Core {
             });
         };
         self.lookup.occupy(run);
-        books.pages.touch(run);
         enter(&mut books, run);
         drop(books);
         Ok(run)
-    }
-
-    /// Makes sure that a placed run can be used.
-    pub(crate) fn grow_to(&self, run: Run) -> Result<(), Error> {
-        self.region.grow_to(bytes_of(run).end)
     }
 
     /// Tries again to make pages executable that could not be.
@@ -214,16 +229,20 @@ impl Core {
             return books;
         }
         let stranded = std::mem::take(&mut books.stranded);
+        let granules: usize = stranded.iter().map(|run| run.len() as usize).sum();
+        books.aside += granules;
         drop(books);
-        let _aside = self.aside.lock();
+        let aside = self.aside.lock();
         // SAFETY: stranded pages are open, belong to nobody else and hold no live code.
         let seal = |run: &Run| unsafe { self.region.seal(bytes_of(*run)) }.is_ok();
         let (sealed, still): (Vec<_>, Vec<_>) = stranded.into_iter().partition(seal);
         let mut books = self.books.lock();
+        books.aside -= granules;
         for run in sealed {
             self.give_back(&mut books, run);
         }
         books.stranded.extend(still);
+        drop(aside);
         books
     }
 
@@ -239,8 +258,18 @@ impl Core {
             return;
         }
         self.lookup.remove(entry.start, entry.slot);
+        // Also if the observer panics.
+        let _finish = Finish { core: self, entry };
         if let Some(observer) = &self.observer {
             observer.retired(&self.info(entry));
+        }
+    }
+
+    /// The second half of a retirement, after the observer.
+    fn finish(&self, entry: Entry) {
+        if !self.region.is_own() {
+            // The observer forked.
+            return;
         }
         let run = run_of(entry.start, entry.len);
         let free = self.guards.oldest().is_none() && self.fill_with_traps(run);
@@ -263,9 +292,10 @@ impl Core {
         // The pages are taken while the system is called, so that nobody places code in them meanwhile.
         let mut taken = Vec::new();
         let mut from = 0;
-        while let Some(run) = books.pages.next_empty(&books.space, from) {
+        while let Some(run) = books.next_empty(from) {
             books.space.alloc_at(run);
             from = books.pages.of(run).end;
+            books.aside += run.len() as usize;
             taken.push(run);
         }
         drop(books);
@@ -276,11 +306,12 @@ impl Core {
             let mut books = self.books.lock();
             match gone {
                 Ok(()) => {
-                    books.pages.gone(run);
-                    result = result.map(|bytes| bytes + bytes_of(run).len());
+                    let bytes = books.pages.gone(run) * self.region.page_size();
+                    result = result.map(|sum| sum + bytes);
                 }
                 Err(error) => result = result.and(Err(error)),
             }
+            books.aside -= run.len() as usize;
             self.give_back(&mut books, run);
         }
         result
@@ -292,5 +323,32 @@ impl Core {
             len: entry.len as usize,
             tag: entry.tag,
         }
+    }
+}
+
+impl Books {
+    /// The next wholly empty pages, from page `from` on, that are to be trimmed. Where only some of a huge page's pages
+    /// are known to hold memory, the others may hold some too: the empty pages around, as far as a huge page reaches,
+    /// go with them.
+    fn next_empty(&self, from: usize) -> Option<Run> {
+        let run = self.pages.next_empty(&self.space, from)?;
+        let hole = self.space.hole_around(run.start);
+        let page = self.pages.granules();
+        let huge = ((units::MAX_ALIGN / GRANULE) as u32).max(page);
+        let start = (run.start / huge * huge).max(hole.start.next_multiple_of(page)).max(from as u32 * page);
+        let end = run.end.next_multiple_of(huge).min(hole.end / page * page);
+        Some(Run { start: start.min(run.start), end: end.max(run.end) })
+    }
+}
+
+/// Retires the rest of the way when dropped.
+struct Finish<'a> {
+    core: &'a Core,
+    entry: Entry,
+}
+
+impl Drop for Finish<'_> {
+    fn drop(&mut self) {
+        self.core.finish(self.entry);
     }
 }

@@ -136,18 +136,18 @@ impl Lookup {
     /// Finds a slot for a block that begins at `start`, so that entering it cannot fail.
     pub(crate) fn claim(&self, start: u32) -> Result<Slot, Error> {
         let bin = start / BIN;
-        for (index, table) in self.groups.iter().enumerate() {
-            if table.get().is_none() {
-                // Two threads may both make one; the second is dropped untouched.
-                let _ = table.set(Table::new(self.bins)?);
+        loop {
+            for (index, table) in self.groups.iter().enumerate() {
+                if table.get().is_none() {
+                    // Two threads may both make one; the second is dropped untouched.
+                    let _ = table.set(Table::new(self.bins)?);
+                }
+                if let Some(slot) = self.group(index, bin).and_then(Group::claim) {
+                    return Ok(Slot { group: index as u8, slot: slot as u8 });
+                }
             }
-            let Some(group) = self.group(index, bin) else { break };
-            if let Some(slot) = group.claim() {
-                return Ok(Slot { group: index as u8, slot: slot as u8 });
-            }
+            // There are more slots than granules in a bin, so one is free: it came free behind the search.
         }
-        // More blocks in a bin than granules: cannot be.
-        Err(Error::OperatingSystem { call: "claim of a lookup slot", source: std::io::ErrorKind::Other.into() })
     }
 
     /// Gives a claimed slot back unused.

@@ -9,6 +9,8 @@ mod guards;
 mod lookup;
 mod observer;
 mod occupancy;
+mod open_run;
+mod publish;
 mod stats;
 
 use std::fmt;
@@ -37,6 +39,9 @@ pub enum WxMode {
     Flip,
     /// Shared memory mapped twice: executable at one address, writable at another that only the arena knows. No system
     /// calls to publish; the writable view exists as long as the arena does.
+    ///
+    /// A forked child shares the memory: it cannot write to it, but it sees what the parent writes. So it may run a
+    /// block that it inherited only as long as the parent does not drop it; guards of a child are unknown to its parent.
     DualMap,
     /// One address, writable for the writing thread alone: `MAP_JIT` on Apple Silicon, protection keys on x86-64 Linux.
     /// Not supported yet: `build` says so.

@@ -30,10 +30,11 @@ pub struct Stats {
     pub free_bytes: usize,
     /// The largest piece of it.
     pub largest_hole: usize,
-    /// Memory of pages that code was placed in since they were last trimmed.
+    /// Memory of pages that code was placed in since they were last trimmed; without what huge pages bring with them.
     pub resident_bytes: usize,
-    /// Address space made executable so far.
-    pub committed_bytes: usize,
+    /// Whether holes in pages with live code are filled: always in `DualMap`, in `Flip` where the system allows the
+    /// kernel write.
+    pub fills_holes: bool,
     /// Protection changes of runs of pages, as calls.
     pub flips: u64,
     /// Writes through the kernel to executable pages, as calls.
@@ -51,7 +52,7 @@ impl Core {
         let counters = &self.region.counters;
         let mut stats = Stats {
             capacity: self.region.len(),
-            committed_bytes: self.region.committed(),
+            fills_holes: self.region.fills_holes(),
             flips: counters.flips.get(),
             kernel_writes: counters.kernel_writes.get(),
             decommits: counters.decommits.get(),
@@ -90,7 +91,8 @@ impl fmt::Display for Bytes {
 impl fmt::Display for Stats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { live_blocks, pending_blocks, flips, kernel_writes, decommits, barriers, .. } = self;
-        writeln!(f, "capacity   {}, committed {}", Bytes(self.capacity), Bytes(self.committed_bytes))?;
+        let holes = if self.fills_holes { "are filled" } else { "wait for an empty page" };
+        writeln!(f, "capacity   {}; holes {holes}", Bytes(self.capacity))?;
         writeln!(
             f,
             "live       {live_blocks} blocks, {} + {} padding",

@@ -9,17 +9,13 @@ use std::ptr::NonNull;
 
 use crate::Error;
 use crate::icache;
-use crate::sync::{AtomicUsize, Mutex, Ordering};
 use crate::sys::{self, Access, KernelWriter, Os, Span};
-use crate::units::{BRANCH_REACH, GRANULE, MAX_ALIGN, round_up};
+use crate::units::{BRANCH_REACH, GRANULE, MAX_ALIGN};
 
 mod counters;
 mod probe;
 
 pub(crate) use counters::Counters;
-
-/// Private pages are made executable in steps of this many bytes, so that growth costs a call now and then.
-const GROWTH: usize = 2 << 20;
 
 pub(crate) struct Region {
     os: &'static dyn Os,
@@ -38,9 +34,6 @@ enum View {
     Private {
         /// How holes in executable pages are filled, if the system allows it.
         writer: Option<KernelWriter>,
-        /// Bytes, from the start, that have been made executable.
-        committed: AtomicUsize,
-        growing: Mutex<()>,
     },
     Dual {
         writable: Span,
@@ -57,16 +50,13 @@ pub(crate) struct Plan {
 impl Region {
     /// A private region; tried out before it is returned.
     pub(crate) fn private(os: &'static dyn Os, plan: &Plan) -> Result<Self, Error> {
-        let view = View::Private { writer: None, committed: AtomicUsize::new(0), growing: Mutex::new(()) };
-        let mut region = Self::reserve(os, plan, view)?;
+        let mut region = Self::reserve(os, plan, View::Private { writer: None })?;
         if plan.huge_pages {
             // SAFETY: whole pages of the reservation. A refusal leaves small pages: slower, not wrong.
             let _ = unsafe { os.advise_huge(region.span(0..region.len)) };
         }
         let found = probe::private(&region)?;
-        if let View::Private { writer, .. } = &mut region.view {
-            *writer = found;
-        }
+        region.view = View::Private { writer: found };
         Ok(region)
     }
 
@@ -130,7 +120,7 @@ impl Region {
 
     /// Whether bytes can be placed in pages that are executable already.
     pub(crate) fn fills_holes(&self) -> bool {
-        matches!(self.view, View::Dual { .. } | View::Private { writer: Some(_), .. })
+        matches!(self.view, View::Dual { .. } | View::Private { writer: Some(_) })
     }
 
     /// Whether all of the region is writable, at another address.
@@ -170,32 +160,8 @@ impl Region {
         }
     }
 
-    /// Makes sure that everything before `end` is, or can be made, executable.
-    pub(crate) fn grow_to(&self, end: usize) -> Result<(), Error> {
-        let View::Private { committed, growing, .. } = &self.view else { return Ok(()) };
-        if end <= committed.load(Ordering::Acquire) {
-            return Ok(());
-        }
-        let _one_at_a_time = growing.lock();
-        let from = committed.load(Ordering::Acquire);
-        if end > from {
-            let to = round_up(end, GROWTH).unwrap_or(self.len).min(self.len);
-            // SAFETY: whole pages of the reservation past all that was ever used.
-            unsafe { self.os.protect(self.span(from..to), Access::ReadExecute)? };
-            committed.store(to, Ordering::Release);
-        }
-        Ok(())
-    }
-
-    /// Bytes that have been made executable, or could be run.
-    pub(crate) fn committed(&self) -> usize {
-        match &self.view {
-            View::Private { committed, .. } => committed.load(Ordering::Relaxed),
-            View::Dual { .. } => self.len,
-        }
-    }
-
-    /// Opens whole private pages for writing.
+    /// Opens whole private pages for writing. When this fails, some of them may be open all the same: the system
+    /// changes one mapping after another. Seal them before they are used for anything else.
     ///
     /// # Safety
     /// - The pages hold no live code, and belong to the caller until sealed.
@@ -217,9 +183,13 @@ impl Region {
 
     /// Writes `bytes` at `offset` of pages that are executable; no thread is disturbed.
     ///
+    /// A forked child is refused, here once more than where its calls come in: the kernel writer it inherited leads to
+    /// its parent, and the writable view is not there.
+    ///
     /// # Safety
     /// - The bytes are the caller's: inside the region, and nobody runs, reads or writes them meanwhile.
     pub(crate) unsafe fn write(&self, offset: usize, bytes: &[u8]) -> Result<(), Error> {
+        self.check_own("write")?;
         match &self.view {
             View::Dual { writable } => {
                 let to = self.writable_span(*writable, offset..offset + bytes.len()).start;
@@ -227,13 +197,13 @@ impl Region {
                 unsafe { to.copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len()) };
                 Ok(())
             }
-            View::Private { writer: Some(writer), .. } => {
+            View::Private { writer: Some(writer) } => {
                 self.counters.kernel_writes.add(1);
                 // SAFETY: inside the private view; the rest is passed on to the caller.
                 unsafe { self.os.kernel_write(writer, self.span(offset..offset).start, bytes)? };
                 Ok(())
             }
-            View::Private { writer: None, .. } => {
+            View::Private { writer: None } => {
                 Err(Error::unsupported("writing to a page with live code", "the kernel write is refused here"))
             }
         }

@@ -34,7 +34,12 @@ fn stale(mode: &'static str, got: u32) -> Error {
     Error::unsupported(mode, format!("rewritten code ran as {got}: an emulator or sandbox runs stale instructions"))
 }
 
-/// Whether pages can be flipped, and the kernel writer if that works too.
+/// Makes all of a new private region executable, and finds out whether pages can be flipped and holes filled.
+///
+/// The first page is written to while *all* of the region is writable, so that the kernel hangs its bookkeeping of
+/// private memory (on Linux the `anon_vma`, and under strict overcommit the accounting) on the one mapping there is.
+/// Runs that are opened and sealed later inherit it, and merge with their neighbours again; from separate beginnings
+/// they never would, and the number of mappings would grow with the number of batches.
 pub(super) fn private(region: &Region) -> Result<Option<KernelWriter>, Error> {
     let [one, _] = RETURN_1_2;
     let page = 0..region.page;
@@ -42,29 +47,49 @@ pub(super) fn private(region: &Region) -> Result<Option<KernelWriter>, Error> {
         Error::OperatingSystem { call, source } => refusal("Flip")(Refused::new(call, source)),
         other => other,
     };
-    region.grow_to(region.page).map_err(as_refused)?;
     // SAFETY: a new region, nobody else knows it.
-    unsafe { region.open(page.clone()) }.map_err(as_refused)?;
+    if unsafe { region.open(0..region.len) }.is_err() {
+        // Strict overcommit may refuse that much at once: then the first page alone.
+        // SAFETY: as above.
+        unsafe { region.seal(0..region.len) }.map_err(as_refused)?;
+        // SAFETY: as above.
+        unsafe { region.open(page.clone()) }.map_err(as_refused)?;
+    }
     // SAFETY: the page is open, and larger than the function.
     unsafe { region.writable(0).copy_from_nonoverlapping(std::ptr::NonNull::from(one).cast(), one.len()) };
     // SAFETY: opened above, and written to no more.
-    unsafe { region.seal(page.clone()) }.map_err(as_refused)?;
+    unsafe { region.seal(0..region.len) }.map_err(as_refused)?;
     // SAFETY: the function was written whole to the page.
     let got = unsafe { run(region, one.len()) };
     if got != 1 {
         return Err(stale("Flip", got));
     }
-    let writer = kernel_writer(region);
+    let writer = kernel_writer(region)?;
+    // Locked memory stays, and is used for the first code.
     // SAFETY: the page is still nobody else's.
-    unsafe { region.decommit(page) }.map_err(as_refused)?;
+    let _ = unsafe { region.decommit(page) };
     Ok(writer)
 }
 
-/// The kernel writer, if what it writes is what runs. Any doubt counts as refused.
-fn kernel_writer(region: &Region) -> Option<KernelWriter> {
+/// The kernel writer, if what it writes is what runs. Any doubt counts as refused; but want of descriptors or memory
+/// is an error, as it passes, and an arena without the kernel writer stays without.
+fn kernel_writer(region: &Region) -> Result<Option<KernelWriter>, Error> {
+    match region.os.open_kernel_writer() {
+        Ok(writer) => Ok(try_out(region, writer)),
+        Err(refused) if PASSING.contains(&refused.source.raw_os_error().unwrap_or(0)) => Err(refused.into()),
+        Err(_) => Ok(None),
+    }
+}
+
+/// Errors that say nothing about what the system allows.
+#[cfg(unix)]
+const PASSING: &[i32] = &[libc::EMFILE, libc::ENFILE, libc::ENOMEM];
+#[cfg(not(unix))]
+const PASSING: &[i32] = &[];
+
+fn try_out(region: &Region, writer: KernelWriter) -> Option<KernelWriter> {
     let [one, two] = RETURN_1_2;
     let at = region.span(0..0).start;
-    let writer = region.os.open_kernel_writer().ok()?;
     // Reading is harmless wherever it leads; under an emulator these may be the wrong memory's addresses.
     let mut seen = vec![0; one.len()];
     region.os.kernel_read(&writer, at, &mut seen).ok()?;
@@ -88,6 +113,8 @@ pub(super) fn dual(region: &Region) -> Result<(), Error> {
             return Err(stale("DualMap", got));
         }
     }
+    // Locked memory stays, and is used for the first code.
     // SAFETY: the page is still nobody else's.
-    unsafe { region.decommit(0..region.page) }
+    let _ = unsafe { region.decommit(0..region.page) };
+    Ok(())
 }

@@ -28,6 +28,7 @@
 
 mod bins;
 pub(crate) mod bitmap;
+pub(crate) mod page_set;
 pub(crate) mod pages;
 #[cfg(test)]
 mod tests;
@@ -41,6 +42,8 @@ use crate::Error;
 const BIN: usize = 256;
 /// How many bins are tried for a tighter fit than the one that is sure.
 const TRIES: usize = 8;
+/// How many bins are looked at for a figure.
+const MANY: usize = 256;
 
 /// A half-open run of granules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -132,13 +135,14 @@ impl Space {
         Run::from_bits(start, end)
     }
 
-    /// The largest hole, in granules.
+    /// The largest hole, in granules. Where more than [`MANY`] bins share the largest class, the largest of that many of
+    /// them, so less than a sixteenth short at the most.
     pub(crate) fn largest_hole(&self) -> u32 {
         let Some(class) = self.bins.largest() else { return 0 };
         if u32::from(class) < EXACT {
             return u32::from(class);
         }
-        self.bins.of_class(class).flat_map(|bin| self.holes(bin)).map(Run::len).max().unwrap_or(0)
+        self.bins.of_class(class).take(MANY).flat_map(|bin| self.holes(bin)).map(Run::len).max().unwrap_or(0)
     }
 
     /// Whether granules `from..to` are all free.

@@ -39,11 +39,18 @@ impl Pages {
         self.resident.set(pages.start, pages.end);
     }
 
-    /// The memory of these whole pages went back to the system.
-    pub(crate) fn gone(&mut self, run: Run) {
+    /// The memory of these whole pages went back to the system; returns how many were resident.
+    pub(crate) fn gone(&mut self, run: Run) -> usize {
         let pages = self.of(run);
-        self.count -= pages.clone().filter(|&page| self.resident.get(page)).count();
+        let count = pages.clone().filter(|&page| self.resident.get(page)).count();
+        self.count -= count;
         self.resident.clear(pages.start, pages.end);
+        count
+    }
+
+    /// Granules in a page.
+    pub(crate) fn granules(&self) -> u32 {
+        self.granules
     }
 
     /// The first run, at or behind page `from`, of resident pages that are wholly free in `space`; in granules.

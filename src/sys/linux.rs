@@ -22,6 +22,9 @@ pub(crate) struct KernelWriter(File);
 #[derive(Debug)]
 pub(crate) struct SharedMemory(File);
 
+/// From the kernel's `asm-generic/mman-common.h`; the `libc` crate has it for some targets only.
+const MADV_DONTNEED_LOCKED: libc::c_int = 24;
+
 impl Os for Native {
     fn map(&self, len: usize) -> Result<Span> {
         unix::map(len)
@@ -38,7 +41,10 @@ impl Os for Native {
 
     unsafe fn decommit(&self, span: Span) -> Result<()> {
         // SAFETY: passed on to the caller, who needs the contents no more.
-        unsafe { unix::advise(span, libc::MADV_DONTNEED) }
+        let given = unsafe { unix::advise(span, libc::MADV_DONTNEED) };
+        // Pages of a process that locks its memory; known since kernel 5.18.
+        // SAFETY: as above.
+        given.or_else(|refused| unsafe { unix::advise(span, MADV_DONTNEED_LOCKED) }.map_err(|_| refused))
     }
 
     unsafe fn release(&self, span: Span) -> Result<()> {

@@ -1,8 +1,8 @@
 //! Mappings that the system would not take back yet.
 //!
 //! At the kernel's limit of mappings `munmap` can fail: taking a piece out of a mapping that was merged with its
-//! neighbours would make one more. The memory is given back all the same, and the address range waits here; each later
-//! release tries again, so nothing is ever forgotten.
+//! neighbours would make one more. The memory is given back all the same, and the address range waits here; later
+//! releases try again, each a range or two, so nothing is ever forgotten.
 
 use super::{Os, Span, generation};
 use crate::sync::{AtomicUsize, Mutex, Ordering};
@@ -33,20 +33,33 @@ pub(crate) unsafe fn release_or_park(os: &'static dyn Os, span: Span) {
     // If even that is refused, the memory stays with its address range, to be released with it.
     // SAFETY: passed on to the caller; a mapping that is being released is needed by nobody.
     let _ = unsafe { os.decommit(span) };
-    PARKED.lock().push(Parked { span, os, owner: generation() });
-    COUNT.fetch_add(1, Ordering::Relaxed);
+    park(Parked { span, os, owner: generation() });
 }
 
+/// Tries the span that was parked last, and a second if that went: each release makes up for more than one, and no
+/// release pays for all.
 fn retry() {
-    let mine = generation();
-    PARKED.lock().retain(|parked| {
-        // SAFETY: a parked span is a whole mapping that its owner gave up; it is removed here once released.
-        let gone = parked.owner == mine && unsafe { parked.os.release(parked.span) }.is_ok();
-        if gone {
-            COUNT.fetch_sub(1, Ordering::Relaxed);
+    for _ in 0..2 {
+        // Another thread is at it, or (in a child forked meanwhile) will never be done.
+        let Some(mut parked) = PARKED.try_lock() else { return };
+        let mine = generation();
+        if parked.last().is_none_or(|last| last.owner != mine) {
+            return;
         }
-        !gone
-    });
+        let Some(last) = parked.pop() else { return };
+        COUNT.fetch_sub(1, Ordering::Relaxed);
+        drop(parked);
+        // SAFETY: a parked span is a whole mapping that its owner gave up; it is on the list no more.
+        if unsafe { last.os.release(last.span) }.is_err() {
+            park(last);
+            return;
+        }
+    }
+}
+
+fn park(parked: Parked) {
+    PARKED.lock().push(parked);
+    COUNT.fetch_add(1, Ordering::Relaxed);
 }
 
 /// Bytes of address space that wait to be released.

@@ -52,18 +52,23 @@ fn reserve_at(hint: usize, len: usize, flags: libc::c_int) -> Result<Span> {
 
 pub(super) fn reserve(len: usize, within: Option<Range<usize>>, no_replace: libc::c_int) -> Result<Span> {
     let Some(within) = within else { return reserve_at(0, len, 0) };
-    for start in candidates(len, &within)? {
-        // Another thread may have taken the gap; then the next one serves.
-        if let Ok(span) = reserve_at(start, len, no_replace) {
-            if within.start <= span.address() && span.address() + len <= within.end {
-                return Ok(span);
+    // Another thread may take a gap before we do; then the next one serves, or another look at them all.
+    for _ in 0..4 {
+        for start in candidates(len, &within)? {
+            if let Ok(span) = reserve_at(start, len, no_replace) {
+                if within.start <= span.address() && span.address() + len <= within.end {
+                    return Ok(span);
+                }
+                // SAFETY: mapped just now and given to nobody.
+                unsafe { release(span)? };
             }
-            // SAFETY: mapped just now and given to nobody.
-            unsafe { release(span)? };
         }
     }
     Err(Refused::new("mmap", io::ErrorKind::AddrNotAvailable.into()))
 }
+
+/// How far from other mappings a reservation stays where it can choose.
+const MARGIN: usize = if cfg!(target_pointer_width = "64") { 256 << 20 } else { 8 << 20 };
 
 /// Where in the gaps between mappings `len` bytes could go, those nearest to the middle of `within` first.
 fn candidates(len: usize, within: &Range<usize>) -> Result<Vec<usize>> {
@@ -78,9 +83,11 @@ fn candidates(len: usize, within: &Range<usize>) -> Result<Vec<usize>> {
     let middle = low + (high - low) / 2;
     let mut found = Vec::new();
     let mut gap = |start: usize, end: usize| {
-        if end.saturating_sub(start) >= len {
-            found.push(middle.saturating_sub(len / 2).clamp(start, end - len) & !(page - 1));
-        }
+        let Some(spare) = end.checked_sub(start).and_then(|size| size.checked_sub(len)) else { return };
+        // Away from what is mapped, if there is room: it may be a heap or a stack, and want to grow.
+        let margin = (spare / 2).min(MARGIN);
+        let start_at = middle.saturating_sub(len / 2).clamp(start + margin, end - len - margin);
+        found.push(start_at & !(page - 1));
     };
     let mut at = low;
     let mapped = region::query_range(std::ptr::without_provenance::<u8>(low), high - low).map_err(refused)?;

@@ -99,7 +99,14 @@ impl Os for Faulty {
     }
 
     unsafe fn protect(&self, span: Span, access: Access) -> Result<()> {
-        self.enter(if access == Access::ReadWrite { "open" } else { "seal" })?;
+        if let Err(refused) = self.enter(if access == Access::ReadWrite { "open" } else { "seal" }) {
+            // The worst refusal: the system changes one mapping after another, and half of them were.
+            let half = Span { len: (span.len / 2) & !(self.page_size() - 1), ..span };
+            if half.len > 0 {
+                unsafe { Native.protect(half, access)? };
+            }
+            return Err(refused);
+        }
         unsafe { Native.protect(span, access) }
     }
 

@@ -1,0 +1,132 @@
+//! The floors: bare system calls, and copying into memory that is there already.
+
+use std::io;
+use std::ptr::NonNull;
+
+use anyhow::{Context, Result};
+
+use super::{Bulk, Store};
+
+pub const SYSCALLS: &str = "bare mmap per function";
+pub const COPY_WARM: &str = "floor: copy to populated huge pages, mprotect";
+pub const COPY_FRESH: &str = "floor: mmap, populate huge pages, copy, mprotect";
+
+const HUGE: usize = 2 << 20;
+pub const READ_WRITE: libc::c_int = libc::PROT_READ | libc::PROT_WRITE;
+pub const READ_EXECUTE: libc::c_int = libc::PROT_READ | libc::PROT_EXEC;
+
+pub fn page_size() -> usize {
+    // SAFETY: a question without side effects.
+    usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
+}
+
+fn check(result: libc::c_int, call: &'static str) -> Result<()> {
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()).context(call) }
+}
+
+/// Private anonymous memory, unmapped on drop.
+#[derive(Debug)]
+pub struct Mapping {
+    start: NonNull<u8>,
+    len: usize,
+}
+
+impl Mapping {
+    pub fn new(len: usize, protection: libc::c_int) -> Result<Self> {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        // SAFETY: a new mapping at an address of the system's choice.
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), len, protection, flags, -1, 0) };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error()).context("mmap");
+        }
+        Ok(Self { start: NonNull::new(start.cast()).context("mmap returned null")?, len })
+    }
+
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.start.as_ptr()
+    }
+
+    pub fn protect(&self, protection: libc::c_int) -> Result<()> {
+        // SAFETY: a whole mapping of our own, whose users know of the change.
+        check(unsafe { libc::mprotect(self.as_ptr().cast(), self.len, protection) }, "mprotect")
+    }
+
+    fn advise(&self, advice: libc::c_int, call: &'static str) -> Result<()> {
+        // SAFETY: as for `protect`.
+        check(unsafe { libc::madvise(self.as_ptr().cast(), self.len, advice) }, call)
+    }
+
+    /// Writes `code` at `offset`; the memory is writable.
+    #[inline]
+    pub fn write(&mut self, offset: usize, code: &[u8]) {
+        assert!(offset + code.len() <= self.len, "past the end of a mapping");
+        // SAFETY: inside the mapping, as just checked.
+        let to = unsafe { self.start.add(offset) };
+        // SAFETY: inside the mapping, which this `&mut` alone uses, and `code` is elsewhere.
+        unsafe { to.copy_from_nonoverlapping(NonNull::from(code).cast(), code.len()) };
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: a mapping of our own that nobody uses any more. A failure leaks memory of a benchmark.
+        let _ = unsafe { libc::munmap(self.as_ptr().cast(), self.len) };
+    }
+}
+
+/// A mapping for each function: mmap, copy, mprotect; munmap.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Syscalls;
+
+impl Store for Syscalls {
+    type Block = Mapping;
+
+    fn publish(&mut self, code: &[u8]) -> Result<Mapping> {
+        let mut block = Mapping::new(code.len().next_multiple_of(4096), READ_WRITE)?;
+        block.write(0, code);
+        block.protect(READ_EXECUTE)?;
+        Ok(block)
+    }
+
+    fn retire(&mut self, block: Mapping) -> Result<()> {
+        drop(block);
+        Ok(())
+    }
+
+    fn address(&self, block: &Mapping) -> *const u8 {
+        block.as_ptr()
+    }
+}
+
+/// Copies all functions into populated huge pages, 16-byte aligned, and makes them executable with one call.
+pub struct PopulatedCopy {
+    memory: Mapping,
+    start: usize,
+}
+
+impl PopulatedCopy {
+    pub fn new(sizes: &[u16]) -> Result<Self> {
+        let len = sizes.iter().map(|&size| usize::from(size).next_multiple_of(16)).sum::<usize>();
+        let memory = Mapping::new(len.next_multiple_of(HUGE) + HUGE, READ_WRITE)?;
+        // A kernel without huge pages has a slower floor.
+        let _ = memory.advise(libc::MADV_HUGEPAGE, "madvise(MADV_HUGEPAGE)");
+        memory.advise(libc::MADV_POPULATE_WRITE, "madvise(MADV_POPULATE_WRITE)")?;
+        let start = memory.as_ptr().align_offset(HUGE);
+        Ok(Self { memory, start })
+    }
+}
+
+impl Bulk for PopulatedCopy {
+    fn load(&mut self, sizes: &[u16], source: &[u8]) -> Result<()> {
+        let mut at = self.start;
+        for &size in sizes {
+            self.memory.write(at, &source[..usize::from(size)]);
+            at += usize::from(size).next_multiple_of(16);
+        }
+        self.memory.protect(READ_EXECUTE)
+    }
+
+    fn empty(&mut self) -> Result<()> {
+        self.memory.protect(READ_WRITE)
+    }
+}
