@@ -61,8 +61,10 @@ pub struct JitMemory {
     block: Span,
     len: usize,
     page: usize,
-    /// Pages that are writable, or may be.
+    /// Pages that are writable, and pages that are executable. After a call that failed some are in neither: the system
+    /// changes one mapping after another, and may stop between.
     writable: PageSet,
+    executable: PageSet,
     /// Pages written to since they were last executable.
     changed: PageSet,
 }
@@ -87,8 +89,8 @@ impl JitMemory {
             _ => return Err(Error::TooLarge { asked: capacity, limit }),
         };
         let pages = len / page;
-        let (writable, changed) = (PageSet::full(pages)?, PageSet::empty(pages)?);
-        Ok(Self { os, block: os.map(len)?, len: 0, page, writable, changed })
+        let (writable, executable, changed) = (PageSet::full(pages)?, PageSet::empty(pages)?, PageSet::empty(pages)?);
+        Ok(Self { os, block: os.map(len)?, len: 0, page, writable, executable, changed })
     }
 
     /// Appends code; returns the offset it was written to.
@@ -235,25 +237,22 @@ impl JitMemory {
         bytes.start / self.page..bytes.end.div_ceil(self.page)
     }
 
-    /// Makes those of `pages` writable that are not, in as few calls as they have runs.
+    /// Makes those of `pages` writable that are not surely so, in as few calls as they have runs.
     fn make_pages_writable(&mut self, pages: Range<usize>) -> Result<(), Error> {
-        let mut from = pages.start;
-        while let Some(run) = self.writable.next_run(from..pages.end, false) {
-            from = run.end;
-            // Even if it fails some pages may be writable: the system changes one mapping after another.
-            self.writable.insert(run.clone());
-            self.flip(run, Access::ReadWrite)?;
+        while let Some(run) = self.writable.next_run(pages.clone(), false) {
+            self.executable.remove(run.clone());
+            self.flip(run.clone(), Access::ReadWrite)?;
+            self.writable.insert(run);
         }
         Ok(())
     }
 
-    /// Makes those of `pages` executable that are not, in as few calls as they have runs.
+    /// Makes those of `pages` executable that are not surely so, in as few calls as they have runs.
     fn make_pages_executable(&mut self, pages: Range<usize>) -> Result<(), Error> {
-        let mut from = pages.start;
-        while let Some(run) = self.writable.next_run(from..pages.end, true) {
-            from = run.end;
+        while let Some(run) = self.executable.next_run(pages.clone(), false) {
+            self.writable.remove(run.clone());
             self.flip(run.clone(), Access::ReadExecute)?;
-            self.writable.remove(run);
+            self.executable.insert(run);
         }
         Ok(())
     }

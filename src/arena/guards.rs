@@ -69,9 +69,9 @@ impl Drop for Guard<'_> {
     }
 }
 
-/// Orders the store to a slot before all later loads. On x86 the locked instruction that took the slot is a full
-/// barrier already (Intel SDM volume 3, "Memory Ordering"), and a fence beside it would double the cost.
-fn fence_after_locked_store() {
+/// A sequentially consistent fence right after an atomic read-modify-write. On x86 that is a locked instruction, and so
+/// a full barrier already (Intel SDM volume 3, "Memory Ordering"); a fence beside it would only cost.
+pub(super) fn fence_after_rmw() {
     if cfg!(all(any(target_arch = "x86", target_arch = "x86_64"), not(miri))) {
         std::sync::atomic::compiler_fence(Ordering::SeqCst);
     } else {
@@ -112,7 +112,7 @@ impl Guards {
                     slots.used.fetch_max(index + 1, Ordering::SeqCst);
                 }
                 if slot.compare_exchange(0, epoch, Ordering::SeqCst, Ordering::Relaxed).is_ok() {
-                    fence_after_locked_store();
+                    fence_after_rmw();
                     return Guard { slot };
                 }
             }
@@ -120,9 +120,10 @@ impl Guards {
         }
     }
 
-    /// The epoch of the oldest guard; `None` without guards.
+    /// The epoch of the oldest guard; `None` without guards. To be called right after an atomic read-modify-write (of
+    /// the lock, of a lookup slot) on this thread.
     pub(crate) fn oldest(&self) -> Option<u64> {
-        fence(Ordering::SeqCst);
+        fence_after_rmw();
         let taken = self.slots.chain().flat_map(|slots| &slots.slots[..slots.used.load(Ordering::Relaxed)]);
         taken.map(|Slot(slot)| slot.load(Ordering::Acquire)).filter(|&epoch| epoch != 0).min()
     }

@@ -196,24 +196,26 @@ impl Lookup {
 
     /// The block that begins last in `bin`, at or before granule `at` of it; `Some(None)` if it was retired meanwhile.
     fn last_start(&self, bin: u32, at: u32) -> Option<Option<Entry>> {
-        let mut best: Option<(u64, usize, usize)> = None;
+        // Key, group and slot of the last start, in one number that compares by key.
+        let mut best = 0;
         for index in 0..GROUPS {
             let Some(group) = self.group(index, bin) else { break };
             let head = group.head.load(Ordering::Acquire);
-            let mut keys = head;
             for slot in 0..SLOTS {
-                let key = keys & KEY_MASK;
-                keys >>= 8;
-                if key >= 0x80 && key <= u64::from(0x80 | at) && best.is_none_or(|(most, ..)| key > most) {
-                    best = Some((key, index, slot));
-                }
+                let key = head >> (8 * slot) & KEY_MASK;
+                // Without a branch: which of the slots it is cannot be predicted.
+                let counts = u64::from(key >= 0x80) & u64::from(key <= u64::from(0x80 | at));
+                best = best.max(counts * (key << 16 | (index << 8 | slot) as u64));
             }
             if head & MORE == 0 {
                 break;
             }
         }
-        let (key, index, slot) = best?;
-        Some(self.read(bin, (key & 0x7f) as u32, index, slot))
+        if best == 0 {
+            return None;
+        }
+        let (start, index, slot) = (best >> 16 & 0x7f, best >> 8 & 0xff, best & 0xff);
+        Some(self.read(bin, start as u32, index as usize, slot as usize))
     }
 
     fn read(&self, bin: u32, start: u32, index: usize, slot: usize) -> Option<Entry> {

@@ -10,10 +10,12 @@ use crate::sync::{AtomicU64, Ordering};
 use crate::table::Table;
 
 /// Deep enough for 2^30 bits.
-const MAX_LEVELS: usize = 5;
+const MAX_SUMMARIES: usize = 4;
 
 pub(crate) struct Bitmap {
-    levels: [Option<Table<AtomicU64>>; MAX_LEVELS],
+    words: Table<AtomicU64>,
+    /// Bit `i` of the first: word `i` has a bit set; of the second: word `i` of the first has; and so on.
+    summaries: [Option<Table<AtomicU64>>; MAX_SUMMARIES],
     len: usize,
 }
 
@@ -29,30 +31,34 @@ const fn mask(from: usize, to: usize) -> u64 {
 impl Bitmap {
     /// `len` clear bits.
     pub(crate) fn new(len: usize) -> Result<Self, Error> {
-        let mut levels = [const { None }; MAX_LEVELS];
-        let mut bits = len.max(1);
-        for level in &mut levels {
-            bits = bits.div_ceil(64);
-            *level = Some(Table::new(bits)?);
+        let words = Table::new(len.div_ceil(64).max(1))?;
+        let mut summaries = [const { None }; MAX_SUMMARIES];
+        let mut bits = words.len();
+        for level in &mut summaries {
             if bits == 1 {
                 break;
             }
+            bits = bits.div_ceil(64);
+            *level = Some(Table::new(bits)?);
         }
         debug_assert!(bits == 1, "too many bits for the levels");
-        Ok(Self { levels, len })
+        Ok(Self { words, summaries, len })
     }
 
     fn level(&self, level: usize) -> Option<&[AtomicU64]> {
-        self.levels.get(level)?.as_deref()
+        match level.checked_sub(1) {
+            None => Some(&self.words),
+            Some(summary) => self.summaries.get(summary)?.as_deref(),
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
         self.len
     }
 
-    /// Word `index` of the lowest level: bits `64 * index ..`; zero past the end.
+    /// Word `index`: bits `64 * index ..`; zero past the end.
     pub(crate) fn word(&self, index: usize) -> u64 {
-        self.level(0).and_then(|words| words.get(index)).map_or(0, load)
+        self.words.get(index).map_or(0, load)
     }
 
     pub(crate) fn get(&self, bit: usize) -> bool {
@@ -68,9 +74,10 @@ impl Bitmap {
         let Some(words) = self.level(level).filter(|_| from < to) else { return };
         let (first, last) = (from / 64, (to - 1) / 64);
         let mut summary_stale = false;
+        let mut from = from % 64;
         for (index, word) in words.iter().enumerate().take(last + 1).skip(first) {
-            let bits =
-                mask(if index == first { from % 64 } else { 0 }, if index == last { (to - 1) % 64 + 1 } else { 64 });
+            let bits = mask(from, if index == last { (to - 1) % 64 + 1 } else { 64 });
+            from = 0;
             let old = load(word);
             word.store(old | bits, Ordering::Relaxed);
             summary_stale |= old == 0;
@@ -88,9 +95,10 @@ impl Bitmap {
     fn clear_at(&self, level: usize, from: usize, to: usize) {
         let Some(words) = self.level(level).filter(|_| from < to) else { return };
         let (first, last) = (from / 64, (to - 1) / 64);
+        let mut from = from % 64;
         for (index, word) in words.iter().enumerate().take(last + 1).skip(first) {
-            let bits =
-                mask(if index == first { from % 64 } else { 0 }, if index == last { (to - 1) % 64 + 1 } else { 64 });
+            let bits = mask(from, if index == last { (to - 1) % 64 + 1 } else { 64 });
+            from = 0;
             word.store(load(word) & !bits, Ordering::Relaxed);
         }
         // Only the outermost words can still have bits, from outside the range.
@@ -102,7 +110,23 @@ impl Bitmap {
 
     /// The first set bit at or after `from`. For the writer only.
     pub(crate) fn next_set(&self, from: usize) -> Option<usize> {
-        let (mut level, mut at) = (0, from);
+        // Mostly in the same word or the one behind it.
+        let index = from / 64;
+        let rest = self.word(index) & (u64::MAX << (from % 64));
+        if rest != 0 {
+            return Some(index * 64 + rest.trailing_zeros() as usize);
+        }
+        let next = self.word(index + 1);
+        if next != 0 {
+            return Some((index + 1) * 64 + next.trailing_zeros() as usize);
+        }
+        self.far_next_set(index + 2)
+    }
+
+    /// The first set bit in word `word` or behind it.
+    #[cold]
+    fn far_next_set(&self, word: usize) -> Option<usize> {
+        let (mut level, mut at) = (1, word);
         // Up until a word has a set bit at or after the place looked at ...
         let mut found = loop {
             let words = self.level(level)?;

@@ -189,22 +189,32 @@ impl Space {
 
     /// The smallest hole beginning in `bin` that has room, and the place in it.
     fn tightest(&self, bin: usize, len: u32, align: u32) -> Option<(Run, Run)> {
-        self.holes(bin).filter_map(|hole| Some((hole.fit(len, align)?, hole))).min_by_key(|(_, hole)| hole.len())
+        let mut best: Option<(Run, Run)> = None;
+        for hole in self.holes(bin) {
+            if hole.len() >= len && best.is_none_or(|(_, tightest)| hole.len() < tightest.len()) {
+                if let Some(run) = hole.fit(len, align) {
+                    best = Some((run, hole));
+                }
+            }
+        }
+        best
     }
 
     /// The holes that begin in `bin`, in order; the last may end beyond it.
-    fn holes(&self, bin: usize) -> impl Iterator<Item = Run> + '_ {
-        let end = ((bin + 1) * BIN).min(self.taken.len());
-        let mut at = bin * BIN;
-        // A hole running in from the bin before begins there.
-        if at > 0 && !self.taken.get(at - 1) {
-            at = self.next_taken(at);
+    fn holes(&self, bin: usize) -> Holes<'_> {
+        let mut free = std::array::from_fn(|word| !self.taken.word(bin * WORDS + word));
+        let end = (bin + 1) * BIN;
+        if end > self.taken.len() {
+            // The last bin may be cut short; what is missing counts as taken.
+            for (word, bits) in free.iter_mut().enumerate() {
+                let there = self.taken.len().saturating_sub(bin * BIN + word * 64).min(64);
+                *bits &= if there == 0 { 0 } else { u64::MAX >> (64 - there) };
+            }
         }
-        std::iter::from_fn(move || {
-            let start = self.next_free(at, end)?;
-            at = self.next_taken(start);
-            Some(Run::from_bits(start, at))
-        })
+        let begin = bin * BIN;
+        // A hole running in from the bin before begins there.
+        let runs_in = begin > 0 && !self.taken.get(begin - 1);
+        Holes::new(self, begin, free, runs_in)
     }
 
     fn next_taken(&self, from: usize) -> usize {
@@ -244,4 +254,60 @@ impl Space {
 
 fn bin_of(granule: u32) -> usize {
     granule as usize / BIN
+}
+
+/// Words of bits for a bin.
+const WORDS: usize = BIN / 64;
+
+/// Goes through the holes that begin in one bin, edge by edge.
+struct Holes<'a> {
+    space: &'a Space,
+    begin: usize,
+    /// A bit for each granule where a hole begins, and for each where one has ended.
+    starts: [u64; WORDS],
+    ends: [u64; WORDS],
+}
+
+impl<'a> Holes<'a> {
+    fn new(space: &'a Space, begin: usize, free: [u64; WORDS], runs_in: bool) -> Self {
+        let (mut starts, mut ends) = ([0; WORDS], [0; WORDS]);
+        let mut before = u64::from(runs_in);
+        for word in 0..WORDS {
+            let shifted = free[word] << 1 | before;
+            before = free[word] >> 63;
+            starts[word] = free[word] & !shifted;
+            ends[word] = !free[word] & shifted;
+        }
+        let mut holes = Self { space, begin, starts, ends };
+        if runs_in {
+            // The first end is that of a hole that began before.
+            take_lowest(&mut holes.ends);
+        }
+        holes
+    }
+}
+
+/// Takes the lowest set bit out.
+fn take_lowest(words: &mut [u64; WORDS]) -> Option<usize> {
+    for (index, word) in words.iter_mut().enumerate() {
+        if *word != 0 {
+            let bit = word.trailing_zeros() as usize;
+            *word &= *word - 1;
+            return Some(index * 64 + bit);
+        }
+    }
+    None
+}
+
+impl Iterator for Holes<'_> {
+    type Item = Run;
+
+    fn next(&mut self) -> Option<Run> {
+        let start = self.begin + take_lowest(&mut self.starts)?;
+        let end = match take_lowest(&mut self.ends) {
+            Some(end) => self.begin + end,
+            None => self.space.next_taken((self.begin + BIN).min(self.space.taken.len())),
+        };
+        Some(Run::from_bits(start, end))
+    }
 }
