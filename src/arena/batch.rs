@@ -13,7 +13,6 @@ use std::marker::PhantomData;
 use super::block::CodeBlock;
 use super::code::Code;
 use super::core::{Core, bytes_of};
-use super::lookup::Entry;
 use super::open_run::OpenRun;
 use crate::Error;
 use crate::icache;
@@ -79,7 +78,7 @@ pub struct Batch {
 pub(super) struct Item {
     pub(super) run: Run,
     pub(super) len: u32,
-    tag: u64,
+    pub(super) tag: u64,
     name: Option<Box<str>>,
     pub(super) home: Home,
 }
@@ -232,7 +231,10 @@ impl Batch {
 
     /// Granules of this batch's own, in pages that will hold memory.
     fn place(&self, granules: u32, align: u32) -> Result<Run, Error> {
-        self.core.place(granules, align, |books, run| books.pages.touch(run))
+        self.core.place(granules, align, |books, run| {
+            books.pages.touch(run);
+            Ok(run)
+        })
     }
 
     fn stage(&mut self, granules: u32, align: u32) -> Result<(Run, Home), Error> {
@@ -255,7 +257,7 @@ impl Batch {
         let ahead = self.runs.last().map_or(STAGED / GRANULE, |last| 2 * last.run.len() as usize);
         let ahead = (ahead.min(LONGEST_RUN / GRANULE) as u32).next_multiple_of(page);
         // Which of the pages come to hold memory is known when the batch is published.
-        let place = |len: u32| self.core.place(len, align.max(page), |_, _| ());
+        let place = |len: u32| self.core.place(len, align.max(page), |_, run| Ok(run));
         let placed = match place(least.max(ahead)) {
             Err(Error::ArenaFull { .. }) if ahead > least => place(least),
             placed => placed,
@@ -287,43 +289,17 @@ impl Batch {
         if self.items.is_empty() {
             return Ok(Vec::new());
         }
-        let entries = self.claim()?;
-        if let Err(error) = self.make_executable() {
-            for entry in entries {
-                core.lookup.unclaim(entry.start, entry.slot);
-            }
-            return Err(error);
-        }
+        self.make_executable()?;
+        let entries = core.settle(&self.items, &self.runs)?;
         // From here on nothing fails.
         let items = std::mem::take(&mut self.items);
-        let runs = std::mem::take(&mut self.runs);
-        core.settle(&items, &runs);
-        for entry in &entries {
-            core.lookup.enter(*entry);
-        }
+        self.runs.clear();
         // Owned by blocks from here on, whatever an observer does.
         let blocks = entries.iter().map(|entry| CodeBlock::new(Arc::clone(&core), *entry)).collect();
         for (entry, item) in entries.iter().zip(&items) {
             core.announce(*entry, item.name.as_deref());
         }
         Ok(blocks)
-    }
-
-    /// A slot in the lookup tables for every item, or none for any.
-    fn claim(&self) -> Result<Vec<Entry>, Error> {
-        let mut entries: Vec<Entry> = Vec::with_capacity(self.items.len());
-        for &Item { run, len, tag, .. } in &self.items {
-            match self.core.lookup.claim(run.start) {
-                Ok(slot) => entries.push(Entry { start: run.start, len, tag, slot }),
-                Err(error) => {
-                    for entry in entries {
-                        self.core.lookup.unclaim(entry.start, entry.slot);
-                    }
-                    return Err(error);
-                }
-            }
-        }
-        Ok(entries)
     }
 
     fn make_executable(&mut self) -> Result<(), Error> {

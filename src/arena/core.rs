@@ -195,8 +195,14 @@ impl Core {
         units::granules(bytes, self.region.len().min(u32::MAX as usize))
     }
 
-    /// Takes `len` granules at a multiple of `align`. `enter` notes them in the books, under the lock.
-    pub(crate) fn place(&self, len: u32, align: u32, enter: impl FnOnce(&mut Books, Run)) -> Result<Run, Error> {
+    /// Takes `len` granules at a multiple of `align`. `enter` notes them in the books, under the lock; if it fails they
+    /// are free again.
+    pub(crate) fn place<T>(
+        &self,
+        len: u32,
+        align: u32,
+        enter: impl FnOnce(&mut Books, Run) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         let mut books = self.books();
         let mut found = books.space.alloc(len, align);
         // Not full before what others hold aside is back, and what could not be sealed was tried again.
@@ -218,9 +224,7 @@ impl Core {
             });
         };
         self.lookup.occupy(run);
-        enter(&mut books, run);
-        drop(books);
-        Ok(run)
+        enter(&mut books, run).inspect_err(|_| self.give_back(&mut books, run))
     }
 
     /// Tries again to make pages executable that could not be.
@@ -257,11 +261,12 @@ impl Core {
             // A child leaves its copy of the books alone: it may not even be able to take the lock.
             return;
         }
-        self.lookup.remove(entry.start, entry.slot);
-        // Also if the observer panics.
-        let _finish = Finish { core: self, entry };
         if let Some(observer) = &self.observer {
+            // Also if the observer panics, the rest is done.
+            let _finish = Finish { core: self, entry };
             observer.retired(&self.info(entry));
+        } else {
+            self.finish(entry);
         }
     }
 
@@ -272,15 +277,19 @@ impl Core {
             return;
         }
         let run = run_of(entry.start, entry.len);
-        let free = self.guards.oldest().is_none() && self.fill_with_traps(run);
         let mut books = self.books.lock();
+        self.lookup.remove(entry);
         books.live.sub(run, entry.len);
-        if free {
+        if !self.poison && self.guards.oldest().is_none() {
             self.give_back(&mut books, run);
-        } else {
-            let epoch = self.guards.next_epoch();
-            books.waiting.add(run, entry.len);
-            books.pending.push_back(Pending { epoch, run, len: entry.len });
+            return;
+        }
+        let epoch = self.guards.next_epoch();
+        books.waiting.add(run, entry.len);
+        books.pending.push_back(Pending { epoch, run, len: entry.len });
+        if self.poison {
+            // Overwrites it now, if it need not wait.
+            drop(self.reclaim(books));
         }
     }
 

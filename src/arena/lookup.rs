@@ -17,9 +17,13 @@
 //! the lookup, and there was a moment when no block covered the address: `None` is a right answer. Nothing is retried
 //! and nothing is locked; the steps are bounded by the number of groups in a bin and of words in the bitmap.
 //!
-//! Bits of the bitmap change under the arena's lock, as space is taken and given back: a bin's bit is set when a block
-//! is placed at its beginning there, and cleared when all of the bin is free again. So it is clear for every bin that a
-//! large block covers beyond its first. It may stay set where only the tail of a block lies; then the search goes on.
+//! All writing is done under the arena's lock, with plain loads and stores. A bin's bit in the bitmap is set when a
+//! block is placed at its beginning there, and cleared when all of the bin is free again. So it is clear for every bin
+//! that a large block covers beyond its first. It may stay set where only the tail of a block lies; then the search goes
+//! on.
+//!
+//! A block is entered as its space is placed, a moment before its bytes are there: nobody has its address yet, and no
+//! second round of the lock is needed.
 
 use crate::Error;
 use crate::space::Run;
@@ -54,10 +58,6 @@ const GROUPS: usize = (BIN as usize).div_ceil(SLOTS);
 
 /// In the last byte of a head: this bin has a further group.
 const MORE: u64 = 1 << 63;
-/// In a head: slot `i` belongs to a block that is live, or about to be.
-const fn claimed(slot: usize) -> u64 {
-    1 << (56 + slot)
-}
 /// In byte `i` of a head: a live block begins at this granule of the bin.
 const fn key(start: u32, slot: usize) -> u64 {
     (0x80 | (start % BIN) as u64) << (8 * slot)
@@ -133,49 +133,43 @@ impl Lookup {
         self.occupied.clear(first as usize, end as usize);
     }
 
-    /// Finds a slot for a block that begins at `start`, so that entering it cannot fail.
-    pub(crate) fn claim(&self, start: u32) -> Result<Slot, Error> {
+    /// Makes a block findable. Under the arena's lock.
+    pub(crate) fn enter(&self, start: u32, len: u32, tag: u64) -> Result<Entry, Error> {
         let bin = start / BIN;
-        loop {
-            for (index, table) in self.groups.iter().enumerate() {
-                if table.get().is_none() {
-                    // Two threads may both make one; the second is dropped untouched.
+        for (index, table) in self.groups.iter().enumerate() {
+            let group = match self.group(index, bin) {
+                Some(group) => group,
+                None => {
+                    // A few times in the life of an arena.
                     let _ = table.set(Table::new(self.bins)?);
+                    let Some(group) = self.group(index, bin) else { break };
+                    group
                 }
-                if let Some(slot) = self.group(index, bin).and_then(Group::claim) {
-                    return Ok(Slot { group: index as u8, slot: slot as u8 });
-                }
-            }
-            // There are more slots than granules in a bin, so one is free: it came free behind the search.
+            };
+            let head = group.head.load(Ordering::Relaxed);
+            let free = (0..SLOTS).find(|slot| head >> (8 * slot) & KEY_MASK == 0);
+            let Some((slot, record)) = free.and_then(|slot| Some((slot, group.records.get(slot)?))) else {
+                group.head.store(head | MORE, Ordering::Relaxed);
+                continue;
+            };
+            let generation = (record.state.load(Ordering::Relaxed) >> (LEN_BITS + START_BITS)) + 1;
+            // A reader that sees the new tag sees, behind its own fence, at least this state, and gives up.
+            record.state.store(state(generation, start, 0), Ordering::Relaxed);
+            fence(Ordering::Release);
+            record.tag.store(tag, Ordering::Relaxed);
+            record.state.store(state(generation, start, len), Ordering::Release);
+            group.head.store(head | key(start, slot), Ordering::Release);
+            return Ok(Entry { start, len, tag, slot: Slot { group: index as u8, slot: slot as u8 } });
         }
+        // More blocks in a bin than granules: cannot be.
+        Err(Error::OperatingSystem { call: "entry of a block", source: std::io::ErrorKind::Other.into() })
     }
 
-    /// Gives a claimed slot back unused.
-    pub(crate) fn unclaim(&self, start: u32, slot: Slot) {
-        if let Some(group) = self.group(slot.group.into(), start / BIN) {
-            group.head.fetch_and(!claimed(slot.slot.into()), Ordering::Release);
-        }
-    }
-
-    /// Makes the block findable.
-    pub(crate) fn enter(&self, entry: Entry) {
-        let (bin, slot) = (entry.start / BIN, usize::from(entry.slot.slot));
-        let Some(group) = self.group(entry.slot.group.into(), bin) else { return };
-        let Some(record) = group.records.get(slot) else { return };
-        let generation = (record.state.load(Ordering::Relaxed) >> (LEN_BITS + START_BITS)) + 1;
-        // A reader that sees the new tag sees, behind its own fence, at least this state, and gives up.
-        record.state.store(state(generation, entry.start, 0), Ordering::Relaxed);
-        fence(Ordering::Release);
-        record.tag.store(entry.tag, Ordering::Relaxed);
-        record.state.store(state(generation, entry.start, entry.len), Ordering::Release);
-        group.head.fetch_or(key(entry.start, slot), Ordering::Release);
-    }
-
-    /// Makes the block unfindable and its slot free.
-    pub(crate) fn remove(&self, start: u32, slot: Slot) {
-        if let Some(group) = self.group(slot.group.into(), start / BIN) {
-            let slot = usize::from(slot.slot);
-            group.head.fetch_and(!(KEY_MASK << (8 * slot) | claimed(slot)), Ordering::Release);
+    /// Makes a block unfindable and its slot free. Under the arena's lock.
+    pub(crate) fn remove(&self, entry: Entry) {
+        if let Some(group) = self.group(entry.slot.group.into(), entry.start / BIN) {
+            let head = group.head.load(Ordering::Relaxed);
+            group.head.store(head & !(KEY_MASK << (8 * entry.slot.slot)), Ordering::Release);
         }
     }
 
@@ -229,22 +223,5 @@ impl Lookup {
             return None;
         }
         Some(Entry { start: bin * BIN + start, len, tag, slot: Slot { group: index as u8, slot: slot as u8 } })
-    }
-}
-
-impl Group {
-    fn claim(&self) -> Option<usize> {
-        let mut head = self.head.load(Ordering::Relaxed);
-        loop {
-            let slot = (0..SLOTS).find(|&slot| head & claimed(slot) == 0);
-            let new = head | slot.map_or(MORE, claimed);
-            if new == head {
-                return None;
-            }
-            match self.head.compare_exchange_weak(head, new, Ordering::AcqRel, Ordering::Relaxed) {
-                Ok(_) => return slot,
-                Err(now) => head = now,
-            }
-        }
     }
 }

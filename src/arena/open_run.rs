@@ -20,7 +20,7 @@ impl OpenRun {
 
     /// Hands out granules, from where it left off.
     pub(super) fn take(&mut self, granules: u32, align: u32) -> Option<Run> {
-        let start = self.next.checked_next_multiple_of(align)?;
+        let start = self.next.checked_add(align - 1)? & !(align - 1);
         let end = start.checked_add(granules).filter(|end| *end <= self.run.end)?;
         if start > self.next {
             self.gaps.push(Run { start: self.next, end: start });

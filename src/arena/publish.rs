@@ -14,9 +14,20 @@ use crate::sync::Arc;
 use crate::units::{GRANULE, align_granules};
 
 impl Core {
-    /// The items are live; what their runs have left is free.
-    pub(super) fn settle(&self, items: &[Item], runs: &[OpenRun]) {
+    /// The items are live, and what their runs have left is free; or, if the tables for that cannot be had, nothing has
+    /// changed.
+    pub(super) fn settle(&self, items: &[Item], runs: &[OpenRun]) -> Result<Vec<Entry>, Error> {
+        let mut entries: Vec<Entry> = Vec::with_capacity(items.len());
         let mut books = self.books();
+        for item in items {
+            match self.lookup.enter(item.run.start, item.len, item.tag) {
+                Ok(entry) => entries.push(entry),
+                Err(error) => {
+                    entries.into_iter().for_each(|entry| self.lookup.remove(entry));
+                    return Err(error);
+                }
+            }
+        }
         for item in items {
             books.live.add(item.run, item.len);
         }
@@ -27,6 +38,14 @@ impl Core {
             self.lookup.occupy(item.run);
             books.pages.touch(item.run);
         }
+        Ok(entries)
+    }
+
+    /// Tells the observer of a block.
+    pub(super) fn announce(&self, entry: Entry, name: Option<&str>) {
+        if let Some(observer) = &self.observer {
+            observer.published(&self.info(entry), name);
+        }
     }
 
     /// Makes pages that hold nothing published executable again and gives them back, or keeps them until that works.
@@ -36,13 +55,6 @@ impl Core {
             self.release([open.run]);
         } else {
             self.strand(open.run);
-        }
-    }
-
-    /// Tells the observer of a block.
-    pub(super) fn announce(&self, entry: Entry, name: Option<&str>) {
-        if let Some(observer) = &self.observer {
-            observer.published(&self.info(entry), name);
         }
     }
 
@@ -57,21 +69,20 @@ impl Core {
         self.region.check_own("publish")?;
         let (granules, align) = (self.granules(code.bytes.len())?, align_granules(code.align)?);
         let len = code.bytes.len() as u32;
-        let run = self.place(granules, align, |books, run| {
+        let entry = self.place(granules, align, |books, run| {
+            let entry = self.lookup.enter(run.start, len, code.tag)?;
             books.live.add(run, len);
             books.pages.touch(run);
+            Ok(entry)
         })?;
-        let placed = self.fill(run, code.bytes);
-        let entry = match placed.and_then(|()| self.lookup.claim(run.start)) {
-            Ok(slot) => Entry { start: run.start, len, tag: code.tag, slot },
-            Err(error) => {
-                let mut books = self.books();
-                books.live.sub(run_of(run.start, len), len);
-                self.give_back(&mut books, run);
-                return Err(error);
-            }
-        };
-        self.lookup.enter(entry);
+        let run = run_of(entry.start, len);
+        if let Err(error) = self.fill(run, code.bytes) {
+            let mut books = self.books();
+            self.lookup.remove(entry);
+            books.live.sub(run, len);
+            self.give_back(&mut books, run);
+            return Err(error);
+        }
         let block = CodeBlock::new(Arc::clone(self), entry);
         self.announce(entry, code.name);
         Ok(block)

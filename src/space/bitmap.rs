@@ -57,16 +57,29 @@ impl Bitmap {
     }
 
     /// Word `index`: bits `64 * index ..`; zero past the end.
+    #[inline]
     pub(crate) fn word(&self, index: usize) -> u64 {
         self.words.get(index).map_or(0, load)
     }
 
+    #[inline]
     pub(crate) fn get(&self, bit: usize) -> bool {
         self.word(bit / 64) >> (bit % 64) & 1 == 1
     }
 
     /// Sets bits `from..to`.
+    #[inline]
     pub(crate) fn set(&self, from: usize, to: usize) {
+        if from / 64 == to.wrapping_sub(1) / 64 && from < to {
+            if let Some(word) = self.words.get(from / 64) {
+                let old = load(word);
+                if old != 0 {
+                    word.store(old | mask(from % 64, (to - 1) % 64 + 1), Ordering::Relaxed);
+                    return;
+                }
+            }
+        }
+        // A word that had no bit goes the long way, for its summary; so does one that will have none.
         self.set_at(0, from, to);
     }
 
@@ -88,7 +101,17 @@ impl Bitmap {
     }
 
     /// Clears bits `from..to`.
+    #[inline]
     pub(crate) fn clear(&self, from: usize, to: usize) {
+        if from / 64 == to.wrapping_sub(1) / 64 && from < to {
+            if let Some(word) = self.words.get(from / 64) {
+                let new = load(word) & !mask(from % 64, (to - 1) % 64 + 1);
+                if new != 0 {
+                    word.store(new, Ordering::Relaxed);
+                    return;
+                }
+            }
+        }
         self.clear_at(0, from, to);
     }
 
@@ -109,6 +132,7 @@ impl Bitmap {
     }
 
     /// The first set bit at or after `from`. For the writer only.
+    #[inline]
     pub(crate) fn next_set(&self, from: usize) -> Option<usize> {
         // Mostly in the same word or the one behind it.
         let index = from / 64;
@@ -148,6 +172,7 @@ impl Bitmap {
 
     /// The last set bit before `before`. Without the lock too: of the bits that stay as they are during the call it
     /// misses none, and it takes no more steps than there are words.
+    #[inline]
     pub(crate) fn prev_set(&self, before: usize) -> Option<usize> {
         let mut before = before.min(self.len);
         loop {

@@ -67,7 +67,7 @@ impl Run {
 
     /// Where `len` granules at a multiple of `align` lie in this run, if they fit.
     fn fit(self, len: u32, align: u32) -> Option<Run> {
-        let start = self.start.checked_next_multiple_of(align)?;
+        let start = self.start.checked_add(align - 1)? & !(align - 1);
         let end = start.checked_add(len)?;
         (end <= self.end).then_some(Run { start, end })
     }
