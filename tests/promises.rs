@@ -566,21 +566,19 @@ fn lookup_is_right_while_others_publish_and_drop() {
 #[test]
 fn lookup_never_mixes_two_blocks() {
     let arena = small(WxMode::DualMap).build().or_else(|_| small(WxMode::Flip).build()).unwrap();
-    let stop = AtomicBool::new(false);
-    let first = arena.publish(Code::new(&[0; 16]).tag(16)).unwrap();
+    let first = arena.publish(&[0; 32]).unwrap();
     let address = first.as_ptr().addr();
     drop(first);
-    let (mut hits, mut misses) = (0, 0);
+    let (mut hits, mut misses) = (0u64, 0u64);
     thread::scope(|scope| {
-        scope.spawn(|| {
+        let writer = scope.spawn(|| {
             for n in 0..400_000usize {
-                let len = 16 + 16 * (n % 2);
+                let len = 17 + n % 16;
                 let block = arena.publish(Code::new(&[0; 32][..len]).tag(len as u64)).unwrap();
                 assert_eq!(block.as_ptr().addr(), address, "the same place, the same slot");
             }
-            stop.store(true, Ordering::Relaxed);
         });
-        while !stop.load(Ordering::Relaxed) {
+        while !writer.is_finished() {
             match arena.lookup(std::ptr::without_provenance(address)) {
                 Some(hit) => {
                     assert_eq!((hit.start.addr(), hit.len as u64), (address, hit.tag));

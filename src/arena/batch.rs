@@ -10,7 +10,7 @@ use std::fmt;
 use std::io;
 use std::marker::PhantomData;
 
-use super::block::CodeBlock;
+use super::block::{CodeBlock, Lease};
 use super::code::Code;
 use super::core::{Core, bytes_of};
 use super::open_run::OpenRun;
@@ -65,6 +65,7 @@ impl Slot {
 /// ```
 pub struct Batch {
     core: Arc<Core>,
+    lease: Arc<Lease>,
     id: u64,
     items: Vec<Item>,
     staging: Vec<u8>,
@@ -95,11 +96,12 @@ pub(super) enum Home {
 }
 
 impl Batch {
-    pub(crate) fn new(core: Arc<Core>) -> Self {
+    pub(crate) fn new(lease: Arc<Lease>) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         Self {
-            core,
+            core: Arc::clone(lease.core()),
+            lease,
             id,
             items: Vec::new(),
             staging: Vec::new(),
@@ -233,7 +235,7 @@ impl Batch {
     fn place(&self, granules: u32, align: u32) -> Result<Run, Error> {
         self.core.place(granules, align, |books, run| {
             books.pages.touch(run);
-            Ok(run)
+            run
         })
     }
 
@@ -257,7 +259,7 @@ impl Batch {
         let ahead = self.runs.last().map_or(STAGED / GRANULE, |last| 2 * last.run.len() as usize);
         let ahead = (ahead.min(LONGEST_RUN / GRANULE) as u32).next_multiple_of(page);
         // Which of the pages come to hold memory is known when the batch is published.
-        let place = |len: u32| self.core.place(len, align.max(page), |_, run| Ok(run));
+        let place = |len: u32| self.core.place(len, align.max(page), |_, run| run);
         let placed = match place(least.max(ahead)) {
             Err(Error::ArenaFull { .. }) if ahead > least => place(least),
             placed => placed,
@@ -295,7 +297,7 @@ impl Batch {
         let items = std::mem::take(&mut self.items);
         self.runs.clear();
         // Owned by blocks from here on, whatever an observer does.
-        let blocks = entries.iter().map(|entry| CodeBlock::new(Arc::clone(&core), *entry)).collect();
+        let blocks = entries.iter().map(|entry| CodeBlock::new(Arc::clone(&self.lease), *entry)).collect();
         for (entry, item) in entries.iter().zip(&items) {
             core.announce(*entry, item.name.as_deref());
         }

@@ -17,18 +17,39 @@ use crate::units::GRANULE;
 /// that was taken before the drop is left. Without guards that is at once too: whoever drops a block must know that no
 /// thread is running it, or take guards. In a forked child a drop changes nothing.
 pub struct CodeBlock {
-    core: Arc<Core>,
+    lease: Arc<Lease>,
     entry: Entry,
 }
 
+/// What keeps an arena's memory alive. There are several for each arena, and each thread takes its own, so that threads
+/// that publish and drop do not write to the same count all the time.
+#[repr(align(128))]
+pub(crate) struct Lease {
+    core: Arc<Core>,
+}
+
+impl Lease {
+    pub(crate) fn new(core: Arc<Core>) -> Self {
+        Self { core }
+    }
+
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+}
+
 impl CodeBlock {
-    pub(crate) fn new(core: Arc<Core>, entry: Entry) -> Self {
-        Self { core, entry }
+    pub(crate) fn new(lease: Arc<Lease>, entry: Entry) -> Self {
+        Self { lease, entry }
+    }
+
+    pub(crate) fn entry(&self) -> Entry {
+        self.entry
     }
 
     /// The address of the first byte, aligned as asked for.
     pub fn as_ptr(&self) -> *const u8 {
-        self.core.region.address(self.offset())
+        self.lease.core.region.address(self.offset())
     }
 
     fn offset(&self) -> usize {
@@ -85,7 +106,13 @@ impl CodeBlock {
     /// Gives the block up without retiring it: it lives until [`CodeArena::from_raw`](crate::CodeArena::from_raw), and
     /// keeps the arena's memory alive.
     pub fn into_raw(self) -> *const u8 {
-        ManuallyDrop::new(self).as_ptr()
+        let address = self.as_ptr();
+        let mut this = ManuallyDrop::new(self);
+        // One count of the core stays behind, for `from_raw` to take; the lease goes.
+        std::mem::forget(Arc::clone(&this.lease.core));
+        // SAFETY: dropped once, as `this` is never dropped nor used again.
+        unsafe { std::ptr::drop_in_place(&raw mut this.lease) };
+        address
     }
 
     /// Overwrites code that may be in use. The bytes are flushed, and other cores brought up to date, before it returns.
@@ -102,7 +129,7 @@ impl CodeBlock {
         if offset.checked_add(bytes.len()).is_none_or(|end| end > self.len()) {
             return Err(Error::PastCapacity { offset, len: bytes.len(), capacity: self.len() });
         }
-        let region = &self.core.region;
+        let region = &self.lease.core.region;
         region.check_own("patch")?;
         if bytes.is_empty() {
             return Ok(());
@@ -118,7 +145,7 @@ impl CodeBlock {
 
 impl Drop for CodeBlock {
     fn drop(&mut self) {
-        self.core.retire(self.entry);
+        self.lease.core.retire(self.entry);
     }
 }
 

@@ -14,6 +14,8 @@ use parking_lot::MutexGuard;
 use super::guards::Guards;
 use super::lookup::{BlockInfo, Entry, Lookup};
 use super::observer::Observer;
+use super::shelves::Shelves;
+use super::tally::Tally;
 use crate::Error;
 use crate::icache;
 use crate::region::Region;
@@ -29,6 +31,8 @@ pub(crate) struct Core {
     pub(crate) observer: Option<Arc<dyn Observer>>,
     pub(crate) mode: super::WxMode,
     poison: bool,
+    /// Unless freed space has to be overwritten, or waits for its page to be empty.
+    pub(super) shelves: Option<Shelves>,
     books: Mutex<Books>,
     /// Held while free space is kept out of the books because the system is being called about it. Taken before the
     /// books, or without them.
@@ -43,32 +47,10 @@ pub(crate) struct Books {
     pub(crate) pending: VecDeque<Pending>,
     /// Whole pages that could not be made executable again; they are tried again before space is called short.
     pub(crate) stranded: Vec<Run>,
-    pub(crate) live: Tally,
-    pub(crate) waiting: Tally,
+    pub(super) live: Tally,
+    pub(super) waiting: Tally,
     /// Granules that are free but kept out of the space for a moment, by holders of `aside` or on their way to it.
     aside: usize,
-}
-
-/// How many blocks, how many bytes of code, how many granules they take.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Tally {
-    pub(crate) blocks: usize,
-    pub(crate) bytes: usize,
-    pub(crate) granules: usize,
-}
-
-impl Tally {
-    pub(crate) fn add(&mut self, run: Run, bytes: u32) {
-        self.blocks += 1;
-        self.bytes += bytes as usize;
-        self.granules += run.len() as usize;
-    }
-
-    pub(crate) fn sub(&mut self, run: Run, bytes: u32) {
-        self.blocks -= 1;
-        self.bytes -= bytes as usize;
-        self.granules -= run.len() as usize;
-    }
 }
 
 /// A dropped block that waits until all guards are younger than its epoch.
@@ -110,7 +92,18 @@ impl Core {
             aside: 0,
         };
         let (lookup, guards) = (Lookup::new(granules)?, Guards::new());
-        Ok(Self { region, lookup, guards, observer, mode, poison, books: Mutex::new(books), aside: Mutex::new(()) })
+        let shelves = (!poison && region.fills_holes()).then(Shelves::new);
+        Ok(Self {
+            region,
+            lookup,
+            guards,
+            observer,
+            mode,
+            poison,
+            shelves,
+            books: Mutex::new(books),
+            aside: Mutex::new(()),
+        })
     }
 
     /// The bookkeeping, with the space of all that need not wait any more given back.
@@ -121,7 +114,21 @@ impl Core {
 
     /// As [`Core::books`], but `None` where the lock may be held for ever: in a child forked while another thread held it.
     pub(crate) fn books_to_read(&self) -> Option<MutexGuard<'_, Books>> {
-        if self.region.is_own() { Some(self.books()) } else { self.books.try_lock() }
+        if !self.region.is_own() {
+            return self.books.try_lock();
+        }
+        self.clear_shelves();
+        Some(self.books())
+    }
+
+    /// Gives all space that is kept at hand back.
+    fn clear_shelves(&self) {
+        let Some(shelves) = &self.shelves else { return };
+        shelves.clear(|runs, tally| {
+            let mut books = self.books.lock();
+            books.live.merge(tally);
+            runs.for_each(|run| self.give_back(&mut books, run));
+        });
     }
 
     fn reclaim<'a>(&'a self, mut books: MutexGuard<'a, Books>) -> MutexGuard<'a, Books> {
@@ -130,7 +137,7 @@ impl Core {
         if !self.poison {
             while let Some(pending) = books.pending.front().copied().filter(ready) {
                 books.pending.pop_front();
-                books.waiting.sub(pending.run, pending.len);
+                books.waiting.retire(pending.run, pending.len);
                 self.give_back(&mut books, pending.run);
             }
             return books;
@@ -148,7 +155,7 @@ impl Core {
         let mut books = self.books.lock();
         books.aside -= granules;
         for pending in done {
-            books.waiting.sub(pending.run, pending.len);
+            books.waiting.retire(pending.run, pending.len);
             self.give_back(&mut books, pending.run);
         }
         // What could not be overwritten is tried again.
@@ -195,16 +202,16 @@ impl Core {
         units::granules(bytes, self.region.len().min(u32::MAX as usize))
     }
 
-    /// Takes `len` granules at a multiple of `align`. `enter` notes them in the books, under the lock; if it fails they
-    /// are free again.
-    pub(crate) fn place<T>(
-        &self,
-        len: u32,
-        align: u32,
-        enter: impl FnOnce(&mut Books, Run) -> Result<T, Error>,
-    ) -> Result<T, Error> {
+    /// Takes `len` granules at a multiple of `align`. `note` does so in the books, under the lock.
+    pub(crate) fn place<T>(&self, len: u32, align: u32, note: impl FnOnce(&mut Books, Run) -> T) -> Result<T, Error> {
         let mut books = self.books();
         let mut found = books.space.alloc(len, align);
+        if found.is_none() && self.shelves.is_some() {
+            drop(books);
+            self.clear_shelves();
+            books = self.books();
+            found = books.space.alloc(len, align);
+        }
         // Not full before what others hold aside is back, and what could not be sealed was tried again.
         while found.is_none() && books.aside > 0 {
             drop(books);
@@ -224,7 +231,7 @@ impl Core {
             });
         };
         self.lookup.occupy(run);
-        enter(&mut books, run).inspect_err(|_| self.give_back(&mut books, run))
+        Ok(note(&mut books, run))
     }
 
     /// Tries again to make pages executable that could not be.
@@ -277,10 +284,21 @@ impl Core {
             return;
         }
         let run = run_of(entry.start, entry.len);
-        let mut books = self.books.lock();
         self.lookup.remove(entry);
-        books.live.sub(run, entry.len);
-        if !self.poison && self.guards.oldest().is_none() {
+        // Right after the read-modify-write in there, as it has to be.
+        let unguarded = self.guards.oldest().is_none();
+        if let (true, Some(shelves)) = (unguarded, &self.shelves) {
+            let spill = |runs: &mut dyn Iterator<Item = Run>| {
+                let mut books = self.books.lock();
+                runs.for_each(|run| self.give_back(&mut books, run));
+            };
+            if shelves.put(run, entry.len, spill).is_ok() {
+                return;
+            }
+        }
+        let mut books = self.books.lock();
+        books.live.retire(run, entry.len);
+        if unguarded && !self.poison {
             self.give_back(&mut books, run);
             return;
         }
@@ -296,6 +314,7 @@ impl Core {
     /// Gives the memory of wholly free pages back to the system; returns the bytes.
     pub(crate) fn trim(&self) -> Result<usize, Error> {
         self.region.check_own("trim")?;
+        self.clear_shelves();
         let mut books = self.rescue(self.books());
         let _aside = MutexGuard::unlocked(&mut books, || self.aside.lock());
         // The pages are taken while the system is called, so that nobody places code in them meanwhile.

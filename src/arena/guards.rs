@@ -17,9 +17,7 @@
 //! the guard, or the guarded thread sees the table without the function (the store-buffering pattern; crossbeam-epoch
 //! and hazard pointers rest on the same). An epoch read too early only makes a guard look older than it is.
 
-use std::cell::Cell;
-
-use crate::sync::{AtomicU64, AtomicUsize, OnceLock, Ordering, fence};
+use crate::sync::{AtomicU64, AtomicUsize, OnceLock, Ordering, fence, thread_number};
 
 const SLOTS: usize = 64;
 
@@ -79,18 +77,6 @@ pub(super) fn fence_after_rmw() {
     }
 }
 
-/// Where this thread looks for a free slot first, so that threads do not share cache lines.
-fn favourite() -> usize {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    thread_local!(static MINE: Cell<usize> = const { Cell::new(usize::MAX) });
-    MINE.with(|mine| {
-        if mine.get() == usize::MAX {
-            mine.set(NEXT.fetch_add(1, Ordering::Relaxed) % SLOTS);
-        }
-        mine.get()
-    })
-}
-
 impl Guards {
     pub(crate) fn new() -> Self {
         Self { epoch: AtomicU64::new(1), slots: Slots::new() }
@@ -99,7 +85,7 @@ impl Guards {
     pub(crate) fn pin(&self) -> Guard<'_> {
         // Acquire: whoever sees the epoch of a drop sees what was done before that drop, so must not find its block.
         let epoch = self.epoch.load(Ordering::Acquire);
-        let first = favourite();
+        let first = thread_number() % SLOTS;
         let mut slots = &self.slots;
         loop {
             for index in (first..SLOTS).chain(0..first) {

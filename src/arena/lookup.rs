@@ -17,13 +17,12 @@
 //! the lookup, and there was a moment when no block covered the address: `None` is a right answer. Nothing is retried
 //! and nothing is locked; the steps are bounded by the number of groups in a bin and of words in the bitmap.
 //!
-//! All writing is done under the arena's lock, with plain loads and stores. A bin's bit in the bitmap is set when a
-//! block is placed at its beginning there, and cleared when all of the bin is free again. So it is clear for every bin
-//! that a large block covers beyond its first. It may stay set where only the tail of a block lies; then the search goes
-//! on.
+//! Bits of the bitmap change under the arena's lock, as space is taken and given back: a bin's bit is set when space is
+//! placed at its beginning there, and cleared when all of the bin is free again. So it is clear for every bin that a
+//! large block covers beyond its first. It may stay set where only the tail of a block lies; then the search goes on.
+//! Groups are written to without the lock: a slot is claimed, its record filled, its byte set.
 //!
-//! A block is entered as its space is placed, a moment before its bytes are there: nobody has its address yet, and no
-//! second round of the lock is needed.
+//! A block is entered when it has its space, a moment before its bytes are there: nobody has its address yet.
 
 use crate::Error;
 use crate::space::Run;
@@ -58,6 +57,10 @@ const GROUPS: usize = (BIN as usize).div_ceil(SLOTS);
 
 /// In the last byte of a head: this bin has a further group.
 const MORE: u64 = 1 << 63;
+/// In the last byte of a head: slot `slot` belongs to a block that is live, or about to be.
+const fn claimed(slot: usize) -> u64 {
+    1 << (56 + slot)
+}
 /// In byte `i` of a head: a live block begins at this granule of the bin.
 const fn key(start: u32, slot: usize) -> u64 {
     (0x80 | (start % BIN) as u64) << (8 * slot)
@@ -133,43 +136,27 @@ impl Lookup {
         self.occupied.clear(first as usize, end as usize);
     }
 
-    /// Makes a block findable. Under the arena's lock.
+    /// Makes a block findable.
     pub(crate) fn enter(&self, start: u32, len: u32, tag: u64) -> Result<Entry, Error> {
-        let bin = start / BIN;
-        for (index, table) in self.groups.iter().enumerate() {
-            let group = match self.group(index, bin) {
-                Some(group) => group,
-                None => {
-                    // A few times in the life of an arena.
+        loop {
+            for (index, table) in self.groups.iter().enumerate() {
+                if table.get().is_none() {
+                    // Two threads may both make one; the second is dropped untouched.
                     let _ = table.set(Table::new(self.bins)?);
-                    let Some(group) = self.group(index, bin) else { break };
-                    group
                 }
-            };
-            let head = group.head.load(Ordering::Relaxed);
-            let free = (0..SLOTS).find(|slot| head >> (8 * slot) & KEY_MASK == 0);
-            let Some((slot, record)) = free.and_then(|slot| Some((slot, group.records.get(slot)?))) else {
-                group.head.store(head | MORE, Ordering::Relaxed);
-                continue;
-            };
-            let generation = (record.state.load(Ordering::Relaxed) >> (LEN_BITS + START_BITS)) + 1;
-            // A reader that sees the new tag sees, behind its own fence, at least this state, and gives up.
-            record.state.store(state(generation, start, 0), Ordering::Relaxed);
-            fence(Ordering::Release);
-            record.tag.store(tag, Ordering::Relaxed);
-            record.state.store(state(generation, start, len), Ordering::Release);
-            group.head.store(head | key(start, slot), Ordering::Release);
-            return Ok(Entry { start, len, tag, slot: Slot { group: index as u8, slot: slot as u8 } });
+                if let Some(slot) = self.group(index, start / BIN).and_then(|group| group.enter(start, len, tag)) {
+                    return Ok(Entry { start, len, tag, slot: Slot { group: index as u8, slot: slot as u8 } });
+                }
+            }
+            // There are more slots than granules in a bin, so one is free: it came free behind the search.
         }
-        // More blocks in a bin than granules: cannot be.
-        Err(Error::OperatingSystem { call: "entry of a block", source: std::io::ErrorKind::Other.into() })
     }
 
-    /// Makes a block unfindable and its slot free. Under the arena's lock.
+    /// Makes a block unfindable and its slot free.
     pub(crate) fn remove(&self, entry: Entry) {
         if let Some(group) = self.group(entry.slot.group.into(), entry.start / BIN) {
-            let head = group.head.load(Ordering::Relaxed);
-            group.head.store(head & !(KEY_MASK << (8 * entry.slot.slot)), Ordering::Release);
+            let slot = usize::from(entry.slot.slot);
+            group.head.fetch_and(!(KEY_MASK << (8 * slot) | claimed(slot)), Ordering::AcqRel);
         }
     }
 
@@ -223,5 +210,36 @@ impl Lookup {
             return None;
         }
         Some(Entry { start: bin * BIN + start, len, tag, slot: Slot { group: index as u8, slot: slot as u8 } })
+    }
+}
+
+impl Group {
+    /// Enters a block, if there is a slot for it.
+    fn enter(&self, start: u32, len: u32, tag: u64) -> Option<usize> {
+        let slot = self.claim()?;
+        let record = self.records.get(slot)?;
+        let generation = (record.state.load(Ordering::Relaxed) >> (LEN_BITS + START_BITS)) + 1;
+        // A reader that sees the new tag sees, behind its own fence, at least this state, and gives up.
+        record.state.store(state(generation, start, 0), Ordering::Relaxed);
+        fence(Ordering::Release);
+        record.tag.store(tag, Ordering::Relaxed);
+        record.state.store(state(generation, start, len), Ordering::Release);
+        self.head.fetch_or(key(start, slot), Ordering::Release);
+        Some(slot)
+    }
+
+    fn claim(&self) -> Option<usize> {
+        let mut head = self.head.load(Ordering::Relaxed);
+        loop {
+            let slot = (0..SLOTS).find(|&slot| head & claimed(slot) == 0);
+            let new = head | slot.map_or(MORE, claimed);
+            if new == head {
+                return None;
+            }
+            match self.head.compare_exchange_weak(head, new, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) => return slot,
+                Err(now) => head = now,
+            }
+        }
     }
 }

@@ -11,14 +11,18 @@ mod observer;
 mod occupancy;
 mod open_run;
 mod publish;
+mod shelves;
 mod stats;
+mod tally;
 
 use std::fmt;
 
 pub use batch::{Batch, Slot};
 pub use block::CodeBlock;
+use block::Lease;
 pub use builder::ArenaBuilder;
 pub use code::Code;
+use core::Core;
 pub use guards::Guard;
 pub use lookup::BlockInfo;
 pub use observer::Observer;
@@ -26,7 +30,7 @@ pub use occupancy::{Occupancy, PageUse};
 pub use stats::Stats;
 
 use crate::Error;
-use crate::sync::Arc;
+use crate::sync::{Arc, thread_number};
 use crate::units::GRANULE;
 
 /// How an arena keeps pages from being writable and executable at once.
@@ -64,7 +68,13 @@ pub enum WxMode {
 /// ```
 #[derive(Clone)]
 pub struct CodeArena {
-    core: Arc<core::Core>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    core: Arc<Core>,
+    /// One for each thread, or for a few.
+    leases: Vec<Arc<Lease>>,
 }
 
 impl CodeArena {
@@ -81,8 +91,18 @@ impl CodeArena {
         ArenaBuilder::new()
     }
 
-    fn from_core(core: core::Core) -> Self {
-        Self { core: Arc::new(core) }
+    fn from_core(core: Core) -> Self {
+        let core = Arc::new(core);
+        let leases = (0..shelves::SHELVES).map(|_| Arc::new(Lease::new(Arc::clone(&core)))).collect();
+        Self { shared: Arc::new(Shared { core, leases }) }
+    }
+
+    fn core(&self) -> &Arc<Core> {
+        &self.shared.core
+    }
+
+    fn lease(&self) -> &Arc<Lease> {
+        &self.shared.leases[thread_number() % self.shared.leases.len()]
     }
 
     /// Copies `code` into the arena and makes it executable.
@@ -94,12 +114,12 @@ impl CodeArena {
     /// [`Error::ArenaFull`] is the cue to evict. [`Error::ZeroSize`], [`Error::TooLarge`], [`Error::BadAlignment`],
     /// [`Error::OperatingSystem`], [`Error::Forked`]. Whatever failed, the arena is as it was.
     pub fn publish<'c>(&self, code: impl Into<Code<'c>>) -> Result<CodeBlock, Error> {
-        self.core.publish(code.into())
+        Core::publish(self.lease(), code.into())
     }
 
     /// Begins a batch: many functions, one publication.
     pub fn batch(&self) -> Batch {
-        Batch::new(Arc::clone(&self.core))
+        Batch::new(Arc::clone(self.lease()))
     }
 
     /// Declares that this thread may be running code of the arena, until the guard is dropped.
@@ -118,7 +138,7 @@ impl CodeArena {
     /// # Ok::<(), gaia_jit::Error>(())
     /// ```
     pub fn pin(&self) -> Guard<'_> {
-        self.core.guards.pin()
+        self.core().guards.pin()
     }
 
     /// The live block that holds the byte at `address`: wait-free, allocates nothing, safe in a signal handler.
@@ -133,8 +153,8 @@ impl CodeArena {
     /// # Ok::<(), gaia_jit::Error>(())
     /// ```
     pub fn lookup(&self, address: *const u8) -> Option<BlockInfo> {
-        let offset = self.core.region.offset_of(address)?;
-        self.core.lookup.find(offset).map(|entry| self.core.info(entry))
+        let offset = self.core().region.offset_of(address)?;
+        self.core().lookup.find(offset).map(|entry| self.core().info(entry))
     }
 
     /// Takes back a block given up with [`CodeBlock::into_raw`].
@@ -155,25 +175,24 @@ impl CodeArena {
     /// - The block was given up with `into_raw` and not taken back since.
     #[allow(clippy::wrong_self_convention, reason = "the name is the counterpart of `into_raw`")]
     pub unsafe fn from_raw(&self, address: *const u8) -> Result<CodeBlock, Error> {
-        let offset = self.core.region.offset_of(address);
+        let offset = self.core().region.offset_of(address);
         let found =
-            offset.and_then(|offset| self.core.lookup.find(offset).filter(|e| e.start as usize * GRANULE == offset));
+            offset.and_then(|offset| self.core().lookup.find(offset).filter(|e| e.start as usize * GRANULE == offset));
         let entry = found.ok_or(Error::NotInArena { address: address.addr() })?;
-        // SAFETY: `into_raw` kept the reference that its block held to this core, and by the caller nobody else takes
-        // it back.
-        let core = unsafe { Arc::from_raw(Arc::as_ptr(&self.core)) };
-        Ok(CodeBlock::new(core, entry))
+        // SAFETY: `into_raw` left a count of this core behind, and by the caller nobody else takes it.
+        drop(unsafe { Arc::from_raw(Arc::as_ptr(self.core())) });
+        Ok(CodeBlock::new(Arc::clone(self.lease()), entry))
     }
 
     /// What the arena holds, and what it has asked of the system. In a forked child whose parent was just at work, only
     /// the counters are known.
     pub fn stats(&self) -> Stats {
-        self.core.stats()
+        self.core().stats()
     }
 
     /// What every page holds. Empty in a forked child whose parent was just at work.
     pub fn occupancy(&self) -> Occupancy {
-        self.core.occupancy()
+        self.core().occupancy()
     }
 
     /// Gives the memory of wholly empty pages back to the system; returns the bytes. The address space stays.
@@ -182,29 +201,29 @@ impl CodeArena {
     /// [`Error::OperatingSystem`] if the system refuses; pages that it did take back stay so, and nothing is lost.
     /// [`Error::Forked`] in a child.
     pub fn trim(&self) -> Result<usize, Error> {
-        self.core.trim()
+        self.core().trim()
     }
 
     /// How this arena keeps W^X.
     pub fn mode(&self) -> WxMode {
-        self.core.mode
+        self.core().mode
     }
 
     /// Bytes of address space for code.
     pub fn capacity(&self) -> usize {
-        self.core.region.len()
+        self.core().region.len()
     }
 
     /// Whether `address` lies in this arena's address space, used or not.
     pub fn contains(&self, address: *const u8) -> bool {
-        self.core.region.offset_of(address).is_some()
+        self.core().region.offset_of(address).is_some()
     }
 }
 
 impl fmt::Debug for CodeArena {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CodeArena")
-            .field("base", &self.core.region.address(0))
+            .field("base", &self.core().region.address(0))
             .field("capacity", &self.capacity())
             .field("mode", &self.mode())
             .finish_non_exhaustive()

@@ -1,9 +1,9 @@
 //! From placed granules to live blocks: what single functions and batches share.
 
 use super::batch::{Batch, Home, Item, STAGED};
-use super::block::CodeBlock;
+use super::block::{CodeBlock, Lease};
 use super::code::Code;
-use super::core::{Core, bytes_of, run_of};
+use super::core::{Core, bytes_of};
 use super::lookup::Entry;
 use super::open_run::OpenRun;
 use crate::Error;
@@ -18,7 +18,6 @@ impl Core {
     /// changed.
     pub(super) fn settle(&self, items: &[Item], runs: &[OpenRun]) -> Result<Vec<Entry>, Error> {
         let mut entries: Vec<Entry> = Vec::with_capacity(items.len());
-        let mut books = self.books();
         for item in items {
             match self.lookup.enter(item.run.start, item.len, item.tag) {
                 Ok(entry) => entries.push(entry),
@@ -28,8 +27,9 @@ impl Core {
                 }
             }
         }
+        let mut books = self.books();
         for item in items {
-            books.live.add(item.run, item.len);
+            books.live.publish(item.run, item.len);
         }
         for run in runs.iter().flat_map(OpenRun::rest) {
             self.give_back(&mut books, run);
@@ -58,34 +58,49 @@ impl Core {
         }
     }
 
-    /// Publishes one function.
-    pub(super) fn publish(self: &Arc<Self>, code: Code<'_>) -> Result<CodeBlock, Error> {
-        let private = !self.region.is_dual();
-        if private && (code.bytes.len() > STAGED || !self.region.fills_holes()) {
-            let mut batch = Batch::new(Arc::clone(self));
+    /// Publishes one function, whose block belongs to `lease`.
+    pub(super) fn publish(lease: &Arc<Lease>, code: Code<'_>) -> Result<CodeBlock, Error> {
+        let core = lease.core();
+        let private = !core.region.is_dual();
+        if private && (code.bytes.len() > STAGED || !core.region.fills_holes()) {
+            let mut batch = Batch::new(Arc::clone(lease));
             batch.push(code)?;
             return batch.publish()?.pop().ok_or(Error::ZeroSize);
         }
-        self.region.check_own("publish")?;
-        let (granules, align) = (self.granules(code.bytes.len())?, align_granules(code.align)?);
+        core.region.check_own("publish")?;
+        let (granules, align) = (core.granules(code.bytes.len())?, align_granules(code.align)?);
         let len = code.bytes.len() as u32;
-        let entry = self.place(granules, align, |books, run| {
-            let entry = self.lookup.enter(run.start, len, code.tag)?;
-            books.live.add(run, len);
-            books.pages.touch(run);
-            Ok(entry)
-        })?;
-        let run = run_of(entry.start, len);
-        if let Err(error) = self.fill(run, code.bytes) {
-            let mut books = self.books();
-            self.lookup.remove(entry);
-            books.live.sub(run, len);
-            self.give_back(&mut books, run);
-            return Err(error);
+        let run = core.place_block(granules, align, len)?;
+        // All that locks the bus goes before the bytes, so that nothing has to wait until they have left for memory.
+        let entered = core.lookup.enter(run.start, len, code.tag).and_then(|entry| {
+            let block = Arc::clone(lease);
+            core.fill(run, code.bytes).map(|()| CodeBlock::new(block, entry)).inspect_err(|_| core.lookup.remove(entry))
+        });
+        match entered {
+            Ok(block) => {
+                core.announce(block.entry(), code.name);
+                Ok(block)
+            }
+            Err(error) => {
+                let mut books = core.books();
+                books.live.retire(run, len);
+                core.give_back(&mut books, run);
+                Err(error)
+            }
         }
-        let block = CodeBlock::new(Arc::clone(self), entry);
-        self.announce(entry, code.name);
-        Ok(block)
+    }
+
+    /// Space for a block of `len` bytes, counted as live.
+    fn place_block(&self, granules: u32, align: u32, len: u32) -> Result<Run, Error> {
+        let shelved = self.shelves.as_ref().filter(|_| align == 1).and_then(|shelves| shelves.take(granules, len));
+        if let Some(run) = shelved {
+            return Ok(run);
+        }
+        self.place(granules, align, |books, run| {
+            books.live.publish(run, len);
+            books.pages.touch(run);
+            run
+        })
     }
 
     /// Writes a function to granules placed for it.

@@ -8,7 +8,8 @@ use crate::units::GRANULE;
 
 /// Figures of an arena at one moment; bytes unless said otherwise. `Display` prints them as a short table.
 ///
-/// `live_bytes + padding_bytes + pending_bytes + batch_bytes + free_bytes == capacity`, exactly.
+/// `live_bytes + padding_bytes + pending_bytes + batch_bytes + free_bytes == capacity`, exactly, when no other thread is
+/// at work; else what is on its way is counted to `batch_bytes`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
@@ -56,19 +57,19 @@ impl Core {
             flips: counters.flips.get(),
             kernel_writes: counters.kernel_writes.get(),
             decommits: counters.decommits.get(),
-            flushed_bytes: counters.flushed_bytes.get(),
             barriers: counters.barriers.get(),
             ..Stats::default()
         };
         let Some(books) = self.books_to_read() else { return stats };
-        stats.live_blocks = books.live.blocks;
-        stats.live_bytes = books.live.bytes;
-        stats.padding_bytes = books.live.granules * GRANULE - books.live.bytes;
-        stats.pending_blocks = books.waiting.blocks;
-        stats.pending_bytes = books.waiting.granules * GRANULE;
+        stats.live_blocks = books.live.blocks();
+        stats.live_bytes = books.live.bytes();
+        stats.padding_bytes = (books.live.granules() * GRANULE).saturating_sub(stats.live_bytes);
+        stats.pending_blocks = books.waiting.blocks();
+        stats.pending_bytes = books.waiting.granules() * GRANULE;
         stats.free_bytes = books.space.free_granules() as usize * GRANULE;
-        stats.batch_bytes =
-            stats.capacity - (books.live.granules + books.waiting.granules) * GRANULE - stats.free_bytes;
+        let known = stats.live_bytes + stats.padding_bytes + stats.pending_bytes + stats.free_bytes;
+        stats.batch_bytes = stats.capacity.saturating_sub(known);
+        stats.flushed_bytes = books.live.flushed();
         stats.largest_hole = books.space.largest_hole() as usize * GRANULE;
         stats.resident_bytes = books.pages.resident() * self.region.page_size();
         stats

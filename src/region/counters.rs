@@ -21,6 +21,5 @@ pub(crate) struct Counters {
     pub(crate) flips: Counter,
     pub(crate) kernel_writes: Counter,
     pub(crate) decommits: Counter,
-    pub(crate) flushed_bytes: Counter,
     pub(crate) barriers: Counter,
 }

@@ -226,7 +226,6 @@ impl Region {
 
     /// Flushes written bytes from the instruction cache.
     pub(crate) fn flush(&self, range: Range<usize>) {
-        self.counters.flushed_bytes.add(range.len() as u64);
         // SAFETY: inside the region and, as it was written, mapped and readable.
         unsafe { icache::flush(self.address(range.start), range.len()) };
     }

@@ -1,0 +1,120 @@
+//! Freed space kept at hand, so that threads that publish and drop small functions do not queue on the arena's lock.
+//!
+//! A shelf holds a few runs of each small size. A thread puts the space of a dropped block on its own shelf and takes
+//! space of just the size it needs from there; only when there is none, or no room for more, does it go to the books,
+//! with several runs at a time. For the books, space on a shelf is taken. Whoever needs the whole truth (figures, a
+//! trim, a request that found nothing) first takes everything off all shelves, so nothing is ever refused, or fails to
+//! coalesce, because it lies on one.
+//!
+//! A shelf's lock is taken before the lock of the books: runs are never between the two.
+#![forbid(unsafe_code)]
+
+use super::tally::Tally;
+use crate::space::Run;
+use crate::sync::{Mutex, thread_number};
+
+/// More threads than this share shelves.
+pub(super) const SHELVES: usize = 16;
+/// Sizes in granules that are shelved, up to 1 KiB.
+const SIZES: usize = 65;
+/// Runs of one size on one shelf: 133 KiB a shelf at the most.
+const DEPTH: usize = 4;
+
+pub(super) struct Shelves {
+    shelves: Vec<Shelf>,
+}
+
+/// Alone on its cache lines, and the ones fetched along with them.
+#[repr(align(128))]
+struct Shelf(Mutex<Content>);
+
+struct Content {
+    starts: [[u32; DEPTH]; SIZES],
+    counts: [u8; SIZES],
+    /// What was published from, and dropped to, this shelf since it was last cleared.
+    tally: Tally,
+}
+
+impl Content {
+    fn pop(&mut self, len: u32) -> Option<Run> {
+        let (starts, count) = (self.starts.get(len as usize)?, self.counts.get_mut(len as usize)?);
+        let last = count.checked_sub(1)?;
+        let start = *starts.get(usize::from(last))?;
+        *count = last;
+        Some(Run::new(start, len))
+    }
+
+    fn push(&mut self, run: Run) -> bool {
+        let len = run.len() as usize;
+        let (Some(starts), Some(count)) = (self.starts.get_mut(len), self.counts.get_mut(len)) else { return false };
+        let Some(start) = starts.get_mut(usize::from(*count)) else { return false };
+        *start = run.start;
+        *count += 1;
+        true
+    }
+}
+
+impl Shelves {
+    pub(super) fn new() -> Self {
+        let content = || Content { starts: [[0; DEPTH]; SIZES], counts: [0; SIZES], tally: Tally::default() };
+        Self { shelves: (0..SHELVES).map(|_| Shelf(Mutex::new(content()))).collect() }
+    }
+
+    fn mine(&self) -> &Mutex<Content> {
+        let Shelf(content) = &self.shelves[thread_number() % SHELVES];
+        content
+    }
+
+    /// Space of just `len` granules, for `bytes` of code.
+    pub(super) fn take(&self, len: u32, bytes: u32) -> Option<Run> {
+        if len as usize >= SIZES {
+            return None;
+        }
+        let mut content = self.mine().lock();
+        let run = content.pop(len)?;
+        content.tally.publish(run, bytes);
+        Some(run)
+    }
+
+    /// Puts the space of `bytes` of dropped code on the shelf. What there is no room for, and all else of its size, goes
+    /// to `spill`. Space that is too large for a shelf comes back.
+    pub(super) fn put(
+        &self,
+        run: Run,
+        bytes: u32,
+        spill: impl FnOnce(&mut dyn Iterator<Item = Run>),
+    ) -> Result<(), Run> {
+        if run.len() as usize >= SIZES {
+            return Err(run);
+        }
+        let mut content = self.mine().lock();
+        content.tally.retire(run, bytes);
+        if !content.push(run) {
+            let mut rest = std::iter::from_fn(|| content.pop(run.len()));
+            spill(&mut std::iter::once(run).chain(&mut rest));
+        }
+        Ok(())
+    }
+
+    /// Clears every shelf, one after another, each with its space and tally handed over before its lock is released.
+    pub(super) fn clear(&self, mut hand_over: impl FnMut(&mut dyn Iterator<Item = Run>, Tally)) {
+        for Shelf(content) in &self.shelves {
+            let mut content = content.lock();
+            let tally = std::mem::take(&mut content.tally);
+            if tally == Tally::default() && content.counts == [0; SIZES] {
+                continue;
+            }
+            let mut sizes = 1..SIZES as u32;
+            let mut size = 0;
+            let mut all = std::iter::from_fn(|| {
+                loop {
+                    match content.pop(size) {
+                        Some(run) => return Some(run),
+                        None => size = sizes.next()?,
+                    }
+                }
+            });
+            hand_over(&mut all, tally);
+        }
+    }
+}

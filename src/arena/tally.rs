@@ -1,0 +1,60 @@
+//! Sums of blocks, kept in parts: in the books and on the shelves. Only all parts together are what there is; a block
+//! can be counted in by one and out by another.
+#![forbid(unsafe_code)]
+
+use crate::space::Run;
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Tally {
+    blocks: isize,
+    /// Bytes of code, and granules that they take.
+    bytes: isize,
+    granules: isize,
+    /// Bytes flushed from the instruction cache as they were published.
+    flushed: u64,
+}
+
+impl Tally {
+    /// A block came to be.
+    pub(super) fn publish(&mut self, run: Run, bytes: u32) {
+        self.add(run, bytes);
+        self.flushed += u64::from(run.len()) * crate::units::GRANULE as u64;
+    }
+
+    /// A block came in from another tally.
+    pub(super) fn add(&mut self, run: Run, bytes: u32) {
+        self.blocks += 1;
+        self.bytes += bytes as isize;
+        self.granules += run.len() as isize;
+    }
+
+    /// A block is gone.
+    pub(super) fn retire(&mut self, run: Run, bytes: u32) {
+        self.blocks -= 1;
+        self.bytes -= bytes as isize;
+        self.granules -= run.len() as isize;
+    }
+
+    pub(super) fn merge(&mut self, other: Self) {
+        self.blocks += other.blocks;
+        self.bytes += other.bytes;
+        self.granules += other.granules;
+        self.flushed += other.flushed;
+    }
+
+    pub(super) fn blocks(&self) -> usize {
+        self.blocks.max(0).unsigned_abs()
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes.max(0).unsigned_abs()
+    }
+
+    pub(super) fn granules(&self) -> usize {
+        self.granules.max(0).unsigned_abs()
+    }
+
+    pub(super) fn flushed(&self) -> u64 {
+        self.flushed
+    }
+}
