@@ -47,6 +47,17 @@ impl<T: Zeroed> Table<T> {
     }
 }
 
+impl<T> Table<T> {
+    /// The whole pages inside the table: address and bytes.
+    pub(crate) fn pages(&self, page: usize) -> Option<(NonNull<u8>, usize)> {
+        let skip = self.data.as_ptr().addr().wrapping_neg() & (page - 1);
+        let len = (self.len * size_of::<T>()).checked_sub(skip)? & !(page - 1);
+        // SAFETY: `skip` bytes from the start are inside the table, as the subtraction shows.
+        let start = unsafe { self.data.cast::<u8>().add(skip) };
+        (len > 0).then_some((start, len))
+    }
+}
+
 impl<T> Deref for Table<T> {
     type Target = [T];
 

@@ -12,7 +12,7 @@ pub fn describe() -> Vec<String> {
     vec![
         format!("machine: {}, {cores} cores, {} MiB", cpu(), memory_mib()),
         format!("system:  {} {}, huge pages {}", std::env::consts::OS, kernel(), thp.trim()),
-        format!("built:   {}, gaia-jit {}", env!("SCOREBOARD_RUSTC"), commit()),
+        format!("built:   {}, gaia-jit {}", rustc(), commit()),
         format!("date:    {}", date()),
         format!("command: {}", command.join(" ")),
     ]
@@ -32,6 +32,12 @@ fn memory_mib() -> usize {
 
 fn kernel() -> String {
     fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
+}
+
+/// The compiler on the path, which is the one that Cargo uses.
+fn rustc() -> String {
+    let output = Command::new("rustc").arg("--version").current_dir(env!("CARGO_MANIFEST_DIR")).output();
+    output.map_or_else(|_| "rustc unknown".to_owned(), |out| String::from_utf8_lossy(&out.stdout).trim().to_owned())
 }
 
 /// The commit of the library, and whether its source differs from it; nothing outside a repository.

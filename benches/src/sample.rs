@@ -45,6 +45,12 @@ impl Sample {
         Self { note: note.into(), ..self }
     }
 
+    /// Whether both are figures of the same thing.
+    pub fn is_of_same(&self, other: &Self) -> bool {
+        let key = |s: &'_ Self| [&s.group, &s.case, &s.peer, &s.metric].map(String::clone);
+        key(self) == key(other)
+    }
+
     /// For the pipe between child and parent.
     pub fn to_line(&self) -> String {
         let Self { group, case, peer, metric, best, median, note } = self;

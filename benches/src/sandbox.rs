@@ -17,6 +17,7 @@ pub fn run(group: &Group, task: &Task, scale: Scale, patience: Duration) -> Resu
     let program = std::env::current_exe().context("finding this program")?;
     let mut command = Command::new(program);
     command.args(["--child", group.name, &task.case, &task.alone]);
+    command.env("RUST_BACKTRACE", "0");
     if scale.quick {
         command.arg("--quick");
     }
@@ -51,7 +52,12 @@ pub fn run(group: &Group, task: &Task, scale: Scale, patience: Duration) -> Resu
     };
     let text = receiver.recv().unwrap_or_default();
     let errors = errors.and_then(|thread| thread.join().ok()).unwrap_or_default();
-    let mut samples: Vec<Sample> = text.lines().filter_map(Sample::from_line).collect();
+    let mut samples: Vec<Sample> = Vec::new();
+    for sample in text.lines().filter_map(Sample::from_line) {
+        // A peer that may crash reports again and again; the last report counts.
+        samples.retain(|earlier| !earlier.is_of_same(&sample));
+        samples.push(sample);
+    }
     if let Some(why) = bad_end(status, &errors, patience) {
         let peer = if task.alone.is_empty() { "all" } else { &task.alone };
         samples.push(Sample::failed(group.name, &task.case, peer, &why));
@@ -64,8 +70,9 @@ fn bad_end(status: Option<ExitStatus>, errors: &str, patience: Duration) -> Opti
     if status.success() {
         return None;
     }
+    let panic = errors.lines().find(|line| line.contains(" panicked at ")).map(|_| "panicked").unwrap_or_default();
     let last = errors.lines().rfind(|line| !line.trim().is_empty() && !line.contains("RUST_BACKTRACE"));
-    let cause = last.map(|line| format!(": {}", line.trim())).unwrap_or_default();
+    let cause = last.map(|line| format!(": {panic} {}", line.trim())).unwrap_or_default();
     Some(match status.signal() {
         Some(libc::SIGSEGV) => format!("crashed (SIGSEGV){cause}"),
         Some(libc::SIGABRT) => format!("crashed (SIGABRT){cause}"),

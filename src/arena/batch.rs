@@ -24,7 +24,7 @@ use crate::units::{GRANULE, align_granules};
 /// Bytes that a `Flip` batch stages before it opens pages.
 pub(super) const STAGED: usize = 64 << 10;
 /// The longest run of pages that a batch opens ahead of its needs.
-const LONGEST_RUN: usize = 2 << 20;
+pub(super) const LONGEST_RUN: usize = 2 << 20;
 
 /// A place in a batch, and in the list of blocks that [`Batch::publish`] returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -72,6 +72,8 @@ pub struct Batch {
     runs: Vec<OpenRun>,
     /// There were no whole pages to open: not asked for again.
     no_pages: bool,
+    /// Bytes that this batch will come to, as far as the last ones tell.
+    expected: usize,
     /// `PerThread` opens a window for one thread.
     _not_send: PhantomData<*mut ()>,
 }
@@ -99,6 +101,9 @@ impl Batch {
     pub(crate) fn new(lease: Arc<Lease>) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        let recent = lease.core().recent.load(Ordering::Relaxed);
+        // The smaller of the last two, so that one large batch among small ones deceives nobody.
+        let expected = (recent >> 32).min(recent & u64::from(u32::MAX)) as usize;
         Self {
             core: Arc::clone(lease.core()),
             lease,
@@ -107,6 +112,7 @@ impl Batch {
             staging: Vec::new(),
             runs: Vec::new(),
             no_pages: false,
+            expected,
             _not_send: PhantomData,
         }
     }
@@ -197,7 +203,7 @@ impl Batch {
         let fills_holes = self.core.region.fills_holes();
         let (run, home) = if self.core.region.is_dual() {
             (self.place(granules, align)?, Home::View)
-        } else if fills_holes && (self.no_pages || self.staging.len() + len <= STAGED) {
+        } else if fills_holes && (self.no_pages || self.expected.max(self.staging.len() + len) <= STAGED) {
             self.stage(granules, align)?
         } else {
             match self.open(granules, align) {
@@ -256,10 +262,18 @@ impl Batch {
         let page = (self.core.region.page_size() / GRANULE) as u32;
         let least = granules.next_multiple_of(page);
         // Twice the last run: few flips for many functions, little opened in vain for few.
-        let ahead = self.runs.last().map_or(STAGED / GRANULE, |last| 2 * last.run.len() as usize);
+        let ahead = match self.runs.last() {
+            Some(last) => 2 * last.run.len() as usize,
+            // A little more than expected: it is opened for nothing, but a second run would be dearer.
+            None => (self.expected + self.expected / 32).max(STAGED) / GRANULE,
+        };
         let ahead = (ahead.min(LONGEST_RUN / GRANULE) as u32).next_multiple_of(page);
         // Which of the pages come to hold memory is known when the batch is published.
-        let place = |len: u32| self.core.place(len, align.max(page), |_, run| run);
+        let place = |len: u32| {
+            self.core.place(len, align.max(page), |books, run| {
+                (run, books.pages.all_resident(books.pages.of(Run::new(run.start, page))))
+            })
+        };
         let placed = match place(least.max(ahead)) {
             Err(Error::ArenaFull { .. }) if ahead > least => place(least),
             placed => placed,
@@ -267,14 +281,19 @@ impl Batch {
         let run = match placed {
             // Earlier runs may have room left that was too small for what came then.
             Err(full) => return self.runs.iter_mut().rev().find_map(|open| open.take(granules, align)).ok_or(full),
-            Ok(run) => run,
+            Ok(placed) => placed,
         };
+        let (run, resident) = run;
         let mut open = OpenRun::new(run);
         // SAFETY: whole pages placed for this batch alone, so without live code.
         if let Err(error) = unsafe { self.core.region.open(bytes_of(run)) } {
             // Some of the pages may be open.
             self.core.close(&open);
             return Err(error);
+        }
+        if !resident && self.runs.is_empty() && self.expected > 0 {
+            // One call, where each page would take a fault of its own.
+            open.populated = self.core.region.populate(bytes_of(run));
         }
         let taken = open.take(granules, 1);
         self.runs.push(open);
@@ -296,6 +315,7 @@ impl Batch {
         // From here on nothing fails.
         let items = std::mem::take(&mut self.items);
         self.runs.clear();
+        core.note_batch(&items);
         // Owned by blocks from here on, whatever an observer does.
         let blocks = entries.iter().map(|entry| CodeBlock::new(Arc::clone(&self.lease), *entry)).collect();
         for (entry, item) in entries.iter().zip(&items) {

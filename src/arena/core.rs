@@ -21,7 +21,8 @@ use crate::icache;
 use crate::region::Region;
 use crate::space::pages::Pages;
 use crate::space::{Run, Space};
-use crate::sync::{Arc, Mutex};
+use crate::sync::{Arc, AtomicU64, Mutex};
+use crate::sys::Span;
 use crate::units::{self, GRANULE};
 
 pub(crate) struct Core {
@@ -33,6 +34,8 @@ pub(crate) struct Core {
     poison: bool,
     /// Unless freed space has to be overwritten, or waits for its page to be empty.
     pub(super) shelves: Option<Shelves>,
+    /// Bytes of the last two batches, 32 bits each: what the next one may come to.
+    pub(super) recent: AtomicU64,
     books: Mutex<Books>,
     /// Held while free space is kept out of the books because the system is being called about it. Taken before the
     /// books, or without them.
@@ -92,6 +95,10 @@ impl Core {
             aside: 0,
         };
         let (lookup, guards) = (Lookup::new(granules)?, Guards::new());
+        if let Some((start, len)) = lookup.first_table(region.page_size())?.filter(|(_, len)| *len >= units::MAX_ALIGN)
+        {
+            region.advise_table(Span { start, len });
+        }
         let shelves = (!poison && region.fills_holes()).then(Shelves::new);
         Ok(Self {
             region,
@@ -101,6 +108,7 @@ impl Core {
             mode,
             poison,
             shelves,
+            recent: AtomicU64::new(0),
             books: Mutex::new(books),
             aside: Mutex::new(()),
         })
@@ -343,6 +351,23 @@ impl Core {
             self.give_back(&mut books, run);
         }
         result
+    }
+
+    /// Puts stretches of 2 MiB that hold memory throughout into huge pages; returns the bytes.
+    pub(crate) fn collapse(&self) -> Result<usize, Error> {
+        self.region.check_own("collapse")?;
+        let page = self.region.page_size();
+        let mut bytes = 0;
+        for start in (0..self.region.len()).step_by(units::MAX_ALIGN) {
+            let range = start..start + units::MAX_ALIGN;
+            let pages = range.start / page..range.end / page;
+            if range.end > self.region.len() || pages.is_empty() || !self.books().pages.all_resident(pages) {
+                continue;
+            }
+            self.region.collapse(range)?;
+            bytes += units::MAX_ALIGN;
+        }
+        Ok(bytes)
     }
 
     pub(crate) fn info(&self, entry: Entry) -> BlockInfo {

@@ -24,6 +24,8 @@
 //!
 //! A block is entered when it has its space, a moment before its bytes are there: nobody has its address yet.
 
+use std::ptr::NonNull;
+
 use crate::Error;
 use crate::space::Run;
 use crate::space::bitmap::Bitmap;
@@ -91,6 +93,23 @@ fn state(generation: u64, start: u32, len: u32) -> u64 {
     generation << (LEN_BITS + START_BITS) | u64::from(start % BIN) << LEN_BITS | u64::from(len)
 }
 
+/// The largest key in a head that is at most that of granule `at`, and its slot; 0 if there is none. All seven bytes at
+/// once and without a branch, as nothing about them can be predicted.
+fn last_key(head: u64, at: u32) -> (u8, usize) {
+    const EACH: u64 = 0x0001_0101_0101_0101;
+    let live = head & (0x80 * EACH);
+    let starts = head & (0x7f * EACH);
+    // Bit 7 of each byte: whether it begins at or before `at`. Nothing is borrowed from the next byte.
+    let before = u64::from(0x80 | at) * EACH - starts;
+    let counts = ((live & before) >> 7) * 0xff;
+    let keys = head & counts;
+    let last = keys.to_le_bytes().into_iter().fold(0, u8::max);
+    // The byte that is `last`: the lowest that is zero after the comparison.
+    let same = keys ^ (u64::from(last) * EACH);
+    let zero = same.wrapping_sub(EACH) & !same & (0x80 * EACH);
+    (last, zero.trailing_zeros() as usize / 8)
+}
+
 /// Where a block is entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Slot {
@@ -117,6 +136,15 @@ impl Lookup {
     pub(crate) fn new(granules: u32) -> Result<Self, Error> {
         let bins = granules.div_ceil(BIN) as usize;
         Ok(Self { occupied: Bitmap::new(bins)?, groups: [const { OnceLock::new() }; GROUPS], bins })
+    }
+
+    /// Makes the first table, and returns its whole pages: where code is packed it is used from end to end, so it may
+    /// well lie in huge pages.
+    pub(crate) fn first_table(&self, page: usize) -> Result<Option<(NonNull<u8>, usize)>, Error> {
+        let table = Table::new(self.bins)?;
+        let pages = table.pages(page);
+        let _ = self.groups[0].set(table);
+        Ok(pages)
     }
 
     fn group(&self, index: usize, bin: u32) -> Option<&Group> {
@@ -177,26 +205,20 @@ impl Lookup {
 
     /// The block that begins last in `bin`, at or before granule `at` of it; `Some(None)` if it was retired meanwhile.
     fn last_start(&self, bin: u32, at: u32) -> Option<Option<Entry>> {
-        // Key, group and slot of the last start, in one number that compares by key.
-        let mut best = 0;
+        let (mut best, mut place) = (0, (0, 0));
         for index in 0..GROUPS {
             let Some(group) = self.group(index, bin) else { break };
             let head = group.head.load(Ordering::Acquire);
-            for slot in 0..SLOTS {
-                let key = head >> (8 * slot) & KEY_MASK;
-                // Without a branch: which of the slots it is cannot be predicted.
-                let counts = u64::from(key >= 0x80) & u64::from(key <= u64::from(0x80 | at));
-                best = best.max(counts * (key << 16 | (index << 8 | slot) as u64));
+            let (key, slot) = last_key(head, at);
+            if key > best {
+                (best, place) = (key, (index, slot));
             }
             if head & MORE == 0 {
                 break;
             }
         }
-        if best == 0 {
-            return None;
-        }
-        let (start, index, slot) = (best >> 16 & 0x7f, best >> 8 & 0xff, best & 0xff);
-        Some(self.read(bin, start as u32, index as usize, slot as usize))
+        let start = best.checked_sub(0x80)?;
+        Some(self.read(bin, u32::from(start), place.0, place.1))
     }
 
     fn read(&self, bin: u32, start: u32, index: usize, slot: usize) -> Option<Entry> {
@@ -239,6 +261,34 @@ impl Group {
             match self.head.compare_exchange_weak(head, new, Ordering::AcqRel, Ordering::Relaxed) {
                 Ok(_) => return slot,
                 Err(now) => head = now,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_key_is_found_whatever_the_order() {
+        let mut rng = fastrand::Rng::with_seed(4);
+        for _ in 0..20_000 {
+            let mut head = rng.u64(..) & (0xff << 56);
+            let mut keys = Vec::new();
+            for slot in 0..SLOTS {
+                let start = rng.u32(..BIN);
+                if rng.bool() && keys.iter().all(|&(other, _)| other != start) {
+                    head |= key(start, slot);
+                    keys.push((start, slot));
+                }
+            }
+            for at in [0, 1, rng.u32(..BIN), 126, 127] {
+                let expected = keys.iter().filter(|(start, _)| *start <= at).max();
+                match expected {
+                    Some(&(start, slot)) => assert_eq!(last_key(head, at), (0x80 | start as u8, slot)),
+                    None => assert_eq!(last_key(head, at).0, 0),
+                }
             }
         }
     }

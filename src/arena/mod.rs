@@ -204,6 +204,29 @@ impl CodeArena {
         self.core().trim()
     }
 
+    /// Puts code into huge pages, now: each stretch of 2 MiB that holds memory throughout. Returns the bytes.
+    ///
+    /// Code runs on meanwhile, but a thread that needs a page being moved waits for it, so this is for a quiet moment
+    /// after much was published. It works whatever [`ArenaBuilder::huge_pages`] said. What is published into such a
+    /// stretch later, in `Flip` by a large batch, can break it up again.
+    ///
+    /// ```
+    /// # let arena = gaia_jit::CodeArena::builder().capacity(8 << 20).build()?;
+    /// let blocks: Vec<_> = (0..40).map(|_| arena.publish(&[0xc3; 100_000])).collect::<Result<_, _>>()?;
+    /// match arena.collapse() {
+    ///     Ok(bytes) => assert!(bytes >= 2 << 20),
+    ///     Err(refused) => println!("no huge pages here: {refused}"),
+    /// }
+    /// # Ok::<(), gaia_jit::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::OperatingSystem`] where the system cannot (Linux can since 6.1) or has no memory; what was moved stays so.
+    /// [`Error::Forked`] in a child.
+    pub fn collapse(&self) -> Result<usize, Error> {
+        self.core().collapse()
+    }
+
     /// How this arena keeps W^X.
     pub fn mode(&self) -> WxMode {
         self.core().mode

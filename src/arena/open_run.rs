@@ -11,11 +11,13 @@ pub(super) struct OpenRun {
     /// Skipped for alignment.
     gaps: Vec<Run>,
     pub(super) sealed: bool,
+    /// All of it holds memory.
+    pub(super) populated: bool,
 }
 
 impl OpenRun {
     pub(super) fn new(run: Run) -> Self {
-        Self { run, next: run.start, gaps: Vec::new(), sealed: false }
+        Self { run, next: run.start, gaps: Vec::new(), sealed: false, populated: false }
     }
 
     /// Hands out granules, from where it left off.

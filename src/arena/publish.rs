@@ -1,6 +1,6 @@
 //! From placed granules to live blocks: what single functions and batches share.
 
-use super::batch::{Batch, Home, Item, STAGED};
+use super::batch::{Batch, Home, Item, LONGEST_RUN, STAGED};
 use super::block::{CodeBlock, Lease};
 use super::code::Code;
 use super::core::{Core, bytes_of};
@@ -10,7 +10,7 @@ use crate::Error;
 use crate::icache;
 use crate::region::Region;
 use crate::space::Run;
-use crate::sync::Arc;
+use crate::sync::{Arc, Ordering};
 use crate::units::{GRANULE, align_granules};
 
 impl Core {
@@ -31,14 +31,25 @@ impl Core {
         for item in items {
             books.live.publish(item.run, item.len);
         }
-        for run in runs.iter().flat_map(OpenRun::rest) {
-            self.give_back(&mut books, run);
+        for open in runs {
+            if open.populated {
+                books.pages.touch(open.run);
+            }
+            open.rest().for_each(|run| self.give_back(&mut books, run));
         }
         for item in items.iter().filter(|item| item.home == Home::Run) {
             self.lookup.occupy(item.run);
             books.pages.touch(item.run);
         }
         Ok(entries)
+    }
+
+    /// Remembers how large a batch was, for the next one.
+    pub(super) fn note_batch(&self, items: &[Item]) {
+        let bytes: usize = items.iter().map(|item| bytes_of(item.run).len()).sum();
+        let bytes = bytes.min(LONGEST_RUN) as u64;
+        let recent = self.recent.load(Ordering::Relaxed);
+        self.recent.store(recent << 32 | bytes, Ordering::Relaxed);
     }
 
     /// Tells the observer of a block.

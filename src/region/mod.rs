@@ -224,6 +224,29 @@ impl Region {
         Ok(())
     }
 
+    /// Puts the memory of whole pages into huge pages.
+    pub(crate) fn collapse(&self, range: Range<usize>) -> Result<(), Error> {
+        if let View::Dual { writable } = &self.view {
+            // SAFETY: whole pages of the view.
+            unsafe { self.os.collapse(self.writable_span(*writable, range.clone()))? };
+        }
+        // SAFETY: whole pages of the view.
+        unsafe { self.os.collapse(self.span(range))? };
+        Ok(())
+    }
+
+    /// Gets memory for opened pages ahead of use; whether it could.
+    pub(crate) fn populate(&self, range: Range<usize>) -> bool {
+        // SAFETY: whole pages of the view.
+        unsafe { self.os.populate(self.span(range)) }.is_ok()
+    }
+
+    /// Asks for huge pages behind a table of the arena's own; a hint.
+    pub(crate) fn advise_table(&self, table: Span) {
+        // SAFETY: whole pages inside the table, whose contents stay as they are.
+        let _ = unsafe { self.os.advise_huge(table) };
+    }
+
     /// Flushes written bytes from the instruction cache.
     pub(crate) fn flush(&self, range: Range<usize>) {
         // SAFETY: inside the region and, as it was written, mapped and readable.

@@ -23,6 +23,10 @@ impl Pages {
         self.count
     }
 
+    pub(crate) fn all_resident(&self, mut pages: std::ops::Range<usize>) -> bool {
+        pages.all(|page| self.resident.get(page))
+    }
+
     pub(crate) fn is_resident(&self, page: usize) -> bool {
         self.resident.get(page)
     }

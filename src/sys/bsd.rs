@@ -50,6 +50,14 @@ impl Os for Native {
         missing("huge pages")
     }
 
+    unsafe fn collapse(&self, _span: Span) -> Result<()> {
+        missing("huge pages")
+    }
+
+    unsafe fn populate(&self, _span: Span) -> Result<()> {
+        missing("memory ahead of use")
+    }
+
     fn open_kernel_writer(&self) -> Result<KernelWriter> {
         missing("kernel write")
     }

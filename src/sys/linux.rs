@@ -24,6 +24,8 @@ pub(crate) struct SharedMemory(File);
 
 /// From the kernel's `asm-generic/mman-common.h`; the `libc` crate has it for some targets only.
 const MADV_DONTNEED_LOCKED: libc::c_int = 24;
+/// Likewise; since kernel 6.1.
+const MADV_COLLAPSE: libc::c_int = 25;
 
 impl Os for Native {
     fn map(&self, len: usize) -> Result<Span> {
@@ -55,6 +57,16 @@ impl Os for Native {
     unsafe fn advise_huge(&self, span: Span) -> Result<()> {
         // SAFETY: the advice leaves the contents as they are.
         unsafe { unix::advise(span, libc::MADV_HUGEPAGE) }
+    }
+
+    unsafe fn collapse(&self, span: Span) -> Result<()> {
+        // SAFETY: the contents stay as they are, for every thread.
+        unsafe { unix::advise(span, MADV_COLLAPSE) }
+    }
+
+    unsafe fn populate(&self, span: Span) -> Result<()> {
+        // SAFETY: the contents stay as they are.
+        unsafe { unix::advise(span, libc::MADV_POPULATE_WRITE) }
     }
 
     fn open_kernel_writer(&self) -> Result<KernelWriter> {

@@ -116,6 +116,18 @@ pub(crate) trait Os: Send + Sync + Debug {
     /// - `span` is whole pages of a mapping of the caller's.
     unsafe fn advise_huge(&self, span: Span) -> Result<()>;
 
+    /// Puts the memory of whole pages into huge pages, now, whatever they hold and whoever uses them.
+    ///
+    /// # Safety
+    /// - `span` is whole pages of a mapping of the caller's.
+    unsafe fn collapse(&self, span: Span) -> Result<()>;
+
+    /// Gets memory for whole writable pages ahead of use; a hint.
+    ///
+    /// # Safety
+    /// - `span` is whole pages of a mapping of the caller's.
+    unsafe fn populate(&self, span: Span) -> Result<()>;
+
     /// Opens the way to write to pages of this process that are not writable.
     fn open_kernel_writer(&self) -> Result<KernelWriter>;
 

@@ -51,6 +51,14 @@ impl Os for Native {
         missing()
     }
 
+    unsafe fn collapse(&self, _span: Span) -> Result<()> {
+        missing()
+    }
+
+    unsafe fn populate(&self, _span: Span) -> Result<()> {
+        missing()
+    }
+
     fn open_kernel_writer(&self) -> Result<KernelWriter> {
         missing()
     }

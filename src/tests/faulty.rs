@@ -127,6 +127,16 @@ impl Os for Faulty {
         unsafe { Native.advise_huge(span) }
     }
 
+    unsafe fn collapse(&self, span: Span) -> Result<()> {
+        self.enter("collapse")?;
+        unsafe { Native.collapse(span) }
+    }
+
+    unsafe fn populate(&self, span: Span) -> Result<()> {
+        self.enter("populate")?;
+        unsafe { Native.populate(span) }
+    }
+
     fn open_kernel_writer(&self) -> Result<KernelWriter> {
         self.enter("writer")?;
         Native.open_kernel_writer()

@@ -3,12 +3,13 @@
 use std::io;
 use std::ptr::NonNull;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use super::{Bulk, Store};
 
 pub const SYSCALLS: &str = "bare mmap per function";
 pub const COPY_WARM: &str = "floor: copy to populated huge pages, mprotect";
+pub const HUGE_PAGES: &str = "floor: populated huge pages";
 pub const COPY_FRESH: &str = "floor: mmap, populate huge pages, copy, mprotect";
 
 const HUGE: usize = 2 << 20;
@@ -128,5 +129,33 @@ impl Bulk for PopulatedCopy {
 
     fn empty(&mut self) -> Result<()> {
         self.memory.protect(READ_WRITE)
+    }
+}
+
+/// The same memory as a store, filled once: code that surely lies in huge pages.
+impl Store for PopulatedCopy {
+    type Block = *const u8;
+
+    fn publish(&mut self, _: &[u8]) -> Result<*const u8> {
+        bail!("filled as a whole")
+    }
+
+    fn retire(&mut self, _: *const u8) -> Result<()> {
+        Ok(())
+    }
+
+    fn address(&self, block: &*const u8) -> *const u8 {
+        *block
+    }
+
+    fn fill(&mut self, sizes: &[u16], source: &[u8]) -> Result<Vec<*const u8>> {
+        self.load(sizes, source)?;
+        let mut at = self.start;
+        let next = |&size: &u16| {
+            let start = self.memory.as_ptr().wrapping_add(at).cast_const();
+            at += usize::from(size).next_multiple_of(16);
+            start
+        };
+        Ok(sizes.iter().map(next).collect())
     }
 }

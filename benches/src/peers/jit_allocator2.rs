@@ -1,4 +1,4 @@
-//! jit-allocator2. Not trusted: its blocks overlap once it is fragmented, and with dual mapping it crashes under churn.
+//! jit-allocator2. Not trusted: its blocks overlap once it is fragmented, and then it panics or crashes.
 
 use anyhow::{Result, anyhow};
 use jit_allocator2::{
@@ -13,6 +13,10 @@ pub const ALL: [&str; 2] = [DUAL, RWX];
 
 pub struct Pool(Box<JitAllocator>);
 
+/// The executable address of a block of a pool.
+#[derive(Clone, Copy, Debug)]
+pub struct Block(*const u8);
+
 impl Pool {
     /// By its name, [`DUAL`] or [`RWX`].
     pub fn new(name: &str) -> Self {
@@ -26,9 +30,9 @@ impl Pool {
 }
 
 impl Store for Pool {
-    type Block = *const u8;
+    type Block = Block;
 
-    fn publish(&mut self, code: &[u8]) -> Result<*const u8> {
+    fn publish(&mut self, code: &[u8]) -> Result<Block> {
         let (executable, writable) = self.0.alloc(code.len()).map_err(|e| anyhow!("alloc: {e:?}"))?;
         protect_jit_memory(ProtectJitAccess::ReadWrite);
         // SAFETY: as many bytes were just allocated, and `code` is elsewhere. (Where the allocator breaks that promise
@@ -36,15 +40,15 @@ impl Store for Pool {
         unsafe { writable.copy_from_nonoverlapping(code.as_ptr(), code.len()) };
         protect_jit_memory(ProtectJitAccess::ReadExecute);
         flush_instruction_cache(executable, code.len());
-        Ok(executable)
+        Ok(Block(executable))
     }
 
-    fn retire(&mut self, block: *const u8) -> Result<()> {
+    fn retire(&mut self, block: Block) -> Result<()> {
         // SAFETY: allocated by `publish`, released once.
-        unsafe { self.0.release(block) }.map_err(|e| anyhow!("release: {e:?}"))
+        unsafe { self.0.release(block.0) }.map_err(|e| anyhow!("release: {e:?}"))
     }
 
-    fn address(&self, block: &*const u8) -> *const u8 {
-        *block
+    fn address(&self, block: &Block) -> *const u8 {
+        block.0
     }
 }

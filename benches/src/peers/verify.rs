@@ -5,14 +5,14 @@ use anyhow::Result;
 use super::Store;
 use crate::trace::{Churn, sizes};
 
-/// Blocks whose bytes had changed when they were dropped.
+/// How many blocks were dropped, and whether the last of them was found changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Verdict {
     pub dropped: usize,
-    pub damaged: usize,
+    pub damaged: bool,
 }
 
-/// Churns over `live` blocks, each filled with a stamp of its own. Nothing of it is called.
+/// Churns over `live` blocks, each filled with a stamp of its own, until one is found changed. Nothing of it is called.
 pub fn verify<S: Store>(mut store: S, live: usize, steps: usize) -> Result<Verdict> {
     let mut stamp = 0_u32;
     let mut publish = |store: &mut S, size: u16| -> Result<(S::Block, u32, u16)> {
@@ -32,7 +32,9 @@ pub fn verify<S: Store>(mut store: S, live: usize, steps: usize) -> Result<Verdi
         let bytes = unsafe { std::slice::from_raw_parts(store.address(&block), usize::from(size)) };
         let intact = bytes.iter().copied().eq(stamp.to_le_bytes().into_iter().cycle().take(usize::from(size)));
         verdict.dropped += 1;
-        verdict.damaged += usize::from(!intact);
+        if !intact {
+            return Ok(Verdict { damaged: true, ..verdict });
+        }
         store.retire(block)?;
         blocks.push(publish(&mut store, step.size)?);
     }
@@ -49,7 +51,7 @@ mod tests {
 
     fn keeps_apart<S: Store>(store: S) {
         let verdict = verify(store, 500, 5_000);
-        assert!(matches!(verdict, Ok(Verdict { dropped: 5_000, damaged: 0 })), "{verdict:?}");
+        assert!(matches!(verdict, Ok(Verdict { dropped: 5_000, damaged: false })), "{verdict:?}");
     }
 
     #[test]

@@ -1,0 +1,113 @@
+//! Bulk: 100,000 functions in batches of 1,024.
+//!
+//! *Warm*: the memory held the same functions before, and was emptied. *Fresh*: it is used for the first time. The row's
+//! figure is the warm one, against a floor that copies into memory that is populated already; the fresh one is held
+//! against a floor that maps and populates inside the measured part.
+
+use std::time::Instant;
+
+use anyhow::Result;
+use gaia_jit::WxMode;
+
+use crate::code;
+use crate::group::{Group, Row, Target, Task, ns_text};
+use crate::measure::{Contender, per, race};
+use crate::peers::{Bulk, Fresh, OneByOne, asmkit, cranelift, floors, gaia, jit_allocator2, malloc};
+use crate::sample::{Sample, Samples};
+use crate::scale::Scale;
+use crate::trace::sizes;
+
+pub const GROUP: Group =
+    Group { name: "bulk", about: "100,000 functions in batches of 1,024, Flip + huge pages", tasks, run, judge };
+
+const CASE: &str = "100000 functions";
+const METRIC: &str = "ns/function";
+const WARM: &str = "gaia-jit Flip huge, warm";
+const INSIDE: &str = "gaia-jit Flip huge, fresh, built inside";
+const OUTSIDE: &str = "gaia-jit Flip huge, fresh, built outside";
+
+fn tasks(_: Scale) -> Vec<Task> {
+    let alone = jit_allocator2::ALL.into_iter().map(|peer| Task::alone(CASE, peer));
+    [Task::new(CASE)].into_iter().chain(alone).collect()
+}
+
+/// A contender that loads and empties, the loading measured.
+fn loading<'a>(name: &str, mut bulk: impl Bulk + 'a, sizes: &'a [u16], source: &'a [u8]) -> Contender<'a> {
+    Contender::new(name, move || {
+        let start = Instant::now();
+        bulk.load(sizes, source)?;
+        let elapsed = start.elapsed();
+        bulk.empty()?;
+        Ok(per(elapsed, sizes.len()))
+    })
+}
+
+/// As [`loading`], after one round that does not count.
+fn warm<'a>(name: &str, mut bulk: impl Bulk + 'a, sizes: &'a [u16], source: &'a [u8]) -> Result<Contender<'a>> {
+    bulk.load(sizes, source)?;
+    bulk.empty()?;
+    Ok(loading(name, bulk, sizes, source))
+}
+
+fn run(task: &Task, scale: Scale) -> Result<Vec<Sample>> {
+    let (sizes, source) = (sizes(scale.count(100_000), 1), code::source());
+    let (sizes, source) = (&sizes[..], &source[..]);
+    let count = sizes.len();
+    let loader = |mode, huge| Ok(gaia::Loader::new(gaia::builder(mode, huge, count).build()?));
+    if !task.alone.is_empty() {
+        let make = || Ok(OneByOne::new(jit_allocator2::Pool::new(&task.alone)));
+        let fresh = loading(&format!("{}, fresh", task.alone), Fresh::new(make), sizes, source);
+        return Ok(race(GROUP.name, CASE, METRIC, scale.rounds(7), vec![fresh]));
+    }
+    let outside = Contender::new(OUTSIDE, || {
+        let mut bulk = loader(WxMode::Flip, true)?;
+        let start = Instant::now();
+        bulk.load(sizes, source)?;
+        Ok(per(start.elapsed(), count))
+    });
+    let mut contenders = vec![
+        warm(WARM, loader(WxMode::Flip, true)?, sizes, source)?,
+        loading(INSIDE, Fresh::new(|| loader(WxMode::Flip, true)), sizes, source),
+        outside,
+        warm("gaia-jit Flip, warm", loader(WxMode::Flip, false)?, sizes, source)?,
+        loading("gaia-jit Flip, fresh", Fresh::new(|| loader(WxMode::Flip, false)), sizes, source),
+        warm("gaia-jit DualMap, warm", loader(WxMode::DualMap, false)?, sizes, source)?,
+        loading("gaia-jit DualMap, fresh", Fresh::new(|| loader(WxMode::DualMap, false)), sizes, source),
+        warm(floors::COPY_WARM, floors::PopulatedCopy::new(sizes)?, sizes, source)?,
+        loading(floors::COPY_FRESH, Fresh::new(|| floors::PopulatedCopy::new(sizes)), sizes, source),
+        loading(cranelift::SYSTEM, Fresh::new(|| Ok(cranelift::system())), sizes, source),
+        loading(cranelift::ARENA, Fresh::new(|| cranelift::arena(gaia::capacity_for(count))), sizes, source),
+        warm(&format!("{}, warm", malloc::GLIBC), OneByOne::new(malloc::Glibc), sizes, source)?,
+    ];
+    for name in asmkit::ALL {
+        let make = || Ok(OneByOne::new(asmkit::Pool::new(name)));
+        contenders.push(loading(&format!("{name}, fresh"), Fresh::new(make), sizes, source));
+        contenders.push(warm(&format!("{name}, warm"), make()?, sizes, source)?);
+    }
+    Ok(race(GROUP.name, CASE, METRIC, scale.rounds(9), contenders))
+}
+
+fn is_peer(name: &str) -> bool {
+    ["asmkit", "cranelift", "jit-allocator2"].iter().any(|peer| name.starts_with(peer))
+}
+
+fn judge(samples: Samples<'_>) -> Vec<Row> {
+    let ns = |peer| samples.best(CASE, peer, METRIC);
+    let peer = samples.least(CASE, METRIC, is_peer);
+    let beaten = peer.map_or(f64::NAN, |(_, ns)| ns);
+    let row = |what, ours, floor| {
+        let row = Row::new(what, Target::AtMost(1.5), ns(ours) / ns(floor), "x floor");
+        row.ours(ns_text(ns(ours))).floor(ns_text(ns(floor))).best_peer(peer)
+    };
+    vec![
+        row("bulk, warm arena, per function", WARM, floors::COPY_WARM),
+        Row { target: Target::None, ..row("bulk, fresh arena (built inside)", INSIDE, floors::COPY_FRESH) },
+        Row { target: Target::None, ..row("bulk, fresh arena (built outside)", OUTSIDE, floors::COPY_FRESH) },
+        Row::new("bulk, warm arena, peers", Target::AtLeast(2.0), beaten / ns(WARM), "x faster")
+            .ours(ns_text(ns(WARM)))
+            .best_peer(peer),
+        Row::new("bulk, fresh arena, peers", Target::AtLeast(2.0), beaten / ns(INSIDE), "x faster")
+            .ours(ns_text(ns(INSIDE)))
+            .best_peer(peer),
+    ]
+}

@@ -1,0 +1,35 @@
+//! The rows of the design's table of performance to reach, a group to a file.
+
+mod bulk;
+mod calls;
+mod churn;
+mod jit_memory;
+mod lookup;
+mod mappings;
+mod one_at_a_time;
+mod pin;
+mod threads;
+
+pub use calls::Called;
+pub use lookup::addresses_inside;
+pub use threads::together;
+
+use crate::group::Group;
+
+/// Group and metric of the picture's left panel.
+pub const CHURN: (&str, &str) = (churn::GROUP.name, churn::METRIC);
+/// Group and metric of its right panel.
+pub const CALLS: (&str, &str) = (calls::GROUP.name, calls::METRIC);
+
+/// All groups, in the order of the table.
+pub const ALL: &[Group] = &[
+    bulk::GROUP,
+    one_at_a_time::GROUP,
+    churn::GROUP,
+    calls::GROUP,
+    threads::GROUP,
+    lookup::GROUP,
+    pin::GROUP,
+    jit_memory::GROUP,
+    mappings::GROUP,
+];
