@@ -64,6 +64,9 @@ pub(crate) struct Pending {
     len: u32,
 }
 
+/// How often the lock is looked at before sleeping on it.
+const PATIENCE: usize = 200;
+
 /// How much is overwritten with traps at a time.
 const PIECE: usize = 4096;
 
@@ -116,8 +119,20 @@ impl Core {
 
     /// The bookkeeping, with the space of all that need not wait any more given back.
     pub(crate) fn books(&self) -> MutexGuard<'_, Books> {
-        let books = self.books.lock();
+        let books = self.lock();
         if books.pending.is_empty() { books } else { self.reclaim(books) }
+    }
+
+    /// The books as they are. They are held for some hundred nanoseconds, so it is better to look again for a while than
+    /// to be put to sleep and woken.
+    fn lock(&self) -> MutexGuard<'_, Books> {
+        for _ in 0..PATIENCE {
+            match self.books.try_lock() {
+                Some(books) => return books,
+                None => std::hint::spin_loop(),
+            }
+        }
+        self.books.lock()
     }
 
     /// As [`Core::books`], but `None` where the lock may be held for ever: in a child forked while another thread held it.
@@ -133,7 +148,7 @@ impl Core {
     fn clear_shelves(&self) {
         let Some(shelves) = &self.shelves else { return };
         shelves.clear(|runs, tally| {
-            let mut books = self.books.lock();
+            let mut books = self.lock();
             books.live.merge(tally);
             runs.for_each(|run| self.give_back(&mut books, run));
         });
@@ -160,7 +175,7 @@ impl Core {
         drop(books);
         let aside = self.aside.lock();
         let (done, failed): (Vec<_>, Vec<_>) = due.into_iter().partition(|pending| self.fill_with_traps(pending.run));
-        let mut books = self.books.lock();
+        let mut books = self.lock();
         books.aside -= granules;
         for pending in done {
             books.waiting.retire(pending.run, pending.len);
@@ -199,7 +214,7 @@ impl Core {
 
     /// Gives back space that never held a published block.
     pub(crate) fn release(&self, runs: impl IntoIterator<Item = Run>) {
-        let mut books = self.books.lock();
+        let mut books = self.lock();
         for run in runs {
             self.give_back(&mut books, run);
         }
@@ -255,7 +270,7 @@ impl Core {
         // SAFETY: stranded pages are open, belong to nobody else and hold no live code.
         let seal = |run: &Run| unsafe { self.region.seal(bytes_of(*run)) }.is_ok();
         let (sealed, still): (Vec<_>, Vec<_>) = stranded.into_iter().partition(seal);
-        let mut books = self.books.lock();
+        let mut books = self.lock();
         books.aside -= granules;
         for run in sealed {
             self.give_back(&mut books, run);
@@ -267,7 +282,7 @@ impl Core {
 
     /// Keeps pages that are open and cannot be sealed out of the free space until they can.
     pub(crate) fn strand(&self, run: Run) {
-        self.books.lock().stranded.push(run);
+        self.lock().stranded.push(run);
     }
 
     /// The block is dropped: it cannot be found any more, and its space is free as soon as no older guard is left.
@@ -297,14 +312,14 @@ impl Core {
         let unguarded = self.guards.oldest().is_none();
         if let (true, Some(shelves)) = (unguarded, &self.shelves) {
             let spill = |runs: &mut dyn Iterator<Item = Run>| {
-                let mut books = self.books.lock();
+                let mut books = self.lock();
                 runs.for_each(|run| self.give_back(&mut books, run));
             };
             if shelves.put(run, entry.len, spill).is_ok() {
                 return;
             }
         }
-        let mut books = self.books.lock();
+        let mut books = self.lock();
         books.live.retire(run, entry.len);
         if unguarded && !self.poison {
             self.give_back(&mut books, run);
@@ -339,7 +354,7 @@ impl Core {
         for run in taken {
             // SAFETY: the pages are taken and hold no block, live or pending.
             let gone = unsafe { self.region.decommit(bytes_of(run)) };
-            let mut books = self.books.lock();
+            let mut books = self.lock();
             match gone {
                 Ok(()) => {
                     let bytes = books.pages.gone(run) * self.region.page_size();

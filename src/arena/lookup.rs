@@ -157,6 +157,11 @@ impl Lookup {
         self.occupied.set(bin, bin + 1);
     }
 
+    /// Space was taken at `run`, to hold blocks anywhere. Under the arena's lock.
+    pub(crate) fn occupy_all(&self, run: Run) {
+        self.occupied.set((run.start / BIN) as usize, run.end.div_ceil(BIN) as usize);
+    }
+
     /// Space was given back at `run` and is part of `hole` now. Under the arena's lock.
     pub(crate) fn vacate(&self, run: Run, hole: Run) {
         let first = (run.start / BIN).max(hole.start.div_ceil(BIN));

@@ -13,6 +13,9 @@ use crate::space::Run;
 use crate::sync::{Arc, Ordering};
 use crate::units::{GRANULE, align_granules};
 
+/// Granules of a stretch: 16 KiB.
+const STRETCH: u32 = 1024;
+
 impl Core {
     /// The items are live, and what their runs have left is free; or, if the tables for that cannot be had, nothing has
     /// changed.
@@ -103,8 +106,9 @@ impl Core {
 
     /// Space for a block of `len` bytes, counted as live.
     fn place_block(&self, granules: u32, align: u32, len: u32) -> Result<Run, Error> {
-        let shelved = self.shelves.as_ref().filter(|_| align == 1).and_then(|shelves| shelves.take(granules, len));
-        if let Some(run) = shelved {
+        let shelves = self.shelves.as_ref().filter(|_| align == 1);
+        if let Some(run) = shelves.and_then(|shelves| shelves.take(granules, len, |rest| self.stretch(rest, granules)))
+        {
             return Ok(run);
         }
         self.place(granules, align, |books, run| {
@@ -112,6 +116,25 @@ impl Core {
             books.pages.touch(run);
             run
         })
+    }
+
+    /// A new stretch for a shelf, of `least` granules or more; what is left of the last one is free again.
+    ///
+    /// As long as little of the resident memory is free, a stretch is cut where there is most room. Otherwise the space
+    /// asked for is taken from the tightest hole, so that holes fill up again and little memory is ever needed.
+    fn stretch(&self, rest: Run, least: u32) -> Option<Run> {
+        let mut books = self.books();
+        if rest.len() > 0 {
+            self.give_back(&mut books, rest);
+        }
+        let resident = books.pages.resident() as u32 * books.pages.granules();
+        let taken = books.space.granules() - books.space.free_granules();
+        let sparse = resident.saturating_sub(taken) > resident / 16;
+        let wide = if sparse { None } else { books.space.alloc(STRETCH, 1) };
+        let run = wide.or_else(|| books.space.alloc(least, 1))?;
+        self.lookup.occupy_all(run);
+        books.pages.touch(run);
+        Some(run)
     }
 
     /// Writes a function to granules placed for it.

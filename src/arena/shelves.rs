@@ -2,7 +2,8 @@
 //!
 //! A shelf holds a few runs of each small size. A thread puts the space of a dropped block on its own shelf and takes
 //! space of just the size it needs from there; only when there is none, or no room for more, does it go to the books,
-//! with several runs at a time. For the books, space on a shelf is taken. Whoever needs the whole truth (figures, a
+//! with several runs at a time. New space is cut from a stretch of the shelf's own, so that functions which a thread
+//! publishes one after another lie one after another, and threads do not write to the same cache lines. For the books, space on a shelf is taken. Whoever needs the whole truth (figures, a
 //! trim, a request that found nothing) first takes everything off all shelves, so nothing is ever refused, or fails to
 //! coalesce, because it lies on one.
 //!
@@ -17,8 +18,8 @@ use crate::sync::{Mutex, thread_number};
 pub(super) const SHELVES: usize = 16;
 /// Sizes in granules that are shelved, up to 1 KiB.
 const SIZES: usize = 65;
-/// Runs of one size on one shelf: 133 KiB a shelf at the most.
-const DEPTH: usize = 4;
+/// Runs of one size on one shelf: 268 KiB a shelf at the most.
+const DEPTH: usize = 8;
 
 pub(super) struct Shelves {
     shelves: Vec<Shelf>,
@@ -31,6 +32,8 @@ struct Shelf(Mutex<Content>);
 struct Content {
     starts: [[u32; DEPTH]; SIZES],
     counts: [u8; SIZES],
+    /// A stretch to cut new space from.
+    stretch: Run,
     /// What was published from, and dropped to, this shelf since it was last cleared.
     tally: Tally,
 }
@@ -56,7 +59,12 @@ impl Content {
 
 impl Shelves {
     pub(super) fn new() -> Self {
-        let content = || Content { starts: [[0; DEPTH]; SIZES], counts: [0; SIZES], tally: Tally::default() };
+        let content = || Content {
+            starts: [[0; DEPTH]; SIZES],
+            counts: [0; SIZES],
+            stretch: Run::new(0, 0),
+            tally: Tally::default(),
+        };
         Self { shelves: (0..SHELVES).map(|_| Shelf(Mutex::new(content()))).collect() }
     }
 
@@ -65,13 +73,23 @@ impl Shelves {
         content
     }
 
-    /// Space of just `len` granules, for `bytes` of code.
-    pub(super) fn take(&self, len: u32, bytes: u32) -> Option<Run> {
+    /// Space of just `len` granules, for `bytes` of code: off the shelf, or cut from the stretch. When that is used up,
+    /// `more` may give another, or the space itself; what is left of the last one goes to it.
+    pub(super) fn take(&self, len: u32, bytes: u32, more: impl FnOnce(Run) -> Option<Run>) -> Option<Run> {
         if len as usize >= SIZES {
             return None;
         }
         let mut content = self.mine().lock();
-        let run = content.pop(len)?;
+        let run = match content.pop(len) {
+            Some(run) => run,
+            None => {
+                if content.stretch.len() < len {
+                    let rest = std::mem::replace(&mut content.stretch, Run::new(0, 0));
+                    content.stretch = more(rest)?;
+                }
+                content.stretch.split_off(len)
+            }
+        };
         content.tally.publish(run, bytes);
         Some(run)
     }
@@ -101,9 +119,11 @@ impl Shelves {
         for Shelf(content) in &self.shelves {
             let mut content = content.lock();
             let tally = std::mem::take(&mut content.tally);
-            if tally == Tally::default() && content.counts == [0; SIZES] {
+            let stretch = std::mem::replace(&mut content.stretch, Run::new(0, 0));
+            if tally == Tally::default() && content.counts == [0; SIZES] && stretch.len() == 0 {
                 continue;
             }
+            let stretch = (stretch.len() > 0).then_some(stretch);
             let mut sizes = 1..SIZES as u32;
             let mut size = 0;
             let mut all = std::iter::from_fn(|| {
@@ -114,7 +134,7 @@ impl Shelves {
                     }
                 }
             });
-            hand_over(&mut all, tally);
+            hand_over(&mut stretch.into_iter().chain(&mut all), tally);
         }
     }
 }

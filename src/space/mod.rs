@@ -61,6 +61,13 @@ impl Run {
         self.end - self.start
     }
 
+    /// Cuts `len` granules off the front.
+    pub(crate) fn split_off(&mut self, len: u32) -> Run {
+        let front = Run::new(self.start, len);
+        self.start = front.end;
+        front
+    }
+
     fn from_bits(start: usize, end: usize) -> Self {
         Self { start: start as u32, end: end as u32 }
     }
@@ -86,6 +93,11 @@ impl Space {
         let mut bins = Bins::new(len.div_ceil(BIN))?;
         bins.raise(0, class_of(granules));
         Ok(Self { taken: Bitmap::new(len)?, bins, free: granules })
+    }
+
+    /// Granules in all.
+    pub(crate) fn granules(&self) -> u32 {
+        self.taken.len() as u32
     }
 
     /// Free granules in all.
