@@ -741,3 +741,41 @@ fn an_arena_is_not_full_while_others_look_after_its_space() {
         });
     }
 }
+
+/// Moved into huge pages, code is the same code at the same place, also for a thread that runs it meanwhile.
+#[test]
+#[cfg(target_os = "linux")]
+fn code_runs_on_while_it_moves_into_huge_pages() {
+    for mode in modes() {
+        let arena = CodeArena::builder().mode(mode).capacity(8 << 20).huge_pages(true).build().unwrap();
+        let mut blocks = Vec::new();
+        for _ in 0..8 {
+            let mut batch = arena.batch();
+            for n in 0..1_000 {
+                batch.push(&asm::padded(n, 600)).unwrap();
+            }
+            blocks.extend(batch.publish().unwrap());
+        }
+        let stop = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    for (n, block) in (0..).zip(&blocks) {
+                        assert_eq!(call(block), n % 1_000);
+                    }
+                }
+            });
+            match arena.collapse() {
+                Ok(bytes) => assert!((2 << 20..=6 << 20).contains(&bytes), "{bytes}"),
+                Err(Error::OperatingSystem { call: "madvise", .. }) => eprintln!("no huge pages here"),
+                Err(other) => panic!("{other}"),
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+        assert!((0..).zip(&blocks).all(|(n, block)| call(block) == n % 1_000));
+        assert_eq!(arena.publish(&asm::constant(3)).map(|block| call(&block)).unwrap(), 3);
+        drop(blocks);
+        arena.trim().unwrap();
+        assert_eq!(arena.stats().resident_bytes, 0);
+    }
+}

@@ -9,6 +9,7 @@ use std::ptr::NonNull;
 
 use super::{Access, Os, Refused, Result, Span, unix};
 use crate::sync::{AtomicU64, OnceLock, Ordering};
+use crate::units::MAX_ALIGN;
 
 /// The system itself.
 #[derive(Debug)]
@@ -93,18 +94,20 @@ impl Os for Native {
 
     unsafe fn map_executable(&self, memory: &SharedMemory, span: Span) -> Result<()> {
         // SAFETY: passed on to the caller; the pages replaced are a reservation without contents.
-        unsafe { unix::map_shared_at(&memory.0, span) }
+        unsafe { unix::map_shared_at(&memory.0, span, Access::ReadExecute) }
     }
 
     fn map_writable(&self, memory: &SharedMemory, len: usize) -> Result<Span> {
-        let span = unix::map_shared(&memory.0, len)?;
-        // SAFETY: mapped just now, and children are the only ones who lose by it.
-        if let Err(refused) = unsafe { unix::advise(span, libc::MADV_DONTFORK) } {
+        // Huge pages have to lie alike in both views.
+        let span = unix::reserve_aligned(len, MAX_ALIGN)?;
+        // SAFETY: reserved just now; children are the only ones who lose by the advice.
+        let mapped = unsafe { unix::map_shared_at(&memory.0, span, Access::ReadWrite) }
+            // SAFETY: as above.
+            .and_then(|()| unsafe { unix::advise(span, libc::MADV_DONTFORK) });
+        mapped.map(|()| span).inspect_err(|_| {
             // SAFETY: mapped just now and given to nobody.
             let _ = unsafe { unix::release(span) };
-            return Err(refused);
-        }
-        Ok(span)
+        })
     }
 
     unsafe fn decommit_shared(&self, span: Span) -> Result<()> {

@@ -14,33 +14,13 @@ fn mapped(address: *mut libc::c_void, len: usize) -> Result<Span> {
     }
 }
 
-/// Takes a mapping that `memmap2` made out of its hands: dropping it there would ignore a failed `munmap`.
-fn keep(map: impl MapParts) -> Result<Span> {
-    let (start, len) = map.parts();
-    let start = NonNull::new(start).ok_or_else(|| Refused::new("mmap", io::ErrorKind::OutOfMemory.into()))?;
+pub(super) fn map(len: usize) -> Result<Span> {
+    let map = memmap2::MmapRaw::from(memmap2::MmapMut::map_anon(len).map_err(|e| Refused::new("mmap", e))?);
+    let start =
+        NonNull::new(map.as_mut_ptr()).ok_or_else(|| Refused::new("mmap", io::ErrorKind::OutOfMemory.into()))?;
+    // Out of `memmap2`'s hands: dropped there, a failed `munmap` would be ignored.
     std::mem::forget(map);
     Ok(Span { start, len })
-}
-
-trait MapParts {
-    fn parts(&self) -> (*mut u8, usize);
-}
-
-impl MapParts for memmap2::MmapRaw {
-    fn parts(&self) -> (*mut u8, usize) {
-        (self.as_mut_ptr(), self.len())
-    }
-}
-
-pub(super) fn map(len: usize) -> Result<Span> {
-    let map = memmap2::MmapMut::map_anon(len).map_err(|e| Refused::new("mmap", e))?;
-    keep(memmap2::MmapRaw::from(map))
-}
-
-#[cfg(any(target_os = "linux", target_os = "android"))]
-pub(super) fn map_shared(memory: &std::fs::File, len: usize) -> Result<Span> {
-    let map = memmap2::MmapOptions::new().len(len).map_raw(memory).map_err(|e| Refused::new("mmap", e))?;
-    keep(map)
 }
 
 /// `len` bytes without access, at `hint` or (with `flags` 0) wherever the system likes.
@@ -134,13 +114,39 @@ pub(super) unsafe fn advise(span: Span, advice: libc::c_int) -> Result<()> {
     }
 }
 
+/// Maps shared memory in place of reserved pages.
+///
 /// # Safety
 /// - `span` is whole pages of a reservation of the caller's that nobody uses.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-pub(super) unsafe fn map_shared_at(memory: &std::fs::File, span: Span) -> Result<()> {
+pub(super) unsafe fn map_shared_at(memory: &std::fs::File, span: Span, access: Access) -> Result<()> {
     use std::os::fd::AsRawFd;
-    let (protection, flags) = (libc::PROT_READ | libc::PROT_EXEC, libc::MAP_SHARED | libc::MAP_FIXED);
-    let start = span.start.as_ptr().cast();
+    let protection = libc::PROT_READ
+        | match access {
+            Access::ReadWrite => libc::PROT_WRITE,
+            Access::ReadExecute => libc::PROT_EXEC,
+        };
+    let (start, flags) = (span.start.as_ptr().cast(), libc::MAP_SHARED | libc::MAP_FIXED);
     // SAFETY: passed on to the caller: what this replaces is theirs and unused.
     mapped(unsafe { libc::mmap(start, span.len, protection, flags, memory.as_raw_fd(), 0) }, span.len).map(drop)
+}
+
+/// `len` bytes without access at a multiple of `align`, a power of two above the page size.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(super) fn reserve_aligned(len: usize, align: usize) -> Result<Span> {
+    let refused = || Refused::new("mmap", io::ErrorKind::OutOfMemory.into());
+    let whole = reserve_at(0, len.checked_add(align).ok_or_else(refused)?, 0)?;
+    let skip = whole.address().wrapping_neg() & (align - 1);
+    // SAFETY: `skip` is less than `align`, by which the reservation exceeds `len`.
+    let start = unsafe { whole.start.add(skip) };
+    // SAFETY: as above.
+    let end = unsafe { start.add(len) };
+    for (from, len) in [(whole.start, skip), (end, align - skip)] {
+        if len > 0 {
+            // SAFETY: an end of the reservation, mapped just now and given to nobody. Should it be refused, some
+            // address space without access stays behind.
+            let _ = unsafe { release(Span { start: from, len }) };
+        }
+    }
+    Ok(Span { start, len })
 }

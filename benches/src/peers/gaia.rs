@@ -24,13 +24,13 @@ pub fn is_ours(peer: &str) -> bool {
     peer.starts_with("gaia-jit ") && !peer.starts_with("gaia-jit 0.1")
 }
 
-/// An arena as a [`Store`]; a handle.
+/// An arena as a [`Store`], and whether it uses huge pages; a handle.
 #[derive(Clone)]
-pub struct Arena(pub CodeArena);
+pub struct Arena(pub CodeArena, pub bool);
 
 impl Arena {
     pub fn new(mode: WxMode, huge_pages: bool, functions: usize) -> Result<Self> {
-        Ok(Self(builder(mode, huge_pages, functions).build()?))
+        Ok(Self(builder(mode, huge_pages, functions).build()?, huge_pages))
     }
 }
 
@@ -56,6 +56,13 @@ impl Store for Arena {
         let mut blocks = Vec::with_capacity(sizes.len());
         publish_in_batches(&self.0, sizes, source, BATCH, &mut blocks)?;
         Ok(blocks)
+    }
+
+    fn tidy(&mut self) -> Result<()> {
+        if self.1 {
+            self.0.collapse()?;
+        }
+        Ok(())
     }
 }
 

@@ -34,6 +34,11 @@ pub trait Store {
     fn fill(&mut self, sizes: &[u16], source: &[u8]) -> Result<Vec<Self::Block>> {
         sizes.iter().map(|&size| self.publish(&source[..usize::from(size)])).collect()
     }
+
+    /// Puts what was published in order, at a quiet moment, if the peer has a way to.
+    fn tidy(&mut self) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// Memory into which many functions are loaded at once.

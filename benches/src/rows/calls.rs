@@ -41,6 +41,7 @@ impl<S: Store> Called<S> {
     pub fn new(mut store: S, bytes: usize) -> Result<Self> {
         let sizes = functions(bytes);
         let blocks = store.fill(&sizes, &code::source())?;
+        store.tidy()?;
         let entry = |block| {
             let address: *const u8 = store.address(block);
             // SAFETY: the address of a block that does nothing but return.
