@@ -19,7 +19,7 @@ use crate::icache;
 use crate::region::Region;
 use crate::space::Run;
 use crate::sync::{Arc, AtomicU64, Ordering};
-use crate::units::{GRANULE, align_granules};
+use crate::units::{GRANULE, MAX_ALIGN, align_granules};
 
 /// Bytes that a `Flip` batch stages before it opens pages.
 pub(super) const STAGED: usize = 64 << 10;
@@ -283,7 +283,15 @@ impl Batch {
             Err(full) => return self.runs.iter_mut().rev().find_map(|open| open.take(granules, align)).ok_or(full),
             Ok(placed) => placed,
         };
-        let (run, resident) = run;
+        let (mut run, resident) = run;
+        let fresh = !resident && self.runs.is_empty() && self.expected > 0;
+        if fresh && self.core.region.wants_huge_pages() && bytes_of(run).len() < MAX_ALIGN {
+            // On fresh memory a whole huge page, if one can be had; what this batch leaves of it serves the next ones.
+            let huge = (MAX_ALIGN / GRANULE) as u32;
+            if let Ok(whole) = self.core.place(huge, huge, |_, run| run) {
+                self.core.release([std::mem::replace(&mut run, whole)]);
+            }
+        }
         let mut open = OpenRun::new(run);
         // SAFETY: whole pages placed for this batch alone, so without live code.
         if let Err(error) = unsafe { self.core.region.open(bytes_of(run)) } {
@@ -291,7 +299,7 @@ impl Batch {
             self.core.close(&open);
             return Err(error);
         }
-        if !resident && self.runs.is_empty() && self.expected > 0 {
+        if fresh {
             // One call, where each page would take a fault of its own.
             open.populated = self.core.region.populate(bytes_of(run));
         }

@@ -25,6 +25,7 @@ pub(crate) struct Region {
     len: usize,
     view: View,
     page: usize,
+    huge_pages: bool,
     /// The process this region belongs to.
     generation: u64,
     pub(crate) counters: Counters,
@@ -96,7 +97,17 @@ impl Region {
         // SAFETY: at most a page and an alignment past the start, by which the reservation exceeds `len` and a page.
         let base = unsafe { reservation.start.add(skip) };
         let generation = sys::generation();
-        Ok(Self { os, reservation, base, len: plan.len, view, page, generation, counters: Counters::default() })
+        Ok(Self {
+            os,
+            reservation,
+            base,
+            len: plan.len,
+            view,
+            page,
+            huge_pages: plan.huge_pages,
+            generation,
+            counters: Counters::default(),
+        })
     }
 
     /// Bytes of code there can be.
@@ -116,6 +127,11 @@ impl Region {
     /// `Err` in a forked child.
     pub(crate) fn check_own(&self, what: &'static str) -> Result<(), Error> {
         if self.is_own() { Ok(()) } else { Err(Error::Forked { what }) }
+    }
+
+    /// Whether huge pages were asked for.
+    pub(crate) fn wants_huge_pages(&self) -> bool {
+        self.huge_pages
     }
 
     /// Whether bytes can be placed in pages that are executable already.
