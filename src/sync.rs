@@ -1,6 +1,6 @@
 //! Locks and atomics for the whole crate, in one place so that a model checker can stand in for them.
 
-pub(crate) use parking_lot::Mutex;
+pub(crate) use parking_lot::{Mutex, MutexGuard};
 pub(crate) use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 pub(crate) use std::sync::{Arc, OnceLock};
 
@@ -9,10 +9,12 @@ pub(crate) use std::sync::{Arc, OnceLock};
 pub(crate) fn thread_number() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     thread_local!(static MINE: std::cell::Cell<usize> = const { std::cell::Cell::new(usize::MAX) });
-    MINE.with(|mine| {
+    let number = MINE.try_with(|mine| {
         if mine.get() == usize::MAX {
             mine.set(NEXT.fetch_add(1, Ordering::Relaxed));
         }
         mine.get()
-    })
+    });
+    // Where the thread is ending and has no more of its own, any number does.
+    number.unwrap_or(0)
 }

@@ -150,8 +150,10 @@ fn code_is_patched() {
         }
         let block = arena.publish(&asm::constant(1)).unwrap();
         assert_eq!(call(&block), 1);
+        let flushed = arena.stats().flushed_bytes;
         // SAFETY: nobody runs the block now.
         unsafe { block.patch(0, &asm::constant(2)) }.unwrap();
+        assert_eq!(arena.stats().flushed_bytes - flushed, asm::constant(2).len() as u64);
         assert_eq!(call(&block), 2);
         for (offset, len) in [(0, block.len() + 1), (block.len(), 1), (usize::MAX, 1), (1, block.len())] {
             // SAFETY: refused.

@@ -243,7 +243,11 @@ fn a_forked_child_cannot_change_its_parents_code() {
                 (0..100).map(|n| Some(arena.publish(Code::new(&asm::constant(n)).tag(n.into())).unwrap())).collect();
             let mut open = Some(arena.batch());
             let slot = open.as_mut().unwrap().push(&asm::constant(200)).unwrap();
+            // Something on the shelves, too.
+            let early: Vec<_> = (0..10).map(|_| arena.publish(&asm::constant(1)).unwrap()).collect();
             let before = arena.stats();
+            drop(early);
+            let more: Vec<_> = (0..10).map(|_| arena.publish(&asm::constant(1)).unwrap()).collect();
             assert!(fork(|| {
                 for (n, block) in (0..).zip(blocks.iter().flatten()) {
                     assert_eq!(call(block), n);
@@ -269,7 +273,10 @@ fn a_forked_child_cannot_change_its_parents_code() {
                     *block = None;
                 }
                 assert_eq!(call(blocks[1].as_ref().unwrap()), 1);
-                let _ = (arena.stats(), arena.occupancy());
+                // Nobody was at work as the child came to be, so it knows all that its parent knew.
+                let stats = arena.stats();
+                assert_eq!((stats.live_blocks, stats.free_bytes), (before.live_blocks, before.free_bytes));
+                assert!(!arena.occupancy().pages.is_empty());
                 // What it builds itself works.
                 let own = small(mode).build().unwrap();
                 let mine: Vec<_> = (0..100).map(|n| own.publish(&asm::constant(1_000 + n)).unwrap()).collect();
@@ -279,6 +286,7 @@ fn a_forked_child_cannot_change_its_parents_code() {
                 drop(own);
             }));
             let after = arena.stats();
+            assert_eq!(more.len(), 10);
             assert_eq!((after.live_blocks, after.free_bytes), (before.live_blocks, before.free_bytes));
             for (n, block) in (0..).zip(blocks.iter().flatten()) {
                 assert_eq!((call(block), block.as_bytes()), (n, &asm::constant(n)[..]), "{mode:?}");

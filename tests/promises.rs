@@ -779,3 +779,32 @@ fn code_runs_on_while_it_moves_into_huge_pages() {
         assert_eq!(arena.stats().resident_bytes, 0);
     }
 }
+
+/// One place is always free, wherever it lies at the moment: with the one who dropped it, on a shelf, or in the books.
+#[test]
+fn an_arena_is_not_full_while_space_changes_hands() {
+    for mode in modes() {
+        let arena = CodeArena::builder().mode(mode).capacity(4096).build().unwrap();
+        if !arena.stats().fills_holes || arena.capacity() != 4096 {
+            continue;
+        }
+        let code = asm::padded(1, 1_024);
+        let kept = [arena.publish(&code).unwrap(), arena.publish(&code).unwrap()];
+        let stop = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut held = None;
+                while !stop.load(Ordering::Relaxed) {
+                    drop(held.take());
+                    held = arena.publish(Code::new(&code).align(32)).ok();
+                }
+            });
+            let rounds = if mode == WxMode::Flip { 10_000 } else { 100_000 };
+            for _ in 0..rounds {
+                drop(arena.publish(Code::new(&code).align(32)).expect("one place is always free"));
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+        assert_eq!((call(&kept[0]), call(&kept[1])), (1, 1));
+    }
+}

@@ -137,6 +137,7 @@ impl CodeBlock {
         let at = self.offset() + offset;
         // SAFETY: inside this live block; the rest is passed on to the caller.
         unsafe { region.write(at, bytes)? };
+        region.counters.flushed.add(bytes.len() as u64);
         region.flush(at..at + bytes.len());
         region.sync_cores();
         Ok(())

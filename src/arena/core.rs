@@ -9,19 +9,17 @@
 
 use std::collections::VecDeque;
 
-use parking_lot::MutexGuard;
-
 use super::guards::Guards;
 use super::lookup::{BlockInfo, Entry, Lookup};
 use super::observer::Observer;
-use super::shelves::Shelves;
+use super::shelves::{Held, Shelves};
 use super::tally::Tally;
 use crate::Error;
 use crate::icache;
 use crate::region::Region;
 use crate::space::pages::Pages;
 use crate::space::{Run, Space};
-use crate::sync::{Arc, AtomicU64, Mutex};
+use crate::sync::{Arc, AtomicU64, Mutex, MutexGuard};
 use crate::sys::Span;
 use crate::units::{self, GRANULE};
 
@@ -137,20 +135,32 @@ impl Core {
 
     /// As [`Core::books`], but `None` where the lock may be held for ever: in a child forked while another thread held it.
     pub(crate) fn books_to_read(&self) -> Option<MutexGuard<'_, Books>> {
-        if !self.region.is_own() {
-            return self.books.try_lock();
+        if self.region.is_own() {
+            return Some(self.gather());
         }
-        self.clear_shelves();
-        Some(self.books())
+        let mut held = match &self.shelves {
+            Some(shelves) => Some(shelves.try_hold()?),
+            None => None,
+        };
+        let mut books = self.books.try_lock()?;
+        // The child's own copy, which nobody else knows.
+        held.iter_mut().for_each(|held| self.empty(held, &mut books));
+        Some(books)
     }
 
-    /// Gives all space that is kept at hand back.
-    fn clear_shelves(&self) {
-        let Some(shelves) = &self.shelves else { return };
-        shelves.clear(|runs, tally| {
-            let mut books = self.lock();
+    /// The books with everything in them, also what was on shelves.
+    fn gather(&self) -> MutexGuard<'_, Books> {
+        let Some(shelves) = &self.shelves else { return self.books() };
+        let mut held = shelves.hold();
+        let mut books = self.books();
+        self.empty(&mut held, &mut books);
+        books
+    }
+
+    fn empty(&self, held: &mut Held<'_>, books: &mut Books) {
+        held.clear(|runs, tally| {
             books.live.merge(tally);
-            runs.for_each(|run| self.give_back(&mut books, run));
+            runs.for_each(|run| self.give_back(books, run));
         });
     }
 
@@ -203,6 +213,7 @@ impl Core {
             // SAFETY: the block was retired and every guard older than that is gone: nobody runs or reads it.
             unsafe { self.region.write(at, piece) }.is_ok()
         });
+        self.region.counters.flushed.add(bytes.len() as u64);
         self.region.flush(bytes);
         written
     }
@@ -229,22 +240,25 @@ impl Core {
     pub(crate) fn place<T>(&self, len: u32, align: u32, note: impl FnOnce(&mut Books, Run) -> T) -> Result<T, Error> {
         let mut books = self.books();
         let mut found = books.space.alloc(len, align);
-        if found.is_none() && self.shelves.is_some() {
+        let mut rescued = false;
+        while found.is_none() {
+            // Not full before what lies on shelves, what others hold aside, and what could not be sealed is tried.
             drop(books);
-            self.clear_shelves();
-            books = self.books();
+            books = self.gather();
             found = books.space.alloc(len, align);
-        }
-        // Not full before what others hold aside is back, and what could not be sealed was tried again.
-        while found.is_none() && books.aside > 0 {
-            drop(books);
-            drop(self.aside.lock());
-            books = self.books();
-            found = books.space.alloc(len, align);
-        }
-        if found.is_none() && !books.stranded.is_empty() {
-            books = self.rescue(books);
-            found = books.space.alloc(len, align);
+            if found.is_some() {
+                break;
+            }
+            if books.aside > 0 {
+                drop(books);
+                drop(self.aside.lock());
+                books = self.books();
+            } else if !rescued && !books.stranded.is_empty() {
+                rescued = true;
+                books = self.rescue(books);
+            } else {
+                break;
+            }
         }
         let Some(run) = found else {
             return Err(Error::ArenaFull {
@@ -337,8 +351,7 @@ impl Core {
     /// Gives the memory of wholly free pages back to the system; returns the bytes.
     pub(crate) fn trim(&self) -> Result<usize, Error> {
         self.region.check_own("trim")?;
-        self.clear_shelves();
-        let mut books = self.rescue(self.books());
+        let mut books = self.rescue(self.gather());
         let _aside = MutexGuard::unlocked(&mut books, || self.aside.lock());
         // The pages are taken while the system is called, so that nobody places code in them meanwhile.
         let mut taken = Vec::new();

@@ -97,7 +97,7 @@ impl Core {
             }
             Err(error) => {
                 let mut books = core.books();
-                books.live.retire(run, len);
+                books.live.unpublish(run, len);
                 core.give_back(&mut books, run);
                 Err(error)
             }

@@ -7,12 +7,13 @@
 //! trim, a request that found nothing) first takes everything off all shelves, so nothing is ever refused, or fails to
 //! coalesce, because it lies on one.
 //!
-//! A shelf's lock is taken before the lock of the books: runs are never between the two.
+//! A shelf's lock is taken before the lock of the books, and given back after it: runs are never between the two. The
+//! whole truth takes all shelves first and the books then; one shelf after another would miss what passes it by.
 #![forbid(unsafe_code)]
 
 use super::tally::Tally;
 use crate::space::Run;
-use crate::sync::{Mutex, thread_number};
+use crate::sync::{Mutex, MutexGuard, thread_number};
 
 /// More threads than this share shelves.
 pub(super) const SHELVES: usize = 16;
@@ -114,10 +115,24 @@ impl Shelves {
         Ok(())
     }
 
-    /// Clears every shelf, one after another, each with its space and tally handed over before its lock is released.
-    pub(super) fn clear(&self, mut hand_over: impl FnMut(&mut dyn Iterator<Item = Run>, Tally)) {
-        for Shelf(content) in &self.shelves {
-            let mut content = content.lock();
+    /// Takes all shelves, so that nothing comes or goes.
+    pub(super) fn hold(&self) -> Held<'_> {
+        Held(self.shelves.iter().map(|Shelf(content)| content.lock()).collect())
+    }
+
+    /// As [`Shelves::hold`], unless another thread has one of them.
+    pub(super) fn try_hold(&self) -> Option<Held<'_>> {
+        self.shelves.iter().map(|Shelf(content)| content.try_lock()).collect::<Option<_>>().map(Held)
+    }
+}
+
+/// All shelves, held.
+pub(super) struct Held<'a>(Vec<MutexGuard<'a, Content>>);
+
+impl Held<'_> {
+    /// Hands over everything that is on them, and their tallies.
+    pub(super) fn clear(&mut self, mut hand_over: impl FnMut(&mut dyn Iterator<Item = Run>, Tally)) {
+        for content in &mut self.0 {
             let tally = std::mem::take(&mut content.tally);
             let stretch = std::mem::replace(&mut content.stretch, Run::new(0, 0));
             if tally == Tally::default() && content.counts == [0; SIZES] && stretch.len() == 0 {

@@ -69,7 +69,7 @@ impl Core {
         stats.free_bytes = books.space.free_granules() as usize * GRANULE;
         let known = stats.live_bytes + stats.padding_bytes + stats.pending_bytes + stats.free_bytes;
         stats.batch_bytes = stats.capacity.saturating_sub(known);
-        stats.flushed_bytes = books.live.flushed();
+        stats.flushed_bytes = books.live.flushed() + counters.flushed.get();
         stats.largest_hole = books.space.largest_hole() as usize * GRANULE;
         stats.resident_bytes = books.pages.resident() * self.region.page_size();
         stats

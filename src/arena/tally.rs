@@ -11,14 +11,20 @@ pub(super) struct Tally {
     bytes: isize,
     granules: isize,
     /// Bytes flushed from the instruction cache as they were published.
-    flushed: u64,
+    flushed: i64,
 }
 
 impl Tally {
     /// A block came to be.
     pub(super) fn publish(&mut self, run: Run, bytes: u32) {
         self.add(run, bytes);
-        self.flushed += u64::from(run.len()) * crate::units::GRANULE as u64;
+        self.flushed += flushed(run);
+    }
+
+    /// A block that was counted as published did not come to be.
+    pub(super) fn unpublish(&mut self, run: Run, bytes: u32) {
+        self.retire(run, bytes);
+        self.flushed -= flushed(run);
     }
 
     /// A block came in from another tally.
@@ -55,6 +61,10 @@ impl Tally {
     }
 
     pub(super) fn flushed(&self) -> u64 {
-        self.flushed
+        self.flushed.max(0).unsigned_abs()
     }
+}
+
+fn flushed(run: Run) -> i64 {
+    i64::from(run.len()) * crate::units::GRANULE as i64
 }

@@ -19,6 +19,8 @@
 //! then asks for a serialising instruction only of a core that could be *executing* the bytes as they change. Here
 //! nobody can: a block's bytes change while it belongs to nobody, and a thread comes to run them only through a
 //! branch to an address it received after the change, which the store invalidated in that core's caches and pipeline.
+//! In `DualMap` the publishing thread itself may run code whose bytes are still in its store buffer, written at another
+//! address; it rests on the same check by physical address, as every JIT with two views does, and no barrier is made.
 //!
 //! **s390x** fetches instructions coherently with stores (z/Architecture Principles of Operation, "Storage-Operand
 //! References"); a branch to a received address follows the synchronisation that brought it.

@@ -21,5 +21,7 @@ pub(crate) struct Counters {
     pub(crate) flips: Counter,
     pub(crate) kernel_writes: Counter,
     pub(crate) decommits: Counter,
+    /// Bytes flushed beside publications, which count theirs elsewhere.
+    pub(crate) flushed: Counter,
     pub(crate) barriers: Counter,
 }
