@@ -268,10 +268,12 @@ impl Batch {
             None => (self.expected + self.expected / 32).max(STAGED) / GRANULE,
         };
         let ahead = (ahead.min(LONGEST_RUN / GRANULE) as u32).next_multiple_of(page);
+        let huge = (MAX_ALIGN / GRANULE) as u32;
         // Which of the pages come to hold memory is known when the batch is published.
         let place = |len: u32| {
             self.core.place(len, align.max(page), |books, run| {
-                (run, books.pages.all_resident(books.pages.of(Run::new(run.start, page))))
+                let resident = books.pages.all_resident(books.pages.of(Run::new(run.start, page)));
+                (run, resident, books.space.is_free(run.end, run.end + 2 * huge))
             })
         };
         let placed = match place(least.max(ahead)) {
@@ -283,11 +285,11 @@ impl Batch {
             Err(full) => return self.runs.iter_mut().rev().find_map(|open| open.take(granules, align)).ok_or(full),
             Ok(placed) => placed,
         };
-        let (mut run, resident) = run;
+        let (mut run, resident, wide) = run;
         let fresh = !resident && self.runs.is_empty() && self.expected > 0;
-        if fresh && self.core.region.wants_huge_pages() && bytes_of(run).len() < MAX_ALIGN {
-            // On fresh memory a whole huge page, if one can be had; what this batch leaves of it serves the next ones.
-            let huge = (MAX_ALIGN / GRANULE) as u32;
+        if fresh && wide && self.core.region.wants_huge_pages() && bytes_of(run).len() < MAX_ALIGN {
+            // On fresh memory a whole huge page, if one can be had; what this batch leaves of it serves the next ones,
+            // and so does what lies before it: only where there is much room is a huge page begun.
             if let Ok(whole) = self.core.place(huge, huge, |_, run| run) {
                 self.core.release([std::mem::replace(&mut run, whole)]);
             }
