@@ -3,6 +3,8 @@
 
 pub mod asm;
 pub mod child;
+#[cfg(target_os = "linux")]
+pub mod maps;
 
 use gaia_jit::{ArenaBuilder, CodeArena, CodeBlock, WxMode};
 

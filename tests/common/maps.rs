@@ -1,0 +1,23 @@
+//! What the system says about this process's memory.
+
+/// Mappings of this process that lie in `[start, start + len)`, as their permissions.
+pub fn mappings(start: usize, len: usize) -> Vec<String> {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let parse = |line: &str| {
+        let (range, rest) = line.split_once(' ')?;
+        let (from, to) = range.split_once('-')?;
+        let (from, to) = (usize::from_str_radix(from, 16).ok()?, usize::from_str_radix(to, 16).ok()?);
+        (from < start + len && to > start).then(|| rest[..4].to_string())
+    };
+    maps.lines().filter_map(parse).collect()
+}
+
+/// Bytes of memory behind `len` bytes at `base`.
+pub fn resident(base: usize, len: usize) -> usize {
+    let page = region::page::size();
+    let mut pages = vec![0u8; len / page];
+    // SAFETY: the arena's address space is mapped, and there is a byte for each page.
+    let got = unsafe { libc::mincore(std::ptr::without_provenance_mut(base), len, pages.as_mut_ptr()) };
+    assert_eq!(got, 0);
+    pages.iter().filter(|page| **page & 1 == 1).count() * page
+}

@@ -1,0 +1,121 @@
+//! Promise 9: from any address inside a block to the block.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+mod common;
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+
+use common::{asm, modes, small};
+use gaia_jit::{Code, CodeArena, CodeBlock, WxMode};
+
+/// Promise 9: from every byte of every block, and from none between.
+#[test]
+fn lookup_finds_every_byte() {
+    for mode in modes() {
+        let arena = small(mode).build().unwrap();
+        let mut rng = fastrand::Rng::with_seed(11);
+        let mut blocks = Vec::new();
+        // Many to a bin, one over many bins, and everything in between.
+        for n in 0..600u32 {
+            let len = match n % 10 {
+                0 => rng.usize(16..40_000),
+                1..5 => rng.usize(16..600),
+                _ => 16,
+            };
+            if let Ok(block) = arena.publish(Code::new(&asm::padded(n, len)).tag(n.into())) {
+                blocks.push(block);
+            }
+            if n % 3 == 0 && !blocks.is_empty() {
+                let gone = blocks.swap_remove(rng.usize(..blocks.len()));
+                let address = gone.as_ptr();
+                drop(gone);
+                assert!(arena.lookup(address).is_none());
+            }
+        }
+        for block in &blocks {
+            for offset in 0..block.len() {
+                let hit = arena.lookup(block.as_ptr().wrapping_add(offset)).expect("a live byte");
+                assert_eq!((hit.start, hit.len, hit.tag), (block.as_ptr(), block.len(), block.tag()));
+            }
+            let behind = arena.lookup(block.as_ptr().wrapping_add(block.len()));
+            assert!(behind.is_none_or(|hit| hit.start == block.as_ptr().wrapping_add(block.len())));
+        }
+        let base = blocks.iter().map(CodeBlock::as_ptr).min().unwrap();
+        let ranges: Vec<_> = blocks.iter().map(|b| b.as_ptr().addr()..b.as_ptr().addr() + b.len()).collect();
+        for offset in (0..arena.capacity()).step_by(7) {
+            let address = base.wrapping_add(offset);
+            let expected = ranges.iter().any(|range| range.contains(&address.addr()));
+            assert_eq!(arena.lookup(address).is_some(), expected);
+        }
+        for outside in [std::ptr::null(), std::ptr::without_provenance(usize::MAX), base.wrapping_sub(1)] {
+            assert!(arena.lookup(outside).is_none());
+        }
+    }
+}
+
+/// Lookups that race with publishing and dropping never answer wrongly about a block that is live all along.
+#[test]
+fn lookup_is_right_while_others_publish_and_drop() {
+    for mode in modes() {
+        let arena = CodeArena::builder().mode(mode).capacity(64 << 10).build().unwrap();
+        let fixed: Vec<_> =
+            (0..40).map(|n| arena.publish(Code::new(&asm::padded(n, 200)).tag(n.into())).unwrap()).collect();
+        let stop = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut rng = fastrand::Rng::with_seed(1);
+                let mut come_and_go = Vec::new();
+                for n in 0..20_000u64 {
+                    let len = rng.usize(16..300);
+                    if let Ok(block) = arena.publish(Code::new(&asm::padded(1, len)).tag(n << 32 | len as u64)) {
+                        come_and_go.push(block);
+                    }
+                    if come_and_go.len() > 100 || rng.u8(..) == 0 {
+                        come_and_go.swap_remove(rng.usize(..come_and_go.len()));
+                    }
+                }
+                stop.store(true, Ordering::Relaxed);
+            });
+            let mut rng = fastrand::Rng::with_seed(2);
+            let base = fixed[0].as_ptr().addr() & !0xfff;
+            while !stop.load(Ordering::Relaxed) {
+                let block = &fixed[rng.usize(..fixed.len())];
+                let hit = arena.lookup(block.as_ptr().wrapping_add(rng.usize(..block.len()))).expect("live all along");
+                assert_eq!((hit.start, hit.len, hit.tag), (block.as_ptr(), 200, block.tag()));
+                // Of one that comes and goes, length and tag belong together.
+                let any = arena.lookup(std::ptr::without_provenance(base + rng.usize(..64 << 10)));
+                assert!(any.is_none_or(|hit| hit.tag < 40 || hit.tag as u32 as usize == hit.len));
+            }
+        });
+    }
+}
+
+/// One slot of the tables is used again and again: what is found is of one block, not half of two.
+#[test]
+fn lookup_never_mixes_two_blocks() {
+    let arena = small(WxMode::DualMap).build().or_else(|_| small(WxMode::Flip).build()).unwrap();
+    let address = AtomicUsize::new(0);
+    let (mut hits, mut misses) = (0u64, 0u64);
+    thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            for n in 0..400_000usize {
+                let len = 17 + n % 16;
+                let block = arena.publish(Code::new(&[0; 32][..len]).tag(len as u64)).unwrap();
+                let before = address.swap(block.as_ptr().addr(), Ordering::Relaxed);
+                assert!(before == 0 || before == block.as_ptr().addr(), "the same place, the same slot");
+            }
+        });
+        while !writer.is_finished() {
+            let address = address.load(Ordering::Relaxed);
+            match arena.lookup(std::ptr::without_provenance(address)) {
+                Some(hit) => {
+                    assert_eq!((hit.start.addr(), hit.len as u64), (address, hit.tag));
+                    hits += 1;
+                }
+                None => misses += 1,
+            }
+        }
+    });
+    assert!(hits > 0 && misses > 0, "{hits} hits, {misses} misses");
+}

@@ -1,0 +1,245 @@
+//! Promises 6 and 7: all memory comes back, the memory map stays small, and full means full.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+mod common;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+#[cfg(target_os = "linux")]
+use common::maps::{mappings, resident};
+use common::{asm, call, modes, small};
+use gaia_jit::{Code, CodeArena, Error, WxMode};
+
+/// Promise 6: any order of drops, and all memory is back.
+#[test]
+fn all_memory_comes_back_in_any_order() {
+    for mode in modes() {
+        let arena = small(mode).build().unwrap();
+        let capacity = arena.capacity();
+        for seed in 0..6 {
+            let mut rng = fastrand::Rng::with_seed(seed);
+            let mut blocks: Vec<_> =
+                (0..500).map(|n| arena.publish(&asm::padded(n, 100 + rng.usize(..1_500))).unwrap()).collect();
+            match seed {
+                0 => blocks.reverse(),
+                1 => {}
+                _ => rng.shuffle(&mut blocks),
+            }
+            blocks.truncate(250);
+            let middle = arena.stats();
+            assert_eq!(middle.live_blocks, 250);
+            drop(blocks);
+            let stats = arena.stats();
+            assert_eq!((stats.free_bytes, stats.largest_hole, stats.live_bytes), (capacity, capacity, 0));
+            assert_eq!(arena.trim().unwrap(), stats.resident_bytes);
+            assert_eq!(arena.stats().resident_bytes, 0);
+            assert_eq!(arena.trim().unwrap(), 0);
+        }
+    }
+}
+
+/// Handles, blocks and batches in every order; the memory lives as long as any of them.
+#[test]
+fn every_order_of_dropping_the_arena_and_its_blocks() {
+    for mode in modes() {
+        for order in 0..6 {
+            let arena = small(mode).build().unwrap();
+            let (clone, block) = (arena.clone(), arena.publish(&asm::constant(5)).unwrap());
+            let mut batch = arena.batch();
+            batch.push(&asm::constant(6)).unwrap();
+            drop(arena);
+            match order {
+                0 => drop((clone, batch)),
+                1 => drop((batch, clone)),
+                2 => {
+                    drop(clone);
+                    assert_eq!(call(&batch.publish().unwrap()[0]), 6);
+                }
+                3 => {
+                    let published = batch.publish().unwrap();
+                    drop(clone);
+                    assert_eq!(call(&published[0]), 6);
+                }
+                4 => drop(batch),
+                _ => drop(clone),
+            }
+            assert_eq!(call(&block), 5);
+        }
+    }
+}
+
+/// The memory of trimmed pages is really gone, and what is live stays.
+#[test]
+#[cfg(target_os = "linux")]
+fn trimmed_pages_hold_no_memory() {
+    let page = region::page::size();
+    for mode in modes() {
+        let arena = CodeArena::builder().mode(mode).capacity(4 << 20).build().unwrap();
+        let mut blocks: Vec<_> = (0..1_000).map(|n| arena.publish(&asm::padded(n, 2_000)).unwrap()).collect();
+        let base = blocks.iter().map(|b| b.as_ptr().addr()).min().unwrap();
+        let resident = || resident(base, 4 << 20);
+        assert_eq!(resident(), arena.stats().resident_bytes, "{mode:?}");
+        // What a batch opened ahead and did not use holds no memory, and is not counted.
+        let mut batch = arena.batch();
+        for n in 0..700 {
+            batch.push(&asm::padded(n, 1_000)).unwrap();
+        }
+        blocks.extend(batch.publish().unwrap());
+        assert_eq!(resident(), arena.stats().resident_bytes, "{mode:?}");
+        let survivor = blocks.remove(500);
+        drop(blocks);
+        arena.trim().unwrap();
+        assert_eq!((resident(), arena.stats().resident_bytes), (page, page), "{mode:?}");
+        assert_eq!(call(&survivor), 500);
+        drop(survivor);
+        arena.trim().unwrap();
+        assert_eq!(resident(), 0, "{mode:?}");
+    }
+}
+
+/// Promise 7: mappings do not grow with functions.
+#[test]
+#[cfg(target_os = "linux")]
+fn mappings_stay_few_after_churn() {
+    for mode in modes() {
+        let arena = CodeArena::builder().mode(mode).capacity(64 << 20).build().unwrap();
+        let mut rng = fastrand::Rng::with_seed(3);
+        let mut blocks = Vec::new();
+        let first = arena.publish(&asm::constant(0)).unwrap();
+        // 100,000 live functions, published in batches of all sizes and one by one, dropped at random, and again.
+        for round in 0..3 {
+            while blocks.len() < 100_000 {
+                let mut batch = arena.batch();
+                for _ in 0..rng.usize(1..3_000) {
+                    batch.push(&asm::padded(1, rng.usize(16..600))).unwrap();
+                }
+                blocks.extend(batch.publish().unwrap());
+            }
+            let count = mappings(first.as_ptr().addr() & !0xfff, 64 << 20).len();
+            assert!(count <= 64, "{mode:?}, round {round}: {count} mappings");
+            rng.shuffle(&mut blocks);
+            blocks.truncate(30_000);
+            arena.trim().unwrap();
+        }
+    }
+}
+
+/// Batches that are open at one time, each in pages of its own, leave no trace in the memory map.
+#[test]
+#[cfg(target_os = "linux")]
+fn mappings_merge_again_after_many_open_batches() {
+    for mode in modes() {
+        let arena = CodeArena::builder().mode(mode).capacity(64 << 20).build().unwrap();
+        let first = arena.publish(&asm::constant(0)).unwrap();
+        let mut batches: Vec<_> = (0..30).map(|_| arena.batch()).collect();
+        for (n, batch) in (0..).zip(&mut batches) {
+            batch.reserve(if n == 0 { 2 << 20 } else { 128 << 10 }, 2 << 20).unwrap();
+        }
+        for batch in batches.drain(..).rev() {
+            drop(batch.publish().unwrap());
+        }
+        let count = mappings(first.as_ptr().addr() & !0xfff, 64 << 20).len();
+        assert!(count <= 4, "{mode:?}: {count} mappings");
+        arena.trim().unwrap();
+        assert_eq!(call(&first), 0);
+    }
+}
+
+/// Huge pages bring memory with them that no code was placed in; that goes back as well.
+#[test]
+#[cfg(target_os = "linux")]
+fn trim_takes_huge_pages_whole() {
+    let page = region::page::size();
+    for mode in modes() {
+        let arena = CodeArena::builder().mode(mode).capacity(8 << 20).huge_pages(true).build().unwrap();
+        let blocks: Vec<_> = (0..600).map(|n| arena.publish(&asm::padded(n, page)).unwrap()).collect();
+        let base = blocks[0].as_ptr().addr() & !((2 << 20) - 1);
+        drop(blocks);
+        arena.trim().unwrap();
+        assert_eq!((resident(base, 8 << 20), arena.stats().resident_bytes), (0, 0), "{mode:?}");
+    }
+}
+
+/// Exhaustion is an error with figures, and dropping something is the way out of it.
+#[test]
+fn a_full_arena_says_so_and_recovers() {
+    for mode in modes() {
+        let arena = small(mode).build().unwrap();
+        for _ in 0..3 {
+            let mut blocks = Vec::new();
+            let (asked, free, largest) = loop {
+                match arena.publish(&asm::padded(1, 3_000)) {
+                    Ok(block) => blocks.push(block),
+                    Err(Error::ArenaFull { asked, free, largest_hole, .. }) => break (asked, free, largest_hole),
+                    Err(other) => panic!("{other}"),
+                }
+            };
+            assert_eq!((asked, blocks.len()), (3_008, (1 << 20) / 3_008));
+            assert_eq!((free, largest), ((1 << 20) % 3_008, (1 << 20) % 3_008));
+            let freed = blocks.swap_remove(7).as_ptr();
+            let again = arena.publish(&asm::padded(2, 3_000)).unwrap();
+            assert_eq!((again.as_ptr(), call(&again)), (freed, 2));
+        }
+    }
+}
+
+/// Space that is held aside for a moment, to be overwritten or trimmed, is not missing.
+#[test]
+fn an_arena_is_not_full_while_others_look_after_its_space() {
+    for mode in modes() {
+        let arena = CodeArena::builder().mode(mode).capacity(64 << 10).poison(true).build().unwrap();
+        let stop = AtomicBool::new(false);
+        thread::scope(|scope| {
+            for trims in [false, true] {
+                let (arena, stop) = (&arena, &stop);
+                scope.spawn(move || {
+                    while !stop.load(Ordering::Relaxed) {
+                        if trims {
+                            arena.trim().unwrap();
+                        } else {
+                            let _ = arena.stats();
+                        }
+                    }
+                });
+            }
+            for n in 0..4_000 {
+                let guard = arena.pin();
+                let block =
+                    arena.publish(&asm::padded(1, 60_000)).unwrap_or_else(|error| panic!("{mode:?} {n}: {error}"));
+                drop(block);
+                drop(guard);
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+    }
+}
+
+/// One place is always free, wherever it lies at the moment: with the one who dropped it, on a shelf, or in the books.
+#[test]
+fn an_arena_is_not_full_while_space_changes_hands() {
+    for mode in modes() {
+        let arena = CodeArena::builder().mode(mode).capacity(4096).build().unwrap();
+        if !arena.stats().fills_holes || arena.capacity() != 4096 {
+            continue;
+        }
+        let code = asm::padded(1, 1_024);
+        let kept = [arena.publish(&code).unwrap(), arena.publish(&code).unwrap()];
+        let stop = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut held = None;
+                while !stop.load(Ordering::Relaxed) {
+                    drop(held.take());
+                    held = arena.publish(Code::new(&code).align(32)).ok();
+                }
+            });
+            let rounds = if mode == WxMode::Flip { 10_000 } else { 100_000 };
+            for _ in 0..rounds {
+                drop(arena.publish(Code::new(&code).align(32)).expect("one place is always free"));
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+        assert_eq!((call(&kept[0]), call(&kept[1])), (1, 1));
+    }
+}
