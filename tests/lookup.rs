@@ -98,7 +98,7 @@ fn lookup_never_mixes_two_blocks() {
     let address = AtomicUsize::new(0);
     let enough = AtomicBool::new(false);
     thread::scope(|scope| {
-        scope.spawn(|| {
+        let writer = scope.spawn(|| {
             let mut n = 0usize;
             while !enough.load(Ordering::Relaxed) {
                 n += 1;
@@ -109,7 +109,7 @@ fn lookup_never_mixes_two_blocks() {
             }
         });
         let mut hits = 0;
-        while hits < 300_000 {
+        while hits < 300_000 && !writer.is_finished() {
             let address = address.load(Ordering::Relaxed);
             if let Some(hit) = arena.lookup(std::ptr::without_provenance(address)) {
                 assert_eq!((hit.start.addr(), hit.len as u64), (address, hit.tag));
