@@ -1,5 +1,5 @@
 //! What a process can be denied, each in a child process of its own: memory, mappings, file sizes, descriptors, the
-//! execute permission; and what a forked child may and may not do.
+//! execute permission.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
@@ -7,8 +7,8 @@ mod common;
 
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 
-use common::{asm, call, call_at, child, modes, small};
-use gaia_jit::{Code, CodeArena, CodeBlock, Error, JitMemory, WxMode};
+use common::{asm, call, child, modes, small};
+use gaia_jit::{Code, CodeArena, Error, JitMemory, WxMode};
 
 // The C library's name for the type differs.
 #[cfg(target_env = "gnu")]
@@ -20,22 +20,6 @@ fn limit(resource: Resource, bytes: u64) {
     let limit = libc::rlimit { rlim_cur: bytes as libc::rlim_t, rlim_max: bytes as libc::rlim_t };
     // SAFETY: `limit` is valid for the call to read.
     assert_eq!(unsafe { libc::setrlimit(resource, &raw const limit) }, 0);
-}
-
-/// Runs `body` in a forked child; whether it ended well.
-fn fork(body: impl FnOnce()) -> bool {
-    // SAFETY: the children of these tests run code that needs no lock another thread could hold: the test process has
-    // only the test's own thread at work.
-    let child = unsafe { libc::fork() };
-    if child == 0 {
-        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).is_ok();
-        // SAFETY: ends the child without running what belongs to the parent.
-        unsafe { libc::_exit(if ended { 0 } else { 1 }) };
-    }
-    let mut status = 0;
-    // SAFETY: `status` is valid for the call to write to.
-    assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
-    libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0
 }
 
 #[test]
@@ -233,114 +217,6 @@ fn a_process_that_denies_flips_gets_an_error() {
     });
 }
 
-/// Promise 10: a child runs, looks up and drops what it inherited, is refused the rest, and never touches its parent.
-#[test]
-fn a_forked_child_cannot_change_its_parents_code() {
-    child::run("a_forked_child_cannot_change_its_parents_code", || {
-        for mode in modes() {
-            let arena = small(mode).build().unwrap();
-            let mut blocks: Vec<Option<CodeBlock>> =
-                (0..100).map(|n| Some(arena.publish(Code::new(&asm::constant(n)).tag(n.into())).unwrap())).collect();
-            let mut open = Some(arena.batch());
-            let slot = open.as_mut().unwrap().push(&asm::constant(200)).unwrap();
-            // Something on the shelves, too.
-            let early: Vec<_> = (0..10).map(|_| arena.publish(&asm::constant(1)).unwrap()).collect();
-            let before = arena.stats();
-            drop(early);
-            let more: Vec<_> = (0..10).map(|_| arena.publish(&asm::constant(1)).unwrap()).collect();
-            assert!(fork(|| {
-                for (n, block) in (0..).zip(blocks.iter().flatten()) {
-                    assert_eq!(call(block), n);
-                    assert_eq!(arena.lookup(block.as_ptr()).map(|hit| hit.tag), Some(n.into()));
-                }
-                let guard = arena.pin();
-                assert!(matches!(arena.publish(&asm::constant(1)), Err(Error::Forked { .. })));
-                assert!(matches!(arena.batch().push(&asm::constant(1)), Err(Error::Forked { .. })));
-                assert!(matches!(arena.trim(), Err(Error::Forked { .. })));
-                // SAFETY: refused.
-                let patched = unsafe { blocks[3].as_ref().unwrap().patch(0, &asm::constant(9)) };
-                assert!(matches!(patched, Err(Error::Forked { .. })));
-                let mut batch = open.take().unwrap();
-                assert!(!batch.address(slot).is_null());
-                // Nothing that could be written to is left of the parent's.
-                if mode == WxMode::DualMap {
-                    assert!(batch.bytes_mut(slot).is_empty());
-                }
-                assert!(matches!(batch.push(&asm::constant(1)), Err(Error::Forked { .. })));
-                assert!(matches!(batch.publish(), Err(Error::Forked { .. })));
-                drop(guard);
-                for block in blocks.iter_mut().step_by(2) {
-                    *block = None;
-                }
-                assert_eq!(call(blocks[1].as_ref().unwrap()), 1);
-                // Nobody was at work as the child came to be, so it knows all that its parent knew.
-                let stats = arena.stats();
-                assert_eq!((stats.live_blocks, stats.free_bytes), (before.live_blocks, before.free_bytes));
-                assert!(!arena.occupancy().pages.is_empty());
-                // What it builds itself works.
-                let own = small(mode).build().unwrap();
-                let mine: Vec<_> = (0..100).map(|n| own.publish(&asm::constant(1_000 + n)).unwrap()).collect();
-                assert!((1_000..).zip(&mine).all(|(n, block)| call(block) == n));
-                blocks.clear();
-                drop(arena.clone());
-                drop(own);
-            }));
-            let after = arena.stats();
-            assert_eq!(more.len(), 10);
-            assert_eq!((after.live_blocks, after.free_bytes), (before.live_blocks, before.free_bytes));
-            for (n, block) in (0..).zip(blocks.iter().flatten()) {
-                assert_eq!((call(block), block.as_bytes()), (n, &asm::constant(n)[..]), "{mode:?}");
-            }
-            assert_eq!(call(&open.take().unwrap().publish().unwrap()[0]), 200);
-        }
-    });
-}
-
-/// Address, length and permissions of the views of dual mappings.
-fn views() -> Vec<(usize, usize, String)> {
-    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
-    let views = maps.lines().filter(|line| line.contains("memfd:gaia-jit"));
-    let parse = |line: &str| {
-        let mut words = line.split(' ');
-        let (from, to) = words.next()?.split_once('-')?;
-        let (from, to) = (usize::from_str_radix(from, 16).ok()?, usize::from_str_radix(to, 16).ok()?);
-        Some((from, to - from, words.next()?.to_string()))
-    };
-    views.filter_map(parse).collect()
-}
-
-/// A fork in the middle of a drop: the child that comes out of it must not overwrite the parent's code.
-#[test]
-fn a_child_forked_by_an_observer_leaves_its_parent_alone() {
-    struct Forks;
-    impl gaia_jit::Observer for Forks {
-        fn retired(&self, block: &gaia_jit::BlockInfo) {
-            // SAFETY: the child goes on with the drop, and ends right after it.
-            let child = unsafe { libc::fork() };
-            if child > 0 {
-                let mut status = 0;
-                // SAFETY: `status` is valid for the call to write to.
-                unsafe { libc::waitpid(child, &raw mut status, 0) };
-                assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0);
-                // The child is done with the drop; this process has not got there yet.
-                assert_eq!(call_at(block.start), 5, "the child wrote to its parent");
-            }
-        }
-    }
-    child::run("a_child_forked_by_an_observer_leaves_its_parent_alone", || {
-        for mode in modes() {
-            let parent = std::process::id();
-            let arena = small(mode).poison(true).observer(std::sync::Arc::new(Forks)).build().unwrap();
-            drop(arena.publish(&asm::padded(5, 64)).unwrap());
-            if std::process::id() != parent {
-                // SAFETY: ends the child without running what belongs to the parent.
-                unsafe { libc::_exit(0) };
-            }
-            assert_eq!(arena.stats().live_blocks, 0);
-        }
-    });
-}
-
 /// Running out of memory while code is overwritten, or staged, is an error or is absorbed; it does not abort.
 #[test]
 fn large_blocks_at_the_memory_limit_do_not_abort() {
@@ -404,54 +280,6 @@ fn locked_memory_works() {
             assert_eq!(arena.stats().largest_hole, arena.capacity());
             assert_eq!(call(&arena.publish(&asm::constant(8)).unwrap()), 8);
         }
-    });
-}
-
-/// A child may drop the last handle: its address space goes, and with it nothing of the parent's or of its own.
-#[test]
-fn a_forked_child_drops_a_whole_arena() {
-    child::run("a_forked_child_drops_a_whole_arena", || {
-        for mode in modes() {
-            let mut held = Some(small(mode).build().unwrap());
-            let mut block = Some(held.as_ref().unwrap().publish(&asm::constant(5)).unwrap());
-            let writable = views().into_iter().find(|(_, _, permissions)| permissions.starts_with("rw"));
-            assert!(fork(|| {
-                // Where the writable view was the child has something of its own now.
-                let own = writable.map(|(address, len, _)| {
-                    let (at, flags) = (std::ptr::without_provenance_mut(address), libc::MAP_PRIVATE | libc::MAP_ANON);
-                    let access = libc::PROT_READ | libc::PROT_WRITE;
-                    // SAFETY: a new mapping, only where nothing is mapped.
-                    let got = unsafe { libc::mmap(at, len, access, flags | libc::MAP_FIXED_NOREPLACE, -1, 0) };
-                    assert_eq!(got, at, "the writable view was inherited");
-                    // SAFETY: mapped just now, and nobody else's.
-                    unsafe { std::slice::from_raw_parts_mut(got.cast::<u8>(), len) }
-                });
-                let own = own.map(|bytes| {
-                    bytes.fill(7);
-                    &*bytes
-                });
-                drop((held.take(), block.take()));
-                assert!(own.is_none_or(|bytes| bytes.iter().all(|byte| *byte == 7)));
-            }));
-            assert_eq!(call(block.as_ref().unwrap()), 5);
-        }
-    });
-}
-
-/// The writable view is not there in a child at all.
-#[test]
-fn a_forked_child_has_no_writable_view() {
-    child::run("a_forked_child_has_no_writable_view", || {
-        let Ok(arena) = small(WxMode::DualMap).build() else { return };
-        let block = arena.publish(&asm::constant(5)).unwrap();
-        let permissions = || {
-            let mut found: Vec<_> = views().into_iter().map(|(_, _, permissions)| permissions).collect();
-            found.sort();
-            found
-        };
-        assert_eq!(permissions(), ["r-xs", "rw-s"]);
-        assert!(fork(|| assert_eq!(permissions(), ["r-xs"])));
-        assert_eq!(call(&block), 5);
     });
 }
 

@@ -4,8 +4,9 @@
 //!
 //! # What one publication costs
 //!
-//! The lock is taken once to place a block and once to free it. In `DualMap` publishing makes no system call; in `Flip`
-//! it makes one (the kernel write) for a single function, and two (open, seal) for each run of pages of a batch.
+//! A small function mostly takes its space from a shelf ([`super::shelves`]) and passes the lock by; others take it once
+//! to be placed and once to be freed. In `DualMap` publishing makes no system call; in `Flip` it makes one (the kernel
+//! write) for a single function, and two (open, seal) for each run of pages of a batch.
 
 use std::collections::VecDeque;
 
