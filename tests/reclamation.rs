@@ -134,3 +134,20 @@ fn poisoned_space_traps() {
         assert_eq!(call(&keep), 1);
     }
 }
+
+/// Small functions, whose space is kept at hand by thread, wait for guards as large ones do.
+#[test]
+fn small_functions_wait_for_guards_too() {
+    for mode in modes() {
+        let arena = small(mode).build().unwrap();
+        let block = arena.publish(&asm::padded(1, 64)).unwrap();
+        let address = block.as_ptr();
+        let guard = arena.pin();
+        drop(block);
+        let others: Vec<_> = (0..50).map(|n| arena.publish(&asm::padded(n, 64)).unwrap()).collect();
+        assert!(others.iter().all(|other| other.as_ptr() != address), "{mode:?}: reused under a guard");
+        assert_eq!(arena.stats().pending_blocks, 1);
+        drop(guard);
+        assert_eq!(arena.stats().pending_blocks, 0);
+    }
+}
