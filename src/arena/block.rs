@@ -3,7 +3,7 @@
 use std::fmt;
 use std::mem::ManuallyDrop;
 
-use super::core::{Core, bytes_of, run_of};
+use super::core::{Core, bytes_of};
 use super::lookup::Entry;
 use crate::Error;
 use crate::sync::Arc;
@@ -152,7 +152,7 @@ impl Drop for CodeBlock {
 
 impl fmt::Debug for CodeBlock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let bytes = bytes_of(run_of(self.entry.start, self.entry.len));
+        let bytes = bytes_of(self.entry.run());
         f.debug_struct("CodeBlock")
             .field("start", &self.as_ptr())
             .field("len", &self.len())

@@ -26,6 +26,7 @@
 //! References"); a branch to a received address follows the synchronisation that brought it.
 
 use crate::Error;
+use crate::units::GRANULE;
 
 #[cfg(target_arch = "aarch64")]
 #[path = "aarch64.rs"]
@@ -64,6 +65,17 @@ pub(crate) const TRAP: &[u8] = if cfg!(any(target_arch = "x86", target_arch = "x
     &[0x02, 0x90] // c.ebreak
 } else {
     &[0x00, 0x00] // s390x: an operation code that stays invalid
+};
+
+/// A granule of traps.
+pub(crate) const TRAPS: [u8; GRANULE] = {
+    let mut granule = [0; GRANULE];
+    let mut i = 0;
+    while i < GRANULE {
+        granule[i] = TRAP[i % TRAP.len()];
+        i += 1;
+    }
+    granule
 };
 
 /// Code for `extern "C" fn() -> u32` that returns 1, and 2.

@@ -10,7 +10,7 @@ use std::ptr::NonNull;
 use crate::Error;
 use crate::icache;
 use crate::sys::{self, Access, KernelWriter, Os, Span};
-use crate::units::{BRANCH_REACH, GRANULE, MAX_ALIGN};
+use crate::units::{BRANCH_REACH, MAX_ALIGN};
 
 mod counters;
 mod probe;
@@ -275,11 +275,6 @@ impl Region {
             self.counters.barriers.add(1);
             icache::sync_cores();
         }
-    }
-
-    /// Bytes to the end of the granule after `len` bytes.
-    pub(crate) fn padding(len: usize) -> usize {
-        len.wrapping_neg() & (GRANULE - 1)
     }
 }
 
