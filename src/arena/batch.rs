@@ -5,6 +5,9 @@
 //! kernel into holes of pages that are executable already, contiguous slots in one call; from [`STAGED`] bytes on, the
 //! batch opens *runs* of whole empty pages, writes in place, and seals each run once. (Measured: up to 64 KiB a kernel
 //! write is cheaper than opening and sealing, from there on dearer.) Without the kernel write all goes to runs.
+//!
+//! In `PerThread` pushed bytes are written to their place at once, and what is still to be changed is staged: so pages
+//! are writable while the crate copies, and never while the caller's code runs.
 
 use std::fmt;
 use std::io;
@@ -89,6 +92,8 @@ enum Home {
     View,
     /// In a run of open pages.
     Run,
+    /// In their place, which is writable no more.
+    Written,
     /// At this offset of the staging memory.
     Staged(u32),
 }
@@ -122,12 +127,14 @@ impl Batch {
     /// [`Error::OperatingSystem`], [`Error::Forked`]; the batch is then as it was before.
     pub fn push<'c>(&mut self, code: impl Into<Code<'c>>) -> Result<Slot, Error> {
         let code = code.into();
-        let slot = self.add(code.bytes.len(), code.align, code.tag)?;
-        let granules = self.granules_mut(slot);
-        // The code first: stores that go forward are prefetched, and the padding's cache line is then at hand.
-        let (code_bytes, padding) = granules.split_at_mut(code.bytes.len());
-        code_bytes.copy_from_slice(code.bytes);
-        icache::fill_with_traps(padding);
+        let slot = self.add(code.bytes.len(), code.align, code.tag, Some(code.bytes))?;
+        if !matches!(self.homes[slot.index], Home::Written) {
+            let granules = self.granules_mut(slot);
+            // The code first: stores that go forward are prefetched, and the padding's cache line is then at hand.
+            let (code_bytes, padding) = granules.split_at_mut(code.bytes.len());
+            code_bytes.copy_from_slice(code.bytes);
+            icache::fill_with_traps(padding);
+        }
         if let Some(name) = code.name {
             self.set_name(slot, name);
         }
@@ -139,7 +146,7 @@ impl Batch {
     /// # Errors
     /// As for [`Batch::push`].
     pub fn reserve(&mut self, len: usize, align: usize) -> Result<Slot, Error> {
-        let slot = self.add(len, align, 0)?;
+        let slot = self.add(len, align, 0, None)?;
         icache::fill_with_traps(self.granules_mut(slot));
         Ok(slot)
     }
@@ -180,13 +187,24 @@ impl Batch {
 
     /// The slot's bytes and the padding behind them.
     fn granules_mut(&mut self, slot: Slot) -> &mut [u8] {
-        let (Some(entry), Some(home)) = (self.entry(slot), self.homes.get(slot.index)) else { return &mut [] };
-        let (at, home) = (bytes_of(entry.run()), *home);
+        let (Some(entry), Some(home)) = (self.entry(slot).copied(), self.homes.get_mut(slot.index)) else {
+            return &mut [];
+        };
+        let at = bytes_of(entry.run());
+        if *home == Home::Written {
+            // Written a second time when the batch is published.
+            *home = Home::Staged(self.staging.len() as u32);
+            self.core.region.let_read();
+            // SAFETY: mapped and readable, and nobody writes there while this batch has the place.
+            let written = unsafe { std::slice::from_raw_parts(self.core.region.address(at.start), at.len()) };
+            self.staging.extend_from_slice(written);
+        }
+        let home = *home;
         match home {
             Home::Staged(from) => &mut self.staging[from as usize..from as usize + at.len()],
             // The writable view was not inherited.
             Home::View if !self.core.region.is_own() => &mut [],
-            Home::View | Home::Run => {
+            Home::View | Home::Run | Home::Written => {
                 let start = self.core.region.writable(at.start);
                 // SAFETY: the granules were placed for this batch alone and are not published, so no other reference
                 // to them exists; the view (or the open page) is mapped, writable and initialised, at the least to
@@ -210,11 +228,14 @@ impl Batch {
         self.entries.get(slot.index).filter(|_| slot.batch == self.id)
     }
 
-    fn add(&mut self, len: usize, align: usize, tag: u64) -> Result<Slot, Error> {
+    fn add(&mut self, len: usize, align: usize, tag: u64, code: Option<&[u8]>) -> Result<Slot, Error> {
         self.core.region.check_own("publish")?;
         let granules = self.core.granules(len)?;
         let align = align_granules(align)?;
-        let (run, home) = self.find(granules, align)?;
+        let (run, home) = match code {
+            Some(code) if self.core.region.is_windowed() => self.write(granules, align, code)?,
+            _ => self.find(granules, align)?,
+        };
         self.entries.push(Entry::new(run.start, len as u32, tag));
         self.homes.push(home);
         Ok(Slot { batch: self.id, index: self.entries.len() - 1 })
@@ -229,7 +250,8 @@ impl Batch {
             return Ok((self.place(granules, align)?, Home::View));
         }
         let staged = self.staging.len() + granules as usize * GRANULE;
-        if fills_holes && (self.no_pages || self.expected.max(staged) <= STAGED) {
+        let few = self.no_pages || self.expected.max(staged) <= STAGED;
+        if !self.core.region.opens_pages() || fills_holes && few {
             return self.stage(granules, align);
         }
         match self.open(granules, align) {
@@ -248,6 +270,19 @@ impl Batch {
             books.pages.touch(run);
             run
         })
+    }
+
+    /// Writes code to its place at once.
+    fn write(&mut self, granules: u32, align: u32, code: &[u8]) -> Result<(Run, Home), Error> {
+        let run = self.place(granules, align)?;
+        // SAFETY: granules placed for this batch alone, not published yet.
+        match unsafe { self.core.region.write(bytes_of(run).start, code) } {
+            Ok(()) => Ok((run, Home::Written)),
+            Err(error) => {
+                self.core.release([run]);
+                Err(error)
+            }
+        }
     }
 
     fn stage(&mut self, granules: u32, align: u32) -> Result<(Run, Home), Error> {

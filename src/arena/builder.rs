@@ -114,9 +114,7 @@ impl ArenaBuilder {
         let region = match self.mode {
             WxMode::Flip => Region::private(self.os, &plan)?,
             WxMode::DualMap => Region::dual(self.os, &plan)?,
-            WxMode::PerThread => {
-                return Err(Error::unsupported("PerThread", "this system has no per-thread page permissions for it"));
-            }
+            WxMode::PerThread => Region::windowed(self.os, &plan)?,
         };
         Ok(CodeArena::from_core(Core::new(region, self.mode, self.poison, self.observer)?))
     }

@@ -47,8 +47,13 @@ pub enum WxMode {
     /// A forked child shares the memory: it cannot write to it, but it sees what the parent writes. So it may run a
     /// block that it inherited only as long as the parent does not drop it; guards of a child are unknown to its parent.
     DualMap,
-    /// One address, writable for the writing thread alone: `MAP_JIT` on Apple Silicon, protection keys on x86-64 Linux.
-    /// Not supported yet: `build` says so.
+    /// Private memory, one address, writable for the writing thread alone and only while it copies code in: by the
+    /// protection keys of x86-64 on Linux, one for each arena (a process has 15). No system calls to publish, no second
+    /// address, and no thread's rights change while code of the caller's runs, in a batch neither.
+    ///
+    /// Threads that were there before the arena, and signal handlers, can run its code from the start; but to *read* it,
+    /// as code does that keeps constants among its instructions, they have to call [`CodeArena::pin`],
+    /// [`CodeBlock::as_fn`] or [`CodeBlock::as_bytes`] first, which grant them that.
     PerThread,
 }
 
@@ -138,6 +143,7 @@ impl CodeArena {
     /// # Ok::<(), gaia_jit::Error>(())
     /// ```
     pub fn pin(&self) -> Guard<'_> {
+        self.core().region.let_read();
         self.core().guards.pin()
     }
 

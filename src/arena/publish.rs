@@ -66,8 +66,7 @@ impl Core {
     /// Publishes one function, whose block belongs to `lease`.
     pub(super) fn publish(lease: &Arc<Lease>, code: Code<'_>) -> Result<CodeBlock, Error> {
         let core = lease.core();
-        let private = !core.region.is_dual();
-        if private && (code.bytes.len() > STAGED || !core.region.fills_holes()) {
+        if core.region.opens_pages() && (code.bytes.len() > STAGED || !core.region.fills_holes()) {
             let mut batch = Batch::new(Arc::clone(lease));
             batch.push(code)?;
             return batch.publish()?.pop().ok_or(Error::ZeroSize);
@@ -133,6 +132,7 @@ impl Core {
         let at = bytes_of(run);
         // SAFETY: granules placed for this call alone, not published yet.
         unsafe { self.region.write(at.start, code)? };
+        // Elsewhere another write costs more than it is worth.
         if self.region.is_dual() {
             let padding = &icache::TRAPS[(code.len() - 1) % GRANULE + 1..];
             // SAFETY: the rest of the last of these granules.

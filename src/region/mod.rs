@@ -1,7 +1,8 @@
 //! An owned reservation of address space and its views. Raw pointers stop here: above, code is offsets into the region.
 //!
-//! A region is either *private* (one view; a page is readable and executable, or open for writing, never both) or
-//! *dual* (shared memory mapped twice: executable inside the reservation, writable at an unrelated address).
+//! A region is *private* (one view; a page is readable and executable, or open for writing, never both), *dual* (shared
+//! memory mapped twice: executable inside the reservation, writable at an unrelated address), or *windowed* (one view,
+//! writable for a thread only while that thread copies code in).
 
 use std::io;
 use std::ops::Range;
@@ -9,7 +10,7 @@ use std::ptr::NonNull;
 
 use crate::Error;
 use crate::icache;
-use crate::sys::{self, Access, KernelWriter, Os, Span};
+use crate::sys::{self, Access, KernelWriter, Os, Span, WriteWindow};
 use crate::units::{BRANCH_REACH, MAX_ALIGN};
 
 mod counters;
@@ -38,6 +39,9 @@ enum View {
     },
     Dual {
         writable: Span,
+    },
+    Windowed {
+        window: WriteWindow,
     },
 }
 
@@ -77,7 +81,22 @@ impl Region {
                 let _ = unsafe { os.advise_huge(span) };
             }
         }
-        probe::dual(&region)?;
+        probe::rewriting(&region, "DualMap")?;
+        Ok(region)
+    }
+
+    /// A region that a thread can write to only while it copies code in; tried out before it is returned.
+    pub(crate) fn windowed(os: &'static dyn Os, plan: &Plan) -> Result<Self, Error> {
+        let mut region = Self::reserve(os, plan, View::Private { writer: None })?;
+        let span = region.span(0..region.len);
+        if plan.huge_pages {
+            // SAFETY: whole pages of the reservation. A refusal leaves small pages: slower, not wrong.
+            let _ = unsafe { os.advise_huge(span) };
+        }
+        // SAFETY: whole pages of the reservation, which nobody uses yet; `drop` releases them before the window.
+        let window = unsafe { os.make_window(span) }.map_err(probe::refusal("PerThread"))?;
+        region.view = View::Windowed { window };
+        probe::rewriting(&region, "PerThread")?;
         Ok(region)
     }
 
@@ -136,12 +155,29 @@ impl Region {
 
     /// Whether bytes can be placed in pages that are executable already.
     pub(crate) fn fills_holes(&self) -> bool {
-        matches!(self.view, View::Dual { .. } | View::Private { writer: Some(_) })
+        !matches!(self.view, View::Private { writer: None })
     }
 
     /// Whether all of the region is writable, at another address.
     pub(crate) fn is_dual(&self) -> bool {
         matches!(self.view, View::Dual { .. })
+    }
+
+    /// Whether whole pages are opened for writing and sealed again.
+    pub(crate) fn opens_pages(&self) -> bool {
+        matches!(self.view, View::Private { .. })
+    }
+
+    /// Whether pages are writable only inside of a write.
+    pub(crate) fn is_windowed(&self) -> bool {
+        matches!(self.view, View::Windowed { .. })
+    }
+
+    /// Before this thread reads code: where rights differ from thread to thread, it may have none yet.
+    pub(crate) fn let_read(&self) {
+        if let View::Windowed { window } = &self.view {
+            window.let_read();
+        }
     }
 
     /// The executable address of an offset.
@@ -171,7 +207,7 @@ impl Region {
     /// Where the bytes at `offset` are written: in the second view, or in place once the pages are open.
     pub(crate) fn writable(&self, offset: usize) -> NonNull<u8> {
         match &self.view {
-            View::Private { .. } => self.span(offset..offset).start,
+            View::Private { .. } | View::Windowed { .. } => self.span(offset..offset).start,
             View::Dual { writable } => self.writable_span(*writable, offset..offset).start,
         }
     }
@@ -219,6 +255,11 @@ impl Region {
                 unsafe { self.os.kernel_write(writer, self.span(offset..offset).start, bytes)? };
                 Ok(())
             }
+            View::Windowed { window } => {
+                // SAFETY: inside the pages of the window; the rest is passed on to the caller.
+                unsafe { self.os.window_write(window, self.span(offset..offset).start, bytes)? };
+                Ok(())
+            }
             View::Private { writer: None } => {
                 Err(Error::unsupported("writing to a page with live code", "the kernel write is refused here"))
             }
@@ -233,7 +274,7 @@ impl Region {
         self.counters.decommits.add(1);
         match &self.view {
             // SAFETY: passed on to the caller.
-            View::Private { .. } => unsafe { self.os.decommit(self.span(range))? },
+            View::Private { .. } | View::Windowed { .. } => unsafe { self.os.decommit(self.span(range))? },
             // SAFETY: passed on to the caller.
             View::Dual { writable } => unsafe { self.os.decommit_shared(self.writable_span(*writable, range))? },
         }
@@ -288,7 +329,11 @@ impl Drop for Region {
             }
         }
         // SAFETY: the whole reservation, and nobody is left to use it.
-        unsafe { sys::release_or_park(self.os, self.reservation) };
+        let released = unsafe { sys::release_or_park(self.os, self.reservation) };
+        if !released {
+            // The pages may still carry the window's key: it must not become anyone else's.
+            std::mem::forget(std::mem::replace(&mut self.view, View::Private { writer: None }));
+        }
     }
 }
 

@@ -18,6 +18,13 @@ mod native;
 #[path = "unsupported.rs"]
 mod native;
 
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#[path = "pkeys.rs"]
+mod window;
+#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+#[path = "no_window.rs"]
+mod window;
+
 mod parked;
 #[cfg(unix)]
 mod unix;
@@ -26,6 +33,7 @@ pub(crate) use native::{KernelWriter, Native, SharedMemory, generation};
 #[cfg(test)]
 pub(crate) use parked::parked_bytes;
 pub(crate) use parked::release_or_park;
+pub(crate) use window::WriteWindow;
 
 /// What a page may be used for. Writable *and* executable cannot be said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,6 +148,27 @@ pub(crate) trait Os: Send + Sync + Debug {
 
     /// What the kernel writer sees at `at`.
     fn kernel_read(&self, writer: &KernelWriter, at: NonNull<u8>, bytes: &mut [u8]) -> Result<()>;
+
+    /// Makes reserved pages readable and executable, and writable only for a thread inside `window_write`.
+    ///
+    /// # Safety
+    /// - `span` is whole pages of a reservation of the caller's that nobody uses.
+    /// - It is released before the window is dropped.
+    unsafe fn make_window(&self, span: Span) -> Result<WriteWindow> {
+        // SAFETY: passed on to the caller.
+        unsafe { WriteWindow::new(span) }
+    }
+
+    /// Writes all of `bytes` to `at`, while which no other thread can write there.
+    ///
+    /// # Safety
+    /// - `at` and the bytes behind it lie in the pages that the window was made for.
+    /// - Nobody reads, runs or writes those bytes meanwhile.
+    unsafe fn window_write(&self, window: &WriteWindow, at: NonNull<u8>, bytes: &[u8]) -> Result<()> {
+        // SAFETY: passed on to the caller.
+        unsafe { window.write(at, bytes) };
+        Ok(())
+    }
 
     /// Makes `len` bytes of memory that can be mapped more than once.
     fn share(&self, len: usize) -> Result<SharedMemory>;

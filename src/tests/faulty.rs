@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::ptr::NonNull;
 
 use crate::sync::Mutex;
-use crate::sys::{Access, KernelWriter, Native, Os, Refused, Result, SharedMemory, Span};
+use crate::sys::{Access, KernelWriter, Native, Os, Refused, Result, SharedMemory, Span, WriteWindow};
 
 #[derive(Debug, Default)]
 pub(crate) struct Faulty {
@@ -154,6 +154,11 @@ impl Os for Faulty {
     fn kernel_read(&self, writer: &KernelWriter, at: NonNull<u8>, bytes: &mut [u8]) -> Result<()> {
         self.enter("read")?;
         Native.kernel_read(writer, at, bytes)
+    }
+
+    unsafe fn make_window(&self, span: Span) -> Result<WriteWindow> {
+        self.enter("make window")?;
+        unsafe { Native.make_window(span) }
     }
 
     fn share(&self, len: usize) -> Result<SharedMemory> {
