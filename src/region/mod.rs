@@ -27,6 +27,10 @@ pub(crate) struct Region {
     view: View,
     page: usize,
     huge_pages: bool,
+    /// What code needs.
+    executable: Access,
+    /// Protections never change again, and nothing is ever unmapped.
+    frozen: bool,
     /// The process this region belongs to.
     generation: u64,
     pub(crate) counters: Counters,
@@ -50,6 +54,9 @@ pub(crate) struct Plan {
     pub(crate) len: usize,
     pub(crate) near: Option<usize>,
     pub(crate) huge_pages: bool,
+    /// Indirect branches may arrive at landing pads only.
+    pub(crate) landing_pads: bool,
+    pub(crate) freeze: bool,
 }
 
 impl Region {
@@ -61,8 +68,14 @@ impl Region {
             let _ = unsafe { os.advise_huge(region.span(0..region.len)) };
         }
         let found = probe::private(&region)?;
+        if plan.freeze && found.is_none() {
+            return Err(Error::unsupported(
+                "seal in Flip",
+                "the kernel write is refused here, so pages have to be flipped",
+            ));
+        }
         region.view = View::Private { writer: found };
-        Ok(region)
+        region.freeze(plan)
     }
 
     /// A region of shared memory with two views; tried out before it is returned.
@@ -74,7 +87,8 @@ impl Region {
             unsafe { sys::release_or_park(os, writable) };
         })?;
         // SAFETY: whole pages of the reservation, as many as there is memory, and nobody uses them yet.
-        unsafe { os.map_executable(&memory, region.span(0..region.len)) }.map_err(probe::refusal("DualMap"))?;
+        unsafe { os.map_executable(&memory, region.span(0..region.len), region.executable) }
+            .map_err(probe::refusal("DualMap"))?;
         if plan.huge_pages {
             for span in [region.span(0..region.len), writable] {
                 // SAFETY: whole pages of the views. A refusal leaves small pages: slower, not wrong.
@@ -82,7 +96,7 @@ impl Region {
             }
         }
         probe::rewriting(&region, "DualMap")?;
-        Ok(region)
+        region.freeze(plan)
     }
 
     /// A region that a thread can write to only while it copies code in; tried out before it is returned.
@@ -97,7 +111,23 @@ impl Region {
         let window = unsafe { os.make_window(span) }.map_err(probe::refusal("PerThread"))?;
         region.view = View::Windowed { window };
         probe::rewriting(&region, "PerThread")?;
-        Ok(region)
+        region.freeze(plan)
+    }
+
+    /// Lets nobody change the protections any more, if that was asked for.
+    fn freeze(mut self, plan: &Plan) -> Result<Self, Error> {
+        if !plan.freeze {
+            return Ok(self);
+        }
+        let writable = if let View::Dual { writable } = self.view { Some(writable) } else { None };
+        for span in [Some(self.reservation), writable].into_iter().flatten() {
+            // SAFETY: whole mappings of this region, and `drop` leaves frozen ones where they are.
+            let frozen = unsafe { self.os.freeze(span) };
+            // The first may be frozen when the second is refused.
+            self.frozen |= frozen.is_ok();
+            frozen.map_err(probe::refusal("seal"))?;
+        }
+        Ok(self)
     }
 
     fn reserve(os: &'static dyn Os, plan: &Plan, view: View) -> Result<Self, Error> {
@@ -124,9 +154,18 @@ impl Region {
             view,
             page,
             huge_pages: plan.huge_pages,
+            executable: if plan.landing_pads { Access::ReadExecuteLanding } else { Access::ReadExecute },
+            frozen: false,
             generation,
             counters: Counters::default(),
         })
+    }
+
+    /// Does not give the window up with the region.
+    fn keep_window(&mut self) {
+        if self.is_windowed() {
+            std::mem::forget(std::mem::replace(&mut self.view, View::Private { writer: None }));
+        }
     }
 
     /// Bytes of code there can be.
@@ -165,7 +204,7 @@ impl Region {
 
     /// Whether whole pages are opened for writing and sealed again.
     pub(crate) fn opens_pages(&self) -> bool {
-        matches!(self.view, View::Private { .. })
+        !self.frozen && matches!(self.view, View::Private { .. })
     }
 
     /// Whether pages are writable only inside of a write.
@@ -230,7 +269,7 @@ impl Region {
     pub(crate) unsafe fn seal(&self, range: Range<usize>) -> Result<(), Error> {
         self.counters.flips.add(1);
         // SAFETY: passed on to the caller.
-        Ok(unsafe { self.os.protect(self.span(range), Access::ReadExecute) }?)
+        Ok(unsafe { self.os.protect(self.span(range), self.executable) }?)
     }
 
     /// Writes `bytes` at `offset` of pages that are executable; no thread is disturbed.
@@ -271,6 +310,9 @@ impl Region {
     /// # Safety
     /// - The pages hold nothing that anybody needs, and belong to the caller.
     pub(crate) unsafe fn decommit(&self, range: Range<usize>) -> Result<(), Error> {
+        if self.frozen && !self.is_dual() {
+            return Err(Error::unsupported("giving memory back", "the arena's mappings are sealed"));
+        }
         self.counters.decommits.add(1);
         match &self.view {
             // SAFETY: passed on to the caller.
@@ -321,6 +363,15 @@ impl Region {
 
 impl Drop for Region {
     fn drop(&mut self) {
+        if self.frozen {
+            // The mappings stay until the process ends, and so does what they are tagged with. The memory need not.
+            if self.is_own() && self.is_dual() {
+                // SAFETY: nobody is left to use it.
+                let _ = unsafe { self.decommit(0..self.len) };
+            }
+            self.keep_window();
+            return;
+        }
         if let View::Dual { writable } = self.view {
             // A child did not inherit it: at its address may be something else.
             if self.is_own() {
@@ -332,7 +383,7 @@ impl Drop for Region {
         let released = unsafe { sys::release_or_park(self.os, self.reservation) };
         if !released {
             // The pages may still carry the window's key: it must not become anyone else's.
-            std::mem::forget(std::mem::replace(&mut self.view, View::Private { writer: None }));
+            self.keep_window();
         }
     }
 }

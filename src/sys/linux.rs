@@ -55,6 +55,17 @@ impl Os for Native {
         unsafe { unix::release(span) }
     }
 
+    unsafe fn freeze(&self, span: Span) -> Result<()> {
+        /// The same number on all architectures; since kernel 6.10, on 64 bits.
+        const SYS_MSEAL: libc::c_long = 462;
+        let flags: libc::c_long = 0;
+        // SAFETY: the pages stay as they are; that nothing needs to change is passed on to the caller.
+        match unsafe { libc::syscall(SYS_MSEAL, span.start.as_ptr(), span.len, flags) } {
+            0 => Ok(()),
+            _ => Err(Refused::last("mseal")),
+        }
+    }
+
     unsafe fn advise_huge(&self, span: Span) -> Result<()> {
         // SAFETY: the advice leaves the contents as they are.
         unsafe { unix::advise(span, libc::MADV_HUGEPAGE) }
@@ -92,9 +103,9 @@ impl Os for Native {
         Ok(SharedMemory(file))
     }
 
-    unsafe fn map_executable(&self, memory: &SharedMemory, span: Span) -> Result<()> {
+    unsafe fn map_executable(&self, memory: &SharedMemory, span: Span, access: Access) -> Result<()> {
         // SAFETY: passed on to the caller; the pages replaced are a reservation without contents.
-        unsafe { unix::map_shared_at(&memory.0, span, Access::ReadExecute) }
+        unsafe { unix::map_shared_at(&memory.0, span, access) }
     }
 
     fn map_writable(&self, memory: &SharedMemory, len: usize) -> Result<Span> {

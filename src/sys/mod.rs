@@ -40,6 +40,8 @@ pub(crate) use window::WriteWindow;
 pub(crate) enum Access {
     ReadWrite,
     ReadExecute,
+    /// As `ReadExecute`, and indirect branches may arrive at landing pads only (`BTI` of AArch64).
+    ReadExecuteLanding,
 }
 
 /// Whole pages of address space.
@@ -118,6 +120,14 @@ pub(crate) trait Os: Send + Sync + Debug {
     /// - `span` is a mapping of the caller's, whole, which nobody uses from now on.
     unsafe fn release(&self, span: Span) -> Result<()>;
 
+    /// From now on, until the process ends, what these pages may be used for cannot change and they stay mapped.
+    ///
+    /// # Safety
+    /// - `span` is whole pages of a mapping of the caller's, which is never released.
+    unsafe fn freeze(&self, _span: Span) -> Result<()> {
+        Err(Refused::new("sealing of mappings", io::ErrorKind::Unsupported.into()))
+    }
+
     /// Asks for huge pages; a hint.
     ///
     /// # Safety
@@ -173,11 +183,11 @@ pub(crate) trait Os: Send + Sync + Debug {
     /// Makes `len` bytes of memory that can be mapped more than once.
     fn share(&self, len: usize) -> Result<SharedMemory>;
 
-    /// Maps shared memory for reading and executing, in place of the reserved pages `span`.
+    /// Maps shared memory for executing, in place of the reserved pages `span`.
     ///
     /// # Safety
     /// - `span` is whole pages of a reservation of the caller's that nobody uses, as many as `memory` has.
-    unsafe fn map_executable(&self, memory: &SharedMemory, span: Span) -> Result<()>;
+    unsafe fn map_executable(&self, memory: &SharedMemory, span: Span, access: Access) -> Result<()>;
 
     /// Maps shared memory for reading and writing, anywhere; forked children do not inherit it.
     fn map_writable(&self, memory: &SharedMemory, len: usize) -> Result<Span>;

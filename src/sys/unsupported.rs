@@ -75,7 +75,7 @@ impl Os for Native {
         missing()
     }
 
-    unsafe fn map_executable(&self, memory: &SharedMemory, _span: Span) -> Result<()> {
+    unsafe fn map_executable(&self, memory: &SharedMemory, _span: Span, _access: Access) -> Result<()> {
         match *memory {}
     }
 

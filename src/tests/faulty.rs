@@ -156,6 +156,11 @@ impl Os for Faulty {
         Native.kernel_read(writer, at, bytes)
     }
 
+    unsafe fn freeze(&self, span: Span) -> Result<()> {
+        self.enter("freeze")?;
+        unsafe { Native.freeze(span) }
+    }
+
     unsafe fn make_window(&self, span: Span) -> Result<WriteWindow> {
         self.enter("make window")?;
         unsafe { Native.make_window(span) }
@@ -166,9 +171,9 @@ impl Os for Faulty {
         Native.share(len)
     }
 
-    unsafe fn map_executable(&self, memory: &SharedMemory, span: Span) -> Result<()> {
+    unsafe fn map_executable(&self, memory: &SharedMemory, span: Span, access: Access) -> Result<()> {
         self.enter("map executable")?;
-        unsafe { Native.map_executable(memory, span) }
+        unsafe { Native.map_executable(memory, span, access) }
     }
 
     fn map_writable(&self, memory: &SharedMemory, len: usize) -> Result<Span> {
