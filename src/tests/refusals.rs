@@ -51,8 +51,8 @@ fn life(arena: &CodeArena) -> Result<(), Error> {
     };
     batch_of(&mut blocks, 5, 100);
     batch_of(&mut blocks, 1, 7);
-    batch_of(&mut blocks, 300, 1_000);
-    batch_of(&mut blocks, 2, 600 << 10);
+    batch_of(&mut blocks, 100, 1_000);
+    batch_of(&mut blocks, 2, 90 << 10);
     for i in 0..4 {
         let code = function(i, 300 + 70_000 * (i / 3));
         match arena.publish(&code) {
