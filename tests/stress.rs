@@ -1,0 +1,313 @@
+//! Everything at once, for a while: threads publish, call, drop, patch, trim, look up and pin in one small arena, while
+//! processes are forked and arenas are built until memory runs out; at the end the books say what the threads counted,
+//! and nothing is left behind.
+//!
+//! `GAIA_STRESS_OPS` sets how many operations all threads make together in each mode (100,000 unless set), and
+//! `GAIA_STRESS_SEED` the seed that a failed run printed. Threads interleave as they like, so a seed makes a run alike,
+//! not the same.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+mod common;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::thread;
+
+use common::maps::mappings;
+use common::{asm, call, call_at, child, modes};
+use fastrand::Rng;
+use gaia_jit::{Batch, Code, CodeArena, CodeBlock, Error, WxMode};
+
+const THREADS: usize = 4;
+const SLOTS: usize = 64;
+const CAPACITY: usize = 1 << 20;
+
+fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
+}
+
+/// What the threads share: functions that any of them may replace or call, as offset and result in one word.
+struct Shared {
+    arena: CodeArena,
+    base: usize,
+    slots: [AtomicU64; SLOTS],
+    full: AtomicUsize,
+    calls: AtomicUsize,
+    forks: AtomicUsize,
+}
+
+/// One thread's part.
+struct Worker<'s> {
+    number: usize,
+    shared: &'s Shared,
+    rng: Rng,
+    /// Its own blocks and what they return.
+    blocks: Vec<(CodeBlock, u32)>,
+    /// Blocks that stand in slots, by slot.
+    shown: Vec<(usize, CodeBlock)>,
+}
+
+impl Worker<'_> {
+    fn code(&mut self) -> (Vec<u8>, u32) {
+        let value = self.rng.u32(1..32_000);
+        let len = if self.rng.u8(..) == 0 { self.rng.usize(5_000..80_000) } else { self.rng.usize(40..1_200) };
+        (asm::padded(value, len), value)
+    }
+
+    /// Makes room where the arena is full.
+    fn evict(&mut self) {
+        self.shared.full.fetch_add(1, Ordering::Relaxed);
+        let keep = self.blocks.len() / 2;
+        self.rng.shuffle(&mut self.blocks);
+        self.blocks.truncate(keep);
+    }
+
+    fn publish(&mut self) {
+        let (code, value) = self.code();
+        match self.shared.arena.publish(Code::new(&code).tag(value.into())) {
+            Ok(block) => self.blocks.push((block, value)),
+            Err(Error::ArenaFull { .. }) => self.evict(),
+            Err(other) => panic!("{other}"),
+        }
+    }
+
+    fn publish_batch(&mut self) {
+        let mut batch = self.shared.arena.batch();
+        let mut values = Vec::new();
+        for _ in 0..self.rng.usize(1..100) {
+            let (code, value) = self.code();
+            match push(&mut batch, &code, value) {
+                Ok(()) => values.push(value),
+                Err(Error::ArenaFull { .. }) => return self.evict(),
+                Err(other) => panic!("{other}"),
+            }
+        }
+        if self.rng.bool() {
+            self.blocks.extend(batch.publish().unwrap().into_iter().zip(values));
+        }
+    }
+
+    /// Puts a block where others call it, and retires the one that stood there. Each thread has slots of its own for it.
+    fn show(&mut self) {
+        let Some((block, value)) = self.blocks.pop() else { return };
+        let slot = self.rng.usize(..SLOTS / THREADS) * THREADS + self.number;
+        let word = (block.as_ptr().addr() - self.shared.base) as u64 | u64::from(value) << 32;
+        self.shared.slots[slot].store(word, Ordering::Release);
+        match self.shown.iter_mut().find(|(taken, _)| *taken == slot) {
+            Some((_, old)) => drop(std::mem::replace(old, block)),
+            None => self.shown.push((slot, block)),
+        }
+    }
+
+    fn call_any(&mut self) {
+        let guard = self.shared.arena.pin();
+        for _ in 0..self.rng.usize(1..20) {
+            let word = self.shared.slots[self.rng.usize(..SLOTS)].load(Ordering::Acquire);
+            if word != 0 {
+                let at = (self.shared.base + word as u32 as usize) as *const u8;
+                assert_eq!(call_at(at), (word >> 32) as u32, "another function's code ran");
+                if let Some(hit) = self.shared.arena.lookup(at.wrapping_add(3)) {
+                    // Still there, or replaced by what came after it was dropped; never something else.
+                    assert!(hit.start <= at.wrapping_add(3));
+                }
+                self.shared.calls.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        drop(guard);
+    }
+
+    fn check_own(&mut self) {
+        for (block, value) in &self.blocks {
+            assert_eq!(call(block), *value);
+            let inside = block.as_ptr().wrapping_add(self.rng.usize(..block.len()));
+            let hit = self.shared.arena.lookup(inside).unwrap();
+            assert_eq!((hit.start, hit.len, hit.tag), (block.as_ptr(), block.len(), u64::from(*value)));
+        }
+    }
+
+    /// A child runs what it inherited, changes nothing, and is refused what it must not do.
+    fn fork(&mut self) {
+        // SAFETY: the child calls nothing that takes a lock of another thread's, and ends by `_exit`.
+        let pid = unsafe { libc::fork() };
+        assert!(pid >= 0);
+        if pid == 0 {
+            let runs = self.blocks.iter().take(50).all(|(block, value)| call(block) == *value);
+            let refused = matches!(self.shared.arena.publish(&[0][..]), Err(Error::Forked { .. }));
+            // SAFETY: ends the child at once.
+            unsafe { libc::_exit(if runs && refused { 0 } else { 1 }) };
+        }
+        let mut status = -1;
+        // SAFETY: `status` is valid for the call to write to.
+        assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
+        assert_eq!(status, 0, "the child died or disagreed");
+        self.shared.forks.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn step(&mut self) {
+        match self.rng.u32(..1_000) {
+            0..300 => self.publish(),
+            300..310 => self.publish_batch(),
+            310..520 if !self.blocks.is_empty() => {
+                let at = self.rng.usize(..self.blocks.len());
+                self.blocks.swap_remove(at);
+            }
+            520..700 => self.show(),
+            700..950 => self.call_any(),
+            950..955 => self.check_own(),
+            955..960 => drop(self.shared.arena.stats()),
+            960 => drop(self.shared.arena.trim().unwrap()),
+            961..990 if !self.blocks.is_empty() => {
+                let at = self.rng.usize(..self.blocks.len());
+                let value = self.rng.u32(1..32_000);
+                let (block, old) = &mut self.blocks[at];
+                // SAFETY: the block is this thread's own, and nobody else runs it.
+                match unsafe { block.patch(0, &asm::constant(value)) } {
+                    // Its tag says what it was published with.
+                    Ok(()) => {
+                        // SAFETY: as above.
+                        unsafe { block.patch(0, &asm::constant(*old)).unwrap() };
+                    }
+                    Err(Error::Unsupported { .. }) => {}
+                    Err(other) => panic!("{other}"),
+                }
+            }
+            999 if self.rng.u8(..) < 20 => self.fork(),
+            _ => {}
+        }
+    }
+}
+
+fn push(batch: &mut Batch, code: &[u8], value: u32) -> Result<(), Error> {
+    let slot = batch.reserve(code.len(), 16)?;
+    batch.bytes_mut(slot).copy_from_slice(code);
+    batch.set_tag(slot, value.into());
+    Ok(())
+}
+
+/// Arenas of other people's, until the system has no memory for more; and again.
+fn exhaust(stop: &AtomicBool) -> usize {
+    let mut rounds = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let mut arenas = Vec::new();
+        while let Ok(arena) = CodeArena::builder().capacity(128 << 20).build() {
+            assert_eq!(call(&arena.publish(&asm::constant(4)).unwrap()), 4);
+            arenas.push(arena);
+        }
+        assert!(!arenas.is_empty());
+        rounds += 1;
+        thread::yield_now();
+    }
+    rounds
+}
+
+/// Whether the address space could be limited: not under all emulators.
+fn limit_address_space() -> bool {
+    let bytes = if cfg!(target_pointer_width = "64") { 1 << 30 } else { 400 << 20 };
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let used = statm.split(' ').next().unwrap().parse::<usize>().unwrap() * region::page::size();
+    let limit = libc::rlimit { rlim_cur: (used + bytes) as _, rlim_max: (used + bytes) as _ };
+    // SAFETY: `limit` is valid for the call to read.
+    let set = unsafe { libc::setrlimit(libc::RLIMIT_AS, &raw const limit) } == 0;
+    set && CodeArena::builder().capacity(64 << 20).build().is_ok_and(|_| {
+        let mut arenas: Vec<CodeArena> = Vec::new();
+        arenas.extend((0..100).map_while(|_| CodeArena::builder().capacity(128 << 20).build().ok()));
+        arenas.len() < 100
+    })
+}
+
+fn run(mode: WxMode, operations: u64, seed: u64, exhausts: bool) {
+    let arena = CodeArena::builder().mode(mode).capacity(CAPACITY).poison(seed % 2 == 1).build().unwrap();
+    let first = arena.publish(&asm::constant(1)).unwrap();
+    let base = (0..).map(|n| first.as_ptr().addr() - n).find(|at| !arena.contains((at - 1) as *const u8)).unwrap();
+    drop(first);
+    let shared = Shared {
+        arena,
+        base,
+        slots: [const { AtomicU64::new(0) }; SLOTS],
+        full: AtomicUsize::new(0),
+        calls: AtomicUsize::new(0),
+        forks: AtomicUsize::new(0),
+    };
+    let stop = AtomicBool::new(false);
+    let mut rounds = 0;
+    thread::scope(|scope| {
+        let exhausting = exhausts.then(|| scope.spawn(|| exhaust(&stop)));
+        let workers: Vec<_> = (0..THREADS)
+            .map(|number| {
+                let shared = &shared;
+                scope.spawn(move || {
+                    let rng = Rng::with_seed(seed + number as u64);
+                    let mut worker = Worker { number, shared, rng, blocks: Vec::new(), shown: Vec::new() };
+                    (0..operations / THREADS as u64).for_each(|_| worker.step());
+                    worker.check_own();
+                    (worker.blocks, worker.shown)
+                })
+            })
+            .collect();
+        let kept: Vec<_> = workers.into_iter().map(|worker| worker.join().unwrap()).collect();
+        stop.store(true, Ordering::Relaxed);
+        rounds = exhausting.map_or(0, |exhausting| exhausting.join().unwrap());
+        // The books against what the threads hold.
+        let blocks = || {
+            kept.iter()
+                .flat_map(|(own, shown)| own.iter().map(|(block, _)| block).chain(shown.iter().map(|(_, block)| block)))
+        };
+        let stats = shared.arena.stats();
+        assert_eq!(stats.live_blocks, blocks().count());
+        assert_eq!(stats.live_bytes, blocks().map(CodeBlock::len).sum::<usize>());
+        assert_eq!((stats.pending_blocks, stats.batch_bytes), (0, 0), "{stats}");
+        assert_eq!(stats.live_bytes + stats.padding_bytes + stats.free_bytes, stats.capacity, "{stats}");
+    });
+    shared.arena.trim().unwrap();
+    let stats = shared.arena.stats();
+    assert_eq!((stats.live_blocks, stats.free_bytes, stats.largest_hole), (0, CAPACITY, CAPACITY), "{stats}");
+    assert_eq!(stats.resident_bytes, 0, "{stats}");
+    let (full, calls, forks) = (shared.full.into_inner(), shared.calls.into_inner(), shared.forks.into_inner());
+    println!(
+        "{mode:?}: {operations} operations, {calls} calls, {full} times full, {forks} forks, {rounds} times out of memory"
+    );
+    assert!(calls > 0 && full > 0);
+}
+
+fn resident() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * region::page::size()
+}
+
+fn all_at_once(name: &str, mode: WxMode) {
+    if !modes().any(|available| available == mode) {
+        return println!("NOT RUN: no {mode:?} here");
+    }
+    let operations = setting("GAIA_STRESS_OPS", 100_000);
+    let seed = setting("GAIA_STRESS_SEED", fastrand::u64(..1 << 40));
+    let output = child::output(name, || {
+        println!("seed {seed}");
+        let exhausts = limit_address_space();
+        // What the process keeps for itself after such a run: allocators, thread stacks, tables.
+        run(mode, operations / 10, seed, exhausts);
+        let before = (mappings(0, usize::MAX / 2).len(), resident());
+        run(mode, operations, seed, exhausts);
+        let after = (mappings(0, usize::MAX / 2).len(), resident());
+        println!("mappings {} -> {}, resident {} -> {}", before.0, after.0, before.1, after.1);
+        assert!(after.0 <= before.0 + 40, "mappings were left behind");
+        assert!(after.1 <= before.1 + (8 << 20), "memory was left behind");
+    });
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{:?}\n{out}\n{err}", output.status);
+    print!("{out}");
+}
+
+#[test]
+fn flip() {
+    all_at_once("flip", WxMode::Flip);
+}
+
+#[test]
+fn dual_map() {
+    all_at_once("dual_map", WxMode::DualMap);
+}
+
+#[test]
+fn per_thread() {
+    all_at_once("per_thread", WxMode::PerThread);
+}
