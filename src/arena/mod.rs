@@ -210,7 +210,8 @@ impl CodeArena {
         self.core().trim()
     }
 
-    /// Puts code into huge pages, now: each stretch of 2 MiB that holds memory throughout. Returns the bytes.
+    /// Puts code into huge pages, now: each stretch of 2 MiB of which at least three quarters hold memory. Returns the
+    /// bytes.
     ///
     /// Code runs on meanwhile, but a thread that needs a page being moved waits for it, so this is for a quiet moment
     /// after much was published. It works whatever [`ArenaBuilder::huge_pages`] said. What is published into such a

@@ -23,6 +23,10 @@ impl Pages {
         self.count
     }
 
+    pub(crate) fn count_resident(&self, pages: std::ops::Range<usize>) -> usize {
+        pages.filter(|page| self.resident.get(*page)).count()
+    }
+
     pub(crate) fn all_resident(&self, mut pages: std::ops::Range<usize>) -> bool {
         pages.all(|page| self.resident.get(page))
     }
