@@ -202,7 +202,9 @@ impl Batch {
         let align = align_granules(align)?;
         let fills_holes = self.core.region.fills_holes();
         let (run, home) = if self.core.region.is_dual() {
-            (self.place(granules, align)?, Home::View)
+            let run = self.place(granules, align)?;
+            self.core.region.back(bytes_of(run)).inspect_err(|_| self.core.release([run]))?;
+            (run, Home::View)
         } else if fills_holes && (self.no_pages || self.expected.max(self.staging.len() + len) <= STAGED) {
             self.stage(granules, align)?
         } else {
@@ -295,6 +297,7 @@ impl Batch {
             }
         }
         let mut open = OpenRun::new(run);
+        open.populated = self.core.region.commits();
         // SAFETY: whole pages placed for this batch alone, so without live code.
         if let Err(error) = unsafe { self.core.region.open(bytes_of(run)) } {
             // Some of the pages may be open.
@@ -303,7 +306,7 @@ impl Batch {
         }
         if fresh {
             // One call, where each page would take a fault of its own.
-            open.populated = self.core.region.populate(bytes_of(run));
+            open.populated |= self.core.region.populate(bytes_of(run));
         }
         let taken = open.take(granules, 1);
         self.runs.push(open);

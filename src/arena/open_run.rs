@@ -31,6 +31,11 @@ impl OpenRun {
         Some(Run { start, end })
     }
 
+    /// What holds memory: all that was handed out, or all there is.
+    pub(super) fn resident(&self) -> Run {
+        if self.populated { self.run } else { Run { start: self.run.start, end: self.next } }
+    }
+
     /// What no item took.
     pub(super) fn rest(&self) -> impl Iterator<Item = Run> {
         let tail = Run { start: self.next, end: self.run.end };

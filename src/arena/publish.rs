@@ -65,7 +65,12 @@ impl Core {
     /// Makes pages that hold nothing published executable again and gives them back, or keeps them until that works.
     pub(super) fn close(&self, open: &OpenRun) {
         // SAFETY: the pages belong to a batch that writes no more; nothing in them was published.
-        if open.sealed || unsafe { self.region.seal(bytes_of(open.run)) }.is_ok() {
+        let sealed = open.sealed || unsafe { self.region.seal(bytes_of(open.run)) }.is_ok();
+        // What was written holds memory, published or not: a trim has to find it.
+        if open.resident().len() > 0 {
+            self.note_resident(open.resident());
+        }
+        if sealed {
             self.release([open.run]);
         } else {
             self.strand(open.run);

@@ -36,7 +36,8 @@ fn stale(mode: &'static str, got: u32) -> Error {
 
 /// Makes all of a new private region executable, and finds out whether pages can be flipped and holes filled.
 ///
-/// The first page is written to while *all* of the region is writable, so that the kernel hangs its bookkeeping of
+/// Where pages have to be committed, only the first is tried out, and the others stay as they are until they are opened:
+/// there a page that is executable counts against the system's memory, used or not. Elsewhere the first page is written to while *all* of the region is writable, so that the kernel hangs its bookkeeping of
 /// private memory (on Linux the `anon_vma`, and under strict overcommit the accounting) on the one mapping there is.
 /// Runs that are opened and sealed later inherit it, and merge with their neighbours again; from separate beginnings
 /// they never would, and the number of mappings would grow with the number of batches.
@@ -47,18 +48,19 @@ pub(super) fn private(region: &Region) -> Result<Option<KernelWriter>, Error> {
         Error::OperatingSystem { call, source } => refusal("Flip")(Refused::new(call, source)),
         other => other,
     };
+    let all = if region.commits() { page.clone() } else { 0..region.len };
     // SAFETY: a new region, nobody else knows it.
-    if unsafe { region.open(0..region.len) }.is_err() {
+    if unsafe { region.open(all.clone()) }.is_err() {
         // Strict overcommit may refuse that much at once: then the first page alone.
         // SAFETY: as above.
-        unsafe { region.seal(0..region.len) }.map_err(as_refused)?;
+        unsafe { region.seal(all.clone()) }.map_err(as_refused)?;
         // SAFETY: as above.
         unsafe { region.open(page.clone()) }.map_err(as_refused)?;
     }
     // SAFETY: the page is open, and larger than the function.
     unsafe { region.writable(0).copy_from_nonoverlapping(std::ptr::NonNull::from(one).cast(), one.len()) };
     // SAFETY: opened above, and written to no more.
-    unsafe { region.seal(0..region.len) }.map_err(as_refused)?;
+    unsafe { region.seal(all) }.map_err(as_refused)?;
     // SAFETY: the function was written whole to the page.
     let got = unsafe { run(region, one.len()) };
     if got != 1 {
@@ -113,8 +115,10 @@ pub(super) fn dual(region: &Region) -> Result<(), Error> {
             return Err(stale("DualMap", got));
         }
     }
-    // Locked memory stays, and is used for the first code.
-    // SAFETY: the page is still nobody else's.
-    let _ = unsafe { region.decommit(0..region.page) };
+    if region.gives_back() {
+        // Locked memory stays, and is used for the first code.
+        // SAFETY: the page is still nobody else's.
+        let _ = unsafe { region.decommit(0..region.page) };
+    }
     Ok(())
 }

@@ -1,10 +1,9 @@
 //! The Unix systems beside Linux: private memory and protection changes, which is all that `Flip` needs.
 
 use std::io;
-use std::ops::Range;
 use std::ptr::NonNull;
 
-use super::{Access, Os, Refused, Result, Span, unix};
+use super::{Access, Os, Place, Refused, Result, Span, unix};
 
 /// The system itself.
 #[derive(Debug)]
@@ -23,12 +22,16 @@ fn missing<T>(call: &'static str) -> Result<T> {
 }
 
 impl Os for Native {
+    fn page_size(&self) -> usize {
+        region::page::size()
+    }
+
     fn map(&self, len: usize) -> Result<Span> {
         unix::map(len)
     }
 
-    fn reserve(&self, len: usize, within: Option<Range<usize>>) -> Result<Span> {
-        unix::reserve(len, within, 0)
+    fn reserve(&self, place: &Place) -> Result<Span> {
+        unix::reserve(place, 0)
     }
 
     unsafe fn protect(&self, span: Span, access: Access) -> Result<()> {
@@ -74,7 +77,7 @@ impl Os for Native {
         missing("second mapping")
     }
 
-    unsafe fn map_executable(&self, memory: &SharedMemory, _span: Span) -> Result<()> {
+    fn map_executable(&self, memory: &SharedMemory, _place: &Place) -> Result<Span> {
         match *memory {}
     }
 

@@ -2,12 +2,11 @@
 
 use std::fs::File;
 use std::io;
-use std::ops::Range;
 use std::os::fd::FromRawFd;
 use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
 
-use super::{Access, Os, Refused, Result, Span, unix};
+use super::{Access, Os, Place, Refused, Result, Span, unix};
 use crate::sync::{AtomicU64, OnceLock, Ordering};
 use crate::units::MAX_ALIGN;
 
@@ -29,12 +28,16 @@ const MADV_DONTNEED_LOCKED: libc::c_int = 24;
 const MADV_COLLAPSE: libc::c_int = 25;
 
 impl Os for Native {
+    fn page_size(&self) -> usize {
+        region::page::size()
+    }
+
     fn map(&self, len: usize) -> Result<Span> {
         unix::map(len)
     }
 
-    fn reserve(&self, len: usize, within: Option<Range<usize>>) -> Result<Span> {
-        unix::reserve(len, within, libc::MAP_FIXED_NOREPLACE)
+    fn reserve(&self, place: &Place) -> Result<Span> {
+        unix::reserve(place, libc::MAP_FIXED_NOREPLACE)
     }
 
     unsafe fn protect(&self, span: Span, access: Access) -> Result<()> {
@@ -92,9 +95,14 @@ impl Os for Native {
         Ok(SharedMemory(file))
     }
 
-    unsafe fn map_executable(&self, memory: &SharedMemory, span: Span) -> Result<()> {
-        // SAFETY: passed on to the caller; the pages replaced are a reservation without contents.
-        unsafe { unix::map_shared_at(&memory.0, span, Access::ReadExecute) }
+    fn map_executable(&self, memory: &SharedMemory, place: &Place) -> Result<Span> {
+        let reservation = self.reserve(place)?;
+        // SAFETY: pages of the reservation, made just now and given to nobody.
+        let mapped = unsafe { unix::map_shared_at(&memory.0, reservation.code(place), Access::ReadExecute) };
+        mapped.map(|()| reservation).inspect_err(|_| {
+            // SAFETY: as above.
+            let _ = unsafe { unix::release(reservation) };
+        })
     }
 
     fn map_writable(&self, memory: &SharedMemory, len: usize) -> Result<Span> {

@@ -1,10 +1,10 @@
 //! What all Unix systems share.
 
 use std::io;
-use std::ops::Range;
 use std::ptr::NonNull;
 
-use super::{Access, Refused, Result, Span};
+use super::gaps::candidates;
+use super::{Access, Place, Refused, Result, Span};
 
 /// A span from what `mmap` returned.
 fn mapped(address: *mut libc::c_void, len: usize) -> Result<Span> {
@@ -30,11 +30,12 @@ fn reserve_at(hint: usize, len: usize, flags: libc::c_int) -> Result<Span> {
     mapped(unsafe { libc::mmap(std::ptr::without_provenance_mut(hint), len, libc::PROT_NONE, flags, -1, 0) }, len)
 }
 
-pub(super) fn reserve(len: usize, within: Option<Range<usize>>, no_replace: libc::c_int) -> Result<Span> {
-    let Some(within) = within else { return reserve_at(0, len, 0) };
+pub(super) fn reserve(place: &Place, no_replace: libc::c_int) -> Result<Span> {
+    let len = place.total();
+    let Some(within) = &place.within else { return reserve_at(0, len, 0) };
     // Another thread may take a gap before we do; then the next one serves, or another look at them all.
     for _ in 0..4 {
-        for start in candidates(len, &within)? {
+        for start in candidates(len, within, region::page::size())? {
             if let Ok(span) = reserve_at(start, len, no_replace) {
                 if within.start <= span.address() && span.address() + len <= within.end {
                     return Ok(span);
@@ -45,40 +46,6 @@ pub(super) fn reserve(len: usize, within: Option<Range<usize>>, no_replace: libc
         }
     }
     Err(Refused::new("mmap", io::ErrorKind::AddrNotAvailable.into()))
-}
-
-/// How far from other mappings a reservation stays where it can choose.
-const MARGIN: usize = if cfg!(target_pointer_width = "64") { 256 << 20 } else { 8 << 20 };
-
-/// Where in the gaps between mappings `len` bytes could go, those nearest to the middle of `within` first.
-fn candidates(len: usize, within: &Range<usize>) -> Result<Vec<usize>> {
-    let refused = |e: region::Error| Refused::new("query of the memory map", e.into());
-    let page = region::page::size();
-    // The lowest pages are never free to map.
-    let (low, high) = (within.start.max(1 << 16), within.end & !(page - 1));
-    let low = low.next_multiple_of(page);
-    if low >= high {
-        return Ok(Vec::new());
-    }
-    let middle = low + (high - low) / 2;
-    let mut found = Vec::new();
-    let mut gap = |start: usize, end: usize| {
-        let Some(spare) = end.checked_sub(start).and_then(|size| size.checked_sub(len)) else { return };
-        // Away from what is mapped, if there is room: it may be a heap or a stack, and want to grow.
-        let margin = (spare / 2).min(MARGIN);
-        let start_at = middle.saturating_sub(len / 2).clamp(start + margin, end - len - margin);
-        found.push(start_at & !(page - 1));
-    };
-    let mut at = low;
-    let mapped = region::query_range(std::ptr::without_provenance::<u8>(low), high - low).map_err(refused)?;
-    for area in mapped {
-        let area = area.map_err(refused)?.as_range();
-        gap(at, area.start.min(high));
-        at = at.max(area.end);
-    }
-    gap(at, high);
-    found.sort_by_key(|&start| start.abs_diff(middle));
-    Ok(found)
 }
 
 /// # Safety
