@@ -6,14 +6,14 @@ mod common;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::thread;
 
-#[cfg(target_os = "linux")]
+#[cfg(any(target_os = "linux", windows))]
 use common::maps::mappings;
 use common::{asm, call, call_at, modes, small};
 use gaia_jit::{CodeArena, CodeBlock, Error};
 
 /// Promise 1: never writable and executable at once, whatever is going on.
 #[test]
-#[cfg(target_os = "linux")]
+#[cfg(any(target_os = "linux", windows))]
 fn no_page_is_ever_writable_and_executable() {
     for mode in modes() {
         let arena = CodeArena::builder().mode(mode).capacity(8 << 20).build().unwrap();
@@ -46,7 +46,7 @@ fn no_page_is_ever_writable_and_executable() {
 
 /// The writable view of a dual mapping is elsewhere, and nowhere executable.
 #[test]
-#[cfg(target_os = "linux")]
+#[cfg(any(target_os = "linux", windows))]
 fn live_code_is_readable_and_executable_only() {
     for mode in modes() {
         let arena = small(mode).build().unwrap();

@@ -82,7 +82,7 @@ impl Core {
         let core = lease.core();
         let private = !core.region.is_dual();
         if private && (code.bytes.len() > STAGED || !core.region.fills_holes()) {
-            let mut batch = Batch::new(Arc::clone(lease));
+            let mut batch = Batch::single(Arc::clone(lease));
             batch.push(code)?;
             return batch.publish()?.pop().ok_or(Error::ZeroSize);
         }
@@ -155,7 +155,6 @@ impl Core {
             unsafe { self.region.write(at.start + code.len(), padding)? };
         }
         self.region.flush(at);
-        self.region.sync_cores();
-        Ok(())
+        self.region.sync_cores()
     }
 }

@@ -8,10 +8,15 @@
 //! | architecture | flush | other cores |
 //! |---|---|---|
 //! | x86, x86-64 | nothing | nothing |
-//! | AArch64 | `dc cvau`, `ic ivau` by line | `membarrier` |
+//! | AArch64, Linux and Android | `dc cvau`, `ic ivau` by line | `membarrier` |
+//! | AArch64, Apple | `sys_icache_invalidate` | every thread is asked for its registers |
+//! | AArch64, Windows | `FlushInstructionCache` | `FlushProcessWriteBuffers` |
 //! | Arm, 32 bits | `cacheflush` | `membarrier` |
 //! | RISC-V | `riscv_flush_icache`, flags 0 | the same call |
 //! | s390x | nothing | nothing |
+//! | x86, x86-64, Windows | `FlushInstructionCache`, for emulators | nothing |
+//!
+//! Everything else is refused when an arena or a block is made, as is a system that does not let other cores be reached.
 //!
 //! **x86** keeps instruction caches coherent with stores, by physical address, so the second view of the same memory
 //! counts too (Intel SDM volume 3, "Self-Modifying Code"; AMD APM volume 2, "Cache Coherency with Instruction Fetches").
@@ -27,7 +32,13 @@
 
 use crate::Error;
 
-#[cfg(target_arch = "aarch64")]
+#[cfg(all(windows, any(target_arch = "x86", target_arch = "x86_64", target_arch = "aarch64")))]
+#[path = "windows.rs"]
+mod native;
+#[cfg(all(target_arch = "aarch64", target_vendor = "apple"))]
+#[path = "apple.rs"]
+mod native;
+#[cfg(all(target_arch = "aarch64", any(target_os = "linux", target_os = "android")))]
 #[path = "aarch64.rs"]
 mod native;
 #[cfg(all(target_arch = "arm", any(target_os = "linux", target_os = "android")))]
@@ -36,19 +47,21 @@ mod native;
 #[cfg(all(any(target_arch = "riscv64", target_arch = "riscv32"), target_os = "linux"))]
 #[path = "riscv.rs"]
 mod native;
-#[cfg(any(target_arch = "x86", target_arch = "x86_64", target_arch = "s390x"))]
+#[cfg(all(not(windows), any(target_arch = "x86", target_arch = "x86_64", target_arch = "s390x")))]
 #[path = "coherent.rs"]
 mod native;
 #[cfg(not(any(
-    target_arch = "aarch64",
+    all(windows, any(target_arch = "x86", target_arch = "x86_64", target_arch = "aarch64")),
+    all(target_arch = "aarch64", any(target_vendor = "apple", target_os = "linux", target_os = "android")),
     all(target_arch = "arm", any(target_os = "linux", target_os = "android")),
     all(any(target_arch = "riscv64", target_arch = "riscv32"), target_os = "linux"),
-    any(target_arch = "x86", target_arch = "x86_64", target_arch = "s390x"),
+    all(not(windows), any(target_arch = "x86", target_arch = "x86_64", target_arch = "s390x")),
 )))]
 #[path = "unknown.rs"]
 mod native;
 
-#[cfg(all(any(target_arch = "aarch64", target_arch = "arm"), any(target_os = "linux", target_os = "android")))]
+#[cfg(all(any(target_arch = "aarch64", target_arch = "arm", test), any(target_os = "linux", target_os = "android")))]
+#[cfg_attr(not(any(target_arch = "aarch64", target_arch = "arm")), allow(dead_code, reason = "its own test uses it"))]
 mod membarrier;
 
 pub(crate) use native::{BARRIERS, flush, sync_cores};

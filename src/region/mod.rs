@@ -306,11 +306,12 @@ impl Region {
     }
 
     /// After the last flush of a batch.
-    pub(crate) fn sync_cores(&self) {
+    pub(crate) fn sync_cores(&self) -> Result<(), Error> {
         if icache::BARRIERS {
             self.counters.barriers.add(1);
-            icache::sync_cores();
+            icache::sync_cores()?;
         }
+        Ok(())
     }
 
     /// Bytes to the end of the granule after `len` bytes.

@@ -22,12 +22,12 @@ pub(super) fn refusal(mode: &'static str) -> impl Fn(Refused) -> Error {
 ///
 /// # Safety
 /// - The region begins with the whole of one of these functions, in an executable page.
-unsafe fn run(region: &Region, len: usize) -> u32 {
+unsafe fn run(region: &Region, len: usize) -> Result<u32, Error> {
     region.flush(0..len);
-    region.sync_cores();
+    region.sync_cores()?;
     // SAFETY: by the caller, the address is that of a function of this type.
     let function = unsafe { std::mem::transmute::<*const u8, extern "C" fn() -> u32>(region.address(0)) };
-    function()
+    Ok(function())
 }
 
 fn stale(mode: &'static str, got: u32) -> Error {
@@ -62,7 +62,7 @@ pub(super) fn private(region: &Region) -> Result<Option<KernelWriter>, Error> {
     // SAFETY: opened above, and written to no more.
     unsafe { region.seal(all) }.map_err(as_refused)?;
     // SAFETY: the function was written whole to the page.
-    let got = unsafe { run(region, one.len()) };
+    let got = unsafe { run(region, one.len())? };
     if got != 1 {
         return Err(stale("Flip", got));
     }
@@ -101,7 +101,7 @@ fn try_out(region: &Region, writer: KernelWriter) -> Option<KernelWriter> {
     // SAFETY: the first page of a new region, which nobody else knows.
     unsafe { region.os.kernel_write(&writer, at, two).ok()? };
     // SAFETY: the page holds the first function, or the second, whole.
-    (unsafe { run(region, two.len()) } == 2).then_some(writer)
+    (unsafe { run(region, two.len()).ok()? } == 2).then_some(writer)
 }
 
 /// Whether what is written to one view is what runs in the other.
@@ -110,7 +110,7 @@ pub(super) fn dual(region: &Region) -> Result<(), Error> {
         // SAFETY: a new region, nobody else knows it.
         unsafe { region.write(0, code)? };
         // SAFETY: the function was written whole to the page.
-        let got = unsafe { run(region, code.len()) };
+        let got = unsafe { run(region, code.len())? };
         if got != value {
             return Err(stale("DualMap", got));
         }

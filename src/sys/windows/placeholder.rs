@@ -12,7 +12,7 @@ use windows_sys::Win32::System::Memory::{
 };
 use windows_sys::Win32::System::Threading::GetCurrentProcess;
 
-use super::{Native, Place, Result, Span, calls, release_or_park, reserve_with};
+use super::{GRANULARITY, Native, Place, Result, Span, calls, release_or_park, reserve_with};
 use crate::sync::OnceLock;
 
 type VirtualAlloc2 = unsafe extern "system" fn(
@@ -43,7 +43,7 @@ pub(super) struct Calls {
     map_view: MapViewOfFile3,
 }
 
-/// The calls, where the system has them.
+/// The calls, where the system has them and they do what is asked of them: an emulation may know only the first names.
 pub(super) fn calls() -> Option<Calls> {
     static CALLS: OnceLock<Option<Calls>> = OnceLock::new();
     *CALLS.get_or_init(|| {
@@ -53,12 +53,16 @@ pub(super) fn calls() -> Option<Calls> {
         let allocate = unsafe { GetProcAddress(library, windows_sys::s!("VirtualAlloc2")) }?;
         // SAFETY: as above.
         let map_view = unsafe { GetProcAddress(library, windows_sys::s!("MapViewOfFile3")) }?;
-        Some(Calls {
+        let calls = Calls {
             // SAFETY: the type is that of the function's documentation.
             allocate: unsafe { std::mem::transmute::<unsafe extern "system" fn() -> isize, VirtualAlloc2>(allocate) },
             // SAFETY: as above.
             map_view: unsafe { std::mem::transmute::<unsafe extern "system" fn() -> isize, MapViewOfFile3>(map_view) },
-        })
+        };
+        let tried = calls.reserve(0, GRANULARITY).ok()?;
+        // SAFETY: reserved just now and given to nobody.
+        unsafe { release_or_park(&Native, tried) };
+        Some(calls)
     })
 }
 
