@@ -7,6 +7,8 @@ mod common;
 use common::maps::{mappings, resident, taken};
 use common::{asm, call, child, modes, small};
 use gaia_jit::{CodeArena, CodeBlock, Error, JitMemory, WxMode};
+use windows_sys::Win32::Foundation::EXCEPTION_ACCESS_VIOLATION;
+use windows_sys::Win32::System::Diagnostics::Debug::{EXCEPTION_POINTERS, SetUnhandledExceptionFilter};
 
 #[test]
 fn both_modes_are_there() {
@@ -69,11 +71,25 @@ fn all_address_space_comes_back() {
     });
 }
 
+/// What an access violation was about ("EXCEPTION_RECORD structure"); a child that has one ends with this number.
+const WRITE: i32 = 1;
+const EXECUTE: i32 = 8;
+
+unsafe extern "system" fn end(info: *const EXCEPTION_POINTERS) -> i32 {
+    // SAFETY: valid as long as the filter runs.
+    let record = unsafe { *(*info).ExceptionRecord };
+    let violation = record.ExceptionCode == EXCEPTION_ACCESS_VIOLATION;
+    std::process::exit(if violation { record.ExceptionInformation[0] as i32 } else { 99 });
+}
+
 /// The hardware refuses what the pages do not allow.
-fn dies_of_access_violation(name: &str, body: impl FnOnce()) {
-    const ACCESS_VIOLATION: i32 = 0xc000_0005_u32 as i32;
-    let ended = child::output(name, body).status;
-    assert_eq!(ended.code(), Some(ACCESS_VIOLATION), "{name}: {ended}");
+fn dies(name: &str, of: i32, body: impl FnOnce()) {
+    let ended = child::output(name, || {
+        // SAFETY: the filter ends the process.
+        unsafe { SetUnhandledExceptionFilter(Some(end)) };
+        body();
+    });
+    assert_eq!(ended.status.code(), Some(of), "{name}: {ended:?}");
 }
 
 fn write_to(block: &CodeBlock) {
@@ -83,7 +99,7 @@ fn write_to(block: &CodeBlock) {
 
 #[test]
 fn live_code_cannot_be_written_to_in_flip() {
-    dies_of_access_violation("live_code_cannot_be_written_to_in_flip", || {
+    dies("live_code_cannot_be_written_to_in_flip", WRITE, || {
         let arena = small(WxMode::Flip).build().unwrap();
         write_to(&arena.publish(&asm::constant(1)).unwrap());
     });
@@ -91,7 +107,7 @@ fn live_code_cannot_be_written_to_in_flip() {
 
 #[test]
 fn live_code_cannot_be_written_to_at_its_own_address_in_dual_map() {
-    dies_of_access_violation("live_code_cannot_be_written_to_at_its_own_address_in_dual_map", || {
+    dies("live_code_cannot_be_written_to_at_its_own_address_in_dual_map", WRITE, || {
         let arena = small(WxMode::DualMap).build().unwrap();
         write_to(&arena.publish(&asm::constant(1)).unwrap());
     });
@@ -99,7 +115,7 @@ fn live_code_cannot_be_written_to_at_its_own_address_in_dual_map() {
 
 #[test]
 fn a_block_that_is_writable_cannot_be_run() {
-    dies_of_access_violation("a_block_that_is_writable_cannot_be_run", || {
+    dies("a_block_that_is_writable_cannot_be_run", EXECUTE, || {
         let mut jit = JitMemory::new(1).unwrap();
         jit.write(&asm::constant(1)).unwrap();
         // SAFETY: none; it is what the test is about.

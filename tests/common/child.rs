@@ -8,13 +8,6 @@ const MARK: &str = "GAIA_TEST_CHILD";
 /// Runs `body` in a child process; the child's output comes back. `name` is the full name of the calling test.
 pub fn output(name: &str, body: impl FnOnce()) -> Output {
     if std::env::var(MARK).is_ok_and(|mark| mark == name) {
-        // No window asks what to do about a child that was meant to die.
-        #[cfg(windows)]
-        {
-            use windows_sys::Win32::System::Diagnostics::Debug::{SEM_NOGPFAULTERRORBOX, SetErrorMode};
-            // SAFETY: takes a number only.
-            unsafe { SetErrorMode(SEM_NOGPFAULTERRORBOX) };
-        }
         body();
         std::process::exit(0);
     }
