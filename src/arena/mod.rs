@@ -46,6 +46,9 @@ pub enum WxMode {
     ///
     /// A forked child shares the memory: it cannot write to it, but it sees what the parent writes. So it may run a
     /// block that it inherited only as long as the parent does not drop it; guards of a child are unknown to its parent.
+    ///
+    /// On Windows memory is committed 64 KiB at a time as code comes to lie in it, and stays committed as long as the
+    /// arena lives.
     DualMap,
     /// One address, writable for the writing thread alone: `MAP_JIT` on Apple Silicon, protection keys on x86-64 Linux.
     /// Not supported yet: `build` says so.
@@ -196,6 +199,8 @@ impl CodeArena {
     }
 
     /// Gives the memory of wholly empty pages back to the system; returns the bytes. The address space stays.
+    ///
+    /// In `DualMap` only Linux takes memory back while it is mapped. Elsewhere it goes with the arena, and this returns 0.
     ///
     /// # Errors
     /// [`Error::OperatingSystem`] if the system refuses; pages that it did take back stay so, and nothing is lost.

@@ -7,7 +7,6 @@ use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
 
 use super::{Access, Os, Place, Refused, Result, Span, unix};
-use crate::sync::{AtomicU64, OnceLock, Ordering};
 use crate::units::MAX_ALIGN;
 
 /// The system itself.
@@ -37,7 +36,7 @@ impl Os for Native {
     }
 
     fn reserve(&self, place: &Place) -> Result<Span> {
-        unix::reserve(place, libc::MAP_FIXED_NOREPLACE)
+        unix::reserve(place)
     }
 
     unsafe fn protect(&self, span: Span, access: Access) -> Result<()> {
@@ -145,37 +144,4 @@ fn check_file_size(len: usize) -> Result<()> {
         return Err(Refused::new("ftruncate (RLIMIT_FSIZE)", io::Error::from_raw_os_error(libc::EFBIG)));
     }
     Ok(())
-}
-
-/// A number that tells a forked child from its parent: one word on a page that the kernel wipes in a child
-/// (`MADV_WIPEONFORK`), so that looking costs one load.
-pub(crate) fn generation() -> u64 {
-    static WORD: OnceLock<Option<&'static AtomicU64>> = OnceLock::new();
-    static NEXT: AtomicU64 = AtomicU64::new(1);
-    let Some(word) = WORD.get_or_init(wiped_on_fork) else {
-        // Kernels before 4.14 and some emulators: ask for the process, at the price of a system call.
-        return u64::from(std::process::id()) | 1 << 63;
-    };
-    match word.load(Ordering::Relaxed) {
-        // Copied with the fork, `NEXT` is past every number the parent had given out.
-        0 => {
-            let new = NEXT.fetch_add(1, Ordering::Relaxed);
-            word.compare_exchange(0, new, Ordering::Relaxed, Ordering::Relaxed).map_or_else(|other| other, |_| new)
-        }
-        generation => generation,
-    }
-}
-
-fn wiped_on_fork() -> Option<&'static AtomicU64> {
-    let span = unix::map(region::page::size()).ok()?;
-    // SAFETY: mapped just now; zeros in children are what it is for.
-    match unsafe { unix::advise(span, libc::MADV_WIPEONFORK) } {
-        // SAFETY: a mapped page, never unmapped, which begins with eight zero bytes that only atomics touch.
-        Ok(()) => Some(unsafe { AtomicU64::from_ptr(span.start.as_ptr().cast()) }),
-        Err(_) => {
-            // SAFETY: mapped just now and given to nobody.
-            let _ = unsafe { unix::release(span) };
-            None
-        }
-    }
 }

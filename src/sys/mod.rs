@@ -10,8 +10,11 @@ use std::ptr::NonNull;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 #[path = "linux.rs"]
 mod native;
-#[cfg(all(unix, not(any(target_os = "linux", target_os = "android"))))]
-#[path = "bsd.rs"]
+#[cfg(target_vendor = "apple")]
+#[path = "apple.rs"]
+mod native;
+#[cfg(all(unix, not(any(target_os = "linux", target_os = "android", target_vendor = "apple"))))]
+#[path = "bsd/mod.rs"]
 mod native;
 #[cfg(windows)]
 #[path = "windows/mod.rs"]
@@ -22,12 +25,18 @@ mod native;
 
 #[cfg(any(unix, windows))]
 mod gaps;
+#[cfg(unix)]
+mod generation;
 mod parked;
 mod place;
 #[cfg(unix)]
 mod unix;
 
-pub(crate) use native::{KernelWriter, Native, SharedMemory, generation};
+#[cfg(unix)]
+pub(crate) use generation::generation;
+#[cfg(not(unix))]
+pub(crate) use native::generation;
+pub(crate) use native::{KernelWriter, Native, SharedMemory};
 #[cfg(test)]
 pub(crate) use parked::parked_bytes;
 pub(crate) use parked::release_or_park;
