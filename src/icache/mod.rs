@@ -47,7 +47,7 @@ mod native;
 #[cfg(all(any(target_arch = "riscv64", target_arch = "riscv32"), target_os = "linux"))]
 #[path = "riscv.rs"]
 mod native;
-#[cfg(all(not(windows), any(target_arch = "x86", target_arch = "x86_64", target_arch = "s390x")))]
+#[cfg(all(unix, any(target_arch = "x86", target_arch = "x86_64", target_arch = "s390x")))]
 #[path = "coherent.rs"]
 mod native;
 #[cfg(not(any(
@@ -55,7 +55,7 @@ mod native;
     all(target_arch = "aarch64", any(target_vendor = "apple", target_os = "linux", target_os = "android")),
     all(target_arch = "arm", any(target_os = "linux", target_os = "android")),
     all(any(target_arch = "riscv64", target_arch = "riscv32"), target_os = "linux"),
-    all(not(windows), any(target_arch = "x86", target_arch = "x86_64", target_arch = "s390x")),
+    all(unix, any(target_arch = "x86", target_arch = "x86_64", target_arch = "s390x")),
 )))]
 #[path = "unknown.rs"]
 mod native;

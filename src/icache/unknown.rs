@@ -5,7 +5,7 @@ use crate::Error;
 pub(crate) const BARRIERS: bool = false;
 
 pub(super) fn check() -> Result<(), Error> {
-    let why = "it is not known how to flush this architecture's instruction cache";
+    let why = "it is not known how to make new code visible to this processor on this system";
     Err(Error::unsupported("executable memory", why))
 }
 

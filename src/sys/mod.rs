@@ -62,7 +62,6 @@ impl Span {
     }
 
     /// The code of a reservation made for `place`.
-    #[cfg(any(unix, windows))]
     pub(crate) fn code(self, place: &Place) -> Self {
         debug_assert!(self.len >= place.total());
         // SAFETY: at most a page and an alignment past the start, by which the reservation exceeds the code and a page.
