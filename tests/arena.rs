@@ -205,8 +205,13 @@ fn reserved_and_never_written_it_traps() {
 
 #[test]
 fn modes_without_support_say_so() {
-    let refused = CodeArena::builder().mode(WxMode::PerThread).build();
-    assert!(matches!(refused, Err(Error::Unsupported { what: "PerThread", .. })));
+    for (mode, name) in [(WxMode::DualMap, "DualMap"), (WxMode::PerThread, "PerThread")] {
+        match small(mode).build() {
+            Ok(arena) => assert_eq!(arena.mode(), mode),
+            Err(Error::Unsupported { what, why }) => assert!(what == name && !why.is_empty()),
+            Err(other) => panic!("{mode:?}: {other}"),
+        }
+    }
 }
 
 #[test]

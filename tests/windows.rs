@@ -77,7 +77,9 @@ const EXECUTE: i32 = 8;
 
 unsafe extern "system" fn end(info: *const EXCEPTION_POINTERS) -> i32 {
     // SAFETY: valid as long as the filter runs.
-    let record = unsafe { *(*info).ExceptionRecord };
+    let record = unsafe { *info }.ExceptionRecord;
+    // SAFETY: as above.
+    let record = unsafe { *record };
     let violation = record.ExceptionCode == EXCEPTION_ACCESS_VIOLATION;
     std::process::exit(if violation { record.ExceptionInformation[0] as i32 } else { 99 });
 }

@@ -5,6 +5,9 @@
 //! kernel into holes of pages that are executable already, contiguous slots in one call; from [`STAGED`] bytes on, the
 //! batch opens *runs* of whole empty pages, writes in place, and seals each run once. (Measured: up to 64 KiB a kernel
 //! write is cheaper than opening and sealing, from there on dearer.) Without the kernel write all goes to runs.
+//!
+//! In `PerThread` pushed bytes are written to their place at once, and what is still to be changed is staged: so pages
+//! are writable while the crate copies, and never while the caller's code runs.
 
 use std::fmt;
 use std::io;
@@ -13,10 +16,10 @@ use std::marker::PhantomData;
 use super::block::{CodeBlock, Lease};
 use super::code::Code;
 use super::core::{Core, bytes_of};
+use super::lookup::Entry;
 use super::open_run::OpenRun;
 use crate::Error;
 use crate::icache;
-use crate::region::Region;
 use crate::space::Run;
 use crate::sync::{Arc, AtomicU64, Ordering};
 use crate::units::{GRANULE, MAX_ALIGN, align_granules};
@@ -67,7 +70,11 @@ pub struct Batch {
     core: Arc<Core>,
     lease: Arc<Lease>,
     id: u64,
-    items: Vec<Item>,
+    /// By slot. Where they stand in the lookup is not known until they are entered there.
+    entries: Vec<Entry>,
+    homes: Vec<Home>,
+    /// As far as any was named.
+    names: Vec<Option<Box<str>>>,
     staging: Vec<u8>,
     runs: Vec<OpenRun>,
     /// There were no whole pages to open: not asked for again.
@@ -80,23 +87,17 @@ pub struct Batch {
     _not_send: PhantomData<*mut ()>,
 }
 
-pub(super) struct Item {
-    pub(super) run: Run,
-    pub(super) len: u32,
-    pub(super) tag: u64,
-    name: Option<Box<str>>,
-    pub(super) home: Home,
-}
-
-/// Where an item's bytes are until they are published.
+/// Where a function's bytes are until they are published.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Home {
+enum Home {
     /// In the second view.
     View,
     /// In a run of open pages.
     Run,
+    /// In their place, which is writable no more.
+    Written,
     /// At this offset of the staging memory.
-    Staged(usize),
+    Staged(u32),
 }
 
 impl Batch {
@@ -110,7 +111,9 @@ impl Batch {
             core: Arc::clone(lease.core()),
             lease,
             id,
-            items: Vec::new(),
+            entries: Vec::new(),
+            homes: Vec::new(),
+            names: Vec::new(),
             staging: Vec::new(),
             runs: Vec::new(),
             no_pages: false,
@@ -134,10 +137,16 @@ impl Batch {
     /// [`Error::OperatingSystem`], [`Error::Forked`]; the batch is then as it was before.
     pub fn push<'c>(&mut self, code: impl Into<Code<'c>>) -> Result<Slot, Error> {
         let code = code.into();
-        let slot = self.add(code.bytes.len(), code.align)?;
-        self.bytes_mut(slot).copy_from_slice(code.bytes);
-        if let Some(item) = self.items.last_mut() {
-            (item.tag, item.name) = (code.tag, code.name.map(Box::from));
+        let slot = self.add(code.bytes.len(), code.align, code.tag, Some(code.bytes))?;
+        if !matches!(self.homes[slot.index], Home::Written) {
+            let granules = self.granules_mut(slot);
+            // The code first: stores that go forward are prefetched, and the padding's cache line is then at hand.
+            let (code_bytes, padding) = granules.split_at_mut(code.bytes.len());
+            code_bytes.copy_from_slice(code.bytes);
+            icache::fill_with_traps(padding);
+        }
+        if let Some(name) = code.name {
+            self.set_name(slot, name);
         }
         Ok(slot)
     }
@@ -147,106 +156,124 @@ impl Batch {
     /// # Errors
     /// As for [`Batch::push`].
     pub fn reserve(&mut self, len: usize, align: usize) -> Result<Slot, Error> {
-        let slot = self.add(len, align)?;
-        icache::fill_with_traps(self.bytes_mut(slot));
+        let slot = self.add(len, align, 0, None)?;
+        icache::fill_with_traps(self.granules_mut(slot));
         Ok(slot)
     }
 
     /// Sets the tag of a slot; without effect on a slot of another batch.
     pub fn set_tag(&mut self, slot: Slot, tag: u64) {
-        if let Some(item) = self.item_mut(slot) {
-            item.tag = tag;
+        if slot.batch == self.id
+            && let Some(entry) = self.entries.get_mut(slot.index)
+        {
+            entry.tag = tag;
         }
     }
 
     /// Sets the name of a slot, for the arena's [`Observer`](crate::Observer); without effect on a slot of another batch.
     pub fn set_name(&mut self, slot: Slot, name: &str) {
-        if let Some(item) = self.item_mut(slot) {
-            item.name = Some(name.into());
+        if self.entry(slot).is_none() {
+            return;
         }
+        if self.names.len() <= slot.index {
+            self.names.resize(slot.index + 1, None);
+        }
+        self.names[slot.index] = Some(name.into());
     }
 
     /// The address at which the slot's code will run; null for a slot of another batch.
     pub fn address(&self, slot: Slot) -> *const u8 {
-        match self.items.get(slot.index) {
-            Some(item) if slot.batch == self.id => self.core.region.address(bytes_of(item.run).start),
-            _ => std::ptr::null(),
+        match self.entry(slot) {
+            Some(entry) => self.core.region.address(bytes_of(entry.run()).start),
+            None => std::ptr::null(),
         }
     }
 
     /// The slot's bytes, to write to; empty for a slot of another batch, and in a forked child, which cannot publish.
     pub fn bytes_mut(&mut self, slot: Slot) -> &mut [u8] {
-        let Some(item) = self.items.get(slot.index).filter(|_| slot.batch == self.id) else { return &mut [] };
-        let (len, start) = (item.len as usize, bytes_of(item.run).start);
-        match item.home {
-            Home::Staged(at) => &mut self.staging[at..at + len],
+        let len = self.entry(slot).map_or(0, |entry| entry.len as usize);
+        self.granules_mut(slot).get_mut(..len).unwrap_or_default()
+    }
+
+    /// The slot's bytes and the padding behind them.
+    fn granules_mut(&mut self, slot: Slot) -> &mut [u8] {
+        let (Some(entry), Some(home)) = (self.entry(slot).copied(), self.homes.get_mut(slot.index)) else {
+            return &mut [];
+        };
+        let at = bytes_of(entry.run());
+        if *home == Home::Written {
+            // Written a second time when the batch is published.
+            *home = Home::Staged(self.staging.len() as u32);
+            self.core.region.let_read();
+            // SAFETY: mapped and readable, and nobody writes there while this batch has the place.
+            let written = unsafe { std::slice::from_raw_parts(self.core.region.address(at.start), at.len()) };
+            self.staging.extend_from_slice(written);
+        }
+        let home = *home;
+        match home {
+            Home::Staged(from) => &mut self.staging[from as usize..from as usize + at.len()],
             // The writable view was not inherited.
             Home::View if !self.core.region.is_own() => &mut [],
-            Home::View | Home::Run => {
-                let at = self.core.region.writable(start);
+            Home::View | Home::Run | Home::Written => {
+                let start = self.core.region.writable(at.start);
                 // SAFETY: the granules were placed for this batch alone and are not published, so no other reference
                 // to them exists; the view (or the open page) is mapped, writable and initialised, at the least to
                 // zeros. `&mut self` makes the slice the only one.
-                unsafe { std::slice::from_raw_parts_mut(at.as_ptr(), len) }
+                unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), at.len()) }
             }
         }
     }
 
     /// Slots so far.
     pub fn len(&self) -> usize {
-        self.items.len()
+        self.entries.len()
     }
 
     /// Whether there are no slots yet.
     pub fn is_empty(&self) -> bool {
-        self.items.is_empty()
+        self.entries.is_empty()
     }
 
-    fn item_mut(&mut self, slot: Slot) -> Option<&mut Item> {
-        self.items.get_mut(slot.index).filter(|_| slot.batch == self.id)
+    fn entry(&self, slot: Slot) -> Option<&Entry> {
+        self.entries.get(slot.index).filter(|_| slot.batch == self.id)
     }
 
-    fn add(&mut self, len: usize, align: usize) -> Result<Slot, Error> {
+    fn add(&mut self, len: usize, align: usize, tag: u64, code: Option<&[u8]>) -> Result<Slot, Error> {
         self.core.region.check_own("publish")?;
         let granules = self.core.granules(len)?;
         let align = align_granules(align)?;
-        let fills_holes = self.core.region.fills_holes();
-        let (run, home) = if self.core.region.is_dual() {
-            let run = self.place(granules, align)?;
-            self.core.region.back(bytes_of(run)).inspect_err(|_| self.core.release([run]))?;
-            (run, Home::View)
-        } else if fills_holes && (self.no_pages || self.expected.max(self.staging.len() + len) <= STAGED) {
-            self.stage(granules, align)?
-        } else {
-            match self.open(granules, align) {
-                // No room for whole pages, or the system is at its limit of mappings: holes may still do.
-                Err(error @ (Error::ArenaFull { .. } | Error::OperatingSystem { .. })) if fills_holes => {
-                    self.no_pages = matches!(error, Error::ArenaFull { .. });
-                    self.stage(granules, align)?
-                }
-                opened => (opened?, Home::Run),
-            }
+        let (run, home) = match code {
+            Some(code) if self.core.region.is_windowed() => self.write(granules, align, code)?,
+            _ => self.find(granules, align)?,
         };
-        let item = Item { run, len: len as u32, tag: 0, name: None, home };
-        self.items.push(item);
-        self.pad();
-        Ok(Slot { batch: self.id, index: self.items.len() - 1 })
+        self.entries.push(Entry::new(run.start, len as u32, tag));
+        self.homes.push(home);
+        Ok(Slot { batch: self.id, index: self.entries.len() - 1 })
     }
 
-    /// Fills the rest of the last item's last granule with traps.
-    fn pad(&mut self) {
-        let Some(item) = self.items.last() else { return };
-        let (from, padding) = (item.len as usize, Region::padding(item.len as usize));
-        let start = bytes_of(item.run).start;
-        let rest = match item.home {
-            Home::Staged(at) => &mut self.staging[at + from..at + from + padding],
-            Home::View | Home::Run => {
-                let at = self.core.region.writable(start + from);
-                // SAFETY: as in `bytes_mut`; the padding is part of the item's granules.
-                unsafe { std::slice::from_raw_parts_mut(at.as_ptr(), padding) }
+    fn find(&mut self, granules: u32, align: u32) -> Result<(Run, Home), Error> {
+        if let Some(run) = self.runs.last_mut().and_then(|open| open.take(granules, align)) {
+            return Ok((run, Home::Run));
+        }
+        let fills_holes = self.core.region.fills_holes();
+        if self.core.region.is_dual() {
+            let run = self.place(granules, align)?;
+            self.core.region.back(bytes_of(run)).inspect_err(|_| self.core.release([run]))?;
+            return Ok((run, Home::View));
+        }
+        let staged = self.staging.len() + granules as usize * GRANULE;
+        let few = self.no_pages || self.expected.max(staged) <= STAGED;
+        if !self.core.region.opens_pages() || fills_holes && few {
+            return self.stage(granules, align);
+        }
+        match self.open(granules, align) {
+            // No room for whole pages, or the system is at its limit of mappings: holes may still do.
+            Err(error @ (Error::ArenaFull { .. } | Error::OperatingSystem { .. })) if fills_holes => {
+                self.no_pages = matches!(error, Error::ArenaFull { .. });
+                self.stage(granules, align)
             }
-        };
-        icache::fill_with_traps(rest);
+            opened => Ok((opened?, Home::Run)),
+        }
     }
 
     /// Granules of this batch's own, in pages that will hold memory.
@@ -257,20 +284,30 @@ impl Batch {
         })
     }
 
+    /// Writes code to its place at once.
+    fn write(&mut self, granules: u32, align: u32, code: &[u8]) -> Result<(Run, Home), Error> {
+        let run = self.place(granules, align)?;
+        // SAFETY: granules placed for this batch alone, not published yet.
+        match unsafe { self.core.region.write(bytes_of(run).start, code) } {
+            Ok(()) => Ok((run, Home::Written)),
+            Err(error) => {
+                self.core.release([run]);
+                Err(error)
+            }
+        }
+    }
+
     fn stage(&mut self, granules: u32, align: u32) -> Result<(Run, Home), Error> {
         let (at, len) = (self.staging.len(), granules as usize * GRANULE);
         let refused = |_| Error::OperatingSystem { call: "malloc", source: io::ErrorKind::OutOfMemory.into() };
         self.staging.try_reserve(len).map_err(refused)?;
         let run = self.place(granules, align)?;
         self.staging.resize(at + len, 0);
-        Ok((run, Home::Staged(at)))
+        Ok((run, Home::Staged(at as u32)))
     }
 
-    /// Takes granules from an open run, or opens another.
+    /// Opens another run and takes granules from it.
     fn open(&mut self, granules: u32, align: u32) -> Result<Run, Error> {
-        if let Some(run) = self.runs.last_mut().and_then(|open| open.take(granules, align)) {
-            return Ok(run);
-        }
         let page = (self.core.region.page_size() / GRANULE) as u32;
         let least = granules.next_multiple_of(page);
         // Twice the last run: few flips for many functions, little opened in vain for few.
@@ -334,19 +371,19 @@ impl Batch {
     pub fn publish(mut self) -> Result<Vec<CodeBlock>, Error> {
         let core = Arc::clone(&self.core);
         core.region.check_own("publish")?;
-        if self.items.is_empty() {
+        if self.entries.is_empty() {
             return Ok(Vec::new());
         }
         self.make_executable()?;
-        let entries = core.settle(&self.items, &self.runs)?;
+        core.settle(&mut self.entries, &self.runs)?;
         // From here on nothing fails.
-        let items = std::mem::take(&mut self.items);
+        let entries = std::mem::take(&mut self.entries);
         self.runs.clear();
-        core.note_batch(&items);
         // Owned by blocks from here on, whatever an observer does.
-        let blocks = entries.iter().map(|entry| CodeBlock::new(Arc::clone(&self.lease), *entry)).collect();
-        for (entry, item) in entries.iter().zip(&items) {
-            core.announce(*entry, item.name.as_deref());
+        let blocks: Vec<_> = entries.iter().map(|entry| CodeBlock::new(Arc::clone(&self.lease), *entry)).collect();
+        let names = self.names.iter().map(Option::as_deref).chain(std::iter::repeat(None));
+        if core.observer.is_some() {
+            blocks.iter().zip(names).for_each(|(block, name)| core.announce(block.entry(), name));
         }
         Ok(blocks)
     }
@@ -368,16 +405,17 @@ impl Batch {
         self.core.region.sync_cores()
     }
 
-    /// Items that lie one after another, in the arena and in the staging memory, taken together.
+    /// Functions that lie one after another, in the arena and in the staging memory, taken together.
     fn stretches(&self) -> Vec<Stretch> {
         let mut stretches: Vec<Stretch> = Vec::new();
-        for item in &self.items {
-            let staged = if let Home::Staged(at) = item.home { Some(at) } else { None };
+        for (entry, home) in self.entries.iter().zip(&self.homes) {
+            let staged = if let Home::Staged(at) = home { Some(*at as usize) } else { None };
+            let run = entry.run();
             match stretches.last_mut() {
-                Some(last) if last.run.end == item.run.start && last.end_in_staging() == staged => {
-                    last.run.end = item.run.end;
+                Some(last) if last.run.end == run.start && last.end_in_staging() == staged => {
+                    last.run.end = run.end;
                 }
-                _ => stretches.push(Stretch { run: item.run, staged }),
+                _ => stretches.push(Stretch { run, staged }),
             }
         }
         stretches
@@ -400,10 +438,11 @@ impl Drop for Batch {
         if !self.core.region.is_own() {
             return;
         }
-        if self.items.is_empty() {
+        if self.entries.is_empty() {
             return;
         }
-        self.core.release(self.items.iter().filter(|item| item.home != Home::Run).map(|item| item.run));
+        let placed = self.entries.iter().zip(&self.homes).filter(|(_, home)| **home != Home::Run);
+        self.core.release(placed.map(|(entry, _)| entry.run()));
         for open in &self.runs {
             self.core.close(open);
         }

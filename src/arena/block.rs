@@ -3,7 +3,7 @@
 use std::fmt;
 use std::mem::ManuallyDrop;
 
-use super::core::{Core, bytes_of, run_of};
+use super::core::{Core, bytes_of};
 use super::lookup::Entry;
 use crate::Error;
 use crate::sync::Arc;
@@ -71,6 +71,7 @@ impl CodeBlock {
     /// # Ok::<(), gaia_jit::Error>(())
     /// ```
     pub fn as_bytes(&self) -> &[u8] {
+        self.lease.core.region.let_read();
         // SAFETY: published bytes are mapped, readable and initialised, and stay as they are while the block lives;
         // `patch`, which changes them, is unsafe and forbids it while such a slice is in use.
         unsafe { std::slice::from_raw_parts(self.as_ptr(), self.len()) }
@@ -99,6 +100,7 @@ impl CodeBlock {
     /// - `F` is a function pointer type (`extern` and, as a rule, `unsafe`) that the code is written for.
     /// - The pointer is not called after the block was dropped, but for a thread that holds a guard taken before.
     pub unsafe fn as_fn<F: Copy>(&self) -> F {
+        self.lease.core.region.let_read();
         // SAFETY: passed on to the caller.
         unsafe { crate::entry::cast(self.as_ptr()) }
     }
@@ -152,7 +154,7 @@ impl Drop for CodeBlock {
 
 impl fmt::Debug for CodeBlock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let bytes = bytes_of(run_of(self.entry.start, self.entry.len));
+        let bytes = bytes_of(self.entry.run());
         f.debug_struct("CodeBlock")
             .field("start", &self.as_ptr())
             .field("len", &self.len())

@@ -28,6 +28,8 @@ pub struct ArenaBuilder {
     mode: WxMode,
     huge_pages: bool,
     poison: bool,
+    seal: bool,
+    landing_pads: bool,
     near: Option<usize>,
     observer: Option<Arc<dyn Observer>>,
     os: &'static dyn Os,
@@ -40,6 +42,8 @@ impl ArenaBuilder {
             mode: WxMode::default(),
             huge_pages: false,
             poison: false,
+            seal: false,
+            landing_pads: false,
             near: None,
             observer: None,
             os: &Native,
@@ -85,6 +89,21 @@ impl ArenaBuilder {
         Self { near: Some(address.addr()), ..self }
     }
 
+    /// Has the system refuse every later change to the protections of the arena's memory, by anyone: for arenas that live
+    /// as long as the process. The mappings stay when the arena is dropped (`DualMap` gives their memory back then).
+    ///
+    /// In `Flip` and `PerThread` [`CodeArena::trim`] is refused from then on, and in `Flip` all code goes in through the
+    /// kernel write. Linux since 6.10, on 64 bits (`mseal`); an error elsewhere.
+    pub fn seal(self, yes: bool) -> Self {
+        Self { seal: yes, ..self }
+    }
+
+    /// Lets indirect branches into the arena arrive at landing pads only: Branch Target Identification, on AArch64 Linux
+    /// (`PROT_BTI`); an error elsewhere. Code that is called through a pointer then has to begin with `bti c`.
+    pub fn landing_pads(self, yes: bool) -> Self {
+        Self { landing_pads: yes, ..self }
+    }
+
     /// Someone who hears of every block that is published or retired.
     pub fn observer(self, observer: Arc<dyn Observer>) -> Self {
         Self { observer: Some(observer), ..self }
@@ -110,13 +129,20 @@ impl ArenaBuilder {
             Some(len) if len <= BRANCH_REACH => len,
             _ => return Err(too_large),
         };
-        let plan = Plan { len, near: self.near, huge_pages: self.huge_pages };
+        if self.landing_pads && !cfg!(all(target_arch = "aarch64", any(target_os = "linux", target_os = "android"))) {
+            return Err(Error::unsupported("landing_pads", "only AArch64 has them, on Linux"));
+        }
+        let plan = Plan {
+            len,
+            near: self.near,
+            huge_pages: self.huge_pages,
+            landing_pads: self.landing_pads,
+            freeze: self.seal,
+        };
         let region = match self.mode {
             WxMode::Flip => Region::private(self.os, &plan)?,
             WxMode::DualMap => Region::dual(self.os, &plan)?,
-            WxMode::PerThread => {
-                return Err(Error::unsupported("PerThread", "this system has no per-thread page permissions for it"));
-            }
+            WxMode::PerThread => Region::windowed(self.os, &plan)?,
         };
         Ok(CodeArena::from_core(Core::new(region, self.mode, self.poison, self.observer)?))
     }
@@ -129,6 +155,8 @@ impl fmt::Debug for ArenaBuilder {
             .field("mode", &self.mode)
             .field("huge_pages", &self.huge_pages)
             .field("poison", &self.poison)
+            .field("seal", &self.seal)
+            .field("landing_pads", &self.landing_pads)
             .field("near", &self.near)
             .finish_non_exhaustive()
     }

@@ -74,11 +74,6 @@ pub(crate) fn bytes_of(run: Run) -> std::ops::Range<usize> {
     run.start as usize * GRANULE..run.end as usize * GRANULE
 }
 
-/// The granules of a block.
-pub(crate) fn run_of(start: u32, len: u32) -> Run {
-    Run::new(start, len.div_ceil(GRANULE as u32))
-}
-
 impl Core {
     pub(crate) fn new(
         region: Region,
@@ -326,7 +321,7 @@ impl Core {
             // The observer forked.
             return;
         }
-        let run = run_of(entry.start, entry.len);
+        let run = entry.run();
         self.lookup.remove(entry);
         // Right after the read-modify-write in there, as it has to be.
         let unguarded = self.guards.oldest().is_none();

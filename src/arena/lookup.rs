@@ -61,8 +61,10 @@ const GROUPS: usize = (BIN as usize).div_ceil(SLOTS);
 const MORE: u64 = 1 << 63;
 /// In the last byte of a head: slot `slot` belongs to a block that is live, or about to be.
 const fn claimed(slot: usize) -> u64 {
-    1 << (56 + slot)
+    1 << (CLAIMS + slot)
 }
+/// Where the claims begin.
+const CLAIMS: usize = 56;
 /// In byte `i` of a head: a live block begins at this granule of the bin.
 const fn key(start: u32, slot: usize) -> u64 {
     (0x80 | (start % BIN) as u64) << (8 * slot)
@@ -111,7 +113,7 @@ fn last_key(head: u64, at: u32) -> (u8, usize) {
 }
 
 /// Where a block is entered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Slot {
     group: u8,
     slot: u8,
@@ -124,6 +126,18 @@ pub(crate) struct Entry {
     pub(crate) len: u32,
     pub(crate) tag: u64,
     pub(crate) slot: Slot,
+}
+
+impl Entry {
+    /// A block that is not entered yet.
+    pub(crate) fn new(start: u32, len: u32, tag: u64) -> Self {
+        Self { start, len, tag, slot: Slot::default() }
+    }
+
+    /// The granules of the block.
+    pub(crate) fn run(self) -> Run {
+        Run::new(self.start, self.len.div_ceil(GRANULE as u32))
+    }
 }
 
 pub(crate) struct Lookup {
@@ -171,14 +185,41 @@ impl Lookup {
 
     /// Makes a block findable.
     pub(crate) fn enter(&self, start: u32, len: u32, tag: u64) -> Result<Entry, Error> {
+        let mut block = [Entry::new(start, len, tag)];
+        self.enter_all(&mut block)?;
+        let [entry] = block;
+        Ok(entry)
+    }
+
+    /// Makes blocks findable and notes where they stand: all of them, or none. Those that follow each other in a bin are
+    /// entered together, with two locked instructions for all.
+    pub(crate) fn enter_all(&self, blocks: &mut [Entry]) -> Result<(), Error> {
+        let mut done = 0;
+        while let Some(first) = blocks.get(done) {
+            let bin = first.start / BIN;
+            let count = blocks[done..].iter().take_while(|block| block.start / BIN == bin).count();
+            match self.enter_some(bin, &mut blocks[done..done + count]) {
+                Ok(entered) => done += entered,
+                Err(error) => {
+                    blocks[..done].iter().for_each(|block| self.remove(*block));
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Enters the first of these blocks of a bin, as many as find room together: one at the least.
+    fn enter_some(&self, bin: u32, blocks: &mut [Entry]) -> Result<usize, Error> {
         loop {
             for (index, table) in self.groups.iter().enumerate() {
                 if table.get().is_none() {
                     // Two threads may both make one; the second is dropped untouched.
                     let _ = table.set(Table::new(self.bins)?);
                 }
-                if let Some(slot) = self.group(index, start / BIN).and_then(|group| group.enter(start, len, tag)) {
-                    return Ok(Entry { start, len, tag, slot: Slot { group: index as u8, slot: slot as u8 } });
+                let entered = self.group(index, bin).map_or(0, |group| group.enter(index as u8, blocks));
+                if entered > 0 {
+                    return Ok(entered);
                 }
             }
             // There are more slots than granules in a bin, so one is free: it came free behind the search.
@@ -241,33 +282,56 @@ impl Lookup {
 }
 
 impl Group {
-    /// Enters a block, if there is a slot for it.
-    fn enter(&self, start: u32, len: u32, tag: u64) -> Option<usize> {
-        let slot = self.claim()?;
-        let record = self.records.get(slot)?;
-        let generation = (record.state.load(Ordering::Relaxed) >> (LEN_BITS + START_BITS)) + 1;
-        // A reader that sees the new tag sees, behind its own fence, at least this state, and gives up.
-        record.state.store(state(generation, start, 0), Ordering::Relaxed);
-        fence(Ordering::Release);
-        record.tag.store(tag, Ordering::Relaxed);
-        record.state.store(state(generation, start, len), Ordering::Release);
-        self.head.fetch_or(key(start, slot), Ordering::Release);
-        Some(slot)
+    /// Enters the first of these blocks, as many as there are slots for; `index` is this group's own.
+    fn enter(&self, index: u8, blocks: &mut [Entry]) -> usize {
+        let mut slots = self.claim(blocks.len());
+        let count = slots.count_ones() as usize;
+        let mut keys = 0;
+        for block in &mut blocks[..count] {
+            let slot = slots.trailing_zeros() as usize;
+            slots &= slots - 1;
+            if let Some(record) = self.records.get(slot) {
+                record.fill(block);
+            }
+            keys |= key(block.start, slot);
+            block.slot = Slot { group: index, slot: slot as u8 };
+        }
+        if count > 0 {
+            self.head.fetch_or(keys, Ordering::Release);
+        }
+        count
     }
 
-    fn claim(&self) -> Option<usize> {
+    /// Claims up to `count` slots; a bit for each. If all are taken, notes that there is a further group.
+    fn claim(&self, count: usize) -> u64 {
         let mut head = self.head.load(Ordering::Relaxed);
         loop {
-            let slot = (0..SLOTS).find(|&slot| head & claimed(slot) == 0);
-            let new = head | slot.map_or(MORE, claimed);
+            let (mut free, mut mine) = (!(head >> CLAIMS) & ((1 << SLOTS) - 1), 0);
+            for _ in 0..count.min(SLOTS) {
+                let lowest = free & free.wrapping_neg();
+                mine |= lowest;
+                free ^= lowest;
+            }
+            let new = head | if mine == 0 { MORE } else { mine << CLAIMS };
             if new == head {
-                return None;
+                return 0;
             }
             match self.head.compare_exchange_weak(head, new, Ordering::AcqRel, Ordering::Relaxed) {
-                Ok(_) => return slot,
+                Ok(_) => return mine,
                 Err(now) => head = now,
             }
         }
+    }
+}
+
+impl Record {
+    fn fill(&self, block: &Entry) {
+        let generation = (self.state.load(Ordering::Relaxed) >> (LEN_BITS + START_BITS)) + 1;
+        // A reader that sees the new tag sees, behind its own fence, at least this state, and gives up.
+        self.state.store(state(generation, block.start, 0), Ordering::Relaxed);
+        fence(Ordering::Release);
+        self.tag.store(block.tag, Ordering::Relaxed);
+        self.state.store(state(generation, block.start, block.len), Ordering::Release);
     }
 }
 

@@ -50,8 +50,13 @@ pub enum WxMode {
     /// On Windows memory is committed 64 KiB at a time as code comes to lie in it, and stays committed as long as the
     /// arena lives.
     DualMap,
-    /// One address, writable for the writing thread alone: `MAP_JIT` on Apple Silicon, protection keys on x86-64 Linux.
-    /// Not supported yet: `build` says so.
+    /// Private memory, one address, writable for the writing thread alone and only while it copies code in: by the
+    /// protection keys of x86-64 on Linux, one for each arena (a process has 15). No system calls to publish, no second
+    /// address, and no thread's rights change while code of the caller's runs, in a batch neither.
+    ///
+    /// Threads that were there before the arena, and signal handlers, can run its code from the start; but to *read* it,
+    /// as code does that keeps constants among its instructions, they have to call [`CodeArena::pin`],
+    /// [`CodeBlock::as_fn`] or [`CodeBlock::as_bytes`] first, which grant them that.
     PerThread,
 }
 
@@ -141,6 +146,7 @@ impl CodeArena {
     /// # Ok::<(), gaia_jit::Error>(())
     /// ```
     pub fn pin(&self) -> Guard<'_> {
+        self.core().region.let_read();
         self.core().guards.pin()
     }
 

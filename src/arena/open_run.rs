@@ -36,9 +36,37 @@ impl OpenRun {
         if self.populated { self.run } else { Run { start: self.run.start, end: self.next } }
     }
 
+    /// What items took: everything handed out but for the gaps.
+    pub(super) fn used(&self) -> impl Iterator<Item = Run> {
+        let starts = std::iter::once(self.run.start).chain(self.gaps.iter().map(|gap| gap.end));
+        let ends = self.gaps.iter().map(|gap| gap.start).chain(std::iter::once(self.next));
+        starts.zip(ends).filter(|(start, end)| start < end).map(|(start, end)| Run { start, end })
+    }
+
     /// What no item took.
     pub(super) fn rest(&self) -> impl Iterator<Item = Run> {
         let tail = Run { start: self.next, end: self.run.end };
         self.gaps.iter().copied().chain((tail.len() > 0).then_some(tail))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn used_gaps_and_rest_are_all_of_the_run() {
+        let mut open = OpenRun::new(Run::new(256, 1024));
+        assert_eq!(open.used().count(), 0);
+        let taken: Vec<Run> =
+            [(3, 1), (5, 256), (1, 1), (7, 64)].iter().filter_map(|&(len, align)| open.take(len, align)).collect();
+        let used: Vec<Run> = open.used().collect();
+        assert_eq!(taken.len(), 4);
+        assert!(taken.iter().all(|run| used.iter().any(|used| used.start <= run.start && run.end <= used.end)));
+        assert_eq!(used.iter().map(|run| run.len()).sum::<u32>(), 16);
+        let mut all: Vec<Run> = used.into_iter().chain(open.rest()).collect();
+        all.sort_by_key(|run| run.start);
+        assert_eq!((all[0].start, all[all.len() - 1].end), (256, 1280));
+        assert!(all.windows(2).all(|pair| pair[0].end == pair[1].start));
     }
 }

@@ -1,14 +1,14 @@
 //! From placed granules to live blocks: what single functions and batches share.
 
-use super::batch::{Batch, Home, Item, LONGEST_RUN, STAGED};
+use super::batch::{Batch, LONGEST_RUN, STAGED};
 use super::block::{CodeBlock, Lease};
 use super::code::Code;
 use super::core::{Core, bytes_of};
 use super::lookup::Entry;
 use super::open_run::OpenRun;
+use super::tally::Tally;
 use crate::Error;
 use crate::icache;
-use crate::region::Region;
 use crate::space::Run;
 use crate::sync::{Arc, Ordering};
 use crate::units::{GRANULE, align_granules};
@@ -17,39 +17,30 @@ use crate::units::{GRANULE, align_granules};
 const STRETCH: u32 = 1024;
 
 impl Core {
-    /// The items are live, and what their runs have left is free; or, if the tables for that cannot be had, nothing has
+    /// The blocks are live, and what their runs have left is free; or, if the tables for that cannot be had, nothing has
     /// changed.
-    pub(super) fn settle(&self, items: &[Item], runs: &[OpenRun]) -> Result<Vec<Entry>, Error> {
-        let mut entries: Vec<Entry> = Vec::with_capacity(items.len());
-        for item in items {
-            match self.lookup.enter(item.run.start, item.len, item.tag) {
-                Ok(entry) => entries.push(entry),
-                Err(error) => {
-                    entries.into_iter().for_each(|entry| self.lookup.remove(entry));
-                    return Err(error);
-                }
-            }
-        }
+    pub(super) fn settle(&self, entries: &mut [Entry], runs: &[OpenRun]) -> Result<(), Error> {
+        self.lookup.enter_all(entries)?;
+        let mut live = Tally::default();
+        entries.iter().for_each(|entry| live.publish(entry.run(), entry.len));
+        self.note_batch(live.granules() * GRANULE);
         let mut books = self.books();
-        for item in items {
-            books.live.publish(item.run, item.len);
-        }
+        books.live.merge(live);
         for open in runs {
             if open.populated {
                 books.pages.touch(open.run);
             }
+            for run in open.used() {
+                self.lookup.occupy_all(run);
+                books.pages.touch(run);
+            }
             open.rest().for_each(|run| self.give_back(&mut books, run));
         }
-        for item in items.iter().filter(|item| item.home == Home::Run) {
-            self.lookup.occupy(item.run);
-            books.pages.touch(item.run);
-        }
-        Ok(entries)
+        Ok(())
     }
 
     /// Remembers how large a batch was, for the next one.
-    pub(super) fn note_batch(&self, items: &[Item]) {
-        let bytes: usize = items.iter().map(|item| bytes_of(item.run).len()).sum();
+    fn note_batch(&self, bytes: usize) {
         let bytes = bytes.min(LONGEST_RUN) as u64;
         let recent = self.recent.load(Ordering::Relaxed);
         self.recent.store(recent << 32 | bytes, Ordering::Relaxed);
@@ -80,8 +71,7 @@ impl Core {
     /// Publishes one function, whose block belongs to `lease`.
     pub(super) fn publish(lease: &Arc<Lease>, code: Code<'_>) -> Result<CodeBlock, Error> {
         let core = lease.core();
-        let private = !core.region.is_dual();
-        if private && (code.bytes.len() > STAGED || !core.region.fills_holes()) {
+        if core.region.opens_pages() && (code.bytes.len() > STAGED || !core.region.fills_holes()) {
             let mut batch = Batch::single(Arc::clone(lease));
             batch.push(code)?;
             return batch.publish()?.pop().ok_or(Error::ZeroSize);
@@ -147,10 +137,9 @@ impl Core {
         let at = bytes_of(run);
         // SAFETY: granules placed for this call alone, not published yet.
         unsafe { self.region.write(at.start, code)? };
+        // Elsewhere another write costs more than it is worth.
         if self.region.is_dual() {
-            let mut traps = [0; GRANULE];
-            icache::fill_with_traps(&mut traps);
-            let padding = &traps[GRANULE - Region::padding(code.len())..];
+            let padding = &icache::TRAPS[(code.len() - 1) % GRANULE + 1..];
             // SAFETY: the rest of the last of these granules.
             unsafe { self.region.write(at.start + code.len(), padding)? };
         }

@@ -31,6 +31,7 @@
 //! References"); a branch to a received address follows the synchronisation that brought it.
 
 use crate::Error;
+use crate::units::GRANULE;
 
 #[cfg(all(windows, any(target_arch = "x86", target_arch = "x86_64", target_arch = "aarch64")))]
 #[path = "windows.rs"]
@@ -79,12 +80,26 @@ pub(crate) const TRAP: &[u8] = if cfg!(any(target_arch = "x86", target_arch = "x
     &[0x00, 0x00] // s390x: an operation code that stays invalid
 };
 
+/// A granule of traps.
+pub(crate) const TRAPS: [u8; GRANULE] = {
+    let mut granule = [0; GRANULE];
+    let mut i = 0;
+    while i < GRANULE {
+        granule[i] = TRAP[i % TRAP.len()];
+        i += 1;
+    }
+    granule
+};
+
 /// Code for `extern "C" fn() -> u32` that returns 1, and 2.
 pub(crate) const RETURN_1_2: [&[u8]; 2] = if cfg!(any(target_arch = "x86", target_arch = "x86_64")) {
     [&[0xb8, 1, 0, 0, 0, 0xc3], &[0xb8, 2, 0, 0, 0, 0xc3]] // mov eax, n; ret
 } else if cfg!(target_arch = "aarch64") {
-    // mov w0, #n; ret
-    [&[0x20, 0x00, 0x80, 0x52, 0xc0, 0x03, 0x5f, 0xd6], &[0x40, 0x00, 0x80, 0x52, 0xc0, 0x03, 0x5f, 0xd6]]
+    // bti c; mov w0, #n; ret. The landing pad does nothing on processors that know none.
+    [
+        &[0x5f, 0x24, 0x03, 0xd5, 0x20, 0x00, 0x80, 0x52, 0xc0, 0x03, 0x5f, 0xd6],
+        &[0x5f, 0x24, 0x03, 0xd5, 0x40, 0x00, 0x80, 0x52, 0xc0, 0x03, 0x5f, 0xd6],
+    ]
 } else if cfg!(target_arch = "arm") {
     // mov r0, #n; bx lr
     [&[1, 0x00, 0xa0, 0xe3, 0x1e, 0xff, 0x2f, 0xe1], &[2, 0x00, 0xa0, 0xe3, 0x1e, 0xff, 0x2f, 0xe1]]

@@ -1,7 +1,8 @@
 //! An owned reservation of address space and its views. Raw pointers stop here: above, code is offsets into the region.
 //!
-//! A region is either *private* (one view; a page is readable and executable, or open for writing, never both) or
-//! *dual* (shared memory mapped twice: executable inside the reservation, writable at an unrelated address).
+//! A region is *private* (one view; a page is readable and executable, or open for writing, never both), *dual* (shared
+//! memory mapped twice: executable inside the reservation, writable at an unrelated address), or *windowed* (one view,
+//! writable for a thread only while that thread copies code in).
 
 use std::io;
 use std::ops::Range;
@@ -9,8 +10,8 @@ use std::ptr::NonNull;
 
 use crate::Error;
 use crate::icache;
-use crate::sys::{self, Access, KernelWriter, Os, Place, Refused, Span};
-use crate::units::{BRANCH_REACH, GRANULE};
+use crate::sys::{self, Access, KernelWriter, Os, Place, Refused, Span, WriteWindow};
+use crate::units::BRANCH_REACH;
 
 mod backing;
 mod counters;
@@ -28,6 +29,10 @@ pub(crate) struct Region {
     view: View,
     page: usize,
     huge_pages: bool,
+    /// What code needs.
+    executable: Access,
+    /// Protections never change again, and nothing is ever unmapped.
+    frozen: bool,
     /// The process this region belongs to.
     generation: u64,
     pub(crate) counters: Counters,
@@ -43,6 +48,9 @@ enum View {
         /// What of it has memory, where the system wants to be asked.
         backing: Option<Backing>,
     },
+    Windowed {
+        window: WriteWindow,
+    },
 }
 
 /// What a new region should be like.
@@ -50,6 +58,14 @@ pub(crate) struct Plan {
     pub(crate) len: usize,
     pub(crate) near: Option<usize>,
     pub(crate) huge_pages: bool,
+    /// Indirect branches may arrive at landing pads only.
+    pub(crate) landing_pads: bool,
+    pub(crate) freeze: bool,
+}
+
+/// What pages with code may be used for.
+fn executable(plan: &Plan) -> Access {
+    if plan.landing_pads { Access::ReadExecuteLanding } else { Access::ReadExecute }
 }
 
 impl Plan {
@@ -81,8 +97,14 @@ impl Region {
             let _ = unsafe { os.advise_huge(region.span(0..region.len)) };
         }
         let found = probe::private(&region)?;
+        if plan.freeze && found.is_none() {
+            return Err(Error::unsupported(
+                "seal in Flip",
+                "the kernel write is refused here, so pages have to be flipped",
+            ));
+        }
         region.view = View::Private { writer: found };
-        Ok(region)
+        region.freeze(plan)
     }
 
     /// A region of shared memory with two views; tried out before it is returned.
@@ -91,9 +113,11 @@ impl Region {
         let backing = if os.commits() { Some(Backing::new(plan.len)?) } else { None };
         let memory = os.share(plan.len).map_err(probe::refusal("DualMap"))?;
         let writable = os.map_writable(&memory, plan.len).map_err(probe::refusal("DualMap"))?;
-        let mapped = os.map_executable(&memory, &place).map_err(|refused| match plan.out_of_reach(&place)(refused) {
-            Error::OperatingSystem { call, source } => probe::refusal("DualMap")(Refused::new(call, source)),
-            other => other,
+        let mapped = os.map_executable(&memory, &place, executable(plan)).map_err(|refused| {
+            match plan.out_of_reach(&place)(refused) {
+                Error::OperatingSystem { call, source } => probe::refusal("DualMap")(Refused::new(call, source)),
+                other => other,
+            }
         });
         let reservation = mapped.inspect_err(|_| {
             // SAFETY: mapped above and given to nobody.
@@ -106,8 +130,41 @@ impl Region {
                 let _ = unsafe { os.advise_huge(span) };
             }
         }
-        probe::dual(&region)?;
-        Ok(region)
+        probe::rewriting(&region, "DualMap")?;
+        region.freeze(plan)
+    }
+
+    /// A region that a thread can write to only while it copies code in; tried out before it is returned.
+    pub(crate) fn windowed(os: &'static dyn Os, plan: &Plan) -> Result<Self, Error> {
+        let place = plan.place(os)?;
+        let reservation = os.reserve(&place).map_err(plan.out_of_reach(&place))?;
+        let mut region = Self::new(os, plan, &place, reservation, View::Private { writer: None });
+        let span = region.span(0..region.len);
+        if plan.huge_pages {
+            // SAFETY: whole pages of the reservation. A refusal leaves small pages: slower, not wrong.
+            let _ = unsafe { os.advise_huge(span) };
+        }
+        // SAFETY: whole pages of the reservation, which nobody uses yet; `drop` releases them before the window.
+        let window = unsafe { os.make_window(span) }.map_err(probe::refusal("PerThread"))?;
+        region.view = View::Windowed { window };
+        probe::rewriting(&region, "PerThread")?;
+        region.freeze(plan)
+    }
+
+    /// Lets nobody change the protections any more, if that was asked for.
+    fn freeze(mut self, plan: &Plan) -> Result<Self, Error> {
+        if !plan.freeze {
+            return Ok(self);
+        }
+        let writable = if let View::Dual { writable, .. } = self.view { Some(writable) } else { None };
+        for span in [Some(self.reservation), writable].into_iter().flatten() {
+            // SAFETY: whole mappings of this region, and `drop` leaves frozen ones where they are.
+            let frozen = unsafe { self.os.freeze(span) };
+            // The first may be frozen when the second is refused.
+            self.frozen |= frozen.is_ok();
+            frozen.map_err(probe::refusal("seal"))?;
+        }
+        Ok(self)
     }
 
     fn new(os: &'static dyn Os, plan: &Plan, place: &Place, reservation: Span, view: View) -> Self {
@@ -119,8 +176,17 @@ impl Region {
             view,
             page: os.page_size(),
             huge_pages: plan.huge_pages,
+            executable: executable(plan),
+            frozen: false,
             generation: sys::generation(),
             counters: Counters::default(),
+        }
+    }
+
+    /// Does not give the window up with the region.
+    fn keep_window(&mut self) {
+        if self.is_windowed() {
+            std::mem::forget(std::mem::replace(&mut self.view, View::Private { writer: None }));
         }
     }
 
@@ -150,12 +216,29 @@ impl Region {
 
     /// Whether bytes can be placed in pages that are executable already.
     pub(crate) fn fills_holes(&self) -> bool {
-        matches!(self.view, View::Dual { .. } | View::Private { writer: Some(_) })
+        !matches!(self.view, View::Private { writer: None })
     }
 
     /// Whether all of the region is writable, at another address.
     pub(crate) fn is_dual(&self) -> bool {
         matches!(self.view, View::Dual { .. })
+    }
+
+    /// Whether whole pages are opened for writing and sealed again.
+    pub(crate) fn opens_pages(&self) -> bool {
+        !self.frozen && matches!(self.view, View::Private { .. })
+    }
+
+    /// Whether pages are writable only inside of a write.
+    pub(crate) fn is_windowed(&self) -> bool {
+        matches!(self.view, View::Windowed { .. })
+    }
+
+    /// Before this thread reads code: where rights differ from thread to thread, it may have none yet.
+    pub(crate) fn let_read(&self) {
+        if let View::Windowed { window } = &self.view {
+            window.let_read();
+        }
     }
 
     /// The executable address of an offset.
@@ -185,7 +268,7 @@ impl Region {
     /// Where the bytes at `offset` are written: in the second view, or in place once the pages are open.
     pub(crate) fn writable(&self, offset: usize) -> NonNull<u8> {
         match &self.view {
-            View::Private { .. } => self.span(offset..offset).start,
+            View::Private { .. } | View::Windowed { .. } => self.span(offset..offset).start,
             View::Dual { writable, .. } => self.writable_span(*writable, offset..offset).start,
         }
     }
@@ -228,7 +311,7 @@ impl Region {
     pub(crate) unsafe fn seal(&self, range: Range<usize>) -> Result<(), Error> {
         self.counters.flips.add(1);
         // SAFETY: passed on to the caller.
-        Ok(unsafe { self.os.protect(self.span(range), Access::ReadExecute) }?)
+        Ok(unsafe { self.os.protect(self.span(range), self.executable) }?)
     }
 
     /// Writes `bytes` at `offset` of pages that are executable; no thread is disturbed.
@@ -254,6 +337,11 @@ impl Region {
                 unsafe { self.os.kernel_write(writer, self.span(offset..offset).start, bytes)? };
                 Ok(())
             }
+            View::Windowed { window } => {
+                // SAFETY: inside the pages of the window; the rest is passed on to the caller.
+                unsafe { self.os.window_write(window, self.span(offset..offset).start, bytes)? };
+                Ok(())
+            }
             View::Private { writer: None } => {
                 Err(Error::unsupported("writing to a page with live code", "the kernel write is refused here"))
             }
@@ -266,10 +354,13 @@ impl Region {
     /// # Safety
     /// - The pages hold nothing that anybody needs, and belong to the caller.
     pub(crate) unsafe fn decommit(&self, range: Range<usize>) -> Result<(), Error> {
+        if self.frozen && !self.is_dual() {
+            return Err(Error::unsupported("giving memory back", "the arena's mappings are sealed"));
+        }
         self.counters.decommits.add(1);
         match &self.view {
             // SAFETY: passed on to the caller.
-            View::Private { .. } => unsafe { self.os.decommit(self.span(range))? },
+            View::Private { .. } | View::Windowed { .. } => unsafe { self.os.decommit(self.span(range))? },
             // SAFETY: passed on to the caller.
             View::Dual { writable, .. } => unsafe { self.os.decommit_shared(self.writable_span(*writable, range))? },
         }
@@ -313,15 +404,19 @@ impl Region {
         }
         Ok(())
     }
-
-    /// Bytes to the end of the granule after `len` bytes.
-    pub(crate) fn padding(len: usize) -> usize {
-        len.wrapping_neg() & (GRANULE - 1)
-    }
 }
 
 impl Drop for Region {
     fn drop(&mut self) {
+        if self.frozen {
+            // The mappings stay until the process ends, and so does what they are tagged with. The memory need not.
+            if self.is_own() && self.is_dual() && self.gives_back() {
+                // SAFETY: nobody is left to use it.
+                let _ = unsafe { self.decommit(0..self.len) };
+            }
+            self.keep_window();
+            return;
+        }
         if let View::Dual { writable, .. } = self.view {
             // A child did not inherit it: at its address may be something else.
             if self.is_own() {
@@ -330,7 +425,11 @@ impl Drop for Region {
             }
         }
         // SAFETY: the whole reservation, and nobody is left to use it.
-        unsafe { sys::release_or_park(self.os, self.reservation) };
+        let released = unsafe { sys::release_or_park(self.os, self.reservation) };
+        if !released {
+            // The pages may still carry the window's key: it must not become anyone else's.
+            self.keep_window();
+        }
     }
 }
 

@@ -104,15 +104,15 @@ fn try_out(region: &Region, writer: KernelWriter) -> Option<KernelWriter> {
     (unsafe { run(region, two.len()).ok()? } == 2).then_some(writer)
 }
 
-/// Whether what is written to one view is what runs in the other.
-pub(super) fn dual(region: &Region) -> Result<(), Error> {
+/// Whether what is written over code is what runs.
+pub(super) fn rewriting(region: &Region, mode: &'static str) -> Result<(), Error> {
     for (code, value) in RETURN_1_2.into_iter().zip(1..) {
         // SAFETY: a new region, nobody else knows it.
         unsafe { region.write(0, code)? };
         // SAFETY: the function was written whole to the page.
         let got = unsafe { run(region, code.len())? };
         if got != value {
-            return Err(stale("DualMap", got));
+            return Err(stale(mode, got));
         }
     }
     if region.gives_back() {

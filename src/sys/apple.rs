@@ -81,7 +81,7 @@ unsafe fn narrow(span: Span, access: Access) -> Result<()> {
     let protection = libc::PROT_READ
         | match access {
             Access::ReadWrite => libc::PROT_WRITE,
-            Access::ReadExecute => libc::PROT_EXEC,
+            Access::ReadExecute | Access::ReadExecuteLanding => libc::PROT_EXEC,
         };
     let (start, len) = (span.address() as u64, span.len as u64);
     // SAFETY: passed on to the caller.
@@ -182,7 +182,7 @@ impl Os for Native {
         Ok(SharedMemory(OnceLock::new()))
     }
 
-    fn map_executable(&self, memory: &SharedMemory, place: &Place) -> Result<Span> {
+    fn map_executable(&self, memory: &SharedMemory, place: &Place, _access: Access) -> Result<Span> {
         let writable =
             *memory.0.get().ok_or_else(|| Refused::new("mach_vm_remap", io::ErrorKind::InvalidInput.into()))?;
         let reservation = unix::reserve(place)?;

@@ -57,6 +57,17 @@ impl Os for Native {
         unsafe { unix::release(span) }
     }
 
+    unsafe fn freeze(&self, span: Span) -> Result<()> {
+        /// The same number on all architectures; since kernel 6.10, on 64 bits.
+        const SYS_MSEAL: libc::c_long = 462;
+        let flags: libc::c_long = 0;
+        // SAFETY: the pages stay as they are; that nothing needs to change is passed on to the caller.
+        match unsafe { libc::syscall(SYS_MSEAL, span.start.as_ptr(), span.len, flags) } {
+            0 => Ok(()),
+            _ => Err(Refused::last("mseal")),
+        }
+    }
+
     unsafe fn advise_huge(&self, span: Span) -> Result<()> {
         // SAFETY: the advice leaves the contents as they are.
         unsafe { unix::advise(span, libc::MADV_HUGEPAGE) }
@@ -94,10 +105,10 @@ impl Os for Native {
         Ok(SharedMemory(file))
     }
 
-    fn map_executable(&self, memory: &SharedMemory, place: &Place) -> Result<Span> {
+    fn map_executable(&self, memory: &SharedMemory, place: &Place, access: Access) -> Result<Span> {
         let reservation = self.reserve(place)?;
         // SAFETY: pages of the reservation, made just now and given to nobody.
-        let mapped = unsafe { unix::map_shared_at(&memory.0, reservation.code(place), Access::ReadExecute) };
+        let mapped = unsafe { unix::map_shared_at(&memory.0, reservation.code(place), access) };
         mapped.map(|()| reservation).inspect_err(|_| {
             // SAFETY: as above.
             let _ = unsafe { unix::release(reservation) };

@@ -23,6 +23,13 @@ mod native;
 #[path = "unsupported.rs"]
 mod native;
 
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#[path = "pkeys.rs"]
+mod window;
+#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+#[path = "no_window.rs"]
+mod window;
+
 #[cfg(any(unix, windows))]
 mod gaps;
 #[cfg(unix)]
@@ -41,12 +48,16 @@ pub(crate) use native::{KernelWriter, Native, SharedMemory};
 pub(crate) use parked::parked_bytes;
 pub(crate) use parked::release_or_park;
 pub(crate) use place::Place;
+pub(crate) use window::WriteWindow;
 
 /// What a page may be used for. Writable *and* executable cannot be said.
+#[allow(clippy::enum_variant_names, reason = "pages with code stay readable")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
     ReadWrite,
     ReadExecute,
+    /// As `ReadExecute`, and indirect branches may arrive at landing pads only (`BTI` of AArch64).
+    ReadExecuteLanding,
 }
 
 /// Whole pages of address space.
@@ -144,6 +155,14 @@ pub(crate) trait Os: Send + Sync + Debug {
     /// - `span` is a mapping of the caller's, whole, which nobody uses from now on.
     unsafe fn release(&self, span: Span) -> Result<()>;
 
+    /// From now on, until the process ends, what these pages may be used for cannot change and they stay mapped.
+    ///
+    /// # Safety
+    /// - `span` is whole pages of a mapping of the caller's, which is never released.
+    unsafe fn freeze(&self, _span: Span) -> Result<()> {
+        Err(Refused::new("sealing of mappings", io::ErrorKind::Unsupported.into()))
+    }
+
     /// Asks for huge pages; a hint.
     ///
     /// # Safety
@@ -175,12 +194,33 @@ pub(crate) trait Os: Send + Sync + Debug {
     /// What the kernel writer sees at `at`.
     fn kernel_read(&self, writer: &KernelWriter, at: NonNull<u8>, bytes: &mut [u8]) -> Result<()>;
 
+    /// Makes reserved pages readable and executable, and writable only for a thread inside `window_write`.
+    ///
+    /// # Safety
+    /// - `span` is whole pages of a reservation of the caller's that nobody uses.
+    /// - It is released before the window is dropped.
+    unsafe fn make_window(&self, span: Span) -> Result<WriteWindow> {
+        // SAFETY: passed on to the caller.
+        unsafe { WriteWindow::new(span) }
+    }
+
+    /// Writes all of `bytes` to `at`, while which no other thread can write there.
+    ///
+    /// # Safety
+    /// - `at` and the bytes behind it lie in the pages that the window was made for.
+    /// - Nobody reads, runs or writes those bytes meanwhile.
+    unsafe fn window_write(&self, window: &WriteWindow, at: NonNull<u8>, bytes: &[u8]) -> Result<()> {
+        // SAFETY: passed on to the caller.
+        unsafe { window.write(at, bytes) };
+        Ok(())
+    }
+
     /// Makes `len` bytes of memory that can be mapped more than once.
     fn share(&self, len: usize) -> Result<SharedMemory>;
 
-    /// Reserves address space and maps shared memory, all of it, for reading and executing where the code is to lie.
-    /// Refused as [`Os::reserve`] is; nothing is left behind then.
-    fn map_executable(&self, memory: &SharedMemory, place: &Place) -> Result<Span>;
+    /// Reserves address space and maps shared memory, all of it, with `access` where the code is to lie. Refused as
+    /// [`Os::reserve`] is; nothing is left behind then.
+    fn map_executable(&self, memory: &SharedMemory, place: &Place, access: Access) -> Result<Span>;
 
     /// Maps shared memory for reading and writing, anywhere; forked children do not inherit it.
     fn map_writable(&self, memory: &SharedMemory, len: usize) -> Result<Span>;

@@ -18,22 +18,23 @@ struct Parked {
     owner: u64,
 }
 
-/// Releases `span`, now or as soon as the system allows it.
+/// Releases `span`, now or as soon as the system allows it; whether it was now.
 ///
 /// # Safety
 /// - As for [`Os::release`].
-pub(crate) unsafe fn release_or_park(os: &'static dyn Os, span: Span) {
+pub(crate) unsafe fn release_or_park(os: &'static dyn Os, span: Span) -> bool {
     // SAFETY: passed on to the caller.
     if unsafe { os.release(span) }.is_ok() {
         if COUNT.load(Ordering::Relaxed) > 0 {
             retry();
         }
-        return;
+        return true;
     }
     // If even that is refused, the memory stays with its address range, to be released with it.
     // SAFETY: passed on to the caller; a mapping that is being released is needed by nobody.
     let _ = unsafe { os.decommit(span) };
     park(Parked { span, os, owner: generation() });
+    false
 }
 
 /// Tries the span that was parked last, and a second if that went: each release makes up for more than one, and no

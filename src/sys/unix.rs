@@ -137,11 +137,20 @@ pub(super) unsafe fn protect(span: Span, access: Access) -> Result<()> {
     let protection = match access {
         Access::ReadWrite => region::Protection::READ_WRITE,
         Access::ReadExecute => region::Protection::READ_EXECUTE,
+        // `region` knows nothing of landing pads.
+        // SAFETY: passed on to the caller.
+        Access::ReadExecuteLanding => match unsafe { libc::mprotect(span.start.as_ptr().cast(), span.len, LANDING) } {
+            0 => return Ok(()),
+            _ => return Err(Refused::last("mprotect")),
+        },
     };
     // SAFETY: passed on to the caller.
     unsafe { region::protect(span.start.as_ptr(), span.len, protection) }
         .map_err(|e| Refused::new("mprotect", e.into()))
 }
+
+/// With `PROT_BTI` (which the builder refuses elsewhere), from the kernel's `asm/mman.h` for AArch64; the `libc` crate does not have it.
+const LANDING: libc::c_int = libc::PROT_READ | libc::PROT_EXEC | 0x10;
 
 /// # Safety
 /// - As for [`super::Os::release`].
@@ -172,11 +181,11 @@ pub(super) unsafe fn advise(span: Span, advice: libc::c_int) -> Result<()> {
 #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
 pub(super) unsafe fn map_shared_at(memory: &std::fs::File, span: Span, access: Access) -> Result<()> {
     use std::os::fd::AsRawFd;
-    let mut protection = libc::PROT_READ
-        | match access {
-            Access::ReadWrite => libc::PROT_WRITE,
-            Access::ReadExecute => libc::PROT_EXEC,
-        };
+    let mut protection = match access {
+        Access::ReadWrite => libc::PROT_READ | libc::PROT_WRITE,
+        Access::ReadExecute => libc::PROT_READ | libc::PROT_EXEC,
+        Access::ReadExecuteLanding => LANDING,
+    };
     if cfg!(target_os = "freebsd") {
         // `PROT_MAX`: this, and never anything else.
         protection |= protection << 16;
@@ -186,11 +195,28 @@ pub(super) unsafe fn map_shared_at(memory: &std::fs::File, span: Span, access: A
     mapped(unsafe { libc::mmap(start, span.len, protection, flags, memory.as_raw_fd(), 0) }, span.len).map(drop)
 }
 
+/// An address of our own choice, as a hint: mappings made one after another lie one after another too, so from one view's
+/// address the other's would be known. Between 1/8 and all of what lies below the largest power of two below the stack,
+/// in the half of the address space that systems fill last.
+#[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
+fn anywhere() -> usize {
+    use std::hash::{BuildHasher, RandomState};
+    if cfg!(not(target_pointer_width = "64")) {
+        return 0;
+    }
+    let local = 0_u8;
+    let stack = (&raw const local).addr();
+    // Seeded by the system for each process, and different each time.
+    let random = RandomState::new().hash_one(stack) as usize;
+    let top = 1 << stack.ilog2();
+    (top / 8 + random % (top / 8 * 7)) & !(region::page::size() - 1)
+}
+
 /// `len` bytes without access at a multiple of `align`, a power of two above the page size.
 #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
 pub(super) fn reserve_aligned(len: usize, align: usize) -> Result<Span> {
     let refused = || Refused::new("mmap", io::ErrorKind::OutOfMemory.into());
-    let whole = reserve_at(0, len.checked_add(align).ok_or_else(refused)?, 0)?;
+    let whole = reserve_at(anywhere(), len.checked_add(align).ok_or_else(refused)?, 0)?;
     let skip = whole.address().wrapping_neg() & (align - 1);
     // SAFETY: `skip` is less than `align`, by which the reservation exceeds `len`.
     let start = unsafe { whole.start.add(skip) };

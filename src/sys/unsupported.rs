@@ -75,7 +75,7 @@ impl Os for Native {
         missing()
     }
 
-    fn map_executable(&self, memory: &SharedMemory, _place: &Place) -> Result<Span> {
+    fn map_executable(&self, memory: &SharedMemory, _place: &Place, _access: Access) -> Result<Span> {
         match *memory {}
     }
 

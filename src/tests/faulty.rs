@@ -5,7 +5,7 @@ use std::io;
 use std::ptr::NonNull;
 
 use crate::sync::Mutex;
-use crate::sys::{Access, KernelWriter, Native, Os, Place, Refused, Result, SharedMemory, Span};
+use crate::sys::{Access, KernelWriter, Native, Os, Place, Refused, Result, SharedMemory, Span, WriteWindow};
 
 #[derive(Debug, Default)]
 pub(crate) struct Faulty {
@@ -167,14 +167,24 @@ impl Os for Faulty {
         Native.kernel_read(writer, at, bytes)
     }
 
+    unsafe fn freeze(&self, span: Span) -> Result<()> {
+        self.enter("freeze")?;
+        unsafe { Native.freeze(span) }
+    }
+
+    unsafe fn make_window(&self, span: Span) -> Result<WriteWindow> {
+        self.enter("make window")?;
+        unsafe { Native.make_window(span) }
+    }
+
     fn share(&self, len: usize) -> Result<SharedMemory> {
         self.enter("share")?;
         Native.share(len)
     }
 
-    fn map_executable(&self, memory: &SharedMemory, place: &Place) -> Result<Span> {
+    fn map_executable(&self, memory: &SharedMemory, place: &Place, access: Access) -> Result<Span> {
         self.enter("map executable")?;
-        self.note(Native.map_executable(memory, place))
+        self.note(Native.map_executable(memory, place, access))
     }
 
     fn map_writable(&self, memory: &SharedMemory, len: usize) -> Result<Span> {

@@ -133,6 +133,8 @@ fn every_call_fails_once() {
     run(WxMode::Flip, true, &["read"]);
     run(WxMode::DualMap, false, &[]);
     run(WxMode::DualMap, true, &[]);
+    run(WxMode::PerThread, false, &[]);
+    run(WxMode::PerThread, true, &[]);
     every_call_of_a_single_block_fails_once();
     a_mapping_that_is_not_taken_back_waits();
 }

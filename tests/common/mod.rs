@@ -11,7 +11,7 @@ use gaia_jit::{ArenaBuilder, CodeArena, CodeBlock, WxMode};
 
 /// Every mode that this system has.
 pub fn modes() -> impl Iterator<Item = WxMode> {
-    [WxMode::Flip, WxMode::DualMap].into_iter().filter(|&mode| small(mode).build().is_ok())
+    [WxMode::Flip, WxMode::DualMap, WxMode::PerThread].into_iter().filter(|&mode| small(mode).build().is_ok())
 }
 
 /// Whether functions are placed in pages that hold live code. Elsewhere each that is published by itself takes a page.

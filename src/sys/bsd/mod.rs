@@ -92,7 +92,7 @@ impl Os for Native {
         views::share(len)
     }
 
-    fn map_executable(&self, memory: &SharedMemory, place: &Place) -> Result<Span> {
+    fn map_executable(&self, memory: &SharedMemory, place: &Place, _access: Access) -> Result<Span> {
         views::map_executable(memory, place)
     }
 

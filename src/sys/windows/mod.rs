@@ -94,7 +94,8 @@ impl Os for Native {
     unsafe fn protect(&self, span: Span, access: Access) -> Result<()> {
         let protection = match access {
             Access::ReadWrite => PAGE_READWRITE,
-            Access::ReadExecute => PAGE_EXECUTE_READ,
+            // The builder refuses landing pads here.
+            Access::ReadExecute | Access::ReadExecuteLanding => PAGE_EXECUTE_READ,
         };
         // SAFETY: passed on to the caller.
         let Err(refused) = (unsafe { calls::protect(span, protection) }) else { return Ok(()) };
@@ -169,7 +170,7 @@ impl Os for Native {
         Ok(SharedMemory(unsafe { OwnedHandle::from_raw_handle(handle) }))
     }
 
-    fn map_executable(&self, memory: &SharedMemory, place: &Place) -> Result<Span> {
+    fn map_executable(&self, memory: &SharedMemory, place: &Place, _access: Access) -> Result<Span> {
         match placeholder::calls() {
             Some(calls) => placeholder::map(calls, memory.0.as_raw_handle(), place),
             None => map_in_turn(memory, place),
@@ -242,7 +243,8 @@ mod tests {
         if placeholder::calls().is_none() {
             eprintln!("this system has no placeholders: not tried");
         }
-        let by_placeholder = |memory: &SharedMemory, place: &Place| Native.map_executable(memory, place);
+        let by_placeholder =
+            |memory: &SharedMemory, place: &Place| Native.map_executable(memory, place, Access::ReadExecute);
         for map in [by_placeholder, map_in_turn] {
             // Not whole units of allocation: what is left of the last one is nobody's.
             let place = Place::new(37 * Native.page_size(), Native.page_size(), None).unwrap();

@@ -1,0 +1,28 @@
+//! Systems and architectures without rights to pages that differ from thread to thread.
+
+use std::io;
+use std::ptr::NonNull;
+
+use super::{Refused, Result, Span};
+
+/// Cannot be made here.
+#[derive(Debug)]
+pub(crate) enum WriteWindow {}
+
+impl WriteWindow {
+    /// # Safety
+    /// - None.
+    pub(super) unsafe fn new(_span: Span) -> Result<Self> {
+        Err(Refused::new("page rights by thread", io::ErrorKind::Unsupported.into()))
+    }
+
+    /// # Safety
+    /// - None.
+    pub(super) unsafe fn write(&self, _at: NonNull<u8>, _bytes: &[u8]) {
+        match *self {}
+    }
+
+    pub(crate) fn let_read(&self) {
+        match *self {}
+    }
+}

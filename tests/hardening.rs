@@ -1,0 +1,165 @@
+//! What the arena leaves someone who can make calls or guess addresses: sealed mappings, landing pads, views that do not
+//! lie together, pages without access at both ends.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+mod common;
+
+use std::collections::HashSet;
+
+use common::maps::mappings;
+use common::{asm, call, child, modes, small};
+use gaia_jit::{CodeBlock, Error, WxMode};
+
+fn page_of(block: &CodeBlock) -> *mut libc::c_void {
+    let page = region::page::size();
+    block.as_ptr().cast_mut().wrapping_sub(block.as_ptr().addr() % page).cast()
+}
+
+/// Whether the system lets anyone make the block's page writable.
+fn can_be_changed(block: &CodeBlock) -> bool {
+    let rights = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: one page of the arena, whose code is not run any more once this has succeeded.
+    unsafe { libc::mprotect(page_of(block), region::page::size(), rights) == 0 }
+}
+
+#[test]
+fn sealed_arenas_work_and_stay_as_they_are() {
+    // What is sealed stays until the process ends.
+    child::run("sealed_arenas_work_and_stay_as_they_are", || {
+        for mode in modes() {
+            let open = small(mode).build().unwrap();
+            assert!(can_be_changed(&open.publish(&asm::constant(1)).unwrap()), "the control");
+            std::mem::forget(open);
+            let arena = match small(mode).seal(true).build() {
+                Ok(arena) => arena,
+                Err(Error::Unsupported { what, why }) => {
+                    println!("NOT RUN: {mode:?}: {what}: {why}");
+                    continue;
+                }
+                Err(other) => panic!("{mode:?}: {other}"),
+            };
+            let blocks: Vec<_> = (0..200).map(|n| arena.publish(&asm::constant(n)).unwrap()).collect();
+            let mut batch = arena.batch();
+            for n in 0..1000 {
+                batch.push(&asm::padded(n, 300)).unwrap();
+            }
+            let batch = batch.publish().unwrap();
+            for (n, block) in (0..).zip(&blocks).chain((0..).zip(&batch)) {
+                assert_eq!(call(block), n);
+            }
+            assert!(!can_be_changed(&blocks[0]), "{mode:?}");
+            // SAFETY: one page of the arena; it is expected to be refused.
+            assert_ne!(unsafe { libc::munmap(page_of(&blocks[0]), 1) }, 0, "{mode:?}");
+            drop((batch, blocks));
+            match arena.trim() {
+                Ok(bytes) => assert!(mode == WxMode::DualMap && bytes > 300_000, "{mode:?}"),
+                Err(Error::Unsupported { .. }) => assert_ne!(mode, WxMode::DualMap),
+                Err(other) => panic!("{mode:?}: {other}"),
+            }
+            let last = arena.publish(&asm::constant(5)).unwrap();
+            let at = last.as_ptr().addr();
+            assert_eq!(call(&last), 5);
+            drop(last);
+            drop(arena);
+            assert!(!mappings(at, 1).is_empty(), "{mode:?}: a sealed mapping stays");
+        }
+    });
+}
+
+#[test]
+fn an_arena_lies_between_pages_without_access() {
+    for mode in modes() {
+        let arena = small(mode).build().unwrap();
+        let first = arena.publish(&asm::constant(1)).unwrap();
+        let mut start = first.as_ptr().addr();
+        start -= start % region::page::size();
+        while arena.contains((start - 1) as *const u8) {
+            start -= region::page::size();
+        }
+        for outside in [start - 1, start + arena.capacity()] {
+            let rights = mappings(outside, 1);
+            assert!(rights.iter().all(|rights| rights.starts_with("---")), "{mode:?}: {rights:?}");
+        }
+    }
+}
+
+/// The writable view is where the file is mapped and not executable.
+#[test]
+#[cfg(target_pointer_width = "64")]
+fn views_lie_apart_and_differently_each_time() {
+    let mut distances = HashSet::new();
+    for _ in 0..8 {
+        let Ok(arena) = small(WxMode::DualMap).build() else { return };
+        let code = arena.publish(&asm::constant(1)).unwrap().as_ptr().addr();
+        let views: Vec<usize> = std::fs::read_to_string("/proc/self/maps")
+            .unwrap()
+            .lines()
+            .filter(|line| line.contains("memfd:gaia-jit") && line.contains(" rw-s "))
+            .map(|line| usize::from_str_radix(line.split('-').next().unwrap(), 16).unwrap())
+            .collect();
+        assert!(!views.is_empty());
+        for view in views {
+            assert!(view.abs_diff(code) > 1 << 30, "{view:#x} lies near {code:#x}");
+            distances.insert(view.wrapping_sub(code));
+        }
+    }
+    assert!(distances.len() >= 8, "{distances:x?}");
+}
+
+#[test]
+#[cfg(not(target_arch = "aarch64"))]
+fn landing_pads_elsewhere_are_an_error() {
+    assert!(matches!(small(WxMode::Flip).landing_pads(true).build(), Err(Error::Unsupported { .. })));
+}
+
+#[cfg(target_arch = "aarch64")]
+mod landing_pads {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt;
+
+    /// `bti c`.
+    const PAD: [u8; 4] = [0x5f, 0x24, 0x03, 0xd5];
+
+    /// Publishes code with pads and runs it; then, in a child process, code without.
+    fn check(name: &str, mode: WxMode, batched: bool) {
+        let arena = match small(mode).landing_pads(true).build() {
+            Ok(arena) => arena,
+            Err(Error::Unsupported { what, why }) => return println!("NOT RUN: {mode:?}: {what}: {why}"),
+            Err(other) => panic!("{mode:?}: {other}"),
+        };
+        let publish = |begin: &[u8]| {
+            let code = |n| [begin, &asm::constant(n), &[0; 300]].concat();
+            if !batched {
+                return arena.publish(&code(7)).unwrap();
+            }
+            let mut batch = arena.batch();
+            let slots: Vec<_> = (0..500).map(|n| batch.push(&code(n)).unwrap()).collect();
+            batch.publish().unwrap().swap_remove(slots[7].index())
+        };
+        assert_eq!(call(&publish(&PAD)), 7);
+        let output = child::output(name, || {
+            let block = publish(&[]);
+            println!("about to run");
+            println!("ran {}", call(&block));
+        });
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(text.contains("about to run") && !text.contains("ran "), "{mode:?}: {text}");
+        assert_eq!(output.status.signal(), Some(libc::SIGILL), "{mode:?}: {text}");
+    }
+
+    #[test]
+    fn in_flip() {
+        check("landing_pads::in_flip", WxMode::Flip, false);
+    }
+
+    #[test]
+    fn in_flip_by_batch() {
+        check("landing_pads::in_flip_by_batch", WxMode::Flip, true);
+    }
+
+    #[test]
+    fn in_a_dual_map() {
+        check("landing_pads::in_a_dual_map", WxMode::DualMap, false);
+    }
+}
