@@ -58,7 +58,9 @@ pub(crate) fn sync_cores() -> Result<(), Error> {
     }
     for index in 0..count as usize {
         // SAFETY: `threads` holds `count` names.
-        let thread = unsafe { threads.add(index).read() };
+        let at = unsafe { threads.add(index) };
+        // SAFETY: as above.
+        let thread = unsafe { at.read() };
         let (mut stack, mut values, mut size) = (0, [0; 128], 128);
         // SAFETY: all are valid for the call to write to, and `values` is as long as `size` says. What it answers is of
         // no interest, nor whether: a thread that is gone runs no code.

@@ -31,8 +31,8 @@ pub(crate) struct SharedMemory(OnceLock<Span>);
 type Port = libc::c_uint;
 type Status = libc::c_int;
 
-/// In place of what is there; an address of the caller's choice is what goes without a flag.
-const OVERWRITE: libc::c_int = libc::VM_FLAGS_FIXED | libc::VM_FLAGS_OVERWRITE;
+/// `VM_FLAGS_OVERWRITE` of `mach/vm_statistics.h`: in place of what is there. That the address is fixed goes without a flag.
+const OVERWRITE: libc::c_int = 0x4000;
 
 #[allow(non_upper_case_globals, reason = "the system's name")]
 unsafe extern "C" {

@@ -12,6 +12,7 @@ pub(crate) struct Place {
     code: usize,
     page: usize,
     /// All of the reservation lies in here, as near to the middle as can be.
+    #[cfg_attr(not(any(unix, windows)), allow(dead_code, reason = "nothing is reserved there"))]
     pub(crate) within: Option<Range<usize>>,
 }
 
