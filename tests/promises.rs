@@ -6,10 +6,12 @@ mod common;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::thread;
 
+use common::{asm, call, call_at, modes, small};
 #[cfg(any(target_os = "linux", windows))]
-use common::maps::mappings;
-use common::{asm, call, call_at, child, modes, small};
-use gaia_jit::{CodeArena, CodeBlock, Error, WxMode};
+use common::{child, maps::mappings};
+#[cfg(any(target_os = "linux", windows))]
+use gaia_jit::WxMode;
+use gaia_jit::{CodeArena, CodeBlock, Error};
 
 /// Promise 1: never writable and executable at once, whatever is going on.
 #[test]

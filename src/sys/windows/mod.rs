@@ -259,8 +259,11 @@ mod tests {
             }
             let page = Native.page_size();
             for at in [0, 5 * page, 36 * page] {
-                // SAFETY: inside the views.
-                let part = |of: Span| Span { start: unsafe { of.start.add(at) }, len: page };
+                let part = |of: Span| {
+                    // SAFETY: inside the views.
+                    let start = unsafe { of.start.add(at) };
+                    Span { start, len: page }
+                };
                 assert!(calls::committed_at(part(code).address()).is_none());
                 // SAFETY: the same page of both views.
                 unsafe { Native.commit_shared(part(code), part(writable)).unwrap() };
@@ -298,9 +301,11 @@ mod tests {
         let place = Place::new(8 * page, page, None).unwrap();
         let whole = Native.reserve(&place).unwrap();
         let code = whole.code(&place);
-        // SAFETY: inside the code.
-        let part =
-            |from: usize, pages: usize| Span { start: unsafe { code.start.add(from * page) }, len: pages * page };
+        let part = |from: usize, pages: usize| {
+            // SAFETY: inside the code.
+            let start = unsafe { code.start.add(from * page) };
+            Span { start, len: pages * page }
+        };
         // SAFETY: (here and below) pages of the reservation, which nobody else knows.
         unsafe { Native.protect(part(2, 3), Access::ReadWrite).unwrap() };
         // SAFETY: as above.
