@@ -108,6 +108,14 @@ pub enum Error {
 }
 
 impl Error {
+    /// The same, said of the bytes that were asked for instead of the whole pages looked for.
+    pub(crate) fn of_asked(self, asked: usize) -> Self {
+        match self {
+            Self::ArenaFull { free, largest_hole, .. } => Self::ArenaFull { asked, free, largest_hole },
+            other => other,
+        }
+    }
+
     pub(crate) fn unsupported(what: &'static str, why: impl Into<String>) -> Self {
         Self::Unsupported { what, why: why.into() }
     }

@@ -67,6 +67,8 @@ pub struct JitMemory {
     executable: PageSet,
     /// Pages written to since they were last executable.
     changed: PageSet,
+    /// Code was flushed, and other cores not yet reached.
+    unseen: bool,
 }
 
 impl JitMemory {
@@ -90,7 +92,7 @@ impl JitMemory {
         };
         let pages = len / page;
         let (writable, executable, changed) = (PageSet::full(pages)?, PageSet::empty(pages)?, PageSet::empty(pages)?);
-        Ok(Self { os, block: os.map(len)?, len: 0, page, writable, executable, changed })
+        Ok(Self { os, block: os.map(len)?, len: 0, page, writable, executable, changed, unseen: false })
     }
 
     /// Appends code; returns the offset it was written to.
@@ -134,17 +136,17 @@ impl JitMemory {
     /// # Errors
     /// [`Error::OperatingSystem`] if the system refuses; it can be tried again.
     pub fn make_executable(&mut self) -> Result<*const u8, Error> {
-        let mut flushed = false;
         while let Some(pages) = self.changed.first_run() {
             self.make_pages_executable(pages.clone())?;
             let start = self.as_ptr().wrapping_add(pages.start * self.page);
             // SAFETY: whole pages of the block, which is mapped and readable.
             unsafe { icache::flush(start, pages.len() * self.page) };
             self.changed.remove(pages);
-            flushed = true;
+            self.unseen = true;
         }
-        if flushed {
-            icache::sync_cores();
+        if self.unseen {
+            icache::sync_cores()?;
+            self.unseen = false;
         }
         Ok(self.as_ptr())
     }

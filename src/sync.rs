@@ -6,6 +6,7 @@ pub(crate) use std::sync::{Arc, OnceLock};
 
 /// A small number for this thread, counted up from 0: where it looks first in what is kept in several copies, so that
 /// threads do not share cache lines.
+#[allow(clippy::missing_const_for_thread_local, reason = "it is const; on OpenBSD clippy looks into the macro")]
 pub(crate) fn thread_number() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     thread_local!(static MINE: std::cell::Cell<usize> = const { std::cell::Cell::new(usize::MAX) });

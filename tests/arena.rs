@@ -3,14 +3,14 @@
 
 mod common;
 
-use common::{asm, call, modes, small};
+use common::{asm, call, modes, publish_all, small};
 use gaia_jit::{Code, CodeArena, Error, WxMode};
 
 #[test]
 fn publishes_and_runs() {
     for mode in modes() {
         let arena = small(mode).build().unwrap();
-        let blocks: Vec<_> = (0..2_000).map(|n| arena.publish(&asm::constant(n)).unwrap()).collect();
+        let blocks = publish_all(&arena, (0..2_000).map(asm::constant));
         for (n, block) in (0..).zip(&blocks) {
             assert_eq!(call(block), n, "{mode:?}");
             assert_eq!(block.as_bytes(), asm::constant(n));

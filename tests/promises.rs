@@ -6,14 +6,16 @@ mod common;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::thread;
 
-#[cfg(target_os = "linux")]
-use common::maps::mappings;
-use common::{asm, call, call_at, child, modes, small};
-use gaia_jit::{CodeArena, CodeBlock, Error, WxMode};
+use common::{asm, call, call_at, modes, small};
+#[cfg(any(target_os = "linux", windows))]
+use common::{child, maps::mappings};
+#[cfg(any(target_os = "linux", windows))]
+use gaia_jit::WxMode;
+use gaia_jit::{CodeArena, CodeBlock, Error};
 
 /// Promise 1: never writable and executable at once, whatever is going on.
 #[test]
-#[cfg(target_os = "linux")]
+#[cfg(any(target_os = "linux", windows))]
 fn no_page_is_ever_writable_and_executable() {
     // In a process of its own, as other tests may use keys: with them it is not the mapping that says who may write.
     child::run("no_page_is_ever_writable_and_executable", || {
@@ -49,7 +51,7 @@ fn no_page_is_ever_writable_and_executable() {
 
 /// The writable view of a dual mapping is elsewhere, and nowhere executable.
 #[test]
-#[cfg(target_os = "linux")]
+#[cfg(any(target_os = "linux", windows))]
 fn live_code_is_readable_and_executable_only() {
     for mode in modes().filter(|&mode| mode != WxMode::PerThread) {
         let arena = small(mode).build().unwrap();

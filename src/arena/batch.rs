@@ -81,6 +81,8 @@ pub struct Batch {
     no_pages: bool,
     /// Bytes that this batch will come to, as far as the last ones tell.
     expected: usize,
+    /// There will be one function: no more pages are opened than it needs.
+    single: bool,
     /// `PerThread` opens a window for one thread.
     _not_send: PhantomData<*mut ()>,
 }
@@ -116,8 +118,16 @@ impl Batch {
             runs: Vec::new(),
             no_pages: false,
             expected,
+            single: false,
             _not_send: PhantomData,
         }
+    }
+
+    /// For one function.
+    pub(super) fn single(lease: Arc<Lease>) -> Self {
+        let mut batch = Self::new(lease);
+        batch.single = true;
+        batch
     }
 
     /// Adds a function. Its bytes can still be changed until the batch is published.
@@ -247,7 +257,9 @@ impl Batch {
         }
         let fills_holes = self.core.region.fills_holes();
         if self.core.region.is_dual() {
-            return Ok((self.place(granules, align)?, Home::View));
+            let run = self.place(granules, align)?;
+            self.core.region.back(bytes_of(run)).inspect_err(|_| self.core.release([run]))?;
+            return Ok((run, Home::View));
         }
         let staged = self.staging.len() + granules as usize * GRANULE;
         let few = self.no_pages || self.expected.max(staged) <= STAGED;
@@ -302,7 +314,8 @@ impl Batch {
         let ahead = match self.runs.last() {
             Some(last) => 2 * last.run.len() as usize,
             // A little more than expected: it is opened for nothing, but a second run would be dearer.
-            None => (self.expected + self.expected / 32).max(STAGED) / GRANULE,
+            None if !self.single => (self.expected + self.expected / 32).max(STAGED) / GRANULE,
+            None => 0,
         };
         let ahead = (ahead.min(LONGEST_RUN / GRANULE) as u32).next_multiple_of(page);
         let huge = (MAX_ALIGN / GRANULE) as u32;
@@ -319,7 +332,10 @@ impl Batch {
         };
         let run = match placed {
             // Earlier runs may have room left that was too small for what came then.
-            Err(full) => return self.runs.iter_mut().rev().find_map(|open| open.take(granules, align)).ok_or(full),
+            Err(full) => {
+                let rest = self.runs.iter_mut().rev().find_map(|open| open.take(granules, align));
+                return rest.ok_or(full.of_asked(granules as usize * GRANULE));
+            }
             Ok(placed) => placed,
         };
         let (mut run, resident, wide) = run;
@@ -332,6 +348,7 @@ impl Batch {
             }
         }
         let mut open = OpenRun::new(run);
+        open.populated = self.core.region.commits();
         // SAFETY: whole pages placed for this batch alone, so without live code.
         if let Err(error) = unsafe { self.core.region.open(bytes_of(run)) } {
             // Some of the pages may be open.
@@ -340,7 +357,7 @@ impl Batch {
         }
         if fresh {
             // One call, where each page would take a fault of its own.
-            open.populated = self.core.region.populate(bytes_of(run));
+            open.populated |= self.core.region.populate(bytes_of(run));
         }
         let taken = open.take(granules, 1);
         self.runs.push(open);
@@ -385,8 +402,7 @@ impl Batch {
             }
             self.core.region.flush(at);
         }
-        self.core.region.sync_cores();
-        Ok(())
+        self.core.region.sync_cores()
     }
 
     /// Functions that lie one after another, in the arena and in the staging memory, taken together.

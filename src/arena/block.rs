@@ -121,7 +121,8 @@ impl CodeBlock {
     ///
     /// # Errors
     /// [`Error::PastCapacity`] outside the block; [`Error::Unsupported`] in `Flip` where the system has no kernel
-    /// write; [`Error::Forked`] in a child.
+    /// write; [`Error::Forked`] in a child. [`Error::OperatingSystem`] if the write is refused, or other cores cannot be
+    /// reached any more: then the bytes are there, but some cores may run the old ones.
     ///
     /// # Safety
     /// - No other thread writes the same bytes, and no slice from [`CodeBlock::as_bytes`] is used from now on.
@@ -141,8 +142,7 @@ impl CodeBlock {
         unsafe { region.write(at, bytes)? };
         region.counters.flushed.add(bytes.len() as u64);
         region.flush(at..at + bytes.len());
-        region.sync_cores();
-        Ok(())
+        region.sync_cores()
     }
 }
 

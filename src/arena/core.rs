@@ -231,6 +231,11 @@ impl Core {
         }
     }
 
+    /// Pages hold memory that no block was published in.
+    pub(super) fn note_resident(&self, run: Run) {
+        self.lock().pages.touch(run);
+    }
+
     /// Checks a size against what the arena could hold empty.
     pub(crate) fn granules(&self, bytes: usize) -> Result<u32, Error> {
         units::granules(bytes, self.region.len().min(u32::MAX as usize))
@@ -351,6 +356,9 @@ impl Core {
     /// Gives the memory of wholly free pages back to the system; returns the bytes.
     pub(crate) fn trim(&self) -> Result<usize, Error> {
         self.region.check_own("trim")?;
+        if !self.region.gives_back() {
+            return Ok(0);
+        }
         let mut books = self.rescue(self.gather());
         let _aside = MutexGuard::unlocked(&mut books, || self.aside.lock());
         // The pages are taken while the system is called, so that nobody places code in them meanwhile.

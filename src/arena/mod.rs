@@ -46,6 +46,9 @@ pub enum WxMode {
     ///
     /// A forked child shares the memory: it cannot write to it, but it sees what the parent writes. So it may run a
     /// block that it inherited only as long as the parent does not drop it; guards of a child are unknown to its parent.
+    ///
+    /// On Windows memory is committed 64 KiB at a time as code comes to lie in it, and stays committed as long as the
+    /// arena lives.
     DualMap,
     /// Private memory, one address, writable for the writing thread alone and only while it copies code in: by the
     /// protection keys of x86-64 on Linux, one for each arena (a process has 15). No system calls to publish, no second
@@ -202,6 +205,8 @@ impl CodeArena {
     }
 
     /// Gives the memory of wholly empty pages back to the system; returns the bytes. The address space stays.
+    ///
+    /// In `DualMap` only Linux takes memory back while it is mapped. Elsewhere it goes with the arena, and this returns 0.
     ///
     /// # Errors
     /// [`Error::OperatingSystem`] if the system refuses; pages that it did take back stay so, and nothing is lost.

@@ -31,6 +31,11 @@ impl OpenRun {
         Some(Run { start, end })
     }
 
+    /// What holds memory: all that was handed out, or all there is.
+    pub(super) fn resident(&self) -> Run {
+        if self.populated { self.run } else { Run { start: self.run.start, end: self.next } }
+    }
+
     /// What items took: everything handed out but for the gaps.
     pub(super) fn used(&self) -> impl Iterator<Item = Run> {
         let starts = std::iter::once(self.run.start).chain(self.gaps.iter().map(|gap| gap.end));

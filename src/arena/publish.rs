@@ -56,7 +56,12 @@ impl Core {
     /// Makes pages that hold nothing published executable again and gives them back, or keeps them until that works.
     pub(super) fn close(&self, open: &OpenRun) {
         // SAFETY: the pages belong to a batch that writes no more; nothing in them was published.
-        if open.sealed || unsafe { self.region.seal(bytes_of(open.run)) }.is_ok() {
+        let sealed = open.sealed || unsafe { self.region.seal(bytes_of(open.run)) }.is_ok();
+        // What was written holds memory, published or not: a trim has to find it.
+        if open.resident().len() > 0 {
+            self.note_resident(open.resident());
+        }
+        if sealed {
             self.release([open.run]);
         } else {
             self.strand(open.run);
@@ -67,7 +72,7 @@ impl Core {
     pub(super) fn publish(lease: &Arc<Lease>, code: Code<'_>) -> Result<CodeBlock, Error> {
         let core = lease.core();
         if core.region.opens_pages() && (code.bytes.len() > STAGED || !core.region.fills_holes()) {
-            let mut batch = Batch::new(Arc::clone(lease));
+            let mut batch = Batch::single(Arc::clone(lease));
             batch.push(code)?;
             return batch.publish()?.pop().ok_or(Error::ZeroSize);
         }
@@ -139,7 +144,6 @@ impl Core {
             unsafe { self.region.write(at.start + code.len(), padding)? };
         }
         self.region.flush(at);
-        self.region.sync_cores();
-        Ok(())
+        self.region.sync_cores()
     }
 }

@@ -3,22 +3,23 @@
 //! Arm ARM (DDI 0487), B2.4.4 "Concurrent modification and execution of instructions" and the example sequences of its
 //! appendix K: clean each data line to the point of unification, wait, invalidate each instruction line, wait. CTR_EL0
 //! tells the line sizes, and by IDC and DIC which half is not needed. It is read each time, as it may differ between
-//! the cores of one system and the thread may have moved.
+//! the cores of one system and the thread may have moved. The invalidation reaches all cores of the inner shareable
+//! domain; that another core also drops what it fetched before takes a context synchronization event there, see
+//! [`super::membarrier`].
 
-#[cfg(not(target_vendor = "apple"))]
 use std::arch::asm;
 
+use super::membarrier;
 use crate::Error;
 
-pub(crate) const BARRIERS: bool = cfg!(any(target_os = "linux", target_os = "android"));
+pub(crate) const BARRIERS: bool = true;
 
 pub(super) fn check() -> Result<(), Error> {
-    Ok(())
+    membarrier::check()
 }
 
 /// # Safety
 /// - `len` bytes at `start` are mapped and readable.
-#[cfg(not(target_vendor = "apple"))]
 pub(crate) unsafe fn flush(start: *const u8, len: usize) {
     let control: u64;
     // SAFETY: CTR_EL0 is readable in user mode; on Linux the kernel traps and answers where cores differ.
@@ -46,20 +47,6 @@ pub(crate) unsafe fn flush(start: *const u8, len: usize) {
     unsafe { asm!("dsb ish", "isb", options(nostack, preserves_flags)) };
 }
 
-#[cfg(target_vendor = "apple")]
-unsafe extern "C" {
-    fn sys_icache_invalidate(start: *mut libc::c_void, len: libc::size_t);
-}
-
-/// # Safety
-/// - `len` bytes at `start` are mapped and readable.
-#[cfg(target_vendor = "apple")]
-pub(crate) unsafe fn flush(start: *const u8, len: usize) {
-    // SAFETY: passed on to the caller.
-    unsafe { sys_icache_invalidate(start.cast_mut().cast(), len) };
-}
-
-pub(crate) fn sync_cores() {
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    super::membarrier::sync_cores();
+pub(crate) fn sync_cores() -> Result<(), Error> {
+    membarrier::sync_cores()
 }

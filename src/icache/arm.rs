@@ -9,7 +9,7 @@ pub(crate) const BARRIERS: bool = true;
 const CACHEFLUSH: libc::c_long = 0x0f_0002;
 
 pub(super) fn check() -> Result<(), Error> {
-    Ok(())
+    super::membarrier::check()
 }
 
 /// # Safety
@@ -20,6 +20,6 @@ pub(crate) unsafe fn flush(start: *const u8, len: usize) {
     unsafe { libc::syscall(CACHEFLUSH, start, start.wrapping_add(len), 0) };
 }
 
-pub(crate) fn sync_cores() {
-    super::membarrier::sync_cores();
+pub(crate) fn sync_cores() -> Result<(), Error> {
+    super::membarrier::sync_cores()
 }

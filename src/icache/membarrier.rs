@@ -1,27 +1,109 @@
-//! Linux `membarrier`: an instruction-synchronising barrier on every core that runs a thread of this process.
+//! Linux `membarrier`: every core that runs a thread of this process passes a context synchronization event.
 //!
-//! The private expedited form has to be registered; before kernel 4.16, and in some sandboxes, it is not there. A
-//! process then goes without: a thread that receives an address by synchronising means, and branches to it, has taken
-//! an interrupt, a system call or a context synchronisation of its own on nearly every path, but not on all.
+//! Once caches are clean that is all another core needs, and it has to be asked for: a thread that gets an address from
+//! memory and branches to it need not have passed one. A change of page permissions does not do it, as Arm's TLB
+//! invalidations are broadcast by the hardware and interrupt nobody; neither does a call of the publishing thread alone.
+//!
+//! - `PRIVATE_EXPEDITED_SYNC_CORE` (kernel 4.16) is made for it: the cores are interrupted, and an exception return is
+//!   such an event on Arm (the kernel's `Documentation/features/sched/membarrier-sync-core` and `asm/membarrier.h`). It
+//!   has to be registered for, once in a process; that happens when the first arena or block is made.
+//! - `GLOBAL` (kernel 4.3) promises order of memory only. But it waits for a grace period of the kernel's RCU, in which
+//!   every core was seen in the kernel: switching threads, idle, or interrupted out of a program. So every core has
+//!   passed an exception return, and stale instructions are gone. It takes milliseconds. On systems that leave cores
+//!   without such interrupts (`nohz_full`), where the reasoning fails, the call itself refuses.
+//! - Where both are refused nothing else is known to do it, and nothing is built: an error instead of a program that
+//!   runs stale code once in a long while.
+//!
+//! A sandbox that ends the process for a call it does not know (`SIGSYS`, Android before 10) cannot be found out by
+//! asking; no arena can be built there.
 
+use std::io;
+
+use crate::Error;
 use crate::sync::OnceLock;
 
 const QUERY: libc::c_long = 0;
+const GLOBAL: libc::c_long = 1;
 const SYNC_CORE: libc::c_long = 1 << 5;
 const REGISTER_SYNC_CORE: libc::c_long = 1 << 6;
+
+/// What `membarrier` answers; -1 for an error.
+type Call = fn(libc::c_long) -> libc::c_long;
 
 fn membarrier(command: libc::c_long) -> libc::c_long {
     // SAFETY: touches no memory of the process.
     unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) }
 }
 
-pub(super) fn sync_cores() {
-    static REGISTERED: OnceLock<bool> = OnceLock::new();
-    let registered = REGISTERED.get_or_init(|| {
-        let known = membarrier(QUERY);
-        known > 0 && known & SYNC_CORE != 0 && membarrier(REGISTER_SYNC_CORE) == 0
-    });
-    if *registered {
-        membarrier(SYNC_CORE);
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    SyncCore,
+    Global,
+}
+
+fn find(call: Call) -> Option<Way> {
+    let known = call(QUERY);
+    if known <= 0 {
+        return None;
+    }
+    if known & SYNC_CORE != 0 && call(REGISTER_SYNC_CORE) == 0 && call(SYNC_CORE) == 0 {
+        return Some(Way::SyncCore);
+    }
+    (known & GLOBAL != 0 && call(GLOBAL) == 0).then_some(Way::Global)
+}
+
+/// One barrier. What was allowed can be forbidden later, by a sandbox entered since, so the next best way is tried.
+fn sync(way: Way, call: Call) -> bool {
+    let sync_core = || call(SYNC_CORE) == 0 || (call(REGISTER_SYNC_CORE) == 0 && call(SYNC_CORE) == 0);
+    (way == Way::SyncCore && sync_core()) || call(GLOBAL) == 0
+}
+
+fn way() -> Option<Way> {
+    static WAY: OnceLock<Option<Way>> = OnceLock::new();
+    *WAY.get_or_init(|| find(membarrier))
+}
+
+/// Registers, the first time; an error where other cores cannot be reached.
+pub(super) fn check() -> Result<(), Error> {
+    let why = "membarrier is refused: other cores could run stale instructions";
+    way().map(drop).ok_or_else(|| Error::unsupported("executable memory", why))
+}
+
+pub(super) fn sync_cores() -> Result<(), Error> {
+    if way().is_some_and(|way| sync(way, membarrier)) {
+        return Ok(());
+    }
+    Err(Error::OperatingSystem { call: "membarrier", source: io::Error::last_os_error() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_best_way_there_is() {
+        assert_eq!(find(|_| -1), None, "no such call");
+        assert_eq!(find(|_| 0), None, "it knows nothing");
+        assert_eq!(find(|command| if command == QUERY { SYNC_CORE | GLOBAL } else { 0 }), Some(Way::SyncCore));
+        let unregistered: Call = |command| match command {
+            QUERY => SYNC_CORE | REGISTER_SYNC_CORE | GLOBAL,
+            GLOBAL => 0,
+            _ => -1,
+        };
+        assert_eq!(find(unregistered), Some(Way::Global));
+        assert_eq!(find(|command| if command == QUERY { GLOBAL } else { -1 }), None, "nohz_full");
+        let old: Call = |command| match command {
+            QUERY => GLOBAL,
+            GLOBAL => 0,
+            _ => -1,
+        };
+        assert_eq!(find(old), Some(Way::Global));
+        assert!(sync(Way::SyncCore, unregistered) && sync(Way::Global, old));
+        assert!(!sync(Way::SyncCore, |_| -1) && !sync(Way::Global, |_| -1));
+    }
+
+    #[test]
+    fn this_system_has_one() {
+        assert!(check().is_ok() && sync_cores().is_ok());
     }
 }

@@ -8,10 +8,15 @@
 //! | architecture | flush | other cores |
 //! |---|---|---|
 //! | x86, x86-64 | nothing | nothing |
-//! | AArch64 | `dc cvau`, `ic ivau` by line | `membarrier` |
+//! | AArch64, Linux and Android | `dc cvau`, `ic ivau` by line | `membarrier` |
+//! | AArch64, Apple | `sys_icache_invalidate` | every thread is asked for its registers |
+//! | AArch64, Windows | `FlushInstructionCache` | `FlushProcessWriteBuffers` |
 //! | Arm, 32 bits | `cacheflush` | `membarrier` |
 //! | RISC-V | `riscv_flush_icache`, flags 0 | the same call |
-//! | s390x | nothing | nothing |
+//! | s390x, Linux | nothing | `membarrier` |
+//! | x86, x86-64, Windows | `FlushInstructionCache`, for emulators | nothing |
+//!
+//! Everything else is refused when an arena or a block is made, as is a system that does not let other cores be reached.
 //!
 //! **x86** keeps instruction caches coherent with stores, by physical address, so the second view of the same memory
 //! counts too (Intel SDM volume 3, "Self-Modifying Code"; AMD APM volume 2, "Cache Coherency with Instruction Fetches").
@@ -21,14 +26,17 @@
 //! branch to an address it received after the change, which the store invalidated in that core's caches and pipeline.
 //! In `DualMap` the publishing thread itself may run code whose bytes are still in its store buffer, written at another
 //! address; it rests on the same check by physical address, as every JIT with two views does, and no barrier is made.
-//!
-//! **s390x** fetches instructions coherently with stores (z/Architecture Principles of Operation, "Storage-Operand
-//! References"); a branch to a received address follows the synchronisation that brought it.
 
 use crate::Error;
 use crate::units::GRANULE;
 
-#[cfg(target_arch = "aarch64")]
+#[cfg(all(windows, any(target_arch = "x86", target_arch = "x86_64", target_arch = "aarch64")))]
+#[path = "windows.rs"]
+mod native;
+#[cfg(all(target_arch = "aarch64", target_vendor = "apple"))]
+#[path = "apple.rs"]
+mod native;
+#[cfg(all(target_arch = "aarch64", any(target_os = "linux", target_os = "android")))]
 #[path = "aarch64.rs"]
 mod native;
 #[cfg(all(target_arch = "arm", any(target_os = "linux", target_os = "android")))]
@@ -37,19 +45,31 @@ mod native;
 #[cfg(all(any(target_arch = "riscv64", target_arch = "riscv32"), target_os = "linux"))]
 #[path = "riscv.rs"]
 mod native;
-#[cfg(any(target_arch = "x86", target_arch = "x86_64", target_arch = "s390x"))]
+#[cfg(all(target_arch = "s390x", target_os = "linux"))]
+#[path = "s390x.rs"]
+mod native;
+#[cfg(all(unix, any(target_arch = "x86", target_arch = "x86_64")))]
 #[path = "coherent.rs"]
 mod native;
 #[cfg(not(any(
-    target_arch = "aarch64",
+    all(windows, any(target_arch = "x86", target_arch = "x86_64", target_arch = "aarch64")),
+    all(target_arch = "aarch64", any(target_vendor = "apple", target_os = "linux", target_os = "android")),
     all(target_arch = "arm", any(target_os = "linux", target_os = "android")),
     all(any(target_arch = "riscv64", target_arch = "riscv32"), target_os = "linux"),
-    any(target_arch = "x86", target_arch = "x86_64", target_arch = "s390x"),
+    all(target_arch = "s390x", target_os = "linux"),
+    all(unix, any(target_arch = "x86", target_arch = "x86_64")),
 )))]
 #[path = "unknown.rs"]
 mod native;
 
-#[cfg(all(any(target_arch = "aarch64", target_arch = "arm"), any(target_os = "linux", target_os = "android")))]
+#[cfg(all(
+    any(target_arch = "aarch64", target_arch = "arm", target_arch = "s390x", test),
+    any(target_os = "linux", target_os = "android")
+))]
+#[cfg_attr(
+    not(any(target_arch = "aarch64", target_arch = "arm", target_arch = "s390x")),
+    allow(dead_code, reason = "its own test uses it")
+)]
 mod membarrier;
 
 pub(crate) use native::{BARRIERS, flush, sync_cores};

@@ -22,4 +22,6 @@ pub(crate) unsafe fn flush(start: *const u8, len: usize) {
     unsafe { libc::syscall(FLUSH_ICACHE, start, start.wrapping_add(len), 0) };
 }
 
-pub(crate) fn sync_cores() {}
+pub(crate) fn sync_cores() -> Result<(), Error> {
+    Ok(())
+}

@@ -5,7 +5,7 @@ use crate::Error;
 pub(crate) const BARRIERS: bool = false;
 
 pub(super) fn check() -> Result<(), Error> {
-    let why = "it is not known how to flush this architecture's instruction cache";
+    let why = "it is not known how to make new code visible to this processor on this system";
     Err(Error::unsupported("executable memory", why))
 }
 
@@ -13,4 +13,6 @@ pub(super) fn check() -> Result<(), Error> {
 /// - None: never reached, as nothing can be built where `check` fails.
 pub(crate) unsafe fn flush(_start: *const u8, _len: usize) {}
 
-pub(crate) fn sync_cores() {}
+pub(crate) fn sync_cores() -> Result<(), Error> {
+    Ok(())
+}

@@ -10,12 +10,14 @@ use std::ptr::NonNull;
 
 use crate::Error;
 use crate::icache;
-use crate::sys::{self, Access, KernelWriter, Os, Span, WriteWindow};
-use crate::units::{BRANCH_REACH, MAX_ALIGN};
+use crate::sys::{self, Access, KernelWriter, Os, Place, Refused, Span, WriteWindow};
+use crate::units::BRANCH_REACH;
 
+mod backing;
 mod counters;
 mod probe;
 
+use backing::Backing;
 pub(crate) use counters::Counters;
 
 pub(crate) struct Region {
@@ -43,6 +45,8 @@ enum View {
     },
     Dual {
         writable: Span,
+        /// What of it has memory, where the system wants to be asked.
+        backing: Option<Backing>,
     },
     Windowed {
         window: WriteWindow,
@@ -59,10 +63,35 @@ pub(crate) struct Plan {
     pub(crate) freeze: bool,
 }
 
+/// What pages with code may be used for.
+fn executable(plan: &Plan) -> Access {
+    if plan.landing_pads { Access::ReadExecuteLanding } else { Access::ReadExecute }
+}
+
+impl Plan {
+    fn place(&self, os: &dyn Os) -> Result<Place, Error> {
+        let within = self.near.map(|near| near.saturating_sub(BRANCH_REACH)..near.saturating_add(BRANCH_REACH));
+        Place::new(self.len, os.page_size(), within).ok_or(Error::TooLarge { asked: self.len, limit: BRANCH_REACH })
+    }
+
+    /// What the refusal of a reservation means.
+    fn out_of_reach(&self, place: &Place) -> impl Fn(Refused) -> Error {
+        let (near, len) = (self.near, place.total());
+        move |refused| match near {
+            Some(address) if refused.source.kind() == io::ErrorKind::AddrNotAvailable => {
+                Error::OutOfReach { address, len, reach: BRANCH_REACH }
+            }
+            _ => refused.into(),
+        }
+    }
+}
+
 impl Region {
     /// A private region; tried out before it is returned.
     pub(crate) fn private(os: &'static dyn Os, plan: &Plan) -> Result<Self, Error> {
-        let mut region = Self::reserve(os, plan, View::Private { writer: None })?;
+        let place = plan.place(os)?;
+        let reservation = os.reserve(&place).map_err(plan.out_of_reach(&place))?;
+        let mut region = Self::new(os, plan, &place, reservation, View::Private { writer: None });
         if plan.huge_pages {
             // SAFETY: whole pages of the reservation. A refusal leaves small pages: slower, not wrong.
             let _ = unsafe { os.advise_huge(region.span(0..region.len)) };
@@ -80,15 +109,21 @@ impl Region {
 
     /// A region of shared memory with two views; tried out before it is returned.
     pub(crate) fn dual(os: &'static dyn Os, plan: &Plan) -> Result<Self, Error> {
+        let place = plan.place(os)?;
+        let backing = if os.commits() { Some(Backing::new(plan.len)?) } else { None };
         let memory = os.share(plan.len).map_err(probe::refusal("DualMap"))?;
         let writable = os.map_writable(&memory, plan.len).map_err(probe::refusal("DualMap"))?;
-        let region = Self::reserve(os, plan, View::Dual { writable }).inspect_err(|_| {
+        let mapped = os.map_executable(&memory, &place, executable(plan)).map_err(|refused| {
+            match plan.out_of_reach(&place)(refused) {
+                Error::OperatingSystem { call, source } => probe::refusal("DualMap")(Refused::new(call, source)),
+                other => other,
+            }
+        });
+        let reservation = mapped.inspect_err(|_| {
             // SAFETY: mapped above and given to nobody.
             unsafe { sys::release_or_park(os, writable) };
         })?;
-        // SAFETY: whole pages of the reservation, as many as there is memory, and nobody uses them yet.
-        unsafe { os.map_executable(&memory, region.span(0..region.len), region.executable) }
-            .map_err(probe::refusal("DualMap"))?;
+        let region = Self::new(os, plan, &place, reservation, View::Dual { writable, backing });
         if plan.huge_pages {
             for span in [region.span(0..region.len), writable] {
                 // SAFETY: whole pages of the views. A refusal leaves small pages: slower, not wrong.
@@ -101,7 +136,9 @@ impl Region {
 
     /// A region that a thread can write to only while it copies code in; tried out before it is returned.
     pub(crate) fn windowed(os: &'static dyn Os, plan: &Plan) -> Result<Self, Error> {
-        let mut region = Self::reserve(os, plan, View::Private { writer: None })?;
+        let place = plan.place(os)?;
+        let reservation = os.reserve(&place).map_err(plan.out_of_reach(&place))?;
+        let mut region = Self::new(os, plan, &place, reservation, View::Private { writer: None });
         let span = region.span(0..region.len);
         if plan.huge_pages {
             // SAFETY: whole pages of the reservation. A refusal leaves small pages: slower, not wrong.
@@ -119,7 +156,7 @@ impl Region {
         if !plan.freeze {
             return Ok(self);
         }
-        let writable = if let View::Dual { writable } = self.view { Some(writable) } else { None };
+        let writable = if let View::Dual { writable, .. } = self.view { Some(writable) } else { None };
         for span in [Some(self.reservation), writable].into_iter().flatten() {
             // SAFETY: whole mappings of this region, and `drop` leaves frozen ones where they are.
             let frozen = unsafe { self.os.freeze(span) };
@@ -130,35 +167,20 @@ impl Region {
         Ok(self)
     }
 
-    fn reserve(os: &'static dyn Os, plan: &Plan, view: View) -> Result<Self, Error> {
-        let page = os.page_size();
-        let too_large = || Error::TooLarge { asked: plan.len, limit: BRANCH_REACH };
-        let total = plan.len.checked_add(MAX_ALIGN + 2 * page).ok_or_else(too_large)?;
-        let within = plan.near.map(|near| near.saturating_sub(BRANCH_REACH)..near.saturating_add(BRANCH_REACH));
-        let reservation = os.reserve(total, within).map_err(|refused| match plan.near {
-            Some(address) if refused.source.kind() == io::ErrorKind::AddrNotAvailable => {
-                Error::OutOfReach { address, len: total, reach: BRANCH_REACH }
-            }
-            _ => refused.into(),
-        })?;
-        let first = reservation.address() + page;
-        let skip = page + (first.wrapping_neg() & (MAX_ALIGN - 1));
-        // SAFETY: at most a page and an alignment past the start, by which the reservation exceeds `len` and a page.
-        let base = unsafe { reservation.start.add(skip) };
-        let generation = sys::generation();
-        Ok(Self {
+    fn new(os: &'static dyn Os, plan: &Plan, place: &Place, reservation: Span, view: View) -> Self {
+        Self {
             os,
             reservation,
-            base,
+            base: reservation.code(place).start,
             len: plan.len,
             view,
-            page,
+            page: os.page_size(),
             huge_pages: plan.huge_pages,
-            executable: if plan.landing_pads { Access::ReadExecuteLanding } else { Access::ReadExecute },
+            executable: executable(plan),
             frozen: false,
-            generation,
+            generation: sys::generation(),
             counters: Counters::default(),
-        })
+        }
     }
 
     /// Does not give the window up with the region.
@@ -247,8 +269,28 @@ impl Region {
     pub(crate) fn writable(&self, offset: usize) -> NonNull<u8> {
         match &self.view {
             View::Private { .. } | View::Windowed { .. } => self.span(offset..offset).start,
-            View::Dual { writable } => self.writable_span(*writable, offset..offset).start,
+            View::Dual { writable, .. } => self.writable_span(*writable, offset..offset).start,
         }
+    }
+
+    /// Sees to it that bytes of the writable view have memory behind them.
+    pub(crate) fn back(&self, bytes: Range<usize>) -> Result<(), Error> {
+        let View::Dual { writable, backing: Some(backing) } = &self.view else { return Ok(()) };
+        backing.ensure(bytes, |stretch| {
+            let (executable, writable) = (self.span(stretch.clone()), self.writable_span(*writable, stretch));
+            // SAFETY: the same whole pages in both views.
+            Ok(unsafe { self.os.commit_shared(executable, writable) }?)
+        })
+    }
+
+    /// Whether opened pages have memory from then on, and not as they are written to.
+    pub(crate) fn commits(&self) -> bool {
+        self.os.commits()
+    }
+
+    /// Whether memory of empty pages can be given back.
+    pub(crate) fn gives_back(&self) -> bool {
+        !self.is_dual() || self.os.returns_shared()
     }
 
     /// Opens whole private pages for writing. When this fails, some of them may be open all the same: the system
@@ -282,7 +324,8 @@ impl Region {
     pub(crate) unsafe fn write(&self, offset: usize, bytes: &[u8]) -> Result<(), Error> {
         self.check_own("write")?;
         match &self.view {
-            View::Dual { writable } => {
+            View::Dual { writable, .. } => {
+                self.back(offset..offset + bytes.len())?;
                 let to = self.writable_span(*writable, offset..offset + bytes.len()).start;
                 // SAFETY: inside the writable view; by the caller nobody else uses the bytes.
                 unsafe { to.copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len()) };
@@ -305,7 +348,8 @@ impl Region {
         }
     }
 
-    /// Gives the memory of whole pages back to the system. They stay executable and read as zeros.
+    /// Gives the memory of whole pages back to the system, where [`Region::gives_back`]. They can be written to as before:
+    /// private ones after they were opened, or through the kernel.
     ///
     /// # Safety
     /// - The pages hold nothing that anybody needs, and belong to the caller.
@@ -318,14 +362,14 @@ impl Region {
             // SAFETY: passed on to the caller.
             View::Private { .. } | View::Windowed { .. } => unsafe { self.os.decommit(self.span(range))? },
             // SAFETY: passed on to the caller.
-            View::Dual { writable } => unsafe { self.os.decommit_shared(self.writable_span(*writable, range))? },
+            View::Dual { writable, .. } => unsafe { self.os.decommit_shared(self.writable_span(*writable, range))? },
         }
         Ok(())
     }
 
     /// Puts the memory of whole pages into huge pages.
     pub(crate) fn collapse(&self, range: Range<usize>) -> Result<(), Error> {
-        if let View::Dual { writable } = &self.view {
+        if let View::Dual { writable, .. } = &self.view {
             // SAFETY: whole pages of the view.
             unsafe { self.os.collapse(self.writable_span(*writable, range.clone()))? };
         }
@@ -353,11 +397,12 @@ impl Region {
     }
 
     /// After the last flush of a batch.
-    pub(crate) fn sync_cores(&self) {
+    pub(crate) fn sync_cores(&self) -> Result<(), Error> {
         if icache::BARRIERS {
             self.counters.barriers.add(1);
-            icache::sync_cores();
+            icache::sync_cores()?;
         }
+        Ok(())
     }
 }
 
@@ -365,14 +410,14 @@ impl Drop for Region {
     fn drop(&mut self) {
         if self.frozen {
             // The mappings stay until the process ends, and so does what they are tagged with. The memory need not.
-            if self.is_own() && self.is_dual() {
+            if self.is_own() && self.is_dual() && self.gives_back() {
                 // SAFETY: nobody is left to use it.
                 let _ = unsafe { self.decommit(0..self.len) };
             }
             self.keep_window();
             return;
         }
-        if let View::Dual { writable } = self.view {
+        if let View::Dual { writable, .. } = self.view {
             // A child did not inherit it: at its address may be something else.
             if self.is_own() {
                 // SAFETY: the whole view, and nobody is left to use it.

@@ -22,12 +22,12 @@ pub(super) fn refusal(mode: &'static str) -> impl Fn(Refused) -> Error {
 ///
 /// # Safety
 /// - The region begins with the whole of one of these functions, in an executable page.
-unsafe fn run(region: &Region, len: usize) -> u32 {
+unsafe fn run(region: &Region, len: usize) -> Result<u32, Error> {
     region.flush(0..len);
-    region.sync_cores();
+    region.sync_cores()?;
     // SAFETY: by the caller, the address is that of a function of this type.
     let function = unsafe { std::mem::transmute::<*const u8, extern "C" fn() -> u32>(region.address(0)) };
-    function()
+    Ok(function())
 }
 
 fn stale(mode: &'static str, got: u32) -> Error {
@@ -36,7 +36,8 @@ fn stale(mode: &'static str, got: u32) -> Error {
 
 /// Makes all of a new private region executable, and finds out whether pages can be flipped and holes filled.
 ///
-/// The first page is written to while *all* of the region is writable, so that the kernel hangs its bookkeeping of
+/// Where pages have to be committed, only the first is tried out, and the others stay as they are until they are opened:
+/// there a page that is executable counts against the system's memory, used or not. Elsewhere the first page is written to while *all* of the region is writable, so that the kernel hangs its bookkeeping of
 /// private memory (on Linux the `anon_vma`, and under strict overcommit the accounting) on the one mapping there is.
 /// Runs that are opened and sealed later inherit it, and merge with their neighbours again; from separate beginnings
 /// they never would, and the number of mappings would grow with the number of batches.
@@ -47,20 +48,21 @@ pub(super) fn private(region: &Region) -> Result<Option<KernelWriter>, Error> {
         Error::OperatingSystem { call, source } => refusal("Flip")(Refused::new(call, source)),
         other => other,
     };
+    let all = if region.commits() { page.clone() } else { 0..region.len };
     // SAFETY: a new region, nobody else knows it.
-    if unsafe { region.open(0..region.len) }.is_err() {
+    if unsafe { region.open(all.clone()) }.is_err() {
         // Strict overcommit may refuse that much at once: then the first page alone.
         // SAFETY: as above.
-        unsafe { region.seal(0..region.len) }.map_err(as_refused)?;
+        unsafe { region.seal(all.clone()) }.map_err(as_refused)?;
         // SAFETY: as above.
         unsafe { region.open(page.clone()) }.map_err(as_refused)?;
     }
     // SAFETY: the page is open, and larger than the function.
     unsafe { region.writable(0).copy_from_nonoverlapping(std::ptr::NonNull::from(one).cast(), one.len()) };
     // SAFETY: opened above, and written to no more.
-    unsafe { region.seal(0..region.len) }.map_err(as_refused)?;
+    unsafe { region.seal(all) }.map_err(as_refused)?;
     // SAFETY: the function was written whole to the page.
-    let got = unsafe { run(region, one.len()) };
+    let got = unsafe { run(region, one.len())? };
     if got != 1 {
         return Err(stale("Flip", got));
     }
@@ -99,7 +101,7 @@ fn try_out(region: &Region, writer: KernelWriter) -> Option<KernelWriter> {
     // SAFETY: the first page of a new region, which nobody else knows.
     unsafe { region.os.kernel_write(&writer, at, two).ok()? };
     // SAFETY: the page holds the first function, or the second, whole.
-    (unsafe { run(region, two.len()) } == 2).then_some(writer)
+    (unsafe { run(region, two.len()).ok()? } == 2).then_some(writer)
 }
 
 /// Whether what is written over code is what runs.
@@ -108,13 +110,15 @@ pub(super) fn rewriting(region: &Region, mode: &'static str) -> Result<(), Error
         // SAFETY: a new region, nobody else knows it.
         unsafe { region.write(0, code)? };
         // SAFETY: the function was written whole to the page.
-        let got = unsafe { run(region, code.len()) };
+        let got = unsafe { run(region, code.len())? };
         if got != value {
             return Err(stale(mode, got));
         }
     }
-    // Locked memory stays, and is used for the first code.
-    // SAFETY: the page is still nobody else's.
-    let _ = unsafe { region.decommit(0..region.page) };
+    if region.gives_back() {
+        // Locked memory stays, and is used for the first code.
+        // SAFETY: the page is still nobody else's.
+        let _ = unsafe { region.decommit(0..region.page) };
+    }
     Ok(())
 }

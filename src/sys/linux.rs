@@ -2,13 +2,11 @@
 
 use std::fs::File;
 use std::io;
-use std::ops::Range;
 use std::os::fd::FromRawFd;
 use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
 
-use super::{Access, Os, Refused, Result, Span, unix};
-use crate::sync::{AtomicU64, OnceLock, Ordering};
+use super::{Access, Os, Place, Refused, Result, Span, unix};
 use crate::units::MAX_ALIGN;
 
 /// The system itself.
@@ -29,12 +27,16 @@ const MADV_DONTNEED_LOCKED: libc::c_int = 24;
 const MADV_COLLAPSE: libc::c_int = 25;
 
 impl Os for Native {
+    fn page_size(&self) -> usize {
+        region::page::size()
+    }
+
     fn map(&self, len: usize) -> Result<Span> {
         unix::map(len)
     }
 
-    fn reserve(&self, len: usize, within: Option<Range<usize>>) -> Result<Span> {
-        unix::reserve(len, within, libc::MAP_FIXED_NOREPLACE)
+    fn reserve(&self, place: &Place) -> Result<Span> {
+        unix::reserve(place)
     }
 
     unsafe fn protect(&self, span: Span, access: Access) -> Result<()> {
@@ -103,9 +105,14 @@ impl Os for Native {
         Ok(SharedMemory(file))
     }
 
-    unsafe fn map_executable(&self, memory: &SharedMemory, span: Span, access: Access) -> Result<()> {
-        // SAFETY: passed on to the caller; the pages replaced are a reservation without contents.
-        unsafe { unix::map_shared_at(&memory.0, span, access) }
+    fn map_executable(&self, memory: &SharedMemory, place: &Place, access: Access) -> Result<Span> {
+        let reservation = self.reserve(place)?;
+        // SAFETY: pages of the reservation, made just now and given to nobody.
+        let mapped = unsafe { unix::map_shared_at(&memory.0, reservation.code(place), access) };
+        mapped.map(|()| reservation).inspect_err(|_| {
+            // SAFETY: as above.
+            let _ = unsafe { unix::release(reservation) };
+        })
     }
 
     fn map_writable(&self, memory: &SharedMemory, len: usize) -> Result<Span> {
@@ -148,37 +155,4 @@ fn check_file_size(len: usize) -> Result<()> {
         return Err(Refused::new("ftruncate (RLIMIT_FSIZE)", io::Error::from_raw_os_error(libc::EFBIG)));
     }
     Ok(())
-}
-
-/// A number that tells a forked child from its parent: one word on a page that the kernel wipes in a child
-/// (`MADV_WIPEONFORK`), so that looking costs one load.
-pub(crate) fn generation() -> u64 {
-    static WORD: OnceLock<Option<&'static AtomicU64>> = OnceLock::new();
-    static NEXT: AtomicU64 = AtomicU64::new(1);
-    let Some(word) = WORD.get_or_init(wiped_on_fork) else {
-        // Kernels before 4.14 and some emulators: ask for the process, at the price of a system call.
-        return u64::from(std::process::id()) | 1 << 63;
-    };
-    match word.load(Ordering::Relaxed) {
-        // Copied with the fork, `NEXT` is past every number the parent had given out.
-        0 => {
-            let new = NEXT.fetch_add(1, Ordering::Relaxed);
-            word.compare_exchange(0, new, Ordering::Relaxed, Ordering::Relaxed).map_or_else(|other| other, |_| new)
-        }
-        generation => generation,
-    }
-}
-
-fn wiped_on_fork() -> Option<&'static AtomicU64> {
-    let span = unix::map(region::page::size()).ok()?;
-    // SAFETY: mapped just now; zeros in children are what it is for.
-    match unsafe { unix::advise(span, libc::MADV_WIPEONFORK) } {
-        // SAFETY: a mapped page, never unmapped, which begins with eight zero bytes that only atomics touch.
-        Ok(()) => Some(unsafe { AtomicU64::from_ptr(span.start.as_ptr().cast()) }),
-        Err(_) => {
-            // SAFETY: mapped just now and given to nobody.
-            let _ = unsafe { unix::release(span) };
-            None
-        }
-    }
 }

@@ -5,16 +5,21 @@
 
 use std::fmt::Debug;
 use std::io;
-use std::ops::Range;
 use std::ptr::NonNull;
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 #[path = "linux.rs"]
 mod native;
-#[cfg(all(unix, not(any(target_os = "linux", target_os = "android"))))]
-#[path = "bsd.rs"]
+#[cfg(target_vendor = "apple")]
+#[path = "apple.rs"]
 mod native;
-#[cfg(not(unix))]
+#[cfg(all(unix, not(any(target_os = "linux", target_os = "android", target_vendor = "apple"))))]
+#[path = "bsd/mod.rs"]
+mod native;
+#[cfg(windows)]
+#[path = "windows/mod.rs"]
+mod native;
+#[cfg(not(any(unix, windows)))]
 #[path = "unsupported.rs"]
 mod native;
 
@@ -25,17 +30,28 @@ mod window;
 #[path = "no_window.rs"]
 mod window;
 
+#[cfg(any(unix, windows))]
+mod gaps;
+#[cfg(unix)]
+mod generation;
 mod parked;
+mod place;
 #[cfg(unix)]
 mod unix;
 
-pub(crate) use native::{KernelWriter, Native, SharedMemory, generation};
+#[cfg(unix)]
+pub(crate) use generation::generation;
+#[cfg(not(unix))]
+pub(crate) use native::generation;
+pub(crate) use native::{KernelWriter, Native, SharedMemory};
 #[cfg(test)]
 pub(crate) use parked::parked_bytes;
 pub(crate) use parked::release_or_park;
+pub(crate) use place::Place;
 pub(crate) use window::WriteWindow;
 
 /// What a page may be used for. Writable *and* executable cannot be said.
+#[allow(clippy::enum_variant_names, reason = "pages with code stay readable")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
     ReadWrite,
@@ -54,6 +70,13 @@ pub(crate) struct Span {
 impl Span {
     pub(crate) fn address(self) -> usize {
         self.start.as_ptr().addr()
+    }
+
+    /// The code of a reservation made for `place`.
+    pub(crate) fn code(self, place: &Place) -> Self {
+        debug_assert!(self.len >= place.total());
+        // SAFETY: at most a page and an alignment past the start, by which the reservation exceeds the code and a page.
+        Self { start: unsafe { self.start.add(place.skip(self.address())) }, len: place.len() }
     }
 }
 
@@ -91,24 +114,36 @@ pub(crate) type Result<T> = std::result::Result<T, Refused>;
 /// The calls that an arena makes. All of them are thread-safe.
 pub(crate) trait Os: Send + Sync + Debug {
     /// Bytes in a page.
-    fn page_size(&self) -> usize {
-        region::page::size()
+    fn page_size(&self) -> usize;
+
+    /// Whether pages have to be committed before they can be used at all. Then a reservation costs nothing, opening
+    /// private pages commits them, decommitted ones are not even readable until they are opened again, and shared pages
+    /// need [`Os::commit_shared`].
+    fn commits(&self) -> bool {
+        false
+    }
+
+    /// Whether the memory behind shared pages can be given back while they are mapped.
+    fn returns_shared(&self) -> bool {
+        true
     }
 
     /// Maps `len` bytes of fresh private memory for reading and writing.
     fn map(&self, len: usize) -> Result<Span>;
 
-    /// Reserves `len` bytes of address space without access; inside `within`, as near to its middle as can be, if given.
-    fn reserve(&self, len: usize, within: Option<Range<usize>>) -> Result<Span>;
+    /// Reserves address space without access, for private memory. [`io::ErrorKind::AddrNotAvailable`] says that there is
+    /// none where it was asked for.
+    fn reserve(&self, place: &Place) -> Result<Span>;
 
-    /// Sets what whole pages may be used for.
+    /// Sets what whole pages may be used for. Made writable, they have memory; made executable, those without stay so.
     ///
     /// # Safety
     /// - `span` is whole pages of a mapping of the caller's.
     /// - No thread uses them in a way that `access` forbids.
     unsafe fn protect(&self, span: Span, access: Access) -> Result<()>;
 
-    /// Gives the memory of private pages back to the system; they read as zeros from now on.
+    /// Gives the memory of private pages back to the system. Where there is a kernel writer they stay executable and
+    /// read as zeros; elsewhere nobody may touch them before they are made writable again.
     ///
     /// # Safety
     /// - `span` is whole pages of a private mapping of the caller's, whose contents nobody needs.
@@ -183,14 +218,20 @@ pub(crate) trait Os: Send + Sync + Debug {
     /// Makes `len` bytes of memory that can be mapped more than once.
     fn share(&self, len: usize) -> Result<SharedMemory>;
 
-    /// Maps shared memory for executing, in place of the reserved pages `span`.
-    ///
-    /// # Safety
-    /// - `span` is whole pages of a reservation of the caller's that nobody uses, as many as `memory` has.
-    unsafe fn map_executable(&self, memory: &SharedMemory, span: Span, access: Access) -> Result<()>;
+    /// Reserves address space and maps shared memory, all of it, with `access` where the code is to lie. Refused as
+    /// [`Os::reserve`] is; nothing is left behind then.
+    fn map_executable(&self, memory: &SharedMemory, place: &Place, access: Access) -> Result<Span>;
 
     /// Maps shared memory for reading and writing, anywhere; forked children do not inherit it.
     fn map_writable(&self, memory: &SharedMemory, len: usize) -> Result<Span>;
+
+    /// Gets memory for shared pages, named in both views.
+    ///
+    /// # Safety
+    /// - The spans are the same whole pages, in a view made by `map_executable` and in one made by `map_writable`.
+    unsafe fn commit_shared(&self, _executable: Span, _writable: Span) -> Result<()> {
+        Ok(())
+    }
 
     /// Gives the memory behind shared pages back to the system, seen through the writable view.
     ///

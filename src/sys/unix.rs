@@ -1,13 +1,56 @@
 //! What all Unix systems share.
 
 use std::io;
-use std::ops::Range;
 use std::ptr::NonNull;
 
-use super::{Access, Refused, Result, Span};
+use super::gaps::candidates;
+use super::{Access, Place, Refused, Result, Span};
+
+/// What keeps `mmap` from replacing what is at the address; without, the address is a hint.
+const NO_REPLACE: libc::c_int = {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    {
+        libc::MAP_FIXED_NOREPLACE
+    }
+    #[cfg(target_os = "freebsd")]
+    {
+        libc::MAP_FIXED | libc::MAP_EXCL
+    }
+    #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
+    {
+        0
+    }
+};
+
+/// What keeps address space from counting as memory.
+const NO_RESERVE: libc::c_int = {
+    #[cfg(any(target_os = "freebsd", target_os = "dragonfly"))]
+    {
+        // Not known there: what has no access does not count.
+        0
+    }
+    #[cfg(not(any(target_os = "freebsd", target_os = "dragonfly")))]
+    {
+        libc::MAP_NORESERVE
+    }
+};
+
+/// In the protection given to `mmap`: what `mprotect` may give the pages later. NetBSD's `PROT_MPROTECT`, without which
+/// PaX MPROTECT refuses to make executable what was writable; FreeBSD's `PROT_MAX`, without which `vm.imply_prot_max`
+/// does. It allows one *or* the other: both at once stay refused (`mmap(2)` of both systems).
+pub(super) const LATER: libc::c_int = {
+    let all = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
+    if cfg!(target_os = "netbsd") {
+        all << 3
+    } else if cfg!(target_os = "freebsd") {
+        all << 16
+    } else {
+        0
+    }
+};
 
 /// A span from what `mmap` returned.
-fn mapped(address: *mut libc::c_void, len: usize) -> Result<Span> {
+pub(super) fn mapped(address: *mut libc::c_void, len: usize) -> Result<Span> {
     match NonNull::new(address.cast()) {
         Some(start) if address != libc::MAP_FAILED => Ok(Span { start, len }),
         _ => Err(Refused::last("mmap")),
@@ -15,6 +58,11 @@ fn mapped(address: *mut libc::c_void, len: usize) -> Result<Span> {
 }
 
 pub(super) fn map(len: usize) -> Result<Span> {
+    if LATER != 0 {
+        let (access, flags) = (libc::PROT_READ | libc::PROT_WRITE | LATER, libc::MAP_PRIVATE | libc::MAP_ANON);
+        // SAFETY: a new mapping at an address of the system's choice.
+        return mapped(unsafe { libc::mmap(std::ptr::null_mut(), len, access, flags, -1, 0) }, len);
+    }
     let map = memmap2::MmapRaw::from(memmap2::MmapMut::map_anon(len).map_err(|e| Refused::new("mmap", e))?);
     let start =
         NonNull::new(map.as_mut_ptr()).ok_or_else(|| Refused::new("mmap", io::ErrorKind::OutOfMemory.into()))?;
@@ -25,17 +73,53 @@ pub(super) fn map(len: usize) -> Result<Span> {
 
 /// `len` bytes without access, at `hint` or (with `flags` 0) wherever the system likes.
 fn reserve_at(hint: usize, len: usize, flags: libc::c_int) -> Result<Span> {
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANON | libc::MAP_NORESERVE | flags;
+    let (access, flags) = (libc::PROT_NONE | LATER, libc::MAP_PRIVATE | libc::MAP_ANON | NO_RESERVE | flags);
     // SAFETY: a new mapping at an address of the system's choice, or (by the flags) only where nothing is mapped.
-    mapped(unsafe { libc::mmap(std::ptr::without_provenance_mut(hint), len, libc::PROT_NONE, flags, -1, 0) }, len)
+    mapped(unsafe { libc::mmap(std::ptr::without_provenance_mut(hint), len, access, flags, -1, 0) }, len)
 }
 
-pub(super) fn reserve(len: usize, within: Option<Range<usize>>, no_replace: libc::c_int) -> Result<Span> {
-    let Some(within) = within else { return reserve_at(0, len, 0) };
+/// Puts fresh pages without access in place of private ones, whose memory goes back at once.
+///
+/// For systems where no advice does that: `MADV_FREE` takes the memory when it is short of it, if ever, and counts it to
+/// the process until then, `MADV_DONTNEED` keeps the contents there. Mapping over pages of our own is one step under the
+/// lock of the address space, so no other thread can get in between.
+///
+/// # Safety
+/// - As for [`super::Os::decommit`].
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(super) unsafe fn renew(span: Span) -> Result<()> {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANON | NO_RESERVE | libc::MAP_FIXED;
+    // SAFETY: passed on to the caller: what this replaces is theirs, and nobody needs it.
+    let got = unsafe { libc::mmap(span.start.as_ptr().cast(), span.len, libc::PROT_NONE | LATER, flags, -1, 0) };
+    mapped(got, span.len).map(drop)
+}
+
+/// What a forked child gets of pages.
+///
+/// # Safety
+/// - `span` is whole pages of a mapping of the caller's, and no child needs more of them than `how` leaves it.
+#[cfg(any(
+    target_vendor = "apple",
+    target_os = "freebsd",
+    target_os = "netbsd",
+    target_os = "openbsd",
+    target_os = "dragonfly"
+))]
+pub(super) unsafe fn inherit(span: Span, how: libc::c_int) -> Result<()> {
+    // SAFETY: passed on to the caller.
+    match unsafe { libc::minherit(span.start.as_ptr().cast(), span.len, how) } {
+        0 => Ok(()),
+        _ => Err(Refused::last("minherit")),
+    }
+}
+
+pub(super) fn reserve(place: &Place) -> Result<Span> {
+    let len = place.total();
+    let Some(within) = &place.within else { return reserve_at(0, len, 0) };
     // Another thread may take a gap before we do; then the next one serves, or another look at them all.
     for _ in 0..4 {
-        for start in candidates(len, &within)? {
-            if let Ok(span) = reserve_at(start, len, no_replace) {
+        for start in candidates(len, within, region::page::size())? {
+            if let Ok(span) = reserve_at(start, len, NO_REPLACE) {
                 if within.start <= span.address() && span.address() + len <= within.end {
                     return Ok(span);
                 }
@@ -45,40 +129,6 @@ pub(super) fn reserve(len: usize, within: Option<Range<usize>>, no_replace: libc
         }
     }
     Err(Refused::new("mmap", io::ErrorKind::AddrNotAvailable.into()))
-}
-
-/// How far from other mappings a reservation stays where it can choose.
-const MARGIN: usize = if cfg!(target_pointer_width = "64") { 256 << 20 } else { 8 << 20 };
-
-/// Where in the gaps between mappings `len` bytes could go, those nearest to the middle of `within` first.
-fn candidates(len: usize, within: &Range<usize>) -> Result<Vec<usize>> {
-    let refused = |e: region::Error| Refused::new("query of the memory map", e.into());
-    let page = region::page::size();
-    // The lowest pages are never free to map.
-    let (low, high) = (within.start.max(1 << 16), within.end & !(page - 1));
-    let low = low.next_multiple_of(page);
-    if low >= high {
-        return Ok(Vec::new());
-    }
-    let middle = low + (high - low) / 2;
-    let mut found = Vec::new();
-    let mut gap = |start: usize, end: usize| {
-        let Some(spare) = end.checked_sub(start).and_then(|size| size.checked_sub(len)) else { return };
-        // Away from what is mapped, if there is room: it may be a heap or a stack, and want to grow.
-        let margin = (spare / 2).min(MARGIN);
-        let start_at = middle.saturating_sub(len / 2).clamp(start + margin, end - len - margin);
-        found.push(start_at & !(page - 1));
-    };
-    let mut at = low;
-    let mapped = region::query_range(std::ptr::without_provenance::<u8>(low), high - low).map_err(refused)?;
-    for area in mapped {
-        let area = area.map_err(refused)?.as_range();
-        gap(at, area.start.min(high));
-        at = at.max(area.end);
-    }
-    gap(at, high);
-    found.sort_by_key(|&start| start.abs_diff(middle));
-    Ok(found)
 }
 
 /// # Safety
@@ -99,7 +149,7 @@ pub(super) unsafe fn protect(span: Span, access: Access) -> Result<()> {
         .map_err(|e| Refused::new("mprotect", e.into()))
 }
 
-/// With `PROT_BTI`, from the kernel's `asm/mman.h` for AArch64; the `libc` crate does not have it.
+/// With `PROT_BTI` (which the builder refuses elsewhere), from the kernel's `asm/mman.h` for AArch64; the `libc` crate does not have it.
 const LANDING: libc::c_int = libc::PROT_READ | libc::PROT_EXEC | 0x10;
 
 /// # Safety
@@ -115,6 +165,7 @@ pub(super) unsafe fn release(span: Span) -> Result<()> {
 /// # Safety
 /// - `span` is whole pages of a mapping of the caller's.
 /// - What `advice` does to their contents harms nobody.
+#[cfg(any(target_os = "linux", target_os = "android"))]
 pub(super) unsafe fn advise(span: Span, advice: libc::c_int) -> Result<()> {
     // SAFETY: passed on to the caller.
     match unsafe { libc::madvise(span.start.as_ptr().cast(), span.len, advice) } {
@@ -127,14 +178,18 @@ pub(super) unsafe fn advise(span: Span, advice: libc::c_int) -> Result<()> {
 ///
 /// # Safety
 /// - `span` is whole pages of a reservation of the caller's that nobody uses.
-#[cfg(any(target_os = "linux", target_os = "android"))]
+#[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
 pub(super) unsafe fn map_shared_at(memory: &std::fs::File, span: Span, access: Access) -> Result<()> {
     use std::os::fd::AsRawFd;
-    let protection = match access {
+    let mut protection = match access {
         Access::ReadWrite => libc::PROT_READ | libc::PROT_WRITE,
         Access::ReadExecute => libc::PROT_READ | libc::PROT_EXEC,
         Access::ReadExecuteLanding => LANDING,
     };
+    if cfg!(target_os = "freebsd") {
+        // `PROT_MAX`: this, and never anything else.
+        protection |= protection << 16;
+    }
     let (start, flags) = (span.start.as_ptr().cast(), libc::MAP_SHARED | libc::MAP_FIXED);
     // SAFETY: passed on to the caller: what this replaces is theirs and unused.
     mapped(unsafe { libc::mmap(start, span.len, protection, flags, memory.as_raw_fd(), 0) }, span.len).map(drop)
@@ -143,7 +198,7 @@ pub(super) unsafe fn map_shared_at(memory: &std::fs::File, span: Span, access: A
 /// An address of our own choice, as a hint: mappings made one after another lie one after another too, so from one view's
 /// address the other's would be known. Between 1/8 and all of what lies below the largest power of two below the stack,
 /// in the half of the address space that systems fill last.
-#[cfg(any(target_os = "linux", target_os = "android"))]
+#[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
 fn anywhere() -> usize {
     use std::hash::{BuildHasher, RandomState};
     if cfg!(not(target_pointer_width = "64")) {
@@ -158,7 +213,7 @@ fn anywhere() -> usize {
 }
 
 /// `len` bytes without access at a multiple of `align`, a power of two above the page size.
-#[cfg(any(target_os = "linux", target_os = "android"))]
+#[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
 pub(super) fn reserve_aligned(len: usize, align: usize) -> Result<Span> {
     let refused = || Refused::new("mmap", io::ErrorKind::OutOfMemory.into());
     let whole = reserve_at(anywhere(), len.checked_add(align).ok_or_else(refused)?, 0)?;

@@ -1,10 +1,10 @@
-//! Systems without executable memory of ours: every way in is refused, by name.
+//! Systems without executable memory of ours (WebAssembly, bare machines): `icache` refuses them before anything here is
+//! called, with an error that says so; and so does each call.
 
 use std::io;
-use std::ops::Range;
 use std::ptr::NonNull;
 
-use super::{Access, Os, Refused, Result, Span};
+use super::{Access, Os, Place, Refused, Result, Span};
 
 /// The system itself.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ impl Os for Native {
         missing()
     }
 
-    fn reserve(&self, _len: usize, _within: Option<Range<usize>>) -> Result<Span> {
+    fn reserve(&self, _place: &Place) -> Result<Span> {
         missing()
     }
 
@@ -75,7 +75,7 @@ impl Os for Native {
         missing()
     }
 
-    unsafe fn map_executable(&self, memory: &SharedMemory, _span: Span, _access: Access) -> Result<()> {
+    fn map_executable(&self, memory: &SharedMemory, _place: &Place, _access: Access) -> Result<Span> {
         match *memory {}
     }
 

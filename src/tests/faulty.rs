@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::ops::Range;
 use std::ptr::NonNull;
 
 use crate::sync::Mutex;
-use crate::sys::{Access, KernelWriter, Native, Os, Refused, Result, SharedMemory, Span, WriteWindow};
+use crate::sys::{Access, KernelWriter, Native, Os, Place, Refused, Result, SharedMemory, Span, WriteWindow};
 
 #[derive(Debug, Default)]
 pub(crate) struct Faulty {
@@ -88,14 +87,26 @@ impl Faulty {
 // SAFETY (all of the unsafe methods): each passes its caller's promises on to the real system, or does nothing.
 #[allow(clippy::undocumented_unsafe_blocks, reason = "said once, above")]
 impl Os for Faulty {
+    fn page_size(&self) -> usize {
+        Native.page_size()
+    }
+
+    fn commits(&self) -> bool {
+        Native.commits()
+    }
+
+    fn returns_shared(&self) -> bool {
+        Native.returns_shared()
+    }
+
     fn map(&self, len: usize) -> Result<Span> {
         self.enter("map")?;
         self.note(Native.map(len))
     }
 
-    fn reserve(&self, len: usize, within: Option<Range<usize>>) -> Result<Span> {
+    fn reserve(&self, place: &Place) -> Result<Span> {
         self.enter("reserve")?;
-        self.note(Native.reserve(len, within))
+        self.note(Native.reserve(place))
     }
 
     unsafe fn protect(&self, span: Span, access: Access) -> Result<()> {
@@ -171,14 +182,21 @@ impl Os for Faulty {
         Native.share(len)
     }
 
-    unsafe fn map_executable(&self, memory: &SharedMemory, span: Span, access: Access) -> Result<()> {
+    fn map_executable(&self, memory: &SharedMemory, place: &Place, access: Access) -> Result<Span> {
         self.enter("map executable")?;
-        unsafe { Native.map_executable(memory, span, access) }
+        self.note(Native.map_executable(memory, place, access))
     }
 
     fn map_writable(&self, memory: &SharedMemory, len: usize) -> Result<Span> {
         self.enter("map writable")?;
         self.note(Native.map_writable(memory, len))
+    }
+
+    unsafe fn commit_shared(&self, executable: Span, writable: Span) -> Result<()> {
+        if self.commits() {
+            self.enter("commit shared")?;
+        }
+        unsafe { Native.commit_shared(executable, writable) }
     }
 
     unsafe fn decommit_shared(&self, span: Span) -> Result<()> {

@@ -3,7 +3,8 @@
 
 pub mod asm;
 pub mod child;
-#[cfg(target_os = "linux")]
+#[cfg(any(target_os = "linux", windows))]
+#[cfg_attr(windows, path = "maps_windows.rs")]
 pub mod maps;
 
 use gaia_jit::{ArenaBuilder, CodeArena, CodeBlock, WxMode};
@@ -11,6 +12,23 @@ use gaia_jit::{ArenaBuilder, CodeArena, CodeBlock, WxMode};
 /// Every mode that this system has.
 pub fn modes() -> impl Iterator<Item = WxMode> {
     [WxMode::Flip, WxMode::DualMap, WxMode::PerThread].into_iter().filter(|&mode| small(mode).build().is_ok())
+}
+
+/// Whether functions are placed in pages that hold live code. Elsewhere each that is published by itself takes a page.
+pub fn fills_holes(mode: WxMode) -> bool {
+    small(mode).build().unwrap().stats().fills_holes
+}
+
+/// Publishes functions one by one; together, so that they share pages, where holes are not filled.
+pub fn publish_all(arena: &CodeArena, codes: impl IntoIterator<Item = Vec<u8>>) -> Vec<CodeBlock> {
+    if arena.stats().fills_holes {
+        return codes.into_iter().map(|code| arena.publish(&code).unwrap()).collect();
+    }
+    let mut batch = arena.batch();
+    for code in codes {
+        batch.push(&code).unwrap();
+    }
+    batch.publish().unwrap()
 }
 
 pub fn small(mode: WxMode) -> ArenaBuilder {

@@ -1,0 +1,23 @@
+//! s390x on Linux: caches are coherent, but another core may run what it fetched ahead until it serialises.
+//!
+//! z/Architecture Principles of Operation, "Conceptual Sequence" and "Instruction Fetching": a stored instruction is seen
+//! by later fetches of the same core; copies that another core has prefetched are given up when that core serialises. An
+//! ordinary load of an address does not. The kernel counts s390 among the architectures whose exception return does
+//! (`Documentation/features/sched/membarrier-sync-core`).
+
+use super::membarrier;
+use crate::Error;
+
+pub(crate) const BARRIERS: bool = true;
+
+pub(super) fn check() -> Result<(), Error> {
+    membarrier::check()
+}
+
+/// # Safety
+/// - None.
+pub(crate) unsafe fn flush(_start: *const u8, _len: usize) {}
+
+pub(crate) fn sync_cores() -> Result<(), Error> {
+    membarrier::sync_cores()
+}

@@ -1,0 +1,106 @@
+//! The BSDs, and other Unix systems beside Linux and Apple's. Checked by the compiler, never run.
+//!
+//! - *FreeBSD*: shared memory by `shm_open(SHM_ANON)`. The policy `kern.elf64.allow_wx=0` forbids pages that are
+//!   writable and executable at once, of which there are none.
+//! - *NetBSD*: PaX MPROTECT lets pages become executable only if `mmap` was told so. A second view of the same memory is
+//!   made by `mremap(MAP_REMAPDUP)`, which is there for JITs ("Extend the mremap(2) interface to allow duplicating
+//!   mappings", and the example in `mremap(2)`).
+//! - *OpenBSD*: from writable to executable and back is allowed by `mprotect`; what is refused outside of file systems
+//!   mounted `wxallowed` is both at once (`mmap(2)`, `mprotect(2)`: `ENOTSUP`). There is no anonymous shared memory with
+//!   a descriptor, and a named file's pages depend on where it lies, so there is no second view.
+
+use std::io;
+use std::ptr::NonNull;
+
+use super::{Access, Os, Place, Refused, Result, Span, unix};
+
+#[cfg_attr(target_os = "freebsd", path = "views_freebsd.rs")]
+#[cfg_attr(target_os = "netbsd", path = "views_netbsd.rs")]
+mod views;
+
+pub(crate) use views::SharedMemory;
+
+/// The system itself.
+#[derive(Debug)]
+pub(crate) struct Native;
+
+/// There is no way to write through the kernel here.
+#[derive(Debug)]
+pub(crate) enum KernelWriter {}
+
+fn missing<T>(call: &'static str) -> Result<T> {
+    Err(Refused::new(call, io::ErrorKind::Unsupported.into()))
+}
+
+impl Os for Native {
+    fn page_size(&self) -> usize {
+        region::page::size()
+    }
+
+    fn returns_shared(&self) -> bool {
+        false
+    }
+
+    fn map(&self, len: usize) -> Result<Span> {
+        unix::map(len)
+    }
+
+    fn reserve(&self, place: &Place) -> Result<Span> {
+        unix::reserve(place)
+    }
+
+    unsafe fn protect(&self, span: Span, access: Access) -> Result<()> {
+        // SAFETY: passed on to the caller.
+        unsafe { unix::protect(span, access) }
+    }
+
+    unsafe fn decommit(&self, span: Span) -> Result<()> {
+        // SAFETY: passed on to the caller, who needs the contents no more.
+        unsafe { unix::renew(span) }
+    }
+
+    unsafe fn release(&self, span: Span) -> Result<()> {
+        // SAFETY: passed on to the caller.
+        unsafe { unix::release(span) }
+    }
+
+    unsafe fn advise_huge(&self, _span: Span) -> Result<()> {
+        missing("huge pages")
+    }
+
+    unsafe fn collapse(&self, _span: Span) -> Result<()> {
+        missing("huge pages")
+    }
+
+    unsafe fn populate(&self, _span: Span) -> Result<()> {
+        missing("memory ahead of use")
+    }
+
+    fn open_kernel_writer(&self) -> Result<KernelWriter> {
+        missing("kernel write")
+    }
+
+    unsafe fn kernel_write(&self, writer: &KernelWriter, _at: NonNull<u8>, _bytes: &[u8]) -> Result<()> {
+        match *writer {}
+    }
+
+    fn kernel_read(&self, writer: &KernelWriter, _at: NonNull<u8>, _bytes: &mut [u8]) -> Result<()> {
+        match *writer {}
+    }
+
+    fn share(&self, len: usize) -> Result<SharedMemory> {
+        views::share(len)
+    }
+
+    fn map_executable(&self, memory: &SharedMemory, place: &Place, _access: Access) -> Result<Span> {
+        views::map_executable(memory, place)
+    }
+
+    fn map_writable(&self, memory: &SharedMemory, len: usize) -> Result<Span> {
+        views::map_writable(memory, len)
+    }
+
+    unsafe fn decommit_shared(&self, _span: Span) -> Result<()> {
+        missing("giving back shared memory")
+    }
+}

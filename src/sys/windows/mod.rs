@@ -1,0 +1,344 @@
+//! Windows.
+//!
+//! *Private memory* is one reservation, of which pages are committed as they are opened and decommitted when they are
+//! trimmed: commitment counts against the system's limit whether it is used or not, so a region must not commit what it
+//! does not use. There are no mappings to merge, and no limit on their number but memory.
+//!
+//! *Shared memory* is a section backed by the paging file and mapped twice: for reading and executing inside the
+//! reservation (which is made of placeholders where the system has them, see [`placeholder`]), and for reading and
+//! writing elsewhere. `SEC_RESERVE` makes it cost nothing until its pages are committed. The section allows both kinds
+//! of access, but each view is limited to its own for good: `VirtualProtect` cannot give a view what it was not mapped
+//! for ("VirtualProtect function", Microsoft Learn). What was committed stays so until the section goes
+//! ("VirtualFree function": only private pages can be decommitted).
+//!
+//! There is no kernel write: `WriteProcessMemory` makes pages that are not writable writable for a moment, and so takes
+//! the execute permission from under running threads.
+//!
+//! *Control Flow Guard*: pages that are allocated, or first made executable, with `PAGE_EXECUTE_*` hold valid call
+//! targets throughout, unless `PAGE_TARGETS_INVALID` is asked for ("Memory Protection Constants", Microsoft Learn). So
+//! code of an arena can be called from programs built with it, and nothing has to be registered.
+//!
+//! *Arbitrary Code Guard* (`ProcessDynamicCodePolicy`) refuses all of this with `ERROR_DYNAMIC_CODE_BLOCKED`, which
+//! comes out as a lack of permission.
+
+use std::io;
+use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle};
+use std::ptr::{self, NonNull};
+
+use windows_sys::Win32::Foundation::INVALID_HANDLE_VALUE;
+use windows_sys::Win32::System::Memory::{
+    CreateFileMappingW, FILE_MAP_EXECUTE, FILE_MAP_READ, FILE_MAP_WRITE, MEM_COMMIT, MEM_DECOMMIT, MEM_RESERVE,
+    PAGE_EXECUTE_READ, PAGE_EXECUTE_READWRITE, PAGE_NOACCESS, PAGE_READWRITE, SEC_RESERVE,
+};
+
+use super::gaps::candidates;
+use super::{Access, Os, Place, Refused, Result, Span, release_or_park};
+
+mod calls;
+mod placeholder;
+
+/// What addresses of allocations and views are multiples of, on every Windows there is; not the page size.
+const GRANULARITY: usize = 64 << 10;
+
+/// The system itself.
+#[derive(Debug)]
+pub(crate) struct Native;
+
+/// There is no way to write through the kernel here.
+#[derive(Debug)]
+pub(crate) enum KernelWriter {}
+
+/// A section. The views keep the memory; the handle is needed only to make them, and nobody inherits it.
+#[derive(Debug)]
+pub(crate) struct SharedMemory(OwnedHandle);
+
+fn missing<T>(call: &'static str) -> Result<T> {
+    Err(Refused::new(call, io::ErrorKind::Unsupported.into()))
+}
+
+/// Has `attempt` make the reservation at address 0, for anywhere, or in the gap nearest to where it is wanted.
+fn reserve_with(place: &Place, attempt: impl Fn(usize) -> Result<Span>) -> Result<Span> {
+    let Some(within) = &place.within else { return attempt(0) };
+    // Another thread may take a gap before we do; then the next one serves, or another look at them all.
+    for _ in 0..4 {
+        for start in candidates(place.total(), within, GRANULARITY)? {
+            if let Ok(span) = attempt(start) {
+                return Ok(span);
+            }
+        }
+    }
+    Err(Refused::new("VirtualAlloc", io::ErrorKind::AddrNotAvailable.into()))
+}
+
+impl Os for Native {
+    fn page_size(&self) -> usize {
+        region::page::size()
+    }
+
+    fn commits(&self) -> bool {
+        true
+    }
+
+    fn returns_shared(&self) -> bool {
+        false
+    }
+
+    fn map(&self, len: usize) -> Result<Span> {
+        calls::allocate(0, len, MEM_RESERVE | MEM_COMMIT, PAGE_READWRITE)
+    }
+
+    fn reserve(&self, place: &Place) -> Result<Span> {
+        reserve_with(place, |at| calls::allocate(at, place.total(), MEM_RESERVE, PAGE_NOACCESS))
+    }
+
+    unsafe fn protect(&self, span: Span, access: Access) -> Result<()> {
+        let protection = match access {
+            Access::ReadWrite => PAGE_READWRITE,
+            // The builder refuses landing pads here.
+            Access::ReadExecute | Access::ReadExecuteLanding => PAGE_EXECUTE_READ,
+        };
+        // SAFETY: passed on to the caller.
+        let Err(refused) = (unsafe { calls::protect(span, protection) }) else { return Ok(()) };
+        // All pages have to be committed for it.
+        if access == Access::ReadWrite {
+            // SAFETY: passed on to the caller. Committing what is committed already changes no contents.
+            unsafe { calls::commit(span, protection)? };
+            // SAFETY: passed on to the caller.
+            return unsafe { calls::protect(span, protection) };
+        }
+        let committed = calls::committed(span)?;
+        if committed == [span] {
+            return Err(refused);
+        }
+        // SAFETY: parts of the caller's pages; the others have no memory, and so no contents to run.
+        committed.into_iter().try_for_each(|part| unsafe { calls::protect(part, protection) })
+    }
+
+    unsafe fn decommit(&self, span: Span) -> Result<()> {
+        // SAFETY: passed on to the caller, who needs the contents no more.
+        unsafe { calls::free(span, MEM_DECOMMIT) }
+    }
+
+    unsafe fn release(&self, span: Span) -> Result<()> {
+        let mut pieces = calls::allocations(span)?.into_iter();
+        if let Some(first) = pieces.next() {
+            // SAFETY: passed on to the caller.
+            unsafe { first.release()? };
+        }
+        for piece in pieces {
+            // The span is no longer whole, so what cannot be released now waits by itself.
+            // SAFETY: passed on to the caller.
+            unsafe { release_or_park(&Native, piece.span) };
+        }
+        Ok(())
+    }
+
+    unsafe fn advise_huge(&self, _span: Span) -> Result<()> {
+        missing("huge pages")
+    }
+
+    unsafe fn collapse(&self, _span: Span) -> Result<()> {
+        missing("huge pages")
+    }
+
+    unsafe fn populate(&self, _span: Span) -> Result<()> {
+        missing("memory ahead of use")
+    }
+
+    fn open_kernel_writer(&self) -> Result<KernelWriter> {
+        missing("kernel write")
+    }
+
+    unsafe fn kernel_write(&self, writer: &KernelWriter, _at: NonNull<u8>, _bytes: &[u8]) -> Result<()> {
+        match *writer {}
+    }
+
+    fn kernel_read(&self, writer: &KernelWriter, _at: NonNull<u8>, _bytes: &mut [u8]) -> Result<()> {
+        match *writer {}
+    }
+
+    fn share(&self, len: usize) -> Result<SharedMemory> {
+        let protection = PAGE_EXECUTE_READWRITE | SEC_RESERVE;
+        let (high, low) = ((len as u64 >> 32) as u32, len as u32);
+        // SAFETY: no file, no security attributes, no name; takes numbers otherwise.
+        let handle =
+            unsafe { CreateFileMappingW(INVALID_HANDLE_VALUE, ptr::null(), protection, high, low, ptr::null()) };
+        if handle.is_null() {
+            return Err(calls::last("CreateFileMapping"));
+        }
+        // SAFETY: a new handle that nobody else owns.
+        Ok(SharedMemory(unsafe { OwnedHandle::from_raw_handle(handle) }))
+    }
+
+    fn map_executable(&self, memory: &SharedMemory, place: &Place, _access: Access) -> Result<Span> {
+        match placeholder::calls() {
+            Some(calls) => placeholder::map(calls, memory.0.as_raw_handle(), place),
+            None => map_in_turn(memory, place),
+        }
+    }
+
+    fn map_writable(&self, memory: &SharedMemory, len: usize) -> Result<Span> {
+        calls::map_view(memory.0.as_raw_handle(), FILE_MAP_READ | FILE_MAP_WRITE, 0, len)
+    }
+
+    unsafe fn commit_shared(&self, executable: Span, writable: Span) -> Result<()> {
+        // The memory is the section's, whichever view it is asked through; the protection is each view's own.
+        // SAFETY: passed on to the caller.
+        unsafe { calls::commit(writable, PAGE_READWRITE)? };
+        // SAFETY: passed on to the caller.
+        unsafe { calls::commit(executable, PAGE_EXECUTE_READ) }
+    }
+
+    unsafe fn decommit_shared(&self, _span: Span) -> Result<()> {
+        missing("giving back memory of a section")
+    }
+}
+
+/// Without placeholders (before Windows 10 version 1803): reserves all, to find room; gives it back, and takes it again
+/// piece by piece. Should another thread take a piece in between, it begins anew elsewhere.
+fn map_in_turn(memory: &SharedMemory, place: &Place) -> Result<Span> {
+    let mut refused = Refused::new("MapViewOfFileEx", io::ErrorKind::AddrNotAvailable.into());
+    for _ in 0..8 {
+        let whole = Native.reserve(place)?;
+        let code = whole.code(place);
+        // SAFETY: reserved just now and given to nobody.
+        unsafe { Native.release(whole)? };
+        let (mut made, end) = (Vec::new(), whole.address() + whole.len);
+        let after = (code.address() + code.len).next_multiple_of(GRANULARITY);
+        let mut all = || -> Result<()> {
+            let before = code.address() - whole.address();
+            made.push(calls::allocate(whole.address(), before, MEM_RESERVE, PAGE_NOACCESS)?);
+            let handle = memory.0.as_raw_handle();
+            made.push(calls::map_view(handle, FILE_MAP_READ | FILE_MAP_EXECUTE, code.address(), code.len)?);
+            if after < end {
+                made.push(calls::allocate(after, end - after, MEM_RESERVE, PAGE_NOACCESS)?);
+            }
+            Ok(())
+        };
+        match all() {
+            Ok(()) => return Ok(whole),
+            Err(error) => refused = error,
+        }
+        for span in made {
+            // SAFETY: made just now and given to nobody.
+            unsafe { release_or_park(&Native, span) };
+        }
+    }
+    Err(refused)
+}
+
+/// Nothing forks here.
+pub(crate) fn generation() -> u64 {
+    1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::MAX_ALIGN;
+
+    /// Both ways of mapping leave the same behind, run the same, and give all of it back.
+    #[test]
+    fn views_lie_in_the_middle_of_a_reservation_that_goes_whole() {
+        if placeholder::calls().is_none() {
+            eprintln!("this system has no placeholders: not tried");
+        }
+        let by_placeholder =
+            |memory: &SharedMemory, place: &Place| Native.map_executable(memory, place, Access::ReadExecute);
+        for map in [by_placeholder, map_in_turn] {
+            // Not whole units of allocation: what is left of the last one is nobody's.
+            let place = Place::new(37 * Native.page_size(), Native.page_size(), None).unwrap();
+            let memory = Native.share(place.len()).unwrap();
+            let writable = Native.map_writable(&memory, place.len()).unwrap();
+            let whole = map(&memory, &place).unwrap();
+            let code = whole.code(&place);
+            drop(memory);
+            assert_eq!(code.address() % MAX_ALIGN, 0);
+            for outside in [whole.address(), code.address() - 1, code.address() + code.len] {
+                assert!(calls::committed_at(outside).is_none());
+            }
+            let page = Native.page_size();
+            for at in [0, 5 * page, 36 * page] {
+                let part = |of: Span| {
+                    // SAFETY: inside the views.
+                    let start = unsafe { of.start.add(at) };
+                    Span { start, len: page }
+                };
+                assert!(calls::committed_at(part(code).address()).is_none());
+                // SAFETY: the same page of both views.
+                unsafe { Native.commit_shared(part(code), part(writable)).unwrap() };
+                assert_eq!(calls::committed_at(part(code).address()), Some(PAGE_EXECUTE_READ));
+                assert_eq!(calls::committed_at(part(writable).address()), Some(PAGE_READWRITE));
+                // SAFETY: committed, and nobody else's.
+                unsafe { part(writable).start.write(7) };
+                // SAFETY: as above.
+                assert_eq!(unsafe { part(code).start.read() }, 7);
+                // Neither view can be turned into the other, nor into both.
+                for (view, protections) in [
+                    (code, [PAGE_READWRITE, PAGE_EXECUTE_READWRITE]),
+                    (writable, [PAGE_EXECUTE_READ, PAGE_EXECUTE_READWRITE]),
+                ] {
+                    for protection in protections {
+                        // SAFETY: nobody uses the page meanwhile.
+                        assert!(unsafe { calls::protect(part(view), protection) }.is_err());
+                    }
+                }
+            }
+            // SAFETY: mapped above, and used no more.
+            unsafe { Native.release(whole).unwrap() };
+            // SAFETY: as above.
+            unsafe { Native.release(writable).unwrap() };
+            for span in [whole, writable, code] {
+                assert!(calls::is_free(span.address()));
+            }
+        }
+    }
+
+    /// Sealing pages of which some were never committed makes the others executable, and leaves those without access.
+    #[test]
+    fn pages_without_memory_stay_so_when_they_are_sealed() {
+        let page = Native.page_size();
+        let place = Place::new(8 * page, page, None).unwrap();
+        let whole = Native.reserve(&place).unwrap();
+        let code = whole.code(&place);
+        let part = |from: usize, pages: usize| {
+            // SAFETY: inside the code.
+            let start = unsafe { code.start.add(from * page) };
+            Span { start, len: pages * page }
+        };
+        // SAFETY: (here and below) pages of the reservation, which nobody else knows.
+        unsafe { Native.protect(part(2, 3), Access::ReadWrite).unwrap() };
+        // SAFETY: as above.
+        unsafe { Native.protect(code, Access::ReadExecute).unwrap() };
+        let found = || (0..8).map(|n| calls::committed_at(part(n, 1).address())).collect::<Vec<_>>();
+        let x = Some(PAGE_EXECUTE_READ);
+        assert_eq!(found(), [None, None, x, x, x, None, None, None]);
+        // Opening does not care, and decommitting twice does no harm.
+        // SAFETY: as above.
+        unsafe { Native.protect(code, Access::ReadWrite).unwrap() };
+        assert_eq!(found(), [Some(PAGE_READWRITE); 8]);
+        for _ in 0..2 {
+            // SAFETY: as above.
+            unsafe { Native.decommit(part(1, 5)).unwrap() };
+        }
+        let w = Some(PAGE_READWRITE);
+        assert_eq!(found(), [w, None, None, None, None, None, w, w]);
+        // SAFETY: as above.
+        unsafe { Native.protect(part(1, 1), Access::ReadWrite).unwrap() };
+        // SAFETY: opened just now.
+        assert_eq!(unsafe { part(1, 1).start.read() }, 0);
+        // SAFETY: as above, and used no more.
+        unsafe { Native.release(whole).unwrap() };
+        assert!(calls::is_free(whole.address()) && calls::is_free(code.address()));
+    }
+
+    #[test]
+    fn a_policy_against_new_code_is_a_lack_of_permission() {
+        use windows_sys::Win32::Foundation::{ERROR_DYNAMIC_CODE_BLOCKED, SetLastError};
+        // SAFETY: takes a number.
+        unsafe { SetLastError(ERROR_DYNAMIC_CODE_BLOCKED) };
+        let refused = calls::last("VirtualProtect");
+        assert_eq!(refused.source.kind(), io::ErrorKind::PermissionDenied);
+        assert!(refused.source.to_string().contains("1655"), "{}", refused.source);
+    }
+}
