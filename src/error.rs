@@ -2,7 +2,8 @@
 
 use std::io;
 
-/// Why a call could not be carried out. Whatever failed, the arena or block is as it was before the call.
+/// Why a call could not be carried out. Whatever failed, the arena or block is as it was before the call; the exception is
+/// [`CodeBlock::patch`](crate::CodeBlock::patch).
 ///
 /// ```
 /// use gaia_jit::{CodeArena, Error};

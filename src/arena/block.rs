@@ -122,7 +122,8 @@ impl CodeBlock {
     /// # Errors
     /// [`Error::PastCapacity`] outside the block; [`Error::Unsupported`] in `Flip` where the system has no kernel
     /// write; [`Error::Forked`] in a child. [`Error::OperatingSystem`] if the write is refused, or other cores cannot be
-    /// reached any more: then the bytes are there, but some cores may run the old ones.
+    /// reached any more: then some of the bytes may be there, or all of them but not for every core, and the block is not
+    /// to be run before a patch of the same bytes succeeds.
     ///
     /// # Safety
     /// - No other thread writes the same bytes, and no slice from [`CodeBlock::as_bytes`] is used from now on.

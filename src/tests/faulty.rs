@@ -17,6 +17,8 @@ struct State {
     log: Vec<&'static str>,
     /// Calls until one fails; `None` lets all pass.
     countdown: Option<usize>,
+    /// Fails one call in so many, as the dice fall.
+    dice: Option<(fastrand::Rng, u32)>,
     /// Calls that always fail, by name.
     refused: Vec<&'static str>,
     /// Mapped and not released.
@@ -33,6 +35,11 @@ impl Faulty {
         self.state.lock().countdown = Some(n);
     }
 
+    /// One call in `one_in` fails, from a seed.
+    pub(crate) fn fail_randomly(&self, seed: u64, one_in: u32) {
+        self.state.lock().dice = Some((fastrand::Rng::with_seed(seed), one_in));
+    }
+
     /// Whether the call that was to fail has been made.
     pub(crate) fn has_failed(&self) -> bool {
         self.state.lock().countdown.is_none()
@@ -45,6 +52,7 @@ impl Faulty {
     pub(crate) fn heal(&self) {
         let mut state = self.state.lock();
         state.countdown = None;
+        state.dice = None;
         state.refused.clear();
     }
 
@@ -71,7 +79,8 @@ impl Faulty {
             }
             None => false,
         };
-        if nth || state.refused.contains(&call) {
+        let unlucky = state.dice.as_mut().is_some_and(|(dice, one_in)| dice.u32(..*one_in) == 0);
+        if nth || unlucky || state.refused.contains(&call) {
             return Err(Refused::new(call, io::ErrorKind::OutOfMemory.into()));
         }
         Ok(())

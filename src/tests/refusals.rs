@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 
+use super::PARKING;
 use super::faulty::Faulty;
 use crate::icache::RETURN_1_2;
 use crate::sys::{self, Os};
@@ -124,9 +125,9 @@ fn run(mode: WxMode, poison: bool, always: &[&'static str]) {
     assert!(n > 10, "only {n} calls were made");
 }
 
-/// One after another: what is parked is the whole process's.
 #[test]
 fn every_call_fails_once() {
+    let _alone = PARKING.lock();
     run(WxMode::Flip, false, &[]);
     run(WxMode::Flip, true, &[]);
     run(WxMode::Flip, false, &["writer"]);
