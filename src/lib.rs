@@ -18,6 +18,9 @@ mod units;
 #[doc = include_str!("../docs/design.md")]
 pub mod design {}
 
+#[doc = include_str!("../docs/security.md")]
+pub mod security {}
+
 pub use arena::{
     ArenaBuilder, Batch, BlockInfo, Code, CodeArena, CodeBlock, Guard, Observer, Occupancy, PageUse, Slot, Stats,
     WxMode,
