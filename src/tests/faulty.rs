@@ -9,6 +9,8 @@ use crate::sys::{Access, KernelWriter, Native, Os, Place, Refused, Result, Share
 
 #[derive(Debug, Default)]
 pub(crate) struct Faulty {
+    /// Bytes in a page, if not what they really are.
+    page: Option<usize>,
     state: Mutex<State>,
 }
 
@@ -28,6 +30,18 @@ struct State {
 impl Faulty {
     pub(crate) fn leaked() -> &'static Self {
         Box::leak(Box::default())
+    }
+
+    /// A system whose pages are larger than the real one's: it checks that nobody asks for parts of them.
+    pub(crate) fn leaked_with_pages(page: usize) -> &'static Self {
+        Box::leak(Box::new(Self { page: Some(page.max(Native.page_size())), ..Self::default() }))
+    }
+
+    fn check_pages(&self, span: Span) {
+        assert_eq!(span.len % self.page_size(), 0, "part of a page");
+        // A single mapping begins where the real system puts it.
+        let mapped = self.state.lock().mapped.contains_key(&span.address());
+        assert!(mapped || span.len == 0 || self.page.is_none_or(|page| (span.address() % page) == 0), "amid a page");
     }
 
     /// The `n`-th call from now, from 0, fails; the others pass.
@@ -97,7 +111,7 @@ impl Faulty {
 #[allow(clippy::undocumented_unsafe_blocks, reason = "said once, above")]
 impl Os for Faulty {
     fn page_size(&self) -> usize {
-        Native.page_size()
+        self.page.unwrap_or_else(|| Native.page_size())
     }
 
     fn commits(&self) -> bool {
@@ -119,6 +133,7 @@ impl Os for Faulty {
     }
 
     unsafe fn protect(&self, span: Span, access: Access) -> Result<()> {
+        self.check_pages(span);
         if let Err(refused) = self.enter(if access == Access::ReadWrite { "open" } else { "seal" }) {
             // The worst refusal: the system changes one mapping after another, and half of them were.
             let half = Span { len: (span.len / 2) & !(self.page_size() - 1), ..span };
@@ -131,6 +146,7 @@ impl Os for Faulty {
     }
 
     unsafe fn decommit(&self, span: Span) -> Result<()> {
+        self.check_pages(span);
         self.enter("decommit")?;
         unsafe { Native.decommit(span) }
     }
@@ -148,6 +164,7 @@ impl Os for Faulty {
     }
 
     unsafe fn collapse(&self, span: Span) -> Result<()> {
+        self.check_pages(span);
         self.enter("collapse")?;
         unsafe { Native.collapse(span) }
     }

@@ -125,8 +125,8 @@ impl Run {
     }
 }
 
-fn run(mode: WxMode, seed: u64, operations: u64) {
-    let os = Faulty::leaked();
+fn run(mode: WxMode, page: usize, seed: u64, operations: u64) {
+    let os = Faulty::leaked_with_pages(page);
     let mut rng = Rng::with_seed(seed);
     let builder = CodeArena::builder().capacity(CAPACITY).mode(mode).poison(rng.bool()).huge_pages(rng.bool()).os(os);
     if let Err(refused) = builder.clone().build() {
@@ -170,9 +170,10 @@ fn calls_refused_at_random_lose_nothing() {
     let seed = setting("GAIA_FAULT_SEED", fastrand::u64(..1 << 40));
     let operations = setting("GAIA_FAULT_OPS", 2_000);
     println!("GAIA_FAULT_SEED={seed}");
-    for n in 0..4 {
+    // Pages of 4, 16 and 64 KiB: a system with small ones does for large ones too.
+    for (n, page) in [4, 16, 64, 4].into_iter().enumerate() {
         for mode in [WxMode::Flip, WxMode::DualMap, WxMode::PerThread] {
-            run(mode, seed.wrapping_add(n), operations);
+            run(mode, page << 10, seed.wrapping_add(n as u64), operations);
         }
     }
 }
