@@ -134,6 +134,9 @@ fn a_child_forked_by_an_observer_leaves_its_parent_alone() {
 /// A child may drop the last handle: its address space goes, and with it nothing of the parent's or of its own.
 #[test]
 fn a_forked_child_drops_a_whole_arena() {
+    if !common::own_kernel("a_forked_child_drops_a_whole_arena") {
+        return;
+    }
     child::run("a_forked_child_drops_a_whole_arena", || {
         for mode in modes() {
             let mut held = Some(small(mode).build().unwrap());
@@ -165,6 +168,9 @@ fn a_forked_child_drops_a_whole_arena() {
 /// The writable view is not there in a child at all.
 #[test]
 fn a_forked_child_has_no_writable_view() {
+    if !common::own_kernel("a_forked_child_has_no_writable_view") {
+        return;
+    }
     child::run("a_forked_child_has_no_writable_view", || {
         let Ok(arena) = small(WxMode::DualMap).build() else { return };
         let block = arena.publish(&asm::constant(5)).unwrap();

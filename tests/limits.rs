@@ -24,6 +24,9 @@ fn limit(resource: Resource, bytes: u64) {
 
 #[test]
 fn address_space_limit_is_an_error_and_passes() {
+    if !common::own_kernel("address_space_limit_is_an_error_and_passes") {
+        return;
+    }
     child::run("address_space_limit_is_an_error_and_passes", || {
         let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
         let used = statm.split(' ').next().unwrap().parse::<u64>().unwrap() * region::page::size() as u64;
@@ -220,6 +223,9 @@ fn a_process_that_denies_flips_gets_an_error() {
 /// Running out of memory while code is overwritten, or staged, is an error or is absorbed; it does not abort.
 #[test]
 fn large_blocks_at_the_memory_limit_do_not_abort() {
+    if !common::own_kernel("large_blocks_at_the_memory_limit_do_not_abort") {
+        return;
+    }
     child::run("large_blocks_at_the_memory_limit_do_not_abort", || {
         if cfg!(target_pointer_width = "32") {
             return;

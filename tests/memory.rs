@@ -82,6 +82,9 @@ fn every_order_of_dropping_the_arena_and_its_blocks() {
 #[test]
 #[cfg(any(target_os = "linux", windows))]
 fn trimmed_pages_hold_no_memory() {
+    if !common::own_kernel("trimmed_pages_hold_no_memory") {
+        return;
+    }
     let page = region::page::size();
     for mode in modes().filter(|&mode| gives_back(mode)) {
         let arena = CodeArena::builder().mode(mode).capacity(4 << 20).build().unwrap();
@@ -113,6 +116,9 @@ fn trimmed_pages_hold_no_memory() {
 #[test]
 #[cfg(target_os = "linux")]
 fn mappings_stay_few_after_churn() {
+    if !common::own_kernel("mappings_stay_few_after_churn") {
+        return;
+    }
     for mode in modes() {
         let arena = CodeArena::builder().mode(mode).capacity(64 << 20).build().unwrap();
         let mut rng = fastrand::Rng::with_seed(3);
@@ -140,6 +146,9 @@ fn mappings_stay_few_after_churn() {
 #[test]
 #[cfg(target_os = "linux")]
 fn mappings_merge_again_after_many_open_batches() {
+    if !common::own_kernel("mappings_merge_again_after_many_open_batches") {
+        return;
+    }
     for mode in modes() {
         let arena = CodeArena::builder().mode(mode).capacity(64 << 20).build().unwrap();
         let first = arena.publish(&asm::constant(0)).unwrap();
@@ -161,6 +170,9 @@ fn mappings_merge_again_after_many_open_batches() {
 #[test]
 #[cfg(target_os = "linux")]
 fn trim_takes_huge_pages_whole() {
+    if !common::own_kernel("trim_takes_huge_pages_whole") {
+        return;
+    }
     let page = region::page::size();
     for mode in modes() {
         let arena = CodeArena::builder().mode(mode).capacity(8 << 20).huge_pages(true).build().unwrap();
@@ -261,6 +273,9 @@ fn an_arena_is_not_full_while_space_changes_hands() {
 #[test]
 #[cfg(any(target_os = "linux", windows))]
 fn a_dropped_batch_leaves_no_memory_behind() {
+    if !common::own_kernel("a_dropped_batch_leaves_no_memory_behind") {
+        return;
+    }
     for mode in modes().filter(|&mode| gives_back(mode)) {
         let arena = CodeArena::builder().mode(mode).capacity(4 << 20).build().unwrap();
         let first = arena.publish(&asm::constant(1)).unwrap();

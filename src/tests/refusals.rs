@@ -158,7 +158,7 @@ fn every_call_of_a_single_block_fails_once() {
             failed += usize::from(jit.make_writable().is_err());
             failed += usize::from(jit.make_executable().is_err());
             for (offset, code) in &written {
-                assert_eq!(&jit.as_slice()[*offset..][..8], code);
+                assert_eq!(&jit.as_slice()[*offset..][..code.len()], code);
             }
         }
         let base = jit.make_executable().unwrap();
