@@ -2,8 +2,8 @@
 //! processes are forked and arenas are built until memory runs out; at the end the books say what the threads counted,
 //! and nothing is left behind.
 //!
-//! `GAIA_STRESS_OPS` sets how many operations all threads make together in each mode (100,000 unless set), and
-//! `GAIA_STRESS_SEED` the seed that a failed run printed. Threads interleave as they like, so a seed makes a run alike,
+//! `GAIA_TEST_STRESS_OPS` sets how many operations all threads make together in each mode (100,000 unless set), and
+//! `GAIA_TEST_STRESS_SEED` the seed that a failed run printed. Threads interleave as they like, so a seed makes a run alike,
 //! not the same.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
@@ -266,7 +266,7 @@ fn run(mode: WxMode, operations: u64, seed: u64, exhausts: bool) {
     println!(
         "{mode:?}: {operations} operations, {calls} calls, {full} times full, {forks} forks, {rounds} times out of memory"
     );
-    assert!(calls > 0 && full > 0);
+    assert!(calls > 0 && (full > 0 || operations < 50_000));
 }
 
 fn resident() -> usize {
@@ -278,8 +278,8 @@ fn all_at_once(name: &str, mode: WxMode) {
     if !modes().any(|available| available == mode) {
         return println!("NOT RUN: no {mode:?} here");
     }
-    let operations = setting("GAIA_STRESS_OPS", 100_000);
-    let seed = setting("GAIA_STRESS_SEED", fastrand::u64(..1 << 40));
+    let operations = setting("GAIA_TEST_STRESS_OPS", 100_000);
+    let seed = setting("GAIA_TEST_STRESS_SEED", fastrand::u64(..1 << 40));
     let output = child::output(name, || {
         println!("seed {seed}");
         let exhausts = limit_address_space();
@@ -290,7 +290,10 @@ fn all_at_once(name: &str, mode: WxMode) {
         let after = (mappings(0, usize::MAX / 2).len(), resident());
         println!("mappings {} -> {}, resident {} -> {}", before.0, after.0, before.1, after.1);
         assert!(after.0 <= before.0 + 40, "mappings were left behind");
-        assert!(after.1 <= before.1 + (8 << 20), "memory was left behind");
+        // An emulator keeps what it has translated.
+        if common::own_kernel(name) {
+            assert!(after.1 <= before.1 + (8 << 20), "memory was left behind");
+        }
     });
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{:?}\n{out}\n{err}", output.status);

@@ -1,6 +1,6 @@
 //! System calls fail at random, many at a time: whatever is refused, what was published stays, and nothing is lost.
 //!
-//! `GAIA_FAULT_SEED` replays the seed that a failed run printed, `GAIA_FAULT_OPS` sets the operations in each mode.
+//! `GAIA_TEST_FAULT_SEED` replays the seed that a failed run printed, `GAIA_TEST_FAULT_OPS` sets the operations in each mode.
 
 use fastrand::Rng;
 
@@ -167,9 +167,9 @@ fn run(mode: WxMode, page: usize, seed: u64, operations: u64) {
 #[test]
 fn calls_refused_at_random_lose_nothing() {
     let _alone = PARKING.lock();
-    let seed = setting("GAIA_FAULT_SEED", fastrand::u64(..1 << 40));
-    let operations = setting("GAIA_FAULT_OPS", 2_000);
-    println!("GAIA_FAULT_SEED={seed}");
+    let seed = setting("GAIA_TEST_FAULT_SEED", fastrand::u64(..1 << 40));
+    let operations = setting("GAIA_TEST_FAULT_OPS", 2_000);
+    println!("GAIA_TEST_FAULT_SEED={seed}");
     // Pages of 4, 16 and 64 KiB: a system with small ones does for large ones too.
     for (n, page) in [4, 16, 64, 4].into_iter().enumerate() {
         for mode in [WxMode::Flip, WxMode::DualMap, WxMode::PerThread] {
