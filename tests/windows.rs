@@ -131,7 +131,7 @@ fn a_block_that_is_writable_cannot_be_run() {
 fn the_other_view_is_writable_and_not_executable() {
     child::run("the_other_view_is_writable_and_not_executable", || {
         let count = |letters: &str| {
-            let all = mappings(0, usize::MAX / 2);
+            let all = mappings(0, usize::MAX);
             assert!(all.iter().all(|permissions| permissions != "rwx"), "{all:?}");
             all.iter().filter(|permissions| *permissions == letters).count()
         };
