@@ -65,7 +65,9 @@ fn all_address_space_comes_back() {
         };
         round();
         let before = taken();
-        (0..40).for_each(|_| round());
+        // In 32 bits, more than there is; an emulation may not say there what is free.
+        let rounds = if cfg!(target_pointer_width = "64") { 40 } else { 100 };
+        (0..rounds).for_each(|_| round());
         let after = taken();
         assert!(after < before + (8 << 20), "{before} bytes of address space in use, then {after}");
     });
@@ -131,7 +133,7 @@ fn a_block_that_is_writable_cannot_be_run() {
 fn the_other_view_is_writable_and_not_executable() {
     child::run("the_other_view_is_writable_and_not_executable", || {
         let count = |letters: &str| {
-            let all = mappings(0, usize::MAX / 2);
+            let all = mappings(0, usize::MAX);
             assert!(all.iter().all(|permissions| permissions != "rwx"), "{all:?}");
             all.iter().filter(|permissions| *permissions == letters).count()
         };
@@ -188,10 +190,8 @@ fn address_space_that_is_used_up_is_an_error_and_passes() {
             };
             assert!(matches!(refused, Error::OperatingSystem { .. }), "{refused:?}");
             assert!(arenas.len() > 5);
-            let before = taken();
             arenas.pop();
-            assert!(taken() < before - (60 << 20));
-            let arena = CodeArena::builder().mode(mode).capacity(32 << 20).build().unwrap();
+            let arena = CodeArena::builder().mode(mode).capacity(64 << 20).build().unwrap();
             assert_eq!(call(&arena.publish(&asm::constant(1)).unwrap()), 1);
         }
     });

@@ -16,7 +16,7 @@ fn query(start: usize, len: usize) -> Vec<(usize, usize, u32, u32)> {
         if got == 0 {
             break;
         }
-        let end = (info.BaseAddress.addr() + info.RegionSize).min(start + len);
+        let end = info.BaseAddress.addr().saturating_add(info.RegionSize).min(start + len);
         if info.State != MEM_FREE {
             found.push((at, end - at, info.State, info.Protect));
         }
@@ -46,5 +46,5 @@ pub fn resident(base: usize, len: usize) -> usize {
 
 /// Bytes of address space in use.
 pub fn taken() -> usize {
-    query(1 << 16, usize::MAX / 2 - (1 << 16)).iter().map(|(_, len, _, _)| len).sum()
+    query(0, usize::MAX).iter().map(|(_, len, _, _)| len).sum()
 }
