@@ -10,7 +10,8 @@ use super::{Access, Place, Refused, Result, Span};
 const NO_REPLACE: libc::c_int = {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     {
-        libc::MAP_FIXED_NOREPLACE
+        // `MAP_FIXED_NOREPLACE`, from the kernel's `asm-generic/mman-common.h`; the `libc` crate has it not for Android.
+        0x10_0000
     }
     #[cfg(target_os = "freebsd")]
     {
