@@ -18,6 +18,7 @@ use super::code::Code;
 use super::core::{Core, bytes_of};
 use super::lookup::Entry;
 use super::open_run::OpenRun;
+use super::stretch::{Home, Stretch};
 use crate::Error;
 use crate::icache;
 use crate::space::Run;
@@ -87,19 +88,6 @@ pub struct Batch {
     _not_send: PhantomData<*mut ()>,
 }
 
-/// Where a function's bytes are until they are published.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Home {
-    /// In the second view.
-    View,
-    /// In a run of open pages.
-    Run,
-    /// In their place, which is writable no more.
-    Written,
-    /// At this offset of the staging memory.
-    Staged(u32),
-}
-
 impl Batch {
     pub(crate) fn new(lease: Arc<Lease>) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -163,9 +151,7 @@ impl Batch {
 
     /// Sets the tag of a slot; without effect on a slot of another batch.
     pub fn set_tag(&mut self, slot: Slot, tag: u64) {
-        if slot.batch == self.id
-            && let Some(entry) = self.entries.get_mut(slot.index)
-        {
+        if let Some(entry) = self.entries.get_mut(slot.index).filter(|_| slot.batch == self.id) {
             entry.tag = tag;
         }
     }
@@ -394,7 +380,7 @@ impl Batch {
             unsafe { self.core.region.seal(bytes_of(open.run))? };
             open.sealed = true;
         }
-        for stretch in self.stretches() {
+        for stretch in Stretch::of(&self.entries, &self.homes) {
             let at = bytes_of(stretch.run);
             if let Some(from) = stretch.staged {
                 // SAFETY: granules placed for this batch alone, not published yet.
@@ -403,33 +389,6 @@ impl Batch {
             self.core.region.flush(at);
         }
         self.core.region.sync_cores()
-    }
-
-    /// Functions that lie one after another, in the arena and in the staging memory, taken together.
-    fn stretches(&self) -> Vec<Stretch> {
-        let mut stretches: Vec<Stretch> = Vec::new();
-        for (entry, home) in self.entries.iter().zip(&self.homes) {
-            let staged = if let Home::Staged(at) = home { Some(*at as usize) } else { None };
-            let run = entry.run();
-            match stretches.last_mut() {
-                Some(last) if last.run.end == run.start && last.end_in_staging() == staged => {
-                    last.run.end = run.end;
-                }
-                _ => stretches.push(Stretch { run, staged }),
-            }
-        }
-        stretches
-    }
-}
-
-struct Stretch {
-    run: Run,
-    staged: Option<usize>,
-}
-
-impl Stretch {
-    fn end_in_staging(&self) -> Option<usize> {
-        self.staged.map(|from| from + bytes_of(self.run).len())
     }
 }
 

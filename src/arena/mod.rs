@@ -13,6 +13,7 @@ mod open_run;
 mod publish;
 mod shelves;
 mod stats;
+mod stretch;
 mod tally;
 
 use std::fmt;
