@@ -4,8 +4,15 @@
 //! yet. When a program is published its functions get their places first, then calls between them are patched
 //! ([`link`]). The same object can therefore be published again wherever there is room.
 
+// The architectures are those of Cranelift's dependencies in Cargo.toml.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64", target_arch = "s390x"))]
 pub(crate) mod compiler;
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64", target_arch = "s390x")))]
+#[path = "no_compiler.rs"]
+pub(crate) mod compiler;
+#[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64", target_arch = "s390x")), allow(dead_code))]
 mod link;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64", target_arch = "s390x"))]
 mod lower;
 
 pub(crate) use link::link;
