@@ -82,7 +82,7 @@ fn every_order_of_dropping_the_arena_and_its_blocks() {
 #[test]
 #[cfg(any(target_os = "linux", windows))]
 fn trimmed_pages_hold_no_memory() {
-    if !common::own_kernel("trimmed_pages_hold_no_memory") {
+    if !common::own_kernel("trimmed_pages_hold_no_memory") || !common::small_pages("trimmed_pages_hold_no_memory") {
         return;
     }
     let page = region::page::size();
@@ -273,7 +273,9 @@ fn an_arena_is_not_full_while_space_changes_hands() {
 #[test]
 #[cfg(any(target_os = "linux", windows))]
 fn a_dropped_batch_leaves_no_memory_behind() {
-    if !common::own_kernel("a_dropped_batch_leaves_no_memory_behind") {
+    if !common::own_kernel("a_dropped_batch_leaves_no_memory_behind")
+        || !common::small_pages("a_dropped_batch_leaves_no_memory_behind")
+    {
         return;
     }
     for mode in modes().filter(|&mode| gives_back(mode)) {

@@ -7,6 +7,8 @@ pub mod child;
 #[cfg_attr(windows, path = "maps_windows.rs")]
 pub mod maps;
 
+use std::io::Write;
+
 use gaia_jit::{ArenaBuilder, CodeArena, CodeBlock, WxMode};
 
 /// Every mode that this system has.
@@ -17,13 +19,26 @@ pub fn modes() -> impl Iterator<Item = WxMode> {
 /// Whether the system itself answers for its memory and its limits. A user-mode emulator answers in its place, and differs:
 /// it ignores advice, limits, and what a child is not to inherit. Said aloud, as output that is not captured.
 pub fn own_kernel(test: &str) -> bool {
-    use std::io::Write;
     let emulated = std::env::var("CROSS_RUNNER").is_ok_and(|runner| runner.contains("qemu"));
     if emulated {
-        let line = format!("NOT RUN: {test}: a user-mode emulator answers for the system\n");
-        std::io::stderr().write_all(line.as_bytes()).unwrap();
+        not_run(test, "a user-mode emulator answers for the system");
     }
     !emulated
+}
+
+/// Whether memory comes in pages of the size asked for. Where the system is set to give huge pages to everyone, more of
+/// it is there than was touched.
+pub fn small_pages(test: &str) -> bool {
+    let setting = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled");
+    let always = setting.is_ok_and(|setting| setting.contains("[always]"));
+    if always {
+        not_run(test, "this system gives huge pages to everyone");
+    }
+    !always
+}
+
+fn not_run(test: &str, why: &str) {
+    std::io::stderr().write_all(format!("NOT RUN: {test}: {why}\n").as_bytes()).unwrap();
 }
 
 /// Whether functions are placed in pages that hold live code. Elsewhere each that is published by itself takes a page.
