@@ -79,7 +79,7 @@ fn a_forked_child_cannot_change_its_parents_code() {
             assert_eq!(more.len(), 10);
             assert_eq!((after.live_blocks, after.free_bytes), (before.live_blocks, before.free_bytes));
             for (n, block) in (0..).zip(blocks.iter().flatten()) {
-                assert_eq!((call(block), block.as_bytes()), (n, &asm::constant(n)[..]), "{mode:?}");
+                assert_eq!((call(block), &block.as_bytes()[..]), (n, &asm::constant(n)[..]), "{mode:?}");
             }
             assert_eq!(call(&open.take().unwrap().publish().unwrap()[0]), 200);
         }

@@ -8,7 +8,7 @@ mod common;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 
 use common::{asm, call, child, modes, small};
-use gaia_jit::{Code, CodeArena, Error, JitMemory, WxMode};
+use gaia_jit::{Code, CodeArena, CodeBlock, Error, JitMemory, WxMode};
 
 // The C library's name for the type differs.
 #[cfg(target_env = "gnu")]
@@ -289,23 +289,26 @@ fn locked_memory_works() {
     });
 }
 
-static ARENA: AtomicPtr<CodeArena> = AtomicPtr::new(std::ptr::null_mut());
+/// An arena and blocks that stay in it. Never freed: a handler can be late, on any thread of the process.
+struct Watched {
+    arena: CodeArena,
+    blocks: Vec<CodeBlock>,
+}
+
+static WATCHED: AtomicPtr<Watched> = AtomicPtr::new(std::ptr::null_mut());
 static HITS: AtomicUsize = AtomicUsize::new(0);
 static WRONG: AtomicBool = AtomicBool::new(false);
 
 extern "C" fn on_signal(_: libc::c_int) {
-    // SAFETY: set to an arena that outlives the signals.
-    let arena = unsafe { &*ARENA.load(Ordering::Acquire) };
-    for n in 0..64usize {
-        let Some(address) = FIXED.get(n).map(|a| a.load(Ordering::Relaxed)) else { return };
-        match arena.lookup(address.wrapping_add(n % 5)) {
+    // SAFETY: set before there were signals, and never freed.
+    let watched = unsafe { &*WATCHED.load(Ordering::Acquire) };
+    for (n, block) in watched.blocks.iter().enumerate() {
+        match watched.arena.lookup(block.as_ptr().wrapping_add(n % 5)) {
             Some(hit) if hit.tag == n as u64 && hit.len == 64 => HITS.fetch_add(1, Ordering::Relaxed),
             _ => WRONG.fetch_or(true, Ordering::Relaxed).into(),
         };
     }
 }
-
-static FIXED: [AtomicPtr<u8>; 64] = [const { AtomicPtr::new(std::ptr::null_mut()) }; 64];
 
 /// Promise 9: a handler that interrupts a thread anywhere, also in the middle of publishing, finds what is live.
 #[test]
@@ -315,10 +318,8 @@ fn lookup_works_in_a_signal_handler() {
             let arena = CodeArena::builder().mode(mode).capacity(256 << 10).build().unwrap();
             let blocks: Vec<_> =
                 (0..64).map(|n| arena.publish(Code::new(&asm::padded(n, 64)).tag(n.into())).unwrap()).collect();
-            for (slot, block) in FIXED.iter().zip(&blocks) {
-                slot.store(block.as_ptr().cast_mut(), Ordering::Relaxed);
-            }
-            ARENA.store((&raw const arena).cast_mut(), Ordering::Release);
+            let watched = Box::leak(Box::new(Watched { arena: arena.clone(), blocks }));
+            WATCHED.store(watched, Ordering::Release);
             let handler = on_signal as extern "C" fn(libc::c_int) as libc::sighandler_t;
             // SAFETY: the handler calls nothing that is not safe in one.
             unsafe { libc::signal(libc::SIGALRM, handler) };

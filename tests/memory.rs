@@ -296,3 +296,43 @@ fn a_dropped_batch_leaves_no_memory_behind() {
         assert_eq!(call(&first), 1);
     }
 }
+
+/// Trying a mode out leaves nothing behind, huge pages included.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_new_arena_holds_no_memory() {
+    if !common::own_kernel("a_new_arena_holds_no_memory") {
+        return;
+    }
+    for mode in modes() {
+        for huge in [false, true] {
+            let arena = CodeArena::builder().mode(mode).capacity(8 << 20).huge_pages(huge).build().unwrap();
+            let mut batch = arena.batch();
+            let slot = batch.reserve(16, 16).unwrap();
+            let base = batch.address(slot).addr();
+            assert_eq!(base % (2 << 20), 0);
+            // What was reserved may hold a page of it.
+            assert!(resident(base, 8 << 20) <= region::page::size(), "{mode:?}, huge {huge}");
+        }
+    }
+}
+
+/// Pages that a batch has open cannot be moved into huge pages, and keep no others from it.
+#[test]
+#[cfg(target_os = "linux")]
+fn an_open_batch_does_not_keep_others_from_huge_pages() {
+    for mode in modes() {
+        let arena = CodeArena::builder().mode(mode).capacity(16 << 20).build().unwrap();
+        let blocks: Vec<_> = (0..80).map(|n| arena.publish(&asm::padded(n, 100_000)).unwrap()).collect();
+        let Ok(closed) = arena.collapse() else { continue };
+        assert!(closed >= 4 << 20, "{mode:?}: {closed}");
+        let mut batch = arena.batch();
+        for n in 0..3 {
+            batch.push(&asm::padded(n, 80_000)).unwrap();
+        }
+        let open = arena.collapse().unwrap();
+        assert!(open + (4 << 20) >= closed && open > 0, "{mode:?}: {open} of {closed}");
+        drop(batch);
+        assert!((0..).zip(&blocks).all(|(n, block)| call(block) == n));
+    }
+}

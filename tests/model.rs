@@ -93,7 +93,7 @@ impl Model<'_> {
         assert_eq!(pages.pages.iter().map(|page| page.pending as usize).sum::<usize>(), waiting);
         assert_eq!(pages.pages.iter().filter(|page| page.resident).count() * pages.page_size, stats.resident_bytes);
         for (block, bytes, number) in &self.live {
-            assert_eq!(block.as_bytes(), bytes);
+            assert_eq!(&block.as_bytes()[..], &bytes[..]);
             assert_eq!(call(block), *number);
             let hit = self.arena.lookup(block.as_ptr().wrapping_add(bytes.len() - 1)).unwrap();
             assert_eq!((hit.start, hit.len, hit.tag), (block.as_ptr(), bytes.len(), u64::from(*number)));

@@ -229,3 +229,16 @@ fn pushed_bytes_can_be_changed_until_they_are_published() {
         assert_eq!(call(block), if n % 3 == 0 { 100 + n / 3 } else { n });
     }
 }
+
+/// Safe code must not die of a slice that it was sent by a thread with other rights.
+#[test]
+fn bytes_can_be_read_by_a_thread_without_rights() {
+    child::run("bytes_can_be_read_by_a_thread_without_rights", || {
+        let (sender, receiver) = mpsc::channel::<std::borrow::Cow<'static, [u8]>>();
+        let old = thread::spawn(move || receiver.recv().unwrap().to_vec());
+        let Some(arena) = arena() else { return };
+        let block: &'static CodeBlock = Box::leak(Box::new(arena.publish(&asm::constant(9)).unwrap()));
+        sender.send(block.as_bytes()).unwrap();
+        assert_eq!(old.join().unwrap(), asm::constant(9));
+    });
+}

@@ -134,7 +134,7 @@ fn a_batch_is_all_or_nothing() {
             (before.live_blocks, before.live_bytes, before.free_bytes, before.largest_hole)
         );
         for (n, block) in (0..).zip(&old) {
-            assert_eq!((call(block), block.as_bytes()), (n, &asm::padded(n, 1_000)[..]));
+            assert_eq!((call(block), &block.as_bytes()[..]), (n, &asm::padded(n, 1_000)[..]));
         }
     }
 }

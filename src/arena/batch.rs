@@ -193,6 +193,10 @@ impl Batch {
             self.core.region.let_read();
             // SAFETY: mapped and readable, and nobody writes there while this batch has the place.
             let written = unsafe { std::slice::from_raw_parts(self.core.region.address(at.start), at.len()) };
+            if self.staging.try_reserve(written.len()).is_err() {
+                *home = Home::Written;
+                return &mut [];
+            }
             self.staging.extend_from_slice(written);
         }
         let home = *home;

@@ -1,5 +1,6 @@
 //! A published function.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::mem::ManuallyDrop;
 
@@ -62,19 +63,22 @@ impl CodeBlock {
         self.entry.len as usize
     }
 
-    /// The code, as it stands in memory.
+    /// The code, as it stands in memory; a copy of it in [`PerThread`](crate::WxMode::PerThread), where threads differ in
+    /// what they may read.
     ///
     /// ```
     /// # let arena = gaia_jit::CodeArena::builder().capacity(1 << 20).build()?;
     /// let block = arena.publish(&[0x90, 0xc3])?;
-    /// assert_eq!(block.as_bytes(), [0x90, 0xc3]);
+    /// assert_eq!(block.as_bytes()[..], [0x90, 0xc3]);
     /// # Ok::<(), gaia_jit::Error>(())
     /// ```
-    pub fn as_bytes(&self) -> &[u8] {
+    pub fn as_bytes(&self) -> Cow<'_, [u8]> {
         self.lease.core.region.let_read();
-        // SAFETY: published bytes are mapped, readable and initialised, and stay as they are while the block lives;
-        // `patch`, which changes them, is unsafe and forbids it while such a slice is in use.
-        unsafe { std::slice::from_raw_parts(self.as_ptr(), self.len()) }
+        // SAFETY: published bytes are mapped, readable by this thread and initialised, and stay as they are while the
+        // block lives; `patch`, which changes them, is unsafe and forbids it while such a slice is in use.
+        let bytes = unsafe { std::slice::from_raw_parts(self.as_ptr(), self.len()) };
+        // Another thread may have no right to read them, and could be sent the slice.
+        if self.lease.core.region.is_windowed() { Cow::Owned(bytes.to_vec()) } else { Cow::Borrowed(bytes) }
     }
 
     /// What [`Code::tag`](crate::Code::tag) said.

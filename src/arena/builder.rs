@@ -50,7 +50,8 @@ impl ArenaBuilder {
         }
     }
 
-    /// Bytes of address space for code, rounded up to whole pages. Memory is used only as code is placed.
+    /// Bytes of address space for code, rounded up to whole pages. Memory is used only as code is placed; in a process that
+    /// locks what it will map (`mlockall(MCL_FUTURE)`) `Flip` takes all of it when it is built.
     ///
     /// 256 MiB unless set; 128 MiB on AArch64 and 32 MiB on 32-bit systems. All code of an arena lies in branch range of
     /// all other, so no more than that range is possible: 2 GiB on x86-64 and RISC-V, 128 MiB on AArch64.

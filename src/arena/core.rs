@@ -185,6 +185,8 @@ impl Core {
         drop(books);
         let aside = self.aside.lock();
         let (done, failed): (Vec<_>, Vec<_>) = due.into_iter().partition(|pending| self.fill_with_traps(pending.run));
+        // Where other cores cannot be reached the traps come late; what is published there next is refused anyway.
+        let _ = self.region.sync_cores();
         let mut books = self.lock();
         books.aside -= granules;
         for pending in done {
@@ -311,6 +313,7 @@ impl Core {
             return;
         }
         if let Some(observer) = &self.observer {
+            self.region.let_read();
             // Also if the observer panics, the rest is done.
             let _finish = Finish { core: self, entry };
             observer.retired(&self.info(entry));
@@ -393,20 +396,32 @@ impl Core {
     pub(crate) fn collapse(&self) -> Result<usize, Error> {
         self.region.check_own("collapse")?;
         let page = self.region.page_size();
-        let mut bytes = 0;
+        let (mut bytes, mut refused) = (0, None);
         for start in (0..self.region.len()).step_by(units::MAX_ALIGN) {
             let range = start..start + units::MAX_ALIGN;
             let pages = range.start / page..range.end / page;
-            let missing = pages.len() - self.books().pages.count_resident(pages.clone());
+            // So that no trim takes the memory away before it is counted. The books as they are: to reclaim takes this lock.
+            let _aside = self.aside.lock();
+            let missing = pages.len() - self.lock().pages.count_resident(pages.clone());
             if range.end > self.region.len() || pages.is_empty() || missing > pages.len() / SPARSEST {
                 continue;
             }
-            self.region.collapse(range.clone())?;
-            bytes += units::MAX_ALIGN;
-            // A huge page is there as a whole.
-            self.books().pages.touch(Run::new((range.start / GRANULE) as u32, (range.len() / GRANULE) as u32));
+            let collapsed = self.region.collapse(range.clone());
+            if collapsed.is_ok() || self.region.is_dual() {
+                // A huge page is there as a whole; also if only one of two views is made of it.
+                let run = Run::new((range.start / GRANULE) as u32, (range.len() / GRANULE) as u32);
+                self.lock().pages.touch(run);
+            }
+            match collapsed {
+                Ok(()) => bytes += units::MAX_ALIGN,
+                // The system cannot move pages that a batch has open; other stretches it can.
+                Err(error) => refused = Some(error),
+            }
         }
-        Ok(bytes)
+        match refused {
+            Some(error) if bytes == 0 => Err(error),
+            _ => Ok(bytes),
+        }
     }
 
     pub(crate) fn info(&self, entry: Entry) -> BlockInfo {

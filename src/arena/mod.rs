@@ -57,7 +57,10 @@ pub enum WxMode {
     ///
     /// Threads that were there before the arena, and signal handlers, can run its code from the start; but to *read* it,
     /// as code does that keeps constants among its instructions, they have to call [`CodeArena::pin`],
-    /// [`CodeBlock::as_fn`] or [`CodeBlock::as_bytes`] first, which grant them that.
+    /// [`CodeBlock::as_fn`] or [`CodeBlock::as_bytes`] first, which grant them that. A thread that other code once gave
+    /// rights to the very key that this arena was given later keeps them until it makes one of these calls or publishes:
+    /// build the arena before other code of the process uses keys. Writes through the kernel (`process_vm_writev`,
+    /// `/proc/self/mem`) ask for no key.
     PerThread,
 }
 
@@ -234,7 +237,8 @@ impl CodeArena {
     /// ```
     ///
     /// # Errors
-    /// [`Error::OperatingSystem`] where the system cannot (Linux can since 6.1) or has no memory; what was moved stays so.
+    /// [`Error::OperatingSystem`] where the system cannot (Linux can since 6.1, in `Flip` since 6.18) or has no memory, for
+    /// any stretch. Stretches in which a batch has pages open are passed over.
     /// [`Error::Forked`] in a child.
     pub fn collapse(&self) -> Result<usize, Error> {
         self.core().collapse()

@@ -49,6 +49,7 @@ impl Core {
     /// Tells the observer of a block.
     pub(super) fn announce(&self, entry: Entry, name: Option<&str>) {
         if let Some(observer) = &self.observer {
+            self.region.let_read();
             observer.published(&self.info(entry), name);
         }
     }

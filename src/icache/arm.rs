@@ -8,8 +8,15 @@ pub(crate) const BARRIERS: bool = true;
 /// `__ARM_NR_cacheflush`, from the kernel's `asm/unistd.h`.
 const CACHEFLUSH: libc::c_long = 0x0f_0002;
 
+/// Whether the calls are there and permitted: a sandbox that does not know them would make every flush a silent nothing.
 pub(super) fn check() -> Result<(), Error> {
-    super::membarrier::check()
+    static PROBE: [u8; 16] = [0; 16];
+    let (start, flags) = (PROBE.as_ptr(), 0 as libc::c_long);
+    // SAFETY: changes no memory.
+    match unsafe { libc::syscall(CACHEFLUSH, start, start.wrapping_add(PROBE.len()), flags) } {
+        0 => super::membarrier::check(),
+        _ => Err(Error::OperatingSystem { call: "cacheflush", source: std::io::Error::last_os_error() }),
+    }
 }
 
 /// # Safety

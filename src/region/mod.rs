@@ -183,10 +183,14 @@ impl Region {
         }
     }
 
-    /// Does not give the window up with the region.
-    fn keep_window(&mut self) {
-        if self.is_windowed() {
-            std::mem::forget(std::mem::replace(&mut self.view, View::Private { writer: None }));
+    /// The window, to outlive the region.
+    fn take_window(&mut self) -> Option<WriteWindow> {
+        if !self.is_windowed() {
+            return None;
+        }
+        match std::mem::replace(&mut self.view, View::Private { writer: None }) {
+            View::Windowed { window } => Some(window),
+            _ => None,
         }
     }
 
@@ -414,7 +418,7 @@ impl Drop for Region {
                 // SAFETY: nobody is left to use it.
                 let _ = unsafe { self.decommit(0..self.len) };
             }
-            self.keep_window();
+            std::mem::forget(self.take_window());
             return;
         }
         if let View::Dual { writable, .. } = self.view {
@@ -424,12 +428,9 @@ impl Drop for Region {
                 unsafe { sys::release_or_park(self.os, writable) };
             }
         }
+        let window = self.take_window();
         // SAFETY: the whole reservation, and nobody is left to use it.
-        let released = unsafe { sys::release_or_park(self.os, self.reservation) };
-        if !released {
-            // The pages may still carry the window's key: it must not become anyone else's.
-            self.keep_window();
-        }
+        unsafe { sys::release_before(self.os, self.reservation, window) };
     }
 }
 

@@ -7,6 +7,7 @@ use super::Region;
 use crate::Error;
 use crate::icache::RETURN_1_2;
 use crate::sys::{KernelWriter, Refused};
+use crate::units::MAX_ALIGN;
 
 /// A refusal while a mode is set up: a policy's doing is `Unsupported`, all else is the system's error as it is.
 pub(super) fn refusal(mode: &'static str) -> impl Fn(Refused) -> Error {
@@ -69,8 +70,13 @@ pub(super) fn private(region: &Region) -> Result<Option<KernelWriter>, Error> {
     let writer = kernel_writer(region)?;
     // Locked memory stays, and is used for the first code.
     // SAFETY: the page is still nobody else's.
-    let _ = unsafe { region.decommit(page) };
+    let _ = unsafe { region.decommit(first_pages(region)) };
     Ok(writer)
+}
+
+/// What the probe may have got memory for: the first page, or the huge page that came for it.
+fn first_pages(region: &Region) -> std::ops::Range<usize> {
+    0..if region.os.commits() { region.page } else { region.len.min(MAX_ALIGN) }
 }
 
 /// The kernel writer, if what it writes is what runs. Any doubt counts as refused; but want of descriptors or memory
@@ -118,7 +124,7 @@ pub(super) fn rewriting(region: &Region, mode: &'static str) -> Result<(), Error
     if region.gives_back() {
         // Locked memory stays, and is used for the first code.
         // SAFETY: the page is still nobody else's.
-        let _ = unsafe { region.decommit(0..region.page) };
+        let _ = unsafe { region.decommit(first_pages(region)) };
     }
     Ok(())
 }

@@ -46,7 +46,7 @@ pub(crate) use native::generation;
 pub(crate) use native::{KernelWriter, Native, SharedMemory};
 #[cfg(test)]
 pub(crate) use parked::parked_bytes;
-pub(crate) use parked::release_or_park;
+pub(crate) use parked::{release_before, release_or_park};
 pub(crate) use place::Place;
 pub(crate) use window::WriteWindow;
 

@@ -4,7 +4,7 @@
 //! neighbours would make one more. The memory is given back all the same, and the address range waits here; later
 //! releases try again, each a range or two, so nothing is ever forgotten.
 
-use super::{Os, Span, generation};
+use super::{Os, Span, WriteWindow, generation};
 use crate::sync::{AtomicUsize, Mutex, Ordering};
 
 static PARKED: Mutex<Vec<Parked>> = Mutex::new(Vec::new());
@@ -16,25 +16,35 @@ struct Parked {
     os: &'static dyn Os,
     /// The process that mapped it: in a forked child the addresses may be something else's.
     owner: u64,
+    /// What the pages are tagged with: given up after them, or it could become someone else's while they still carry it.
+    _window: Option<WriteWindow>,
 }
 
-/// Releases `span`, now or as soon as the system allows it; whether it was now.
+/// Releases `span`, now or as soon as the system allows it.
 ///
 /// # Safety
 /// - As for [`Os::release`].
-pub(crate) unsafe fn release_or_park(os: &'static dyn Os, span: Span) -> bool {
+pub(crate) unsafe fn release_or_park(os: &'static dyn Os, span: Span) {
+    // SAFETY: passed on to the caller.
+    unsafe { release_before(os, span, None) };
+}
+
+/// Releases `span` as [`release_or_park`] does, and then drops the window that it was written through.
+///
+/// # Safety
+/// - As for [`Os::release`].
+pub(crate) unsafe fn release_before(os: &'static dyn Os, span: Span, window: Option<WriteWindow>) {
     // SAFETY: passed on to the caller.
     if unsafe { os.release(span) }.is_ok() {
         if COUNT.load(Ordering::Relaxed) > 0 {
             retry();
         }
-        return true;
+        return;
     }
     // If even that is refused, the memory stays with its address range, to be released with it.
     // SAFETY: passed on to the caller; a mapping that is being released is needed by nobody.
     let _ = unsafe { os.decommit(span) };
-    park(Parked { span, os, owner: generation() });
-    false
+    park(Parked { span, os, owner: generation(), _window: window });
 }
 
 /// Tries the span that was parked last, and a second if that went: each release makes up for more than one, and no

@@ -203,6 +203,11 @@ impl Os for Faulty {
         unsafe { Native.make_window(span) }
     }
 
+    unsafe fn window_write(&self, window: &WriteWindow, at: NonNull<u8>, bytes: &[u8]) -> Result<()> {
+        self.enter("window write")?;
+        unsafe { Native.window_write(window, at, bytes) }
+    }
+
     fn share(&self, len: usize) -> Result<SharedMemory> {
         self.enter("share")?;
         Native.share(len)

@@ -111,7 +111,7 @@ impl Run {
     /// What an arena holds is what was published, whatever was refused since.
     fn check(&self) {
         for (block, code) in &self.blocks {
-            assert_eq!(block.as_bytes(), code);
+            assert_eq!(block.as_bytes(), *code);
             assert_eq!(self.arena.lookup(block.as_ptr()).map(|hit| hit.len), Some(code.len()));
             // SAFETY: all the code of this test begins with a function of this type.
             let f = unsafe { block.as_fn::<extern "C" fn() -> u32>() };

@@ -11,7 +11,7 @@ use crate::{CodeArena, CodeBlock, Error, JitMemory, WxMode};
 /// What an arena holds is what was published, whatever failed since.
 fn check(arena: &CodeArena, blocks: &[(CodeBlock, Vec<u8>)]) {
     for (block, code) in blocks {
-        assert_eq!(block.as_bytes(), code);
+        assert_eq!(block.as_bytes(), *code);
         // SAFETY: all the code of these tests begins with a function of this type.
         let f = unsafe { block.as_fn::<extern "C" fn() -> u32>() };
         assert!(matches!(f(), 1 | 2));
