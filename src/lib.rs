@@ -1,5 +1,9 @@
 #![doc = include_str!("../README.md")]
-#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+#![cfg_attr(any(test, fuzzing), allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+// The integration tests' helpers serve the tests within as well.
+#[cfg(any(test, fuzzing))]
+extern crate self as gaia_jit;
 
 mod arena;
 mod entry;
@@ -11,7 +15,7 @@ mod space;
 mod sync;
 mod sys;
 mod table;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 mod tests;
 mod units;
 
@@ -24,3 +28,6 @@ pub use arena::{
 };
 pub use error::Error;
 pub use jit_memory::JitMemory;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub use tests::model as fuzzing;

@@ -91,7 +91,7 @@ impl ArenaBuilder {
     }
 
     /// Another system than the real one.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn os(self, os: &'static dyn Os) -> Self {
         Self { os, ..self }
     }

@@ -28,6 +28,8 @@
 
 mod bins;
 pub(crate) mod bitmap;
+#[cfg(any(test, fuzzing))]
+pub mod model;
 pub(crate) mod page_set;
 pub(crate) mod pages;
 #[cfg(test)]

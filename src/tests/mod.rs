@@ -1,4 +1,9 @@
-//! Tests that need to see inside: refused and counted system calls.
+//! Tests that need to see inside: refused and counted system calls, and programs of operations against plain models.
+//! The models serve the fuzzer too (`cfg(fuzzing)`, see `fuzz/`).
 
+#[path = "../../tests/common/mod.rs"]
+mod common;
 mod faulty;
+pub mod model;
+#[cfg(test)]
 mod refusals;

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 
+use super::common::child;
 use super::faulty::Faulty;
 use crate::icache::RETURN_1_2;
 use crate::sys;
@@ -123,17 +124,20 @@ fn run(mode: WxMode, poison: bool, always: &[&'static str]) {
     assert!(n > 10, "only {n} calls were made");
 }
 
-/// One after another: what is parked is the whole process's.
+/// One after another, in a process of their own: what is parked is the whole process's, and other tests' releases would
+/// take it along.
 #[test]
 fn every_call_fails_once() {
-    run(WxMode::Flip, false, &[]);
-    run(WxMode::Flip, true, &[]);
-    run(WxMode::Flip, false, &["writer"]);
-    run(WxMode::Flip, true, &["read"]);
-    run(WxMode::DualMap, false, &[]);
-    run(WxMode::DualMap, true, &[]);
-    every_call_of_a_single_block_fails_once();
-    a_mapping_that_is_not_taken_back_waits();
+    child::run("tests::refusals::every_call_fails_once", || {
+        run(WxMode::Flip, false, &[]);
+        run(WxMode::Flip, true, &[]);
+        run(WxMode::Flip, false, &["writer"]);
+        run(WxMode::Flip, true, &["read"]);
+        run(WxMode::DualMap, false, &[]);
+        run(WxMode::DualMap, true, &[]);
+        every_call_of_a_single_block_fails_once();
+        a_mapping_that_is_not_taken_back_waits();
+    });
 }
 
 fn every_call_of_a_single_block_fails_once() {
