@@ -2,7 +2,7 @@
 #![cfg_attr(any(test, fuzzing), allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 // The integration tests' helpers serve the tests within as well.
-#[cfg(any(test, fuzzing))]
+#[cfg(all(any(test, fuzzing), not(loom)))]
 extern crate self as gaia_jit;
 
 mod arena;
@@ -14,8 +14,9 @@ mod region;
 mod space;
 mod sync;
 mod sys;
+#[cfg_attr(loom, path = "table_loom.rs")]
 mod table;
-#[cfg(any(test, fuzzing))]
+#[cfg(all(any(test, fuzzing), not(loom)))]
 mod tests;
 mod units;
 

@@ -91,7 +91,7 @@ impl ArenaBuilder {
     }
 
     /// Another system than the real one.
-    #[cfg(any(test, fuzzing))]
+    #[cfg(all(any(test, fuzzing), not(loom)))]
     pub(crate) fn os(self, os: &'static dyn Os) -> Self {
         Self { os, ..self }
     }

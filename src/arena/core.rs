@@ -20,7 +20,8 @@ use crate::icache;
 use crate::region::Region;
 use crate::space::pages::Pages;
 use crate::space::{Run, Space};
-use crate::sync::{Arc, AtomicU64, Mutex, MutexGuard};
+use crate::sync::Arc;
+use crate::sync::checked::{AtomicU64, Mutex, MutexGuard};
 use crate::sys::Span;
 use crate::units::{self, GRANULE};
 
@@ -64,7 +65,7 @@ pub(crate) struct Pending {
 }
 
 /// How often the lock is looked at before sleeping on it.
-const PATIENCE: usize = 200;
+const PATIENCE: usize = if cfg!(loom) { 0 } else { 200 };
 
 /// How much is overwritten with traps at a time.
 const PIECE: usize = 4096;

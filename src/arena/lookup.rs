@@ -29,7 +29,8 @@ use std::ptr::NonNull;
 use crate::Error;
 use crate::space::Run;
 use crate::space::bitmap::Bitmap;
-use crate::sync::{AtomicU64, OnceLock, Ordering, fence};
+use crate::sync::Ordering;
+use crate::sync::checked::{AtomicU64, OnceLock, fence};
 use crate::table::{Table, Zeroed};
 use crate::units::GRANULE;
 
@@ -71,6 +72,7 @@ const fn key(start: u32, slot: usize) -> u64 {
 }
 const KEY_MASK: u64 = 0xff;
 
+#[derive(Default)]
 #[repr(C, align(128))]
 struct Group {
     head: AtomicU64,
@@ -78,6 +80,7 @@ struct Group {
     records: [Record; SLOTS],
 }
 
+#[derive(Default)]
 #[repr(C)]
 struct Record {
     /// Generation (25 bits), start within the bin (7 bits), length in bytes (32 bits; 0 while it changes).
@@ -149,7 +152,7 @@ pub(crate) struct Lookup {
 impl Lookup {
     pub(crate) fn new(granules: u32) -> Result<Self, Error> {
         let bins = granules.div_ceil(BIN) as usize;
-        Ok(Self { occupied: Bitmap::new(bins)?, groups: [const { OnceLock::new() }; GROUPS], bins })
+        Ok(Self { occupied: Bitmap::new(bins)?, groups: std::array::from_fn(|_| OnceLock::new()), bins })
     }
 
     /// Makes the first table, and returns its whole pages: where code is packed it is used from end to end, so it may

