@@ -134,6 +134,20 @@ pub(crate) mod modelled {
     atomic!(AtomicU64, u64);
     atomic!(AtomicUsize, usize);
 
+    /// What one thread does at a time, each after the last: loom, which puts the stores to an atomic in the order in which
+    /// it runs them, sees by this that others were possible.
+    #[derive(Debug, Default)]
+    pub(crate) struct Exclusive(loom::cell::UnsafeCell<()>);
+
+    impl Exclusive {
+        pub(crate) fn check(&self) {
+            self.0.with_mut(|_| ());
+        }
+    }
+
+    // SAFETY: there is nothing in it.
+    unsafe impl Sync for Exclusive {}
+
     /// loom's lock with the calls of parking_lot's.
     pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
 

@@ -86,6 +86,9 @@ struct Record {
     /// Generation (25 bits), start within the bin (7 bits), length in bytes (32 bits; 0 while it changes).
     state: AtomicU64,
     tag: AtomicU64,
+    /// A record has one writer at a time, each after the last: else an older tag could come out on top of a newer one.
+    #[cfg(loom)]
+    writer: crate::sync::checked::Exclusive,
 }
 
 // SAFETY: atomic integers through and through.
@@ -329,6 +332,8 @@ impl Group {
 
 impl Record {
     fn fill(&self, block: &Entry) {
+        #[cfg(loom)]
+        self.writer.check();
         let generation = (self.state.load(Ordering::Relaxed) >> (LEN_BITS + START_BITS)) + 1;
         // A reader that sees the new tag sees, behind its own fence, at least this state, and gives up.
         self.state.store(state(generation, block.start, 0), Ordering::Relaxed);

@@ -86,6 +86,42 @@ fn a_record_that_moved_is_not_found_at_its_old_place() {
     });
 }
 
+/// A block that was gone before is not found in the record of another that comes to the same place. Three preemptions.
+#[test]
+fn what_was_retired_is_not_found_again() {
+    check(3, || {
+        let lookup = lookup(128);
+        let first = enter(&lookup, 0, 16, 1);
+        lookup.remove(first);
+        let writer = {
+            let lookup = Arc::clone(&lookup);
+            spawn(move || lookup.enter(0, 32, 2).map(drop).unwrap())
+        };
+        let found = find(&lookup, 0);
+        assert!(matches!(found, None | Some((32, 2))), "{found:?}");
+        writer.join().unwrap();
+    });
+}
+
+/// A slot freed by one thread is taken by another, which must not write to the record before the first one has. Three
+/// preemptions.
+#[test]
+fn a_record_has_one_writer_at_a_time() {
+    check(3, || {
+        let lookup = lookup(128);
+        let freeing = {
+            let lookup = Arc::clone(&lookup);
+            spawn(move || {
+                let entry = lookup.enter(0, 16, 1).unwrap();
+                lookup.remove(entry);
+            })
+        };
+        lookup.enter(5, 16, 2).unwrap();
+        freeing.join().unwrap();
+        assert_eq!((find(&lookup, 0), find(&lookup, 5)), (None, Some((16, 2))));
+    });
+}
+
 /// Two threads enter blocks in a bin whose first group has one slot left, so that a second group, and the table of second
 /// groups, is made by one of them; a third looks. Two preemptions.
 #[test]
