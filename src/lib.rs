@@ -1,5 +1,9 @@
 #![doc = include_str!("../README.md")]
-#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+#![cfg_attr(any(test, fuzzing), allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+// The integration tests' helpers serve the tests within as well.
+#[cfg(all(any(test, fuzzing), not(loom)))]
+extern crate self as gaia_jit;
 
 mod arena;
 mod entry;
@@ -10,8 +14,9 @@ mod region;
 mod space;
 mod sync;
 mod sys;
+#[cfg_attr(loom, path = "table_loom.rs")]
 mod table;
-#[cfg(test)]
+#[cfg(all(any(test, fuzzing), not(loom)))]
 mod tests;
 mod units;
 
@@ -27,3 +32,6 @@ pub use arena::{
 };
 pub use error::Error;
 pub use jit_memory::JitMemory;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub use tests::model as fuzzing;

@@ -1,12 +1,21 @@
 //! Locks and atomics for the whole crate, in one place so that a model checker can stand in for them.
+//!
+//! What threads share inside an arena comes from [`checked`]: under `cfg(loom)` these are loom's types. Statics, and what
+//! leads to the system, stay as they are there: they outlive the runs of a model.
 
-pub(crate) use parking_lot::{Mutex, MutexGuard};
-pub(crate) use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
+pub(crate) use parking_lot::Mutex;
+pub(crate) use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 pub(crate) use std::sync::{Arc, OnceLock};
+
+#[cfg(loom)]
+pub(crate) use modelled as checked;
+#[cfg(not(loom))]
+pub(crate) use native as checked;
 
 /// A small number for this thread, counted up from 0: where it looks first in what is kept in several copies, so that
 /// threads do not share cache lines.
 #[allow(clippy::missing_const_for_thread_local, reason = "it is const; on OpenBSD clippy looks into the macro")]
+#[cfg(not(loom))]
 pub(crate) fn thread_number() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     thread_local!(static MINE: std::cell::Cell<usize> = const { std::cell::Cell::new(usize::MAX) });
@@ -18,4 +27,214 @@ pub(crate) fn thread_number() -> usize {
     });
     // Where the thread is ending and has no more of its own, any number does.
     number.unwrap_or(0)
+}
+
+/// All threads of a model start at the same place, where they meet.
+#[cfg(loom)]
+pub(crate) fn thread_number() -> usize {
+    0
+}
+
+#[cfg(not(loom))]
+pub(crate) mod native {
+    pub(crate) use parking_lot::{Mutex, MutexGuard};
+    pub(crate) use std::sync::OnceLock;
+    pub(crate) use std::sync::atomic::{AtomicU64, AtomicUsize, fence};
+}
+
+#[cfg(loom)]
+#[allow(clippy::expect_used, reason = "test code")]
+pub(crate) mod modelled {
+    use loom::sync::atomic;
+    use std::cell::UnsafeCell;
+    use std::ops::{Deref, DerefMut};
+    use std::sync::atomic::Ordering;
+
+    loom::lazy_static! {
+        static ref TURN: atomic::AtomicUsize = atomic::AtomicUsize::new(0);
+    }
+
+    /// Any other thread may go first. loom compares a store with the last access to the same atomic only; where that is a
+    /// load of the same thread, it would not see that a load of another thread before could have come after. A relaxed
+    /// store orders nothing but makes each access depend on the last one, whoever's that was.
+    fn turn() {
+        TURN.store(0, Ordering::Relaxed);
+    }
+
+    pub(crate) fn fence(order: Ordering) {
+        turn();
+        atomic::fence(order);
+    }
+
+    /// loom's atomics, each access a turn.
+    macro_rules! atomic {
+        ($name:ident, $value:ty) => {
+            #[derive(Debug, Default)]
+            pub(crate) struct $name(atomic::$name);
+
+            #[allow(dead_code, reason = "one list for both")]
+            impl $name {
+                pub(crate) fn new(value: $value) -> Self {
+                    Self(atomic::$name::new(value))
+                }
+
+                pub(crate) fn load(&self, order: Ordering) -> $value {
+                    turn();
+                    self.0.load(order)
+                }
+
+                pub(crate) fn store(&self, value: $value, order: Ordering) {
+                    turn();
+                    self.0.store(value, order);
+                }
+
+                pub(crate) fn fetch_add(&self, value: $value, order: Ordering) -> $value {
+                    turn();
+                    self.0.fetch_add(value, order)
+                }
+
+                pub(crate) fn fetch_max(&self, value: $value, order: Ordering) -> $value {
+                    turn();
+                    self.0.fetch_max(value, order)
+                }
+
+                pub(crate) fn fetch_and(&self, value: $value, order: Ordering) -> $value {
+                    turn();
+                    self.0.fetch_and(value, order)
+                }
+
+                pub(crate) fn fetch_or(&self, value: $value, order: Ordering) -> $value {
+                    turn();
+                    self.0.fetch_or(value, order)
+                }
+
+                pub(crate) fn compare_exchange(
+                    &self,
+                    old: $value,
+                    new: $value,
+                    success: Ordering,
+                    failure: Ordering,
+                ) -> Result<$value, $value> {
+                    turn();
+                    self.0.compare_exchange(old, new, success, failure)
+                }
+
+                pub(crate) fn compare_exchange_weak(
+                    &self,
+                    old: $value,
+                    new: $value,
+                    success: Ordering,
+                    failure: Ordering,
+                ) -> Result<$value, $value> {
+                    self.compare_exchange(old, new, success, failure)
+                }
+            }
+        };
+    }
+
+    atomic!(AtomicU64, u64);
+    atomic!(AtomicUsize, usize);
+
+    /// What one thread does at a time, each after the last: loom, which puts the stores to an atomic in the order in which
+    /// it runs them, sees by this that others were possible.
+    #[derive(Debug, Default)]
+    pub(crate) struct Exclusive(loom::cell::UnsafeCell<()>);
+
+    impl Exclusive {
+        pub(crate) fn check(&self) {
+            self.0.with_mut(|_| ());
+        }
+    }
+
+    // SAFETY: there is nothing in it.
+    unsafe impl Sync for Exclusive {}
+
+    /// loom's lock with the calls of parking_lot's.
+    pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
+
+    /// `None` only while unlocked for a moment.
+    pub(crate) struct MutexGuard<'a, T> {
+        lock: &'a Mutex<T>,
+        guard: Option<loom::sync::MutexGuard<'a, T>>,
+    }
+
+    impl<T> Mutex<T> {
+        pub(crate) fn new(value: T) -> Self {
+            Self(loom::sync::Mutex::new(value))
+        }
+
+        pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+            MutexGuard { lock: self, guard: self.0.lock().ok() }
+        }
+
+        pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+            self.0.try_lock().ok().map(|guard| MutexGuard { lock: self, guard: Some(guard) })
+        }
+    }
+
+    impl<T> MutexGuard<'_, T> {
+        pub(crate) fn unlocked<U>(this: &mut Self, f: impl FnOnce() -> U) -> U {
+            this.guard = None;
+            let result = f();
+            this.guard = this.lock.0.lock().ok();
+            result
+        }
+    }
+
+    impl<T> Deref for MutexGuard<'_, T> {
+        type Target = T;
+
+        fn deref(&self) -> &T {
+            self.guard.as_deref().expect("locked")
+        }
+    }
+
+    impl<T> DerefMut for MutexGuard<'_, T> {
+        fn deref_mut(&mut self) -> &mut T {
+            self.guard.as_deref_mut().expect("locked")
+        }
+    }
+
+    /// Of no more use to others than the standard one: a reader synchronises with who set it, and with nobody else.
+    pub(crate) struct OnceLock<T> {
+        is_set: AtomicUsize,
+        setting: loom::sync::Mutex<()>,
+        value: UnsafeCell<Option<T>>,
+    }
+
+    impl<T> OnceLock<T> {
+        pub(crate) fn new() -> Self {
+            Self { is_set: AtomicUsize::new(0), setting: loom::sync::Mutex::new(()), value: UnsafeCell::new(None) }
+        }
+
+        pub(crate) fn get(&self) -> Option<&T> {
+            if self.is_set.load(Ordering::Acquire) == 0 {
+                return None;
+            }
+            // SAFETY: set once, before `is_set`, and never changed again.
+            unsafe { (*self.value.get()).as_ref() }
+        }
+
+        pub(crate) fn get_or_init(&self, value: impl FnOnce() -> T) -> &T {
+            if let Some(value) = self.get() {
+                return value;
+            }
+            let _ = self.set(value());
+            self.get().expect("set")
+        }
+
+        pub(crate) fn set(&self, value: T) -> Result<(), T> {
+            let _setting = self.setting.lock();
+            if self.get().is_some() {
+                return Err(value);
+            }
+            // SAFETY: not set yet, so nobody reads it; the lock keeps other writers away.
+            unsafe { *self.value.get() = Some(value) };
+            self.is_set.store(1, Ordering::Release);
+            Ok(())
+        }
+    }
+
+    // SAFETY: written once under a lock, read only after that.
+    unsafe impl<T: Send + Sync> Sync for OnceLock<T> {}
 }

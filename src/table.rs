@@ -6,14 +6,15 @@ use std::ops::Deref;
 use std::ptr::NonNull;
 
 use crate::Error;
-use crate::sync::AtomicU64;
+use crate::sync::checked::AtomicU64;
 
 /// Types whose value may be all zero bytes and that need no drop.
 ///
 /// # Safety
 /// - A value of all zero bytes is a valid value of the type.
 /// - The type has no drop glue.
-pub(crate) unsafe trait Zeroed {}
+/// - Its default is that value.
+pub(crate) unsafe trait Zeroed: Default {}
 // SAFETY: an atomic integer has the representation of the integer.
 unsafe impl Zeroed for AtomicU64 {}
 // SAFETY: plain integers.

@@ -111,7 +111,7 @@ impl ArenaBuilder {
     }
 
     /// Another system than the real one.
-    #[cfg(test)]
+    #[cfg(all(any(test, fuzzing), not(loom)))]
     pub(crate) fn os(self, os: &'static dyn Os) -> Self {
         Self { os, ..self }
     }

@@ -20,7 +20,8 @@ use crate::icache;
 use crate::region::Region;
 use crate::space::pages::Pages;
 use crate::space::{Run, Space};
-use crate::sync::{Arc, AtomicU64, Mutex, MutexGuard};
+use crate::sync::Arc;
+use crate::sync::checked::{AtomicU64, Mutex, MutexGuard};
 use crate::sys::Span;
 use crate::units::{self, GRANULE};
 
@@ -64,7 +65,7 @@ pub(crate) struct Pending {
 }
 
 /// How often the lock is looked at before sleeping on it.
-const PATIENCE: usize = 200;
+const PATIENCE: usize = if cfg!(loom) { 0 } else { 200 };
 
 /// The part of a stretch that may be without memory when it is put into a huge page: a quarter, as the fourth batch of
 /// half a megabyte does not fit into what three have left. (The system's own daemon fills up almost empty ones.)

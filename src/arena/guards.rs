@@ -17,9 +17,11 @@
 //! the guard, or the guarded thread sees the table without the function (the store-buffering pattern; crossbeam-epoch
 //! and hazard pointers rest on the same). An epoch read too early only makes a guard look older than it is.
 
-use crate::sync::{AtomicU64, AtomicUsize, OnceLock, Ordering, fence, thread_number};
+use crate::sync::checked::{AtomicU64, AtomicUsize, OnceLock, fence};
+use crate::sync::{Ordering, thread_number};
 
-const SLOTS: usize = 64;
+/// Few in a model, so that it comes to the further ones.
+const SLOTS: usize = if cfg!(loom) { 2 } else { 64 };
 
 #[repr(align(64))]
 struct Slot(AtomicU64);
@@ -34,7 +36,11 @@ struct Slots {
 
 impl Slots {
     fn new() -> Self {
-        Self { slots: [const { Slot(AtomicU64::new(0)) }; SLOTS], used: AtomicUsize::new(0), more: OnceLock::new() }
+        Self {
+            slots: std::array::from_fn(|_| Slot(AtomicU64::new(0))),
+            used: AtomicUsize::new(0),
+            more: OnceLock::new(),
+        }
     }
 
     /// Every chain of slots, this one first.
@@ -70,7 +76,7 @@ impl Drop for Guard<'_> {
 /// A sequentially consistent fence right after an atomic read-modify-write. On x86 that is a locked instruction, and so
 /// a full barrier already (Intel SDM volume 3, "Memory Ordering"); a fence beside it would only cost.
 pub(super) fn fence_after_rmw() {
-    if cfg!(all(any(target_arch = "x86", target_arch = "x86_64"), not(miri))) {
+    if cfg!(all(any(target_arch = "x86", target_arch = "x86_64"), not(any(miri, loom)))) {
         std::sync::atomic::compiler_fence(Ordering::SeqCst);
     } else {
         fence(Ordering::SeqCst);

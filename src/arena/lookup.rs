@@ -29,7 +29,8 @@ use std::ptr::NonNull;
 use crate::Error;
 use crate::space::Run;
 use crate::space::bitmap::Bitmap;
-use crate::sync::{AtomicU64, OnceLock, Ordering, fence};
+use crate::sync::Ordering;
+use crate::sync::checked::{AtomicU64, OnceLock, fence};
 use crate::table::{Table, Zeroed};
 use crate::units::GRANULE;
 
@@ -71,6 +72,7 @@ const fn key(start: u32, slot: usize) -> u64 {
 }
 const KEY_MASK: u64 = 0xff;
 
+#[derive(Default)]
 #[repr(C, align(128))]
 struct Group {
     head: AtomicU64,
@@ -78,11 +80,15 @@ struct Group {
     records: [Record; SLOTS],
 }
 
+#[derive(Default)]
 #[repr(C)]
 struct Record {
     /// Generation (25 bits), start within the bin (7 bits), length in bytes (32 bits; 0 while it changes).
     state: AtomicU64,
     tag: AtomicU64,
+    /// A record has one writer at a time, each after the last: else an older tag could come out on top of a newer one.
+    #[cfg(loom)]
+    writer: crate::sync::checked::Exclusive,
 }
 
 // SAFETY: atomic integers through and through.
@@ -149,7 +155,7 @@ pub(crate) struct Lookup {
 impl Lookup {
     pub(crate) fn new(granules: u32) -> Result<Self, Error> {
         let bins = granules.div_ceil(BIN) as usize;
-        Ok(Self { occupied: Bitmap::new(bins)?, groups: [const { OnceLock::new() }; GROUPS], bins })
+        Ok(Self { occupied: Bitmap::new(bins)?, groups: std::array::from_fn(|_| OnceLock::new()), bins })
     }
 
     /// Makes the first table, and returns its whole pages: where code is packed it is used from end to end, so it may
@@ -326,6 +332,8 @@ impl Group {
 
 impl Record {
     fn fill(&self, block: &Entry) {
+        #[cfg(loom)]
+        self.writer.check();
         let generation = (self.state.load(Ordering::Relaxed) >> (LEN_BITS + START_BITS)) + 1;
         // A reader that sees the new tag sees, behind its own fence, at least this state, and gives up.
         self.state.store(state(generation, block.start, 0), Ordering::Relaxed);

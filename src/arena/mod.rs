@@ -7,6 +7,8 @@ mod code;
 mod core;
 mod guards;
 mod lookup;
+#[cfg(all(test, loom))]
+mod loom_models;
 mod observer;
 mod occupancy;
 mod open_run;

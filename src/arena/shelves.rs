@@ -13,10 +13,11 @@
 
 use super::tally::Tally;
 use crate::space::Run;
-use crate::sync::{Mutex, MutexGuard, thread_number};
+use crate::sync::checked::{Mutex, MutexGuard};
+use crate::sync::thread_number;
 
 /// More threads than this share shelves.
-pub(super) const SHELVES: usize = 16;
+pub(super) const SHELVES: usize = if cfg!(loom) { 2 } else { 16 };
 /// Sizes in granules that are shelved, up to 1 KiB.
 const SIZES: usize = 65;
 /// Runs of one size on one shelf: 268 KiB a shelf at the most.

@@ -6,7 +6,8 @@
 #![forbid(unsafe_code)]
 
 use crate::Error;
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::Ordering;
+use crate::sync::checked::AtomicU64;
 use crate::table::Table;
 
 /// Deep enough for 2^30 bits.

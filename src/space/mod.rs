@@ -28,6 +28,8 @@
 
 mod bins;
 pub(crate) mod bitmap;
+#[cfg(all(any(test, fuzzing), not(loom)))]
+pub mod model;
 pub(crate) mod page_set;
 pub(crate) mod pages;
 #[cfg(test)]

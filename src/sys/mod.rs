@@ -44,7 +44,7 @@ pub(crate) use generation::generation;
 #[cfg(not(unix))]
 pub(crate) use native::generation;
 pub(crate) use native::{KernelWriter, Native, SharedMemory};
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 pub(crate) use parked::parked_bytes;
 pub(crate) use parked::{release_before, release_or_park};
 pub(crate) use place::Place;

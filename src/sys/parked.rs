@@ -74,7 +74,7 @@ fn park(parked: Parked) {
 }
 
 /// Bytes of address space that wait to be released.
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 pub(crate) fn parked_bytes() -> usize {
     PARKED.lock().iter().map(|parked| parked.span.len).sum()
 }

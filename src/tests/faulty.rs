@@ -29,7 +29,11 @@ struct State {
 
 impl Faulty {
     pub(crate) fn leaked() -> &'static Self {
-        Box::leak(Box::default())
+        // Kept in sight, so that leak checkers look for other leaks.
+        static ALL: Mutex<Vec<&'static Faulty>> = Mutex::new(Vec::new());
+        let system: &'static Self = Box::leak(Box::default());
+        ALL.lock().push(system);
+        system
     }
 
     /// A system whose pages are larger than the real one's: it checks that nobody asks for parts of them.

@@ -1,8 +1,11 @@
-//! Tests that need to see inside: refused and counted system calls.
+//! Tests that need to see inside: refused and counted system calls, and programs of operations against plain models.
+//! The models serve the fuzzer too (`cfg(fuzzing)`, see `fuzz/`).
 
+#[path = "../../tests/common/mod.rs"]
+mod common;
 mod faulty;
+pub mod model;
+#[cfg(test)]
 mod random;
+#[cfg(test)]
 mod refusals;
-
-/// What is parked is the whole process's: held by tests in which releases fail.
-static PARKING: crate::sync::Mutex<()> = crate::sync::Mutex::new(());

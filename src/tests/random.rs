@@ -4,7 +4,7 @@
 
 use fastrand::Rng;
 
-use super::PARKING;
+use super::common::child;
 use super::faulty::Faulty;
 use crate::icache::RETURN_1_2;
 use crate::sys;
@@ -164,16 +164,21 @@ fn run(mode: WxMode, page: usize, seed: u64, operations: u64) {
     assert_eq!((os.mapped(), sys::parked_bytes()), (0, 0));
 }
 
+/// In a process of its own: what is parked is the whole process's.
 #[test]
 fn calls_refused_at_random_lose_nothing() {
-    let _alone = PARKING.lock();
     let seed = setting("GAIA_TEST_FAULT_SEED", fastrand::u64(..1 << 40));
     let operations = setting("GAIA_TEST_FAULT_OPS", 2_000);
-    println!("GAIA_TEST_FAULT_SEED={seed}");
-    // Pages of 4, 16 and 64 KiB: a system with small ones does for large ones too.
-    for (n, page) in [4, 16, 64, 4].into_iter().enumerate() {
-        for mode in [WxMode::Flip, WxMode::DualMap, WxMode::PerThread] {
-            run(mode, page << 10, seed.wrapping_add(n as u64), operations);
+    let output = child::output("tests::random::calls_refused_at_random_lose_nothing", || {
+        println!("GAIA_TEST_FAULT_SEED={seed}");
+        // Pages of 4, 16 and 64 KiB: a system with small ones does for large ones too.
+        for (n, page) in [4, 16, 64, 4].into_iter().enumerate() {
+            for mode in [WxMode::Flip, WxMode::DualMap, WxMode::PerThread] {
+                run(mode, page << 10, seed.wrapping_add(n as u64), operations);
+            }
         }
-    }
+    });
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{:?}\n{out}\n{err}", output.status);
+    print!("{out}");
 }

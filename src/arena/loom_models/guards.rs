@@ -1,0 +1,134 @@
+//! Guards against drops: the runtime's table, the guard's slot and the epoch.
+
+use loom::cell::UnsafeCell;
+use std::sync::atomic::Ordering;
+
+use super::super::guards::Guards;
+use super::{Arc, check, spawn};
+use crate::sync::checked::AtomicUsize;
+
+/// A runtime with one function: its table says which is there, and loom watches the code's memory for races.
+struct Runtime {
+    guards: Guards,
+    table: AtomicUsize,
+    code: UnsafeCell<usize>,
+}
+
+// SAFETY: that the cell is not written while it is read is what loom checks.
+unsafe impl Sync for Runtime {}
+
+impl Runtime {
+    fn new() -> Arc<Self> {
+        Arc::new(Self { guards: Guards::new(), table: AtomicUsize::new(1), code: UnsafeCell::new(1) })
+    }
+
+    /// Runs what the table says, under a guard.
+    fn run(&self) {
+        let guard = self.guards.pin();
+        let function = self.table.load(Ordering::Acquire);
+        if function != 0 {
+            // SAFETY: read only; that nobody writes meanwhile is what loom checks.
+            self.code.with(|code| assert_eq!(unsafe { *code }, function, "ran another function"));
+        }
+        drop(guard);
+    }
+
+    /// Takes the function out of the table and drops it: the epoch it waits for, if it has to.
+    fn retire(&self) -> Option<u64> {
+        self.table.store(0, Ordering::Release);
+        self.guards.oldest().map(|_| self.guards.next_epoch())
+    }
+
+    fn is_due(&self, epoch: Option<u64>) -> bool {
+        epoch.is_none_or(|epoch| self.guards.oldest().is_none_or(|oldest| epoch < oldest))
+    }
+
+    /// Another function in the same place.
+    fn reuse(&self, function: usize) {
+        // SAFETY: as in `run`.
+        self.code.with_mut(|code| unsafe { *code = function });
+        self.table.store(function, Ordering::Release);
+    }
+}
+
+/// Two threads run, one drops and publishes over it. Two preemptions.
+#[test]
+fn code_is_not_reused_under_a_guard() {
+    check(2, || {
+        let runtime = Runtime::new();
+        let runners = [0; 2].map(|_| {
+            let runtime = Arc::clone(&runtime);
+            spawn(move || runtime.run())
+        });
+        let epoch = runtime.retire();
+        if runtime.is_due(epoch) {
+            runtime.reuse(2);
+        }
+        runners.into_iter().for_each(|runner| runner.join().unwrap());
+        assert!(runtime.is_due(epoch), "nobody is left to wait for");
+    });
+}
+
+/// One thread runs twice, so that its slot is taken again, while another drops, publishes over it, and drops again.
+/// Three preemptions.
+#[test]
+fn a_slot_that_is_taken_again_guards_again() {
+    check(3, || {
+        let runtime = Runtime::new();
+        let runner = {
+            let runtime = Arc::clone(&runtime);
+            spawn(move || (0..2).for_each(|_| runtime.run()))
+        };
+        for function in [2, 3] {
+            let epoch = runtime.retire();
+            if runtime.is_due(epoch) {
+                runtime.reuse(function);
+            }
+        }
+        runner.join().unwrap();
+    });
+}
+
+/// A guard that was there all along makes the drop wait, so that the epoch counts: a guard taken meanwhile holds the
+/// drop back just if it may have seen the function. Three preemptions.
+#[test]
+fn an_epoch_tells_older_guards_from_younger_ones() {
+    check(3, || {
+        let runtime = Runtime::new();
+        let older = runtime.guards.pin();
+        let runner = {
+            let runtime = Arc::clone(&runtime);
+            spawn(move || runtime.run())
+        };
+        let epoch = runtime.retire();
+        assert!(epoch.is_some() && !runtime.is_due(epoch));
+        drop(older);
+        let younger = runtime.guards.pin();
+        if runtime.is_due(epoch) {
+            runtime.reuse(2);
+        }
+        runner.join().unwrap();
+        assert!(runtime.is_due(epoch), "the younger guard does not hold it back");
+        drop(younger);
+    });
+}
+
+/// More guards than a chain of slots has (two, in models): the runner's goes to a further one, made by one of two threads.
+/// One preemption.
+#[test]
+fn guards_beyond_the_slots_count_as_well() {
+    check(1, || {
+        let runtime = Runtime::new();
+        let others = [runtime.guards.pin(), runtime.guards.pin()];
+        let runners = [0; 2].map(|_| {
+            let runtime = Arc::clone(&runtime);
+            spawn(move || runtime.run())
+        });
+        let epoch = runtime.retire();
+        drop(others);
+        if runtime.is_due(epoch) {
+            runtime.reuse(2);
+        }
+        runners.into_iter().for_each(|runner| runner.join().unwrap());
+    });
+}
