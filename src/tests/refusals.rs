@@ -33,8 +33,9 @@ fn check(arena: &CodeArena, blocks: &[(CodeBlock, Vec<u8>)]) {
 }
 
 fn function(kind: usize, len: usize) -> Vec<u8> {
-    let mut code = RETURN_1_2[kind % 2].to_vec();
-    code.resize(len.max(code.len()), 0);
+    let head = RETURN_1_2[kind % 2];
+    let mut code = vec![0; len.max(head.len())];
+    code[..head.len()].copy_from_slice(head);
     code
 }
 
