@@ -4,7 +4,8 @@
 use std::ops::Range;
 
 use crate::Error;
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::Ordering;
+use crate::sync::checked::AtomicU64;
 use crate::table::Table;
 
 /// Bytes asked for at a time: a power of two, and whole pages on every system that has to be asked.
