@@ -154,3 +154,106 @@ impl Held<'_> {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    fn no_more(_: Run) -> Option<Run> {
+        panic!("asked for more than it needs")
+    }
+
+    fn no_spill(_: &mut dyn Iterator<Item = Run>) {
+        panic!("there is room")
+    }
+
+    /// All that is handed over, and the sum of the tallies.
+    fn cleared(shelves: &Shelves) -> (Vec<Run>, Tally) {
+        let (mut all, mut sum) = (Vec::new(), Tally::default());
+        shelves.hold().clear(|runs, tally| {
+            all.extend(runs);
+            sum.merge(tally);
+        });
+        all.sort_unstable();
+        (all, sum)
+    }
+
+    #[test]
+    fn a_stretch_is_cut_to_its_end() {
+        let shelves = Shelves::new();
+        let first = shelves.take(60, 950, |rest| {
+            assert_eq!(rest.len(), 0);
+            Some(Run::new(100, 64))
+        });
+        assert_eq!((first, shelves.take(4, 50, no_more)), (Some(Run::new(100, 60)), Some(Run::new(160, 4))));
+        let (runs, tally) = cleared(&shelves);
+        assert_eq!((runs.len(), tally.blocks(), tally.bytes(), tally.granules()), (0, 2, 1_000, 64));
+        assert_eq!(cleared(&shelves), (Vec::new(), Tally::default()), "once");
+    }
+
+    #[test]
+    fn what_is_left_of_a_stretch_goes_back() {
+        let shelves = Shelves::new();
+        assert!(shelves.take(10, 160, |_| Some(Run::new(0, 12))).is_some());
+        let next = shelves.take(3, 48, |rest| {
+            assert_eq!(rest, Run::new(10, 2));
+            Some(Run::new(50, 8))
+        });
+        assert_eq!(next, Some(Run::new(50, 3)));
+        assert_eq!(cleared(&shelves).0, [Run::new(53, 5)]);
+        assert_eq!(shelves.take(3, 48, |_| None), None);
+        assert_eq!(cleared(&shelves).0, []);
+    }
+
+    #[test]
+    fn freed_space_serves_the_next_of_its_size() {
+        let shelves = Shelves::new();
+        for start in [0, 7] {
+            assert_eq!(shelves.put(Run::new(start, 5), 70, no_spill), Ok(()));
+        }
+        assert_eq!(shelves.take(5, 80, no_more), Some(Run::new(7, 5)));
+        assert_eq!(shelves.take(4, 64, |_| None), None, "not of another size");
+        assert_eq!(cleared(&shelves).0, [Run::new(0, 5)]);
+    }
+
+    #[test]
+    fn a_full_shelf_is_emptied_at_once() {
+        let shelves = Shelves::new();
+        for n in 0..DEPTH as u32 {
+            assert_eq!(shelves.put(Run::new(n, 1), 16, no_spill), Ok(()));
+        }
+        let mut spilled = 0;
+        assert_eq!(shelves.put(Run::new(99, 1), 16, |runs| spilled = runs.count()), Ok(()));
+        assert_eq!((spilled, cleared(&shelves).0.len()), (DEPTH + 1, 0));
+    }
+
+    #[test]
+    fn large_space_is_not_shelved() {
+        let shelves = Shelves::new();
+        let (largest, larger) = (Run::new(0, SIZES as u32 - 1), Run::new(0, SIZES as u32));
+        assert_eq!((shelves.put(largest, 16, no_spill), shelves.put(larger, 16, no_spill)), (Ok(()), Err(larger)));
+        assert_eq!(
+            (shelves.take(larger.len(), 16, no_more), shelves.take(largest.len(), 16, no_more)),
+            (None, Some(largest))
+        );
+    }
+
+    #[test]
+    fn held_shelves_cannot_be_held_again() {
+        let shelves = Shelves::new();
+        let held = shelves.try_hold();
+        assert!(held.is_some() && shelves.try_hold().is_none());
+        drop(held);
+        assert!(shelves.try_hold().is_some());
+    }
+
+    #[test]
+    fn any_number_of_threads_finds_a_shelf() {
+        let shelves = Shelves::new();
+        for _ in 0..SHELVES * SHELVES + 1 {
+            let put = || shelves.put(Run::new(0, 1), 16, |runs| runs.for_each(drop));
+            std::thread::scope(|scope| assert_eq!(scope.spawn(put).join().ok(), Some(Ok(()))));
+        }
+        assert!(!cleared(&shelves).0.is_empty());
+    }
+}
