@@ -27,8 +27,8 @@ pub mod design {}
 pub mod security {}
 
 pub use arena::{
-    ArenaBuilder, Batch, BlockInfo, Code, CodeArena, CodeBlock, Guard, Observer, Occupancy, PageUse, Slot, Stats,
-    WxMode,
+    ArenaBuilder, Batch, BlockInfo, Code, CodeArena, CodeBlock, Guard, Observer, Occupancy, PageUse, Published,
+    Reservation, Slot, Stats, UnwindInfo, WxMode,
 };
 pub use error::Error;
 pub use jit_memory::JitMemory;

@@ -254,7 +254,7 @@ fn threads_publish_and_drop_at_once() {
 fn a_panicking_observer_leaks_nothing() {
     struct Panics(AtomicBool);
     impl gaia_jit::Observer for Panics {
-        fn published(&self, _: &gaia_jit::BlockInfo, _: Option<&str>) {
+        fn published(&self, _: &[gaia_jit::Published<'_>]) {
             assert!(!self.0.load(Ordering::Relaxed), "as asked for");
         }
 

@@ -14,9 +14,10 @@ use std::io;
 use std::marker::PhantomData;
 
 use super::block::{CodeBlock, Lease};
-use super::code::Code;
+use super::code::{Code, UnwindInfo};
 use super::core::{Core, bytes_of};
 use super::lookup::Entry;
+use super::notes::Notes;
 use super::open_run::OpenRun;
 use super::stretch::{Home, Stretch};
 use crate::Error;
@@ -74,8 +75,8 @@ pub struct Batch {
     /// By slot. Where they stand in the lookup is not known until they are entered there.
     entries: Vec<Entry>,
     homes: Vec<Home>,
-    /// As far as any was named.
-    names: Vec<Option<Box<str>>>,
+    /// What is said of functions, as far as anything is.
+    notes: Vec<Notes>,
     staging: Vec<u8>,
     runs: Vec<OpenRun>,
     /// There were no whole pages to open: not asked for again.
@@ -101,7 +102,7 @@ impl Batch {
             id,
             entries: Vec::new(),
             homes: Vec::new(),
-            names: Vec::new(),
+            notes: Vec::new(),
             staging: Vec::new(),
             runs: Vec::new(),
             no_pages: false,
@@ -136,6 +137,9 @@ impl Batch {
         if let Some(name) = code.name {
             self.set_name(slot, name);
         }
+        if let Some(info) = code.unwind {
+            self.set_unwind(slot, info);
+        }
         Ok(slot)
     }
 
@@ -158,13 +162,29 @@ impl Batch {
 
     /// Sets the name of a slot, for the arena's [`Observer`](crate::Observer); without effect on a slot of another batch.
     pub fn set_name(&mut self, slot: Slot, name: &str) {
-        if self.entry(slot).is_none() {
-            return;
+        if let Some(notes) = self.notes_mut(slot) {
+            notes.name = Some(name.into());
         }
-        if self.names.len() <= slot.index {
-            self.names.resize(slot.index + 1, None);
+    }
+
+    /// Sets how to unwind through a slot, as [`Code::unwind`](crate::Code::unwind) does; without effect on a slot of
+    /// another batch.
+    pub fn set_unwind(&mut self, slot: Slot, info: UnwindInfo<'_>) {
+        if let Some(notes) = self.notes_mut(slot) {
+            notes.unwind = Some(info.into());
         }
-        self.names[slot.index] = Some(name.into());
+    }
+
+    fn notes_mut(&mut self, slot: Slot) -> Option<&mut Notes> {
+        self.entry(slot)?;
+        // Nobody is there to be told.
+        if self.core.observers.is_empty() {
+            return None;
+        }
+        if self.notes.len() <= slot.index {
+            self.notes.resize_with(slot.index + 1, Notes::default);
+        }
+        self.notes.get_mut(slot.index)
     }
 
     /// The address at which the slot's code will run; null for a slot of another batch.
@@ -371,10 +391,8 @@ impl Batch {
         self.runs.clear();
         // Owned by blocks from here on, whatever an observer does.
         let blocks: Vec<_> = entries.iter().map(|entry| CodeBlock::new(Arc::clone(&self.lease), *entry)).collect();
-        let names = self.names.iter().map(Option::as_deref).chain(std::iter::repeat(None));
-        if core.observer.is_some() {
-            blocks.iter().zip(names).for_each(|(block, name)| core.announce(block.entry(), name));
-        }
+        let notes = self.notes.iter().map(Some).chain(std::iter::repeat(None));
+        core.announce(blocks.iter().zip(notes).map(|(block, notes)| Notes::describe(notes, block.entry())));
         Ok(blocks)
     }
 

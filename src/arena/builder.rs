@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::core::Core;
 use super::observer::Observer;
+use super::observers::Observers;
 use super::{CodeArena, WxMode};
 use crate::Error;
 use crate::icache;
@@ -31,7 +32,7 @@ pub struct ArenaBuilder {
     seal: bool,
     landing_pads: bool,
     near: Option<usize>,
-    observer: Option<Arc<dyn Observer>>,
+    observers: Vec<Arc<dyn Observer>>,
     os: &'static dyn Os,
 }
 
@@ -45,7 +46,7 @@ impl ArenaBuilder {
             seal: false,
             landing_pads: false,
             near: None,
-            observer: None,
+            observers: Vec::new(),
             os: &Native,
         }
     }
@@ -105,9 +106,10 @@ impl ArenaBuilder {
         Self { landing_pads: yes, ..self }
     }
 
-    /// Someone who hears of every block that is published or retired.
-    pub fn observer(self, observer: Arc<dyn Observer>) -> Self {
-        Self { observer: Some(observer), ..self }
+    /// One more that hears of every function that is published or retired. The first that was added hears it first.
+    pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
+        self.observers.push(observer);
+        self
     }
 
     /// Another system than the real one.
@@ -145,7 +147,7 @@ impl ArenaBuilder {
             WxMode::DualMap => Region::dual(self.os, &plan)?,
             WxMode::PerThread => Region::windowed(self.os, &plan)?,
         };
-        Ok(CodeArena::from_core(Core::new(region, self.mode, self.poison, self.observer)?))
+        Ok(CodeArena::from_core(Core::new(region, self.mode, self.poison, Observers::new(self.observers))?))
     }
 }
 

@@ -22,12 +22,13 @@ pub struct Code<'a> {
     pub(crate) align: usize,
     pub(crate) tag: u64,
     pub(crate) name: Option<&'a str>,
+    pub(crate) unwind: Option<UnwindInfo<'a>>,
 }
 
 impl<'a> Code<'a> {
     /// Position-independent code, or code linked for the address that [`Batch::address`](crate::Batch::address) gave.
     pub fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes, align: GRANULE, tag: 0, name: None }
+        Self { bytes, align: GRANULE, tag: 0, name: None, unwind: None }
     }
 
     /// Alignment of the first byte: a power of two up to 2 MiB. At least 16 in any case.
@@ -44,6 +45,29 @@ impl<'a> Code<'a> {
     pub fn name(self, name: &'a str) -> Self {
         Self { name: Some(name), ..self }
     }
+
+    /// How to find the caller's frame from inside of the code, for the arena's [`Observer`](crate::Observer).
+    pub fn unwind(self, info: UnwindInfo<'a>) -> Self {
+        Self { unwind: Some(info), ..self }
+    }
+}
+
+/// How to unwind a stack through a function, in the form that its system's unwinder takes. None of it depends on where the
+/// function will lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum UnwindInfo<'a> {
+    /// Call frame information as in a section `.eh_frame`: one CIE or more, then FDEs. Each FDE's first address is
+    /// absolute (`DW_EH_PE_absptr`, the only encoding that is taken) and counted from the start of the function, so as
+    /// a rule 0.
+    EhFrame(&'a [u8]),
+    /// The `UNWIND_INFO` of Windows, which has to be near the code, stands in the function's own bytes.
+    Windows {
+        /// Where it begins, in bytes from the start of the function; a multiple of 4.
+        offset: usize,
+        /// Bytes of the function that are code, from its start.
+        code: usize,
+    },
 }
 
 impl<'a> From<&'a [u8]> for Code<'a> {

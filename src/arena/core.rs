@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 
 use super::guards::Guards;
 use super::lookup::{BlockInfo, Entry, Lookup};
-use super::observer::Observer;
+use super::observers::Observers;
 use super::shelves::{Held, Shelves};
 use super::tally::Tally;
 use crate::Error;
@@ -20,7 +20,6 @@ use crate::icache;
 use crate::region::Region;
 use crate::space::pages::Pages;
 use crate::space::{Run, Space};
-use crate::sync::Arc;
 use crate::sync::checked::{AtomicU64, Mutex, MutexGuard};
 use crate::sys::Span;
 use crate::units::{self, GRANULE};
@@ -29,7 +28,7 @@ pub(crate) struct Core {
     pub(crate) region: Region,
     pub(crate) lookup: Lookup,
     pub(crate) guards: Guards,
-    pub(crate) observer: Option<Arc<dyn Observer>>,
+    pub(super) observers: Observers,
     pub(crate) mode: super::WxMode,
     poison: bool,
     /// Unless freed space has to be overwritten, or waits for its page to be empty.
@@ -39,7 +38,7 @@ pub(crate) struct Core {
     books: Mutex<Books>,
     /// Held while free space is kept out of the books because the system is being called about it. Taken before the
     /// books, or without them.
-    aside: Mutex<()>,
+    pub(super) aside: Mutex<()>,
 }
 
 /// Everything that the lock guards.
@@ -53,7 +52,7 @@ pub(crate) struct Books {
     pub(super) live: Tally,
     pub(super) waiting: Tally,
     /// Granules that are free but kept out of the space for a moment, by holders of `aside` or on their way to it.
-    aside: usize,
+    pub(super) aside: usize,
 }
 
 /// A dropped block that waits until all guards are younger than its epoch.
@@ -67,10 +66,6 @@ pub(crate) struct Pending {
 /// How often the lock is looked at before sleeping on it.
 const PATIENCE: usize = if cfg!(loom) { 0 } else { 200 };
 
-/// The part of a stretch that may be without memory when it is put into a huge page: a quarter, as the fourth batch of
-/// half a megabyte does not fit into what three have left. (The system's own daemon fills up almost empty ones.)
-const SPARSEST: usize = 4;
-
 /// How much is overwritten with traps at a time.
 const PIECE: usize = 4096;
 
@@ -80,12 +75,7 @@ pub(crate) fn bytes_of(run: Run) -> std::ops::Range<usize> {
 }
 
 impl Core {
-    pub(crate) fn new(
-        region: Region,
-        mode: super::WxMode,
-        poison: bool,
-        observer: Option<Arc<dyn Observer>>,
-    ) -> Result<Self, Error> {
+    pub(crate) fn new(region: Region, mode: super::WxMode, poison: bool, observers: Observers) -> Result<Self, Error> {
         let granules = (region.len() / GRANULE) as u32;
         let books = Books {
             space: Space::new(granules)?,
@@ -106,7 +96,7 @@ impl Core {
             region,
             lookup,
             guards,
-            observer,
+            observers,
             mode,
             poison,
             shelves,
@@ -124,7 +114,7 @@ impl Core {
 
     /// The books as they are. They are held for some hundred nanoseconds, so it is better to look again for a while than
     /// to be put to sleep and woken.
-    fn lock(&self) -> MutexGuard<'_, Books> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Books> {
         for _ in 0..PATIENCE {
             match self.books.try_lock() {
                 Some(books) => return books,
@@ -150,7 +140,7 @@ impl Core {
     }
 
     /// The books with everything in them, also what was on shelves.
-    fn gather(&self) -> MutexGuard<'_, Books> {
+    pub(super) fn gather(&self) -> MutexGuard<'_, Books> {
         let Some(shelves) = &self.shelves else { return self.books() };
         let mut held = shelves.hold();
         let mut books = self.books();
@@ -171,8 +161,7 @@ impl Core {
         if !self.poison {
             while let Some(pending) = books.pending.front().copied().filter(ready) {
                 books.pending.pop_front();
-                books.waiting.retire(pending.run, pending.len);
-                self.give_back(&mut books, pending.run);
+                self.come_free(&mut books, pending);
             }
             return books;
         }
@@ -191,8 +180,7 @@ impl Core {
         let mut books = self.lock();
         books.aside -= granules;
         for pending in done {
-            books.waiting.retire(pending.run, pending.len);
-            self.give_back(&mut books, pending.run);
+            self.come_free(&mut books, pending);
         }
         // What could not be overwritten is tried again.
         for pending in failed.into_iter().rev() {
@@ -219,6 +207,13 @@ impl Core {
         self.region.counters.flushed.add(bytes.len() as u64);
         self.region.flush(bytes);
         written
+    }
+
+    /// The space of a block that had to wait is free.
+    fn come_free(&self, books: &mut Books, pending: Pending) {
+        books.waiting.retire(pending.run, pending.len);
+        self.observers.note_reclaimed(pending.len as usize);
+        self.give_back(books, pending.run);
     }
 
     pub(super) fn give_back(&self, books: &mut Books, run: Run) {
@@ -280,7 +275,7 @@ impl Core {
     }
 
     /// Tries again to make pages executable that could not be.
-    fn rescue<'a>(&'a self, mut books: MutexGuard<'a, Books>) -> MutexGuard<'a, Books> {
+    pub(super) fn rescue<'a>(&'a self, mut books: MutexGuard<'a, Books>) -> MutexGuard<'a, Books> {
         if books.stranded.is_empty() {
             return books;
         }
@@ -313,13 +308,12 @@ impl Core {
             // A child leaves its copy of the books alone: it may not even be able to take the lock.
             return;
         }
-        if let Some(observer) = &self.observer {
-            self.region.let_read();
-            // Also if the observer panics, the rest is done.
-            let _finish = Finish { core: self, entry };
-            observer.retired(&self.info(entry));
-        } else {
+        if self.observers.is_empty() {
             self.finish(entry);
+        } else {
+            // Also if an observer panics, the rest is done.
+            let _finish = Finish { core: self, entry };
+            self.announce_retired(&self.info(entry));
         }
     }
 
@@ -357,95 +351,12 @@ impl Core {
         }
     }
 
-    /// Gives the memory of wholly free pages back to the system; returns the bytes.
-    pub(crate) fn trim(&self) -> Result<usize, Error> {
-        self.region.check_own("trim")?;
-        if !self.region.gives_back() {
-            return Ok(0);
-        }
-        let mut books = self.rescue(self.gather());
-        let _aside = MutexGuard::unlocked(&mut books, || self.aside.lock());
-        // The pages are taken while the system is called, so that nobody places code in them meanwhile.
-        let mut taken = Vec::new();
-        let mut from = 0;
-        while let Some(run) = books.next_empty(from) {
-            books.space.alloc_at(run);
-            from = books.pages.of(run).end;
-            books.aside += run.len() as usize;
-            taken.push(run);
-        }
-        drop(books);
-        let mut result = Ok(0);
-        for run in taken {
-            // SAFETY: the pages are taken and hold no block, live or pending.
-            let gone = unsafe { self.region.decommit(bytes_of(run)) };
-            let mut books = self.lock();
-            match gone {
-                Ok(()) => {
-                    let bytes = books.pages.gone(run) * self.region.page_size();
-                    result = result.map(|sum| sum + bytes);
-                }
-                Err(error) => result = result.and(Err(error)),
-            }
-            books.aside -= run.len() as usize;
-            self.give_back(&mut books, run);
-        }
-        result
-    }
-
-    /// Puts stretches of 2 MiB that hold memory almost throughout into huge pages; returns the bytes.
-    pub(crate) fn collapse(&self) -> Result<usize, Error> {
-        self.region.check_own("collapse")?;
-        let page = self.region.page_size();
-        let (mut bytes, mut refused) = (0, None);
-        for start in (0..self.region.len()).step_by(units::MAX_ALIGN) {
-            let range = start..start + units::MAX_ALIGN;
-            let pages = range.start / page..range.end / page;
-            // So that no trim takes the memory away before it is counted. The books as they are: to reclaim takes this lock.
-            let _aside = self.aside.lock();
-            let missing = pages.len() - self.lock().pages.count_resident(pages.clone());
-            if range.end > self.region.len() || pages.is_empty() || missing > pages.len() / SPARSEST {
-                continue;
-            }
-            let collapsed = self.region.collapse(range.clone());
-            if collapsed.is_ok() || self.region.is_dual() {
-                // A huge page is there as a whole; also if only one of two views is made of it.
-                let run = Run::new((range.start / GRANULE) as u32, (range.len() / GRANULE) as u32);
-                self.lock().pages.touch(run);
-            }
-            match collapsed {
-                Ok(()) => bytes += units::MAX_ALIGN,
-                // The system cannot move pages that a batch has open; other stretches it can.
-                Err(error) => refused = Some(error),
-            }
-        }
-        match refused {
-            Some(error) if bytes == 0 => Err(error),
-            _ => Ok(bytes),
-        }
-    }
-
     pub(crate) fn info(&self, entry: Entry) -> BlockInfo {
         BlockInfo {
             start: self.region.address(entry.start as usize * GRANULE),
             len: entry.len as usize,
             tag: entry.tag,
         }
-    }
-}
-
-impl Books {
-    /// The next wholly empty pages, from page `from` on, that are to be trimmed. Where only some of a huge page's pages
-    /// are known to hold memory, the others may hold some too: the empty pages around, as far as a huge page reaches,
-    /// go with them.
-    fn next_empty(&self, from: usize) -> Option<Run> {
-        let run = self.pages.next_empty(&self.space, from)?;
-        let hole = self.space.hole_around(run.start);
-        let page = self.pages.granules();
-        let huge = ((units::MAX_ALIGN / GRANULE) as u32).max(page);
-        let start = (run.start / huge * huge).max(hole.start.next_multiple_of(page)).max(from as u32 * page);
-        let end = run.end.next_multiple_of(huge).min(hole.end / page * page);
-        Some(Run { start: start.min(run.start), end: end.max(run.end) })
     }
 }
 

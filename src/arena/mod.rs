@@ -9,7 +9,9 @@ mod guards;
 mod lookup;
 #[cfg(all(test, loom))]
 mod loom_models;
+mod notes;
 mod observer;
+mod observers;
 mod occupancy;
 mod open_run;
 mod publish;
@@ -17,6 +19,7 @@ mod shelves;
 mod stats;
 mod stretch;
 mod tally;
+mod trim;
 
 use std::fmt;
 
@@ -24,11 +27,11 @@ pub use batch::{Batch, Slot};
 pub use block::CodeBlock;
 use block::Lease;
 pub use builder::ArenaBuilder;
-pub use code::Code;
+pub use code::{Code, UnwindInfo};
 use core::Core;
 pub use guards::Guard;
 pub use lookup::BlockInfo;
-pub use observer::Observer;
+pub use observer::{Observer, Published, Reservation};
 pub use occupancy::{Occupancy, PageUse};
 pub use stats::Stats;
 
@@ -106,6 +109,7 @@ impl CodeArena {
     }
 
     fn from_core(core: Core) -> Self {
+        core.announce_reserved();
         let core = Arc::new(core);
         let leases = (0..shelves::SHELVES).map(|_| Arc::new(Lease::new(Arc::clone(&core)))).collect();
         Self { shared: Arc::new(Shared { core, leases }) }

@@ -1,22 +1,26 @@
 //! Listening to an arena: what profilers, debuggers and unwinders need to know.
 
+use super::WxMode;
+use super::code::UnwindInfo;
 use super::lookup::BlockInfo;
 
-/// Hears of every block as it is published and retired. Registered with
-/// [`ArenaBuilder::observer`](crate::ArenaBuilder::observer).
+/// Hears of what happens in an arena. Registered with [`ArenaBuilder::observer`](crate::ArenaBuilder::observer).
 ///
-/// The calls come on the thread that publishes or drops, without any lock held; calls of different threads overlap.
+/// The calls come on the thread that publishes, drops or trims, without any lock held; calls of different threads
+/// overlap. An observer may use the arena. A forked child's arena tells nobody anything. If an observer panics, the
+/// panic goes on to whoever called the arena, nothing is lost, and further observers do not hear of this event.
 ///
 /// ```
 /// use std::sync::{Arc, Mutex};
-/// use gaia_jit::{BlockInfo, Code, CodeArena, Observer};
+/// use gaia_jit::{Code, CodeArena, Observer, Published};
 ///
 /// #[derive(Default)]
 /// struct Names(Mutex<Vec<String>>);
 ///
 /// impl Observer for Names {
-///     fn published(&self, block: &BlockInfo, name: Option<&str>) {
-///         self.0.lock().unwrap().push(format!("{} of {} bytes", name.unwrap_or("?"), block.len));
+///     fn published(&self, functions: &[Published<'_>]) {
+///         let described = functions.iter().map(|f| format!("{} of {} bytes", f.name.unwrap_or("?"), f.block.len));
+///         self.0.lock().unwrap().extend(described);
 ///     }
 /// }
 ///
@@ -27,13 +31,63 @@ use super::lookup::BlockInfo;
 /// # Ok::<(), gaia_jit::Error>(())
 /// ```
 pub trait Observer: Send + Sync {
-    /// `block` can be run from now on; the publishing call has not returned yet.
-    fn published(&self, block: &BlockInfo, name: Option<&str>) {
-        let _ = (block, name);
+    /// An arena was built: all of its code will lie in this address space.
+    fn reserved(&self, space: &Reservation) {
+        let _ = space;
+    }
+
+    /// Functions can be run from now on, those of one batch together; the publishing call has not returned yet, and
+    /// their bytes can be read here.
+    fn published(&self, functions: &[Published<'_>]) {
+        let _ = functions;
     }
 
     /// `block` was dropped; its space is not used again before this returns.
     fn retired(&self, block: &BlockInfo) {
         let _ = block;
     }
+
+    /// Space of dropped blocks that had waited for guards came free; told at the next occasion without a lock.
+    fn reclaimed(&self, blocks: u64, bytes: u64) {
+        let _ = (blocks, bytes);
+    }
+
+    /// [`CodeArena::trim`](crate::CodeArena::trim) gave so many bytes back to the system.
+    fn trimmed(&self, bytes: usize) {
+        let _ = bytes;
+    }
+
+    /// The arena is gone: all of its blocks were retired, and its address space is about to be given up.
+    fn released(&self, space: &Reservation) {
+        let _ = space;
+    }
+}
+
+/// The address space of an arena.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Reservation {
+    /// The first byte that can be code.
+    pub start: *const u8,
+    /// Bytes of code there can be.
+    pub len: usize,
+    /// How the arena keeps W^X.
+    pub mode: WxMode,
+}
+
+// SAFETY: an address and a number; to follow the pointer takes `unsafe` code of its own.
+unsafe impl Send for Reservation {}
+// SAFETY: as for `Send`.
+unsafe impl Sync for Reservation {}
+
+/// A function as it was published.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Published<'a> {
+    /// Where it is, and its tag.
+    pub block: BlockInfo,
+    /// What [`Code::name`](crate::Code::name) said.
+    pub name: Option<&'a str>,
+    /// What [`Code::unwind`](crate::Code::unwind) said.
+    pub unwind: Option<UnwindInfo<'a>>,
 }

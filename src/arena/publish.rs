@@ -5,6 +5,7 @@ use super::block::{CodeBlock, Lease};
 use super::code::Code;
 use super::core::{Core, bytes_of};
 use super::lookup::Entry;
+use super::observers::Described;
 use super::open_run::OpenRun;
 use super::tally::Tally;
 use crate::Error;
@@ -46,14 +47,6 @@ impl Core {
         self.recent.store(recent << 32 | bytes, Ordering::Relaxed);
     }
 
-    /// Tells the observer of a block.
-    pub(super) fn announce(&self, entry: Entry, name: Option<&str>) {
-        if let Some(observer) = &self.observer {
-            self.region.let_read();
-            observer.published(&self.info(entry), name);
-        }
-    }
-
     /// Makes pages that hold nothing published executable again and gives them back, or keeps them until that works.
     pub(super) fn close(&self, open: &OpenRun) {
         // SAFETY: the pages belong to a batch that writes no more; nothing in them was published.
@@ -88,7 +81,11 @@ impl Core {
         });
         match entered {
             Ok(block) => {
-                core.announce(block.entry(), code.name);
+                core.announce(std::iter::once(Described {
+                    entry: block.entry(),
+                    name: code.name,
+                    unwind: code.unwind,
+                }));
                 Ok(block)
             }
             Err(error) => {

@@ -1,0 +1,98 @@
+//! The observers of one arena, told of everything without a lock held.
+#![forbid(unsafe_code)]
+
+use super::core::Core;
+use super::lookup::{BlockInfo, Entry};
+use super::observer::{Observer, Published, Reservation};
+use crate::sync::{Arc, AtomicU64, Ordering};
+
+#[derive(Default)]
+pub(crate) struct Observers {
+    list: Vec<Arc<dyn Observer>>,
+    /// What came free under the lock and was not told yet.
+    reclaimed_blocks: AtomicU64,
+    reclaimed_bytes: AtomicU64,
+}
+
+impl Observers {
+    pub(crate) fn new(list: Vec<Arc<dyn Observer>>) -> Self {
+        Self { list, ..Self::default() }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// Notes that a block's space came free, to be told when no lock is held.
+    pub(super) fn note_reclaimed(&self, bytes: usize) {
+        if !self.is_empty() {
+            self.reclaimed_blocks.fetch_add(1, Ordering::Relaxed);
+            self.reclaimed_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        }
+    }
+
+    fn tell(&self, event: impl Fn(&dyn Observer)) {
+        self.list.iter().for_each(|observer| event(&**observer));
+        if self.reclaimed_blocks.load(Ordering::Relaxed) > 0 {
+            let (blocks, bytes) =
+                (self.reclaimed_blocks.swap(0, Ordering::Relaxed), self.reclaimed_bytes.swap(0, Ordering::Relaxed));
+            // Another thread may have told it meanwhile.
+            if blocks > 0 {
+                self.list.iter().for_each(|observer| observer.reclaimed(blocks, bytes));
+            }
+        }
+    }
+}
+
+impl Core {
+    fn reservation(&self) -> Reservation {
+        Reservation { start: self.region.address(0), len: self.region.len(), mode: self.mode }
+    }
+
+    /// The arena is there.
+    pub(super) fn announce_reserved(&self) {
+        self.observers.tell(|observer| observer.reserved(&self.reservation()));
+    }
+
+    /// Functions are live. Costs nothing without observers: `functions` is not even looked at.
+    pub(super) fn announce<'a>(&self, functions: impl Iterator<Item = Described<'a>>) {
+        if self.observers.is_empty() {
+            return;
+        }
+        self.region.let_read();
+        let published: Vec<Published<'_>> = functions
+            .map(|function| Published {
+                block: self.info(function.entry),
+                name: function.name,
+                unwind: function.unwind,
+            })
+            .collect();
+        self.observers.tell(|observer| observer.published(&published));
+    }
+
+    /// A block was dropped.
+    pub(super) fn announce_retired(&self, block: &BlockInfo) {
+        self.region.let_read();
+        self.observers.tell(|observer| observer.retired(block));
+    }
+
+    /// Memory went back to the system.
+    pub(super) fn announce_trimmed(&self, bytes: usize) {
+        self.observers.tell(|observer| observer.trimmed(bytes));
+    }
+}
+
+/// A function, and what is said of it.
+pub(super) struct Described<'a> {
+    pub(super) entry: Entry,
+    pub(super) name: Option<&'a str>,
+    pub(super) unwind: Option<super::code::UnwindInfo<'a>>,
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        if self.region.is_own() {
+            self.observers.tell(|observer| observer.released(&self.reservation()));
+        }
+    }
+}

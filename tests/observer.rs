@@ -1,0 +1,166 @@
+//! What observers hear, and when.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+mod common;
+
+use std::sync::{Arc, Mutex};
+
+use common::{asm, modes, small};
+use gaia_jit::{BlockInfo, Code, CodeArena, Observer, Published, Reservation, UnwindInfo, WxMode};
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Event {
+    Reserved(usize, WxMode),
+    Published(Vec<(usize, Option<String>, Option<Vec<u8>>)>),
+    Retired(usize),
+    Reclaimed(u64, u64),
+    Trimmed(usize),
+    Released(usize),
+}
+
+#[derive(Default)]
+struct Log(Mutex<Vec<Event>>);
+
+impl Log {
+    fn push(&self, event: Event) {
+        self.0.lock().unwrap().push(event);
+    }
+
+    fn take(&self) -> Vec<Event> {
+        std::mem::take(&mut *self.0.lock().unwrap())
+    }
+}
+
+impl Observer for Log {
+    fn reserved(&self, space: &Reservation) {
+        self.push(Event::Reserved(space.len, space.mode));
+    }
+
+    fn published(&self, functions: &[Published<'_>]) {
+        let described = functions.iter().map(|function| {
+            let unwind = match function.unwind {
+                Some(UnwindInfo::EhFrame(bytes)) => Some(bytes.to_vec()),
+                _ => None,
+            };
+            // SAFETY: published and alive: the publishing call has not returned.
+            let first = unsafe { *function.block.start };
+            assert_eq!(first, asm::constant(1)[0], "the bytes are there");
+            (function.block.len, function.name.map(String::from), unwind)
+        });
+        self.push(Event::Published(described.collect()));
+    }
+
+    fn retired(&self, block: &BlockInfo) {
+        self.push(Event::Retired(block.len));
+    }
+
+    fn reclaimed(&self, blocks: u64, bytes: u64) {
+        self.push(Event::Reclaimed(blocks, bytes));
+    }
+
+    fn trimmed(&self, bytes: usize) {
+        self.push(Event::Trimmed(bytes));
+    }
+
+    fn released(&self, space: &Reservation) {
+        self.push(Event::Released(space.len));
+    }
+}
+
+/// A log, and an arena that writes to it.
+fn logged(mode: WxMode) -> (Arc<Log>, CodeArena) {
+    let log = Arc::new(Log::default());
+    let arena = small(mode).observer(log.clone()).build().unwrap();
+    assert_eq!(log.take(), [Event::Reserved(1 << 20, mode)]);
+    (log, arena)
+}
+
+#[test]
+fn a_life_is_told_from_reservation_to_release() {
+    for mode in modes() {
+        let (log, arena) = logged(mode);
+        let code = asm::padded(1, 200);
+        let block = arena.publish(Code::new(&code).name("one").unwind(UnwindInfo::EhFrame(&[1, 2]))).unwrap();
+        assert_eq!(log.take(), [Event::Published(vec![(200, Some("one".into()), Some(vec![1, 2]))])]);
+        let guard = arena.pin();
+        drop(block);
+        assert_eq!(log.take(), [Event::Retired(200)]);
+        drop(guard);
+        // The next look at the books finds that the guard is gone; the next call without a lock tells it.
+        assert_eq!(arena.stats().pending_blocks, 0);
+        drop(arena.publish(&code).unwrap());
+        let events = log.take();
+        assert!(events.contains(&Event::Reclaimed(1, 200)), "{events:?}");
+        let trimmed = arena.trim().unwrap();
+        let expected = if trimmed > 0 { vec![Event::Trimmed(trimmed)] } else { Vec::new() };
+        assert_eq!(log.take(), expected);
+        let last = arena.publish(&code).unwrap();
+        drop(arena);
+        log.take();
+        drop(last);
+        assert_eq!(log.take(), [Event::Retired(200), Event::Released(1 << 20)]);
+    }
+}
+
+#[test]
+fn a_batch_is_told_at_once_in_the_order_of_its_slots() {
+    for mode in modes() {
+        let (log, arena) = logged(mode);
+        let code = asm::constant(1);
+        let mut batch = arena.batch();
+        batch.push(Code::new(&code)).unwrap();
+        let second = batch.push(Code::new(&code).name("second")).unwrap();
+        batch.push(Code::new(&code)).unwrap();
+        batch.set_unwind(second, UnwindInfo::EhFrame(&[7]));
+        drop(batch.publish().unwrap());
+        let len = code.len();
+        let functions = vec![(len, None, None), (len, Some("second".into()), Some(vec![7])), (len, None, None)];
+        assert_eq!(log.take()[0], Event::Published(functions));
+        let mut dropped = arena.batch();
+        dropped.push(&code).unwrap();
+        drop(dropped);
+        assert_eq!(log.take(), [], "what is not published is not told");
+    }
+}
+
+#[test]
+fn all_observers_hear_the_first_one_first() {
+    let (first, second) = (Arc::new(Log::default()), Arc::new(Log::default()));
+    struct After(Arc<Log>, Arc<Log>);
+    impl Observer for After {
+        fn retired(&self, block: &BlockInfo) {
+            assert!(self.0.0.lock().unwrap().contains(&Event::Retired(block.len)));
+            self.1.retired(block);
+        }
+    }
+    let after = Arc::new(After(first.clone(), second.clone()));
+    let arena = small(WxMode::Flip).observer(first.clone()).observer(after).build().unwrap();
+    drop(arena.publish(&asm::constant(1)).unwrap());
+    assert_eq!(second.take(), [Event::Retired(asm::constant(1).len())]);
+}
+
+#[test]
+fn an_observer_may_use_the_arena() {
+    struct Uses(Mutex<Option<CodeArena>>);
+    impl Observer for Uses {
+        fn published(&self, functions: &[Published<'_>]) {
+            if let Some(arena) = &*self.0.lock().unwrap() {
+                assert_eq!(arena.lookup(functions[0].block.start), Some(functions[0].block));
+            }
+        }
+
+        fn retired(&self, block: &BlockInfo) {
+            if let Some(arena) = &*self.0.lock().unwrap() {
+                assert_eq!(arena.stats().live_blocks, 1);
+                assert!(arena.lookup(block.start).is_some(), "it is findable until all have heard");
+            }
+        }
+    }
+    for mode in modes() {
+        let uses = Arc::new(Uses(Mutex::new(None)));
+        let arena = small(mode).observer(uses.clone()).build().unwrap();
+        *uses.0.lock().unwrap() = Some(arena.clone());
+        drop(arena.publish(&asm::constant(1)).unwrap());
+        *uses.0.lock().unwrap() = None;
+    }
+}
