@@ -84,6 +84,14 @@ impl Plan {
             _ => refused.into(),
         }
     }
+
+    /// The same, where a refusal can be a policy's against the mode.
+    fn no_place(&self, mode: &'static str, place: &Place, refused: Refused) -> Error {
+        match self.out_of_reach(place)(refused) {
+            Error::OperatingSystem { call, source } => probe::refusal(mode)(Refused::new(call, source)),
+            other => other,
+        }
+    }
 }
 
 impl Region {
@@ -113,12 +121,9 @@ impl Region {
         let backing = if os.commits() { Some(Backing::new(plan.len)?) } else { None };
         let memory = os.share(plan.len).map_err(probe::refusal("DualMap"))?;
         let writable = os.map_writable(&memory, plan.len).map_err(probe::refusal("DualMap"))?;
-        let mapped = os.map_executable(&memory, &place, executable(plan)).map_err(|refused| {
-            match plan.out_of_reach(&place)(refused) {
-                Error::OperatingSystem { call, source } => probe::refusal("DualMap")(Refused::new(call, source)),
-                other => other,
-            }
-        });
+        let mapped = os
+            .map_executable(&memory, &place, executable(plan))
+            .map_err(|refused| plan.no_place("DualMap", &place, refused));
         let reservation = mapped.inspect_err(|_| {
             // SAFETY: mapped above and given to nobody.
             unsafe { sys::release_or_park(os, writable) };
@@ -137,7 +142,7 @@ impl Region {
     /// A region that a thread can write to only while it copies code in; tried out before it is returned.
     pub(crate) fn windowed(os: &'static dyn Os, plan: &Plan) -> Result<Self, Error> {
         let place = plan.place(os)?;
-        let reservation = os.reserve(&place).map_err(plan.out_of_reach(&place))?;
+        let reservation = os.reserve_window(&place).map_err(|refused| plan.no_place("PerThread", &place, refused))?;
         let mut region = Self::new(os, plan, &place, reservation, View::Private { writer: None });
         let span = region.span(0..region.len);
         if plan.huge_pages {
@@ -364,7 +369,9 @@ impl Region {
         self.counters.decommits.add(1);
         match &self.view {
             // SAFETY: passed on to the caller.
-            View::Private { .. } | View::Windowed { .. } => unsafe { self.os.decommit(self.span(range))? },
+            View::Private { .. } => unsafe { self.os.decommit(self.span(range))? },
+            // SAFETY: passed on to the caller.
+            View::Windowed { .. } => unsafe { self.os.decommit_window(self.span(range))? },
             // SAFETY: passed on to the caller.
             View::Dual { writable, .. } => unsafe { self.os.decommit_shared(self.writable_span(*writable, range))? },
         }
@@ -418,7 +425,7 @@ impl Drop for Region {
                 // SAFETY: nobody is left to use it.
                 let _ = unsafe { self.decommit(0..self.len) };
             }
-            std::mem::forget(self.take_window());
+            let _stays = std::mem::ManuallyDrop::new(self.take_window());
             return;
         }
         if let View::Dual { writable, .. } = self.view {

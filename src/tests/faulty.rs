@@ -202,6 +202,11 @@ impl Os for Faulty {
         unsafe { Native.freeze(span) }
     }
 
+    fn reserve_window(&self, place: &Place) -> Result<Span> {
+        self.enter("reserve")?;
+        self.note(Native.reserve_window(place))
+    }
+
     unsafe fn make_window(&self, span: Span) -> Result<WriteWindow> {
         self.enter("make window")?;
         unsafe { Native.make_window(span) }
@@ -210,6 +215,12 @@ impl Os for Faulty {
     unsafe fn window_write(&self, window: &WriteWindow, at: NonNull<u8>, bytes: &[u8]) -> Result<()> {
         self.enter("window write")?;
         unsafe { Native.window_write(window, at, bytes) }
+    }
+
+    unsafe fn decommit_window(&self, span: Span) -> Result<()> {
+        self.check_pages(span);
+        self.enter("decommit")?;
+        unsafe { Native.decommit_window(span) }
     }
 
     fn share(&self, len: usize) -> Result<SharedMemory> {
