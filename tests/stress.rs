@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 
 use common::maps::mappings;
-use common::{asm, call, call_at, child, modes};
+use common::{LARGE, asm, call, call_at, child, modes};
 use fastrand::Rng;
 use gaia_jit::{Batch, Code, CodeArena, CodeBlock, Error, WxMode};
 
@@ -212,7 +212,7 @@ fn exhaust(stop: &AtomicBool) -> usize {
     let mut rounds = 0;
     while !stop.load(Ordering::Relaxed) {
         let mut arenas = Vec::new();
-        while let Ok(arena) = CodeArena::builder().capacity(128 << 20).build() {
+        while let Ok(arena) = CodeArena::builder().capacity(LARGE).build() {
             assert_eq!(call(&arena.publish(&asm::constant(4)).unwrap()), 4);
             arenas.push(arena);
         }
@@ -231,9 +231,9 @@ fn limit_address_space() -> bool {
     let limit = libc::rlimit { rlim_cur: (used + bytes) as _, rlim_max: (used + bytes) as _ };
     // SAFETY: `limit` is valid for the call to read.
     let set = unsafe { libc::setrlimit(libc::RLIMIT_AS, &raw const limit) } == 0;
-    set && CodeArena::builder().capacity(64 << 20).build().is_ok_and(|_| {
+    set && CodeArena::builder().capacity(32 << 20).build().is_ok_and(|_| {
         let mut arenas: Vec<CodeArena> = Vec::new();
-        arenas.extend((0..100).map_while(|_| CodeArena::builder().capacity(128 << 20).build().ok()));
+        arenas.extend((0..100).map_while(|_| CodeArena::builder().capacity(LARGE).build().ok()));
         arenas.len() < 100
     })
 }

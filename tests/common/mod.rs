@@ -11,6 +11,9 @@ use std::io::Write;
 
 use gaia_jit::{ArenaBuilder, CodeArena, CodeBlock, WxMode};
 
+/// Bytes of a large arena, which every architecture's branches reach across.
+pub const LARGE: usize = if cfg!(target_arch = "arm") { 32 << 20 } else { 128 << 20 };
+
 /// Every mode that this system has. `Flip` it has to have, or a test would pass that has tried nothing.
 pub fn modes() -> impl Iterator<Item = WxMode> {
     small(WxMode::Flip).build().expect("no executable memory here");
