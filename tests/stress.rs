@@ -2,8 +2,8 @@
 //! processes are forked and arenas are built until memory runs out; at the end the books say what the threads counted,
 //! and nothing is left behind.
 //!
-//! `GAIA_TEST_STRESS_OPS` sets how many operations all threads make together in each mode (100,000 unless set), and
-//! `GAIA_TEST_STRESS_SEED` the seed that a failed run printed. Threads interleave as they like, so a seed makes a run alike,
+//! Poisoning and huge pages are as the seed says. `GAIA_TEST_STRESS_OPS` sets how many operations all threads make together in each mode (100,000 unless set), and
+//! Poisoning and huge pages are as the seed says. `GAIA_TEST_STRESS_SEED` the seed that a failed run printed. Threads interleave as they like, so a seed makes a run alike,
 //! not the same.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 
 use common::maps::mappings;
-use common::{LARGE, asm, call, call_at, child, modes};
+use common::{LARGE, asm, call, call_at, child, modes, small};
 use fastrand::Rng;
 use gaia_jit::{Batch, Code, CodeArena, CodeBlock, Error, WxMode};
 
@@ -239,7 +239,8 @@ fn limit_address_space() -> bool {
 }
 
 fn run(mode: WxMode, operations: u64, seed: u64, exhausts: bool) {
-    let arena = CodeArena::builder().mode(mode).capacity(CAPACITY).poison(seed % 2 == 1).build().unwrap();
+    let builder = CodeArena::builder().mode(mode).capacity(CAPACITY);
+    let arena = builder.poison(seed % 2 == 1).huge_pages(seed & 2 == 2).build().unwrap();
     let first = arena.publish(&asm::constant(1)).unwrap();
     let base = (0..).map(|n| first.as_ptr().addr() - n).find(|at| !arena.contains((at - 1) as *const u8)).unwrap();
     drop(first);
@@ -297,14 +298,20 @@ fn resident() -> usize {
     statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * region::page::size()
 }
 
-fn all_at_once(name: &str, mode: WxMode) {
+/// What the child does to itself before it begins; whether it could.
+type Before = fn() -> bool;
+
+fn all_at_once(name: &str, mode: WxMode, prepare: Before) {
     if !modes().any(|available| available == mode) {
-        return println!("NOT RUN: no {mode:?} here");
+        return common::not_run(name, "this system does not have the mode");
     }
     let operations = setting("GAIA_TEST_STRESS_OPS", 100_000);
     let seed = setting("GAIA_TEST_STRESS_SEED", fastrand::u64(..1 << 40));
     let output = child::output(name, || {
         println!("seed {seed}");
+        if !prepare() {
+            return common::not_run(name, "this process may not filter its system calls");
+        }
         let exhausts = limit_address_space();
         // What the process keeps for itself after such a run: allocators, thread stacks, tables.
         run(mode, operations / 10, seed, exhausts);
@@ -325,15 +332,25 @@ fn all_at_once(name: &str, mode: WxMode) {
 
 #[test]
 fn flip() {
-    all_at_once("flip", WxMode::Flip);
+    all_at_once("flip", WxMode::Flip, || true);
+}
+
+/// Every publication in pages of its own.
+#[test]
+fn flip_without_the_kernel_write() {
+    all_at_once("flip_without_the_kernel_write", WxMode::Flip, || {
+        let denied = common::sandbox::deny_kernel_writes();
+        assert!(!denied || !small(WxMode::Flip).build().unwrap().stats().fills_holes);
+        denied
+    });
 }
 
 #[test]
 fn dual_map() {
-    all_at_once("dual_map", WxMode::DualMap);
+    all_at_once("dual_map", WxMode::DualMap, || true);
 }
 
 #[test]
 fn per_thread() {
-    all_at_once("per_thread", WxMode::PerThread);
+    all_at_once("per_thread", WxMode::PerThread, || true);
 }

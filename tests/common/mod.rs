@@ -6,6 +6,8 @@ pub mod child;
 #[cfg(any(target_os = "linux", windows))]
 #[cfg_attr(windows, path = "maps_windows.rs")]
 pub mod maps;
+#[cfg(target_os = "linux")]
+pub mod sandbox;
 
 use std::io::Write;
 
@@ -41,7 +43,7 @@ pub fn small_pages(test: &str) -> bool {
     !always
 }
 
-fn not_run(test: &str, why: &str) {
+pub fn not_run(test: &str, why: &str) {
     std::io::stderr().write_all(format!("NOT RUN: {test}: {why}\n").as_bytes()).unwrap();
 }
 
