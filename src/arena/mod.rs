@@ -18,6 +18,7 @@ mod publish;
 mod shelves;
 mod stats;
 mod stretch;
+mod stubs;
 mod tally;
 mod trim;
 
