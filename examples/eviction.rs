@@ -155,7 +155,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         cache.run(calls)?;
         let (published, evicted) = (cache.published.load(Ordering::Relaxed), cache.evicted.load(Ordering::Relaxed));
         println!("{mode:?}: {} calls, {published} functions published, {evicted} evicted", calls * THREADS);
-        println!("{}", cache.arena.stats());
+        println!("{:#}", cache.arena.stats());
         let Cache { arena, functions, .. } = cache;
         drop(functions);
         arena.trim()?;

@@ -10,6 +10,8 @@ mod entry;
 mod error;
 mod icache;
 mod jit_memory;
+#[cfg(feature = "tracing")]
+pub mod observe;
 mod region;
 mod space;
 mod sync;
@@ -27,7 +29,7 @@ pub mod design {}
 pub mod security {}
 
 pub use arena::{
-    ArenaBuilder, Batch, BlockInfo, Code, CodeArena, CodeBlock, Guard, Observer, Occupancy, PageUse, Published,
+    ArenaBuilder, Batch, BlockInfo, Code, CodeArena, CodeBlock, Guard, Hole, Map, Observer, PageUse, Published,
     Reservation, Slot, Stats, UnwindInfo, WxMode,
 };
 pub use error::Error;

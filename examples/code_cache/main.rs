@@ -26,7 +26,6 @@ mod failure;
 mod language;
 mod native;
 mod options;
-mod picture;
 mod report;
 mod tally;
 mod worker;
