@@ -10,6 +10,8 @@ mod entry;
 mod error;
 mod icache;
 mod jit_memory;
+#[cfg(any(feature = "perf", feature = "gdb"))]
+pub mod observe;
 mod region;
 mod space;
 mod sync;
