@@ -10,7 +10,7 @@ mod entry;
 mod error;
 mod icache;
 mod jit_memory;
-#[cfg(feature = "tracing")]
+#[cfg(any(feature = "perf", feature = "gdb", feature = "tracing"))]
 pub mod observe;
 mod region;
 mod space;

@@ -25,6 +25,7 @@ mod cache;
 mod failure;
 mod language;
 mod native;
+mod observers;
 mod options;
 mod report;
 mod tally;
@@ -62,7 +63,7 @@ fn run() -> Result<(), Failure> {
         print!("{HELP}");
         return Ok(());
     };
-    let arena = CodeArena::builder()
+    let arena = observers::add(CodeArena::builder(), &options)?
         .capacity(options.capacity)
         .mode(options.mode)
         .build()

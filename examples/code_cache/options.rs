@@ -25,6 +25,8 @@ FILE holds programs in the language of kernels.tiny, which is used without it.
   --seed N          for the random programs and the order of calls (1)
   --recompile N     percentage of cache misses that are compiled anew and compared (1)
   --svg PATH        where the picture of the arena goes (target/occupancy.svg)
+  --perf map|jitdump   names for perf (cargo's --features perf); where they are is said first
+  --gdb             names for gdb (cargo's --features gdb)
   --help            this text
 ";
 
@@ -38,6 +40,15 @@ pub(crate) struct Options {
     pub(crate) recompile_percent: u8,
     pub(crate) svg: Option<PathBuf>,
     pub(crate) file: Option<PathBuf>,
+    pub(crate) perf: Option<Perf>,
+    pub(crate) gdb: bool,
+}
+
+/// What is written for perf.
+#[derive(Clone, Copy)]
+pub(crate) enum Perf {
+    Map,
+    Jitdump,
 }
 
 impl Options {
@@ -52,6 +63,8 @@ impl Options {
             recompile_percent: 1,
             svg: None,
             file: None,
+            perf: None,
+            gdb: false,
         }
     }
 
@@ -66,6 +79,7 @@ fn parse(mut parser: Parser) -> Result<Option<Options>, lexopt::Error> {
     while let Some(argument) = parser.next()? {
         match argument {
             Short('h') | Long("help") => return Ok(None),
+            Long("gdb") => options.gdb = true,
             Long(name) => {
                 let name = name.to_owned();
                 let Some(set) = setter(&name) else { return Err(Long(&name).unexpected()) };
@@ -94,6 +108,7 @@ fn setter(name: &str) -> Option<Setter> {
         }
         "seed" => |options, value| number(value, 0, u64::MAX).map(|number| options.seed = number),
         "recompile" => |options, value| number(value, 0, 100).map(|number| options.recompile_percent = number as u8),
+        "perf" => |options, value| perf(value).map(|perf| options.perf = Some(perf)),
         "svg" => |options, value| {
             options.svg = Some(value.into());
             Ok(())
@@ -115,6 +130,14 @@ fn mode(value: &OsStr) -> Result<WxMode, String> {
         Some("dual") => Ok(WxMode::DualMap),
         Some("per-thread") => Ok(WxMode::PerThread),
         _ => Err("the modes are flip, dual and per-thread".to_owned()),
+    }
+}
+
+fn perf(value: &OsStr) -> Result<Perf, String> {
+    match value.to_str() {
+        Some("map") => Ok(Perf::Map),
+        Some("jitdump") => Ok(Perf::Jitdump),
+        _ => Err("perf reads a map or a jitdump".to_owned()),
     }
 }
 

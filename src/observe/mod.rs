@@ -1,8 +1,44 @@
-//! Observers that come with the crate: each tells one kind of tool what happens in an arena. All are off by default, and
-//! nothing in the arena knows of them.
+//! Listeners that tell profilers and debuggers of an arena's functions; nothing in the crate depends on them.
+//!
+//! Each implements [`Observer`](crate::Observer) and is given to
+//! [`ArenaBuilder::observer`](crate::ArenaBuilder::observer); one may listen to several arenas.
+//!
+//! | | feature | where | who reads it |
+//! |---|---|---|---|
+//! | `PerfMap` | `perf` | Linux | `perf report`, and most other profilers: names of functions |
+//! | `Jitdump` | `perf` | Linux | `perf inject --jit`: names and code, also of addresses that are used again |
+//! | `Gdb` | `gdb` | systems with ELF | gdb, lldb: breakpoints by name, names and frames in a backtrace |
+//! | `Events` | `tracing` | everywhere | subscribers of `tracing`: what the arena does |
+//!
+//! Functions are known by [`Code::name`](crate::Code::name) or, without one, as `jit_` with their tag in decimal or (if
+//! that is 0) their address in hexadecimal. Control characters in names are written as `_`.
 
+#[cfg(all(feature = "gdb", unix, not(target_vendor = "apple"), not(loom)))]
+mod eh_frame;
+#[cfg(all(feature = "gdb", unix, not(target_vendor = "apple"), not(loom)))]
+mod elf;
 #[cfg(feature = "tracing")]
 mod events;
+#[cfg(all(feature = "gdb", unix, not(target_vendor = "apple"), not(loom)))]
+mod gdb;
+#[cfg(all(feature = "gdb", unix, not(target_vendor = "apple"), not(loom)))]
+mod gdb_list;
+#[cfg(all(feature = "perf", target_os = "linux", not(loom)))]
+mod jitdump;
+#[cfg(any(feature = "perf", feature = "gdb"))]
+mod machine;
+#[cfg(any(feature = "perf", feature = "gdb"))]
+mod name;
+#[cfg(all(feature = "perf", target_os = "linux", not(loom)))]
+mod perf_map;
+#[cfg(all(feature = "perf", target_os = "linux", not(loom)))]
+mod sink;
 
 #[cfg(feature = "tracing")]
 pub use events::Events;
+#[cfg(all(feature = "gdb", unix, not(target_vendor = "apple"), not(loom)))]
+pub use gdb::Gdb;
+#[cfg(all(feature = "perf", target_os = "linux", not(loom)))]
+pub use jitdump::Jitdump;
+#[cfg(all(feature = "perf", target_os = "linux", not(loom)))]
+pub use perf_map::PerfMap;

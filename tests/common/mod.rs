@@ -3,6 +3,10 @@
 
 pub mod asm;
 pub mod child;
+#[cfg(target_os = "linux")]
+pub mod fork;
+#[cfg(target_os = "linux")]
+pub mod jitdump;
 #[cfg(any(target_os = "linux", windows))]
 #[cfg_attr(windows, path = "maps_windows.rs")]
 pub mod maps;
@@ -43,6 +47,7 @@ pub fn small_pages(test: &str) -> bool {
     !always
 }
 
+/// Says aloud, as output that is not captured, that a test was not run.
 pub fn not_run(test: &str, why: &str) {
     std::io::stderr().write_all(format!("NOT RUN: {test}: {why}\n").as_bytes()).unwrap();
 }

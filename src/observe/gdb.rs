@@ -1,0 +1,221 @@
+//! Names, breakpoints and frames in gdb and lldb.
+//!
+//! # Structure
+//!
+//! Each publication makes one ELF object ([`super::elf`]), which enters the list that debuggers read ([`super::gdb_list`]).
+//! Its functions retire one by one, but an object leaves only whole: so it stays until the last of them is gone. If code is
+//! published meanwhile where one of them was, a debugger would find two objects for that place. Then the old object is
+//! replaced by one without those that have retired, first.
+//!
+//! All that is process-wide, as the list is; a [`Gdb`] is only the right to it. One lock guards it, held for a few
+//! searches in an ordered map for each function; objects are made without it, but for those that replace others.
+#![forbid(unsafe_code)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::ops::Range;
+
+use parking_lot::MutexGuard;
+
+use super::elf::{self, Function};
+use super::gdb_list::Listed;
+use super::machine::MACHINE;
+use super::{eh_frame, name};
+use crate::sync::{AtomicU64, Mutex, OnceLock, Ordering};
+use crate::sys::generation;
+use crate::{BlockInfo, Error, Observer, Published};
+
+/// Tells gdb and lldb of functions, by gdb's JIT interface: a breakpoint on the name of a function works, also before it
+/// is published (`set breakpoint pending on`), and backtraces name it.
+///
+/// ```
+/// use std::sync::Arc;
+/// use gaia_jit::{Code, CodeArena, observe::Gdb};
+///
+/// let arena = CodeArena::builder().capacity(1 << 20).observer(Arc::new(Gdb::new()?)).build()?;
+/// let block = arena.publish(Code::new(&[0xc3]).name("nothing"))?;
+/// # Ok::<(), gaia_jit::Error>(())
+/// ```
+///
+/// ```text
+/// gdb -ex 'set breakpoint pending on' -ex 'break nothing' -ex run -ex backtrace ./program
+/// ```
+///
+/// # Backtraces
+///
+/// Where [`Code::unwind`](crate::Code::unwind) gave call frame information, a debugger goes by that. Otherwise it looks at the function's
+/// first instructions; on x86-64 it finds the caller if these are `push rbp; mov rbp, rsp`, else often not.
+///
+/// # Cost
+///
+/// Some microseconds for each publication while no debugger is attached; and some milliseconds with one, which stops
+/// the program, so publish in batches. An object for 4,096 functions or fewer is registered for each, and retiring
+/// functions mostly costs a search in an ordered map.
+///
+/// # Other code that does the same
+///
+/// The symbols `__jit_debug_descriptor` and `__jit_debug_register_code` can be defined once in a program. LLVM's JIT and wasmtime
+/// define them as well: linked statically beside one of these, the program does not link ("multiple definition of
+/// `__jit_debug_register_code`"), and this crate's feature `gdb` has to stay off. A debugger finds them
+/// in a program that is not stripped (`strip = "debuginfo"` leaves them).
+pub struct Gdb(());
+
+/// All objects in the debuggers' list that arenas put there.
+static BOOK: Mutex<Book> = Mutex::new(Book { places: BTreeMap::new(), objects: BTreeMap::new(), next: 0 });
+static LOST: AtomicU64 = AtomicU64::new(0);
+/// The process that made the first [`Gdb`].
+static FIRST: OnceLock<u64> = OnceLock::new();
+
+struct Book {
+    /// Every function of every object, by address. They do not overlap.
+    places: BTreeMap<usize, Place>,
+    /// By number.
+    objects: BTreeMap<u64, Object>,
+    next: u64,
+}
+
+struct Place {
+    end: usize,
+    object: u64,
+    /// Whether it is not retired.
+    live: bool,
+}
+
+struct Object {
+    functions: Vec<Function>,
+    /// Those not retired.
+    live: usize,
+    /// `None` if there was no object to be had.
+    _listed: Option<Listed>,
+}
+
+impl Gdb {
+    /// Does nothing yet.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] on an architecture for which ELF has no name here.
+    pub fn new() -> Result<Self, Error> {
+        match MACHINE {
+            Some(_) => {
+                FIRST.get_or_init(generation);
+                Ok(Self(()))
+            }
+            None => Err(Error::unsupported("Gdb", "ELF has no name for this architecture")),
+        }
+    }
+
+    /// Functions of this process that debuggers cannot be told of: there was no object to be had, or the process was forked
+    /// while another thread published, so that the list cannot be used any more.
+    pub fn lost(&self) -> u64 {
+        LOST.load(Ordering::Relaxed)
+    }
+}
+
+impl Observer for Gdb {
+    fn published(&self, functions: &[Published<'_>]) {
+        let mut described: Vec<_> = functions.iter().map(describe).collect();
+        described.sort_unstable_by_key(|function| function.address);
+        while !described.is_empty() {
+            let rest = described.split_off(described.len().min(elf::MOST));
+            let functions = std::mem::replace(&mut described, rest);
+            let count = functions.len() as u64;
+            let entered = object(&functions.iter().collect::<Vec<_>>()).and_then(|file| {
+                lock()?.enter(functions, file);
+                Some(())
+            });
+            if entered.is_none() {
+                LOST.fetch_add(count, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn retired(&self, block: &BlockInfo) {
+        if let Some(mut book) = lock() {
+            book.retire(block.start.addr());
+        }
+    }
+}
+
+impl Book {
+    /// `file` tells of `functions`, which were published just now.
+    fn enter(&mut self, functions: Vec<Function>, file: Vec<u8>) {
+        // Whatever is in their place is gone; also if nobody said so, as in a child that dropped its parent's arena.
+        let mut stale = BTreeSet::new();
+        for range in functions.iter().map(Function::range) {
+            let before = self.places.range_mut(..range.end).rev();
+            for (_, place) in before.take_while(|(_, place)| place.end > range.start) {
+                place.live = false;
+                stale.insert(place.object);
+            }
+        }
+        stale.into_iter().for_each(|number| self.renew(number));
+        let number = self.next;
+        self.next += 1;
+        for Range { start, end } in functions.iter().map(Function::range) {
+            self.places.insert(start, Place { end, object: number, live: true });
+        }
+        let live = functions.len();
+        self.objects.insert(number, Object { functions, live, _listed: Some(Listed::new(file)) });
+    }
+
+    /// Replaces an object by one without its retired functions.
+    fn renew(&mut self, number: u64) {
+        let Some(mut old) = self.objects.remove(&number) else { return };
+        old.functions.retain(|function| {
+            let live = self.places.get(&function.address).is_some_and(|place| place.live);
+            if !live {
+                self.places.remove(&function.address);
+            }
+            live
+        });
+        let Object { functions, _listed, .. } = old;
+        drop(_listed);
+        if functions.is_empty() {
+            return;
+        }
+        let listed = object(&functions.iter().collect::<Vec<_>>()).map(Listed::new);
+        if listed.is_none() {
+            LOST.fetch_add(functions.len() as u64, Ordering::Relaxed);
+        }
+        let live = functions.len();
+        self.objects.insert(number, Object { functions, live, _listed: listed });
+    }
+
+    fn retire(&mut self, address: usize) {
+        let Some(place) = self.places.get_mut(&address).filter(|place| place.live) else { return };
+        place.live = false;
+        let number = place.object;
+        let Some(object) = self.objects.get_mut(&number) else { return };
+        object.live -= 1;
+        if object.live > 0 {
+            return;
+        }
+        if let Some(object) = self.objects.remove(&number) {
+            for function in &object.functions {
+                self.places.remove(&function.address);
+            }
+        }
+    }
+}
+
+/// The book; `None` in a child that was forked while another thread had it.
+fn lock() -> Option<MutexGuard<'static, Book>> {
+    if FIRST.get() == Some(&generation()) { Some(BOOK.lock()) } else { BOOK.try_lock() }
+}
+
+impl fmt::Debug for Gdb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gdb").field("lost", &self.lost()).finish_non_exhaustive()
+    }
+}
+
+fn describe(function: &Published<'_>) -> Function {
+    let (mut name, mut frames) = (Vec::new(), Vec::new());
+    name::push(&mut name, function);
+    eh_frame::push(&mut frames, function);
+    Function { address: function.block.start.addr(), len: function.block.len, name, frames }
+}
+
+fn object(functions: &[&Function]) -> Option<Vec<u8>> {
+    elf::object(MACHINE?, functions).ok()
+}

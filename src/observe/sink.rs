@@ -1,0 +1,261 @@
+//! A file that many threads append records to.
+//!
+//! # Structure
+//!
+//! Records are put together in one of sixteen buffers, each behind a lock of its own that is held for one append, or for
+//! exchanging the buffer with an empty one. The file has a lock as well, held from that exchange until the bytes are
+//! written: so records of one buffer reach the file in the order they were appended, and those that stand in a full
+//! buffer never wait for its being written. Which buffer a record goes to is the caller's choice.
+//!
+//! A full buffer is written by the thread that filled it. What does not fill a buffer is written by a thread of the sink's
+//! own every tenth of a second, so that a program that is killed loses no more than that. (Tried without such a thread:
+//! a program that publishes fifty functions and is interrupted left an empty file.)
+//!
+//! # Failures
+//!
+//! A write that fails, or that would run into `RLIMIT_FSIZE` and have the process killed by `SIGXFSZ`, is undone as far
+//! as it got, so that the file always ends with a whole record, and its records are counted as lost. The next write is
+//! tried all the same: a disk may come to have room again.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::mem;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crate::Error;
+use crate::sync::{Arc, AtomicU64, AtomicUsize, Mutex, Ordering};
+use crate::sys::generation;
+
+/// How many buffers there are.
+pub(super) const SHARDS: usize = 16;
+/// Bytes from which on a buffer is written.
+const FULL: usize = 64 << 10;
+/// How long a record stays in a buffer that does not fill.
+const INTERVAL: Duration = Duration::from_millis(100);
+
+/// Files that sinks of this program write, each with the process it belongs to.
+static OPEN: Mutex<Vec<(u64, PathBuf)>> = Mutex::new(Vec::new());
+
+/// The file; what is in its buffers is written when it is dropped. In a forked child it does nothing.
+pub(super) struct Sink {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    /// The process the file belongs to.
+    generation: u64,
+    path: PathBuf,
+    shards: [Shard; SHARDS],
+    output: Mutex<Output>,
+    lost: AtomicU64,
+    stop: AtomicUsize,
+}
+
+#[derive(Default)]
+#[repr(align(128))]
+struct Shard(Mutex<Buffer>);
+
+#[derive(Default)]
+struct Buffer {
+    bytes: Vec<u8>,
+    records: u64,
+}
+
+struct Output {
+    file: File,
+    len: u64,
+    /// Empty: what a buffer is exchanged with.
+    spare: Vec<u8>,
+}
+
+impl Sink {
+    /// Makes a new file of which `head` is the beginning. Whatever had that name before is removed, not written to.
+    pub(super) fn create(what: &'static str, path: PathBuf, head: &[u8]) -> Result<(Self, File), Error> {
+        let generation = generation();
+        let mut open = OPEN.lock();
+        if open.contains(&(generation, path.clone())) {
+            return Err(Error::unsupported(what, format!("this process is writing {} already", path.display())));
+        }
+        let file = create(&path)?;
+        let other = file.try_clone().map_err(|source| Error::OperatingSystem { call: "dup", source })?;
+        let mut output = Output { file, len: 0, spare: Vec::new() };
+        output.write(head).map_err(|source| Error::OperatingSystem { call: "pwrite", source })?;
+        let shared = Arc::new(Shared {
+            generation,
+            path: path.clone(),
+            shards: Default::default(),
+            output: Mutex::new(output),
+            lost: AtomicU64::new(0),
+            stop: AtomicUsize::new(0),
+        });
+        let thread =
+            start(Arc::clone(&shared)).map_err(|source| Error::OperatingSystem { call: "pthread_create", source })?;
+        open.push((generation, path));
+        Ok((Self { shared, thread: Some(thread) }, other))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.shared.path
+    }
+
+    /// Appends records to a buffer, which has room for `len` more bytes: `write` says how many there were.
+    pub(super) fn append(&self, shard: usize, len: usize, records: usize, write: impl FnOnce(&mut Vec<u8>)) {
+        if !self.is_own() {
+            return self.lose(records as u64);
+        }
+        let shard = shard % SHARDS;
+        let mut buffer = self.shared.shards[shard].0.lock();
+        if buffer.bytes.try_reserve(len).is_err() {
+            return self.lose(records as u64);
+        }
+        write(&mut buffer.bytes);
+        buffer.records += records as u64;
+        let full = buffer.bytes.len() >= FULL;
+        drop(buffer);
+        if full {
+            let _ = self.shared.drain(shard, FULL);
+        }
+    }
+
+    /// Writes all that is in the buffers.
+    pub(super) fn flush(&self) -> Result<(), Error> {
+        if !self.is_own() {
+            return Err(Error::unsupported("flush", "the file belongs to the parent of this process"));
+        }
+        self.shared.drain_all().map_err(|source| Error::OperatingSystem { call: "pwrite", source })
+    }
+
+    /// Counts records that will never be written.
+    pub(super) fn lose(&self, records: u64) {
+        self.shared.lost.fetch_add(records, Ordering::Relaxed);
+    }
+
+    pub(super) fn lost(&self) -> u64 {
+        self.shared.lost.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_own(&self) -> bool {
+        self.shared.generation == generation()
+    }
+}
+
+impl Drop for Sink {
+    fn drop(&mut self) {
+        let thread = self.thread.take();
+        if !self.is_own() {
+            // Only the parent has that thread, and what the locks guard may have been in the middle of a change.
+            mem::forget(thread);
+            return;
+        }
+        self.shared.stop.store(1, Ordering::Relaxed);
+        if let Some(thread) = thread {
+            thread.thread().unpark();
+            let _ = thread.join();
+        }
+        let _ = self.shared.drain_all();
+        let mut open = OPEN.lock();
+        open.retain(|(generation, path)| (*generation, path) != (self.shared.generation, &self.shared.path));
+    }
+}
+
+impl Shared {
+    fn drain_all(&self) -> io::Result<()> {
+        // All of them, whatever becomes of the first.
+        (0..SHARDS).map(|shard| self.drain(shard, 1)).fold(Ok(()), Result::and)
+    }
+
+    /// Writes a buffer if it holds `least` bytes: another thread may have done so meanwhile.
+    fn drain(&self, shard: usize, least: usize) -> io::Result<()> {
+        let mut output = self.output.lock();
+        let mut buffer = self.shards[shard].0.lock();
+        if buffer.bytes.len() < least {
+            return Ok(());
+        }
+        let records = mem::take(&mut buffer.records);
+        let bytes = mem::replace(&mut buffer.bytes, mem::take(&mut output.spare));
+        drop(buffer);
+        let written = output.write(&bytes);
+        if written.is_err() {
+            self.lost.fetch_add(records, Ordering::Relaxed);
+        }
+        // One large record must not cost its memory for ever.
+        if bytes.capacity() <= 4 * FULL {
+            output.spare = bytes;
+            output.spare.clear();
+        }
+        written
+    }
+}
+
+impl Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let end = self.len + bytes.len() as u64;
+        if end > file_size_limit() {
+            return Err(io::Error::from_raw_os_error(libc::EFBIG));
+        }
+        match self.file.write_all_at(bytes, self.len) {
+            Ok(()) => self.len = end,
+            Err(error) => {
+                let _ = self.file.set_len(self.len);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A new file that only its owner can read, as code and names may tell much. In a directory that everyone can write to,
+/// somebody could have put a link there, for this process to overwrite a file of its own: so nothing is opened that is
+/// there already. What is left of an earlier process of the same number is removed, which does not follow a link; where
+/// the directory is sticky, what belongs to others cannot be removed, and that is an error.
+fn create(path: &Path) -> Result<File, Error> {
+    let create = || {
+        let mut options = OpenOptions::new();
+        // `O_CREAT | O_EXCL`, which does not follow a link either; the standard library adds `O_CLOEXEC`.
+        options.read(true).write(true).create_new(true).mode(0o600).custom_flags(libc::O_NOFOLLOW).open(path)
+    };
+    let made = create().or_else(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => std::fs::remove_file(path).and_then(|()| create()),
+        _ => Err(error),
+    });
+    made.map_err(|source| Error::OperatingSystem { call: "open", source })
+}
+
+/// The thread that writes what does not fill a buffer. No signal is delivered to it: handlers of the program's own would
+/// run on a thread that the program does not know.
+fn start(shared: Arc<Shared>) -> io::Result<JoinHandle<()>> {
+    let mut all = mem::MaybeUninit::uninit();
+    let mut old = mem::MaybeUninit::uninit();
+    // SAFETY: the set is valid for the call to write to.
+    unsafe { libc::sigfillset(all.as_mut_ptr()) };
+    // SAFETY: a set that was filled, and one to write to.
+    let blocked = unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), old.as_mut_ptr()) } == 0;
+    let thread = thread::Builder::new().name("gaia-jit-observe".into()).spawn(move || {
+        while shared.stop.load(Ordering::Relaxed) == 0 {
+            thread::park_timeout(INTERVAL);
+            let _ = shared.drain_all();
+        }
+    });
+    if blocked {
+        // SAFETY: the set that the call above wrote; nothing is asked for back.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, old.as_ptr(), std::ptr::null_mut()) };
+    }
+    thread
+}
+
+fn file_size_limit() -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is valid for the call to write to.
+    let got = unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &raw mut limit) };
+    if got == 0 && limit.rlim_cur != libc::RLIM_INFINITY {
+        // The limit's type is 64 bits wide on some targets and as wide as a pointer on others.
+        #[allow(clippy::useless_conversion)]
+        u64::from(limit.rlim_cur)
+    } else {
+        u64::MAX
+    }
+}

@@ -1,0 +1,319 @@
+//! What debuggers find in the list of objects, and that gdb makes sense of it.
+#![cfg(all(feature = "gdb", any(target_os = "linux", target_os = "freebsd"), not(loom)))]
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+mod common;
+
+use std::ffi::c_void;
+use std::process::Command;
+use std::sync::Arc;
+use std::thread;
+
+use common::{asm, call, child, modes, small};
+use gaia_jit::observe::Gdb;
+use gaia_jit::{Code, CodeArena, CodeBlock, UnwindInfo, WxMode};
+use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
+
+#[repr(C)]
+struct Entry {
+    next: *const Entry,
+    prev: *const Entry,
+    file: *const u8,
+    size: u64,
+}
+
+#[repr(C)]
+struct Descriptor {
+    version: u32,
+    action: u32,
+    relevant: *const Entry,
+    first: *const Entry,
+}
+
+unsafe extern "C" {
+    static __jit_debug_descriptor: Descriptor;
+}
+
+/// A function as a debugger sees it.
+type Symbol = (usize, usize, String);
+
+/// The symbols of each object in the list. Nobody may be publishing.
+fn objects() -> Vec<Vec<Symbol>> {
+    // SAFETY: the library defines it.
+    let version = unsafe { __jit_debug_descriptor.version };
+    assert_eq!(version, 1);
+    // SAFETY: as above.
+    let mut at = unsafe { __jit_debug_descriptor.first };
+    let (mut objects, mut last) = (Vec::new(), std::ptr::null());
+    while !at.is_null() {
+        // SAFETY: entries in the list are alive.
+        let entry = unsafe { at.read() };
+        assert_eq!(entry.prev, last);
+        // SAFETY: so is what they point to.
+        let file = unsafe { std::slice::from_raw_parts(entry.file, entry.size as usize) };
+        objects.push(symbols(file));
+        (last, at) = (at, entry.next);
+    }
+    objects
+}
+
+fn symbols(file: &[u8]) -> Vec<Symbol> {
+    let object = object::File::parse(file).unwrap();
+    assert_eq!(object.is_64(), cfg!(target_pointer_width = "64"));
+    assert_eq!(object.is_little_endian(), cfg!(target_endian = "little"));
+    let expected = match std::env::consts::ARCH {
+        "x86_64" => object::Architecture::X86_64,
+        "x86" => object::Architecture::I386,
+        "aarch64" => object::Architecture::Aarch64,
+        "arm" => object::Architecture::Arm,
+        "riscv64" => object::Architecture::Riscv64,
+        "riscv32" => object::Architecture::Riscv32,
+        "s390x" => object::Architecture::S390x,
+        other => panic!("{other}"),
+    };
+    assert_eq!(object.architecture(), expected);
+    let described = object.symbols().filter(|symbol| symbol.kind() == object::SymbolKind::Text).map(|symbol| {
+        let section = object.section_by_index(symbol.section_index().unwrap()).unwrap();
+        assert_eq!(section.name(), Ok(".text"));
+        let (start, end) = (section.address(), section.address() + section.size());
+        assert!(start <= symbol.address() && symbol.address() + symbol.size() <= end, "outside of its section");
+        (symbol.address() as usize, symbol.size() as usize, symbol.name().unwrap().to_string())
+    });
+    let symbols = described.collect();
+    if let Some(frames) = object.section_by_name(".eh_frame") {
+        let data = frames.data().unwrap();
+        assert_eq!(frames.address(), data.as_ptr().addr() as u64);
+        assert!(data.ends_with(&[0; 4]));
+    }
+    symbols
+}
+
+fn symbol(block: &CodeBlock, name: &str) -> Symbol {
+    (block.as_ptr().addr(), block.len(), name.into())
+}
+
+fn watched(mode: WxMode) -> CodeArena {
+    small(mode).observer(Arc::new(Gdb::new().unwrap())).build().unwrap()
+}
+
+#[test]
+fn a_publication_is_an_object_until_its_last_function_goes() {
+    child::run("a_publication_is_an_object_until_its_last_function_goes", || {
+        for mode in modes() {
+            let arena = watched(mode);
+            assert_eq!(objects(), Vec::<Vec<Symbol>>::new());
+            let code = asm::padded(1, 40);
+            let first = arena.publish(Code::new(&code).name("first")).unwrap();
+            let evil = arena.publish(Code::new(&code).name("new\nline\0")).unwrap();
+            let mut batch = arena.batch();
+            for number in 0..100 {
+                // Alike, different, contiguous and apart.
+                let (code, align) =
+                    (asm::padded(number, 100 + number as usize % 50), if number % 7 == 0 { 256 } else { 16 });
+                batch.push(Code::new(&code).align(align).name(&format!("member {number}"))).unwrap();
+            }
+            let mut blocks = batch.publish().unwrap();
+            let mut members: Vec<_> =
+                (0..).zip(&blocks).map(|(n, block)| symbol(block, &format!("member {n}"))).collect();
+            members.sort();
+            // The newest first.
+            assert_eq!(objects(), [members.clone(), vec![symbol(&evil, "new_line_")], vec![symbol(&first, "first")]]);
+            drop(evil);
+            assert_eq!(objects().len(), 2);
+            let last = blocks.swap_remove(50);
+            drop(blocks);
+            assert_eq!(objects()[0], members, "one is left");
+            drop(last);
+            assert_eq!(objects(), [[symbol(&first, "first")]]);
+            drop(first);
+        }
+        assert_eq!(objects(), Vec::<Vec<Symbol>>::new());
+    });
+}
+
+#[test]
+fn where_a_function_was_there_is_one_object_only() {
+    child::run("where_a_function_was_there_is_one_object_only", || {
+        for mode in modes() {
+            let arena = watched(mode);
+            let mut batch = arena.batch();
+            for number in 0..20 {
+                batch.push(Code::new(&asm::padded(number, 64)).name(&format!("old {number}"))).unwrap();
+            }
+            let mut blocks: Vec<_> = batch.publish().unwrap().into_iter().map(Some).collect();
+            for block in blocks.iter_mut().step_by(3) {
+                *block = None;
+            }
+            // Some of these, smaller ones among them, get the places of the old ones.
+            let new: Vec<_> = (0..40)
+                .map(|number| {
+                    let code = asm::padded(number, if number % 2 == 0 { 64 } else { 20 });
+                    arena.publish(Code::new(&code).name(&format!("new {number}"))).unwrap()
+                })
+                .collect();
+            let mut all: Vec<_> = objects().into_iter().flatten().collect();
+            all.sort();
+            assert!(all.windows(2).all(|pair| pair[0].0 + pair[0].1 <= pair[1].0), "{mode:?}: two for one place");
+            let live = (0..).zip(&blocks).filter_map(|(n, block)| Some(symbol(block.as_ref()?, &format!("old {n}"))));
+            let live = live.chain((0..).zip(&new).map(|(n, block)| symbol(block, &format!("new {n}"))));
+            assert!(live.clone().all(|symbol| all.contains(&symbol)));
+            if small(mode).build().unwrap().stats().fills_holes {
+                assert_eq!(all.len(), live.count(), "{mode:?}: as places were used again");
+            }
+        }
+    });
+}
+
+#[test]
+fn more_functions_than_fit_into_one_object_take_several() {
+    child::run("more_functions_than_fit_into_one_object_take_several", || {
+        let arena = watched(WxMode::Flip);
+        let mut batch = arena.batch();
+        (0..5000).for_each(|_| drop(batch.push(&asm::constant(1)).unwrap()));
+        let blocks = batch.publish().unwrap();
+        let lens: Vec<_> = objects().iter().map(Vec::len).collect();
+        assert_eq!(lens, [904, 4096]);
+        drop(blocks);
+        assert!(objects().is_empty());
+    });
+}
+
+#[test]
+fn eight_threads_leave_an_empty_list() {
+    child::run("eight_threads_leave_an_empty_list", || {
+        let arena = watched(WxMode::Flip);
+        thread::scope(|scope| {
+            for number in 0..8 {
+                let arena = &arena;
+                scope.spawn(move || {
+                    let mut kept = Vec::new();
+                    for round in 0..100 {
+                        let mut batch = arena.batch();
+                        for size in 1..6 {
+                            let code = asm::padded(round, 16 * size);
+                            batch.push(Code::new(&code).name(&format!("{number} {round}"))).unwrap();
+                        }
+                        let mut blocks = batch.publish().unwrap();
+                        assert_eq!(call(&blocks[0]), round);
+                        // Two of five stay a while, so that objects outlive some of their functions.
+                        blocks.truncate(2);
+                        kept.extend(blocks);
+                        if kept.len() > 20 {
+                            kept.drain(..15);
+                        }
+                    }
+                });
+            }
+        });
+        assert!(objects().is_empty());
+    });
+}
+
+#[test]
+fn unwind_information_is_for_the_address_of_the_code() {
+    child::run("unwind_information_is_for_the_address_of_the_code", || {
+        let arena = watched(WxMode::Flip);
+        let (code, frames) = (asm::padded(1, 32), eh_frame(32));
+        let unwind = |code| Code::new(code).unwind(UnwindInfo::EhFrame(&frames));
+        let mut batch = arena.batch();
+        batch.push(unwind(&code)).unwrap();
+        batch.push(Code::new(&code)).unwrap();
+        batch.push(unwind(&code)).unwrap();
+        // Not what it should be: left out.
+        batch.push(Code::new(&code).unwind(UnwindInfo::EhFrame(&frames[..20]))).unwrap();
+        let blocks = batch.publish().unwrap();
+        // SAFETY: there is one entry, and nobody publishes.
+        let entry = unsafe { __jit_debug_descriptor.first.read() };
+        // SAFETY: it points to its object.
+        let file = unsafe { std::slice::from_raw_parts(entry.file, entry.size as usize) };
+        let object = object::File::parse(file).unwrap();
+        let section = object.section_by_name(".eh_frame").unwrap();
+        let mut expected = Vec::new();
+        for block in [&blocks[0], &blocks[2]] {
+            let mut relocated = frames[..frames.len() - 4].to_vec();
+            let at = fde_at(&frames) + 8;
+            relocated[at..at + size_of::<usize>()].copy_from_slice(&block.as_ptr().addr().to_ne_bytes());
+            expected.extend(relocated);
+        }
+        expected.extend([0; 4]);
+        assert_eq!(section.data().unwrap(), expected);
+    });
+}
+
+/// Call frame information for x86-64 code that begins with `sub rsp, 24`, in four bytes, and ends with its counterpart.
+fn eh_frame(len: usize) -> Vec<u8> {
+    let record = |id: u32, content: &[u8]| {
+        let mut body = [&id.to_ne_bytes()[..], content].concat();
+        body.resize(body.len().next_multiple_of(8) + 4, 0);
+        [&(body.len() as u32).to_ne_bytes()[..], &body].concat()
+    };
+    // Version 1, no augmentation, code in bytes, data in words that grow down, column 16 is the return address; the frame
+    // is 8 above register 7, the return address right below it.
+    let mut frames = record(0, &[1, 0, 1, 0x78, 16, 0x0c, 7, 8, 0x90, 1]);
+    let mut content = [0_usize.to_ne_bytes(), len.to_ne_bytes()].concat();
+    // Four bytes on, the frame is 32 above; six on, 8 again.
+    content.extend([0x44, 0x0e, 32, 0x46, 0x0e, 8]);
+    frames.extend(record(frames.len() as u32 + 4, &content));
+    frames.extend([0; 4]);
+    frames
+}
+
+fn fde_at(frames: &[u8]) -> usize {
+    4 + u32::from_ne_bytes(*frames.first_chunk().unwrap()) as usize
+}
+
+/// Where the debugger stops, called by machine code. Kept apart from everything else.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn gaia_test_called_back(argument: *const c_void) {
+    std::hint::black_box(argument);
+}
+
+/// Not a test of its own: what [`gdb_stops_by_name_and_sees_through_frames`] debugs.
+#[test]
+fn debuggee() {
+    if std::env::var_os("GAIA_TEST_DEBUGGEE").is_none() {
+        return;
+    }
+    let arena = watched(WxMode::Flip);
+    // sub rsp, 24; call rdi; add rsp, 24; ret: no frame pointer, so the caller is found by the information only.
+    let code = [0x48, 0x83, 0xec, 24, 0xff, 0xd7, 0x48, 0x83, 0xc4, 24, 0xc3];
+    let frames = eh_frame(code.len());
+    // Retired before: the name must lead to the second one. Under a guard, as a debugger has its breakpoint in there.
+    let guard = (std::env::var_os("GAIA_TEST_NO_GUARD").is_none()).then(|| arena.pin());
+    drop(arena.publish(Code::new(&[0x90; 11]).name("jit_calls_back")).unwrap());
+    let block = arena.publish(Code::new(&code).name("jit_calls_back").unwind(UnwindInfo::EhFrame(&frames))).unwrap();
+    // SAFETY: takes a function and calls it with itself as its argument.
+    let function = unsafe { block.as_fn::<unsafe extern "sysv64" fn(extern "C" fn(*const c_void))>() };
+    // SAFETY: the block is alive.
+    unsafe { function(gaia_test_called_back) };
+    drop((block, guard));
+    println!("the debuggee is done, {} objects left", objects().len());
+}
+
+#[test]
+fn gdb_stops_by_name_and_sees_through_frames() {
+    const NAME: &str = "gdb_stops_by_name_and_sees_through_frames";
+    if !cfg!(all(target_arch = "x86_64", target_os = "linux")) || std::env::var_os("CROSS_RUNNER").is_some() {
+        return common::not_run(NAME, "its machine code is for x86-64 Linux, and runs under no emulator");
+    }
+    let mut gdb = Command::new("gdb");
+    gdb.args(["--batch", "-nx", "-ex", "set breakpoint pending on", "-ex", "set startup-with-shell off"]);
+    gdb.args(["-ex", "break jit_calls_back", "-ex", "run", "-ex", "info symbol $pc", "-ex", "delete"]);
+    gdb.args(["-ex", "break gaia_test_called_back", "-ex", "continue", "-ex", "backtrace", "-ex", "delete"]);
+    gdb.args(["-ex", "continue", "--args"]).arg(std::env::current_exe().unwrap());
+    gdb.args(["--exact", "debuggee", "--nocapture", "--test-threads=1"]).env("GAIA_TEST_DEBUGGEE", "1");
+    let Ok(output) = gdb.output() else { return common::not_run(NAME, "there is no gdb") };
+    let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    if errors.contains("ptrace: Operation not permitted") || errors.contains("Couldn't get registers") {
+        return common::not_run(NAME, "gdb may not trace");
+    }
+    let context = format!("{text}\n{errors}");
+    assert!(text.contains("jit_calls_back in section .text of <in-memory@"), "{context}");
+    let frames: Vec<_> = text.lines().filter(|line| line.starts_with('#')).collect();
+    let called = frames.iter().position(|frame| frame.contains("gaia_test_called_back (argument"));
+    let called = called.unwrap_or_else(|| panic!("{context}"));
+    assert!(frames[called + 1].contains("jit_calls_back"), "{context}");
+    assert!(frames[called + 2].contains("observe_gdb::debuggee"), "{context}");
+    assert!(text.contains("the debuggee is done, 0 objects left"), "{context}");
+}
