@@ -226,8 +226,7 @@ fn exhaust(stop: &AtomicBool) -> usize {
 /// Whether the address space could be limited: not under all emulators.
 fn limit_address_space() -> bool {
     let bytes = if cfg!(target_pointer_width = "64") { 1 << 30 } else { 400 << 20 };
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
-    let used = statm.split(' ').next().unwrap().parse::<usize>().unwrap() * region::page::size();
+    let used = memory(0);
     let limit = libc::rlimit { rlim_cur: (used + bytes) as _, rlim_max: (used + bytes) as _ };
     // SAFETY: `limit` is valid for the call to read.
     let set = unsafe { libc::setrlimit(libc::RLIMIT_AS, &raw const limit) } == 0;
@@ -293,9 +292,11 @@ fn run(mode: WxMode, operations: u64, seed: u64, exhausts: bool) {
     assert!(calls > 0 && (full > 0 && forks > 0 || operations < 50_000));
 }
 
-fn resident() -> usize {
+/// A figure of `/proc/self/statm` in bytes: 0 is address space, 1 what of it is resident. Under an emulator these are the
+/// emulator's, which can be more than a word of the program holds.
+fn memory(figure: usize) -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
-    statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * region::page::size()
+    statm.split(' ').nth(figure).unwrap().parse::<u64>().unwrap() * region::page::size() as u64
 }
 
 /// What the child does to itself before it begins; whether it could.
@@ -315,9 +316,9 @@ fn all_at_once(name: &str, mode: WxMode, prepare: Before) {
         let exhausts = limit_address_space();
         // What the process keeps for itself after such a run: allocators, thread stacks, tables.
         run(mode, operations / 10, seed, exhausts);
-        let before = (mappings(0, usize::MAX / 2).len(), resident());
+        let before = (mappings(0, usize::MAX / 2).len(), memory(1));
         run(mode, operations, seed, exhausts);
-        let after = (mappings(0, usize::MAX / 2).len(), resident());
+        let after = (mappings(0, usize::MAX / 2).len(), memory(1));
         println!("mappings {} -> {}, resident {} -> {}", before.0, after.0, before.1, after.1);
         assert!(after.0 <= before.0 + 40, "mappings were left behind");
         // An emulator keeps what it has translated.
