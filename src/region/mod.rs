@@ -4,21 +4,22 @@
 //! memory mapped twice: executable inside the reservation, writable at an unrelated address), or *windowed* (one view,
 //! writable for a thread only while that thread copies code in).
 
-use std::io;
 use std::ops::Range;
 use std::ptr::NonNull;
 
 use crate::Error;
 use crate::icache;
 use crate::sys::{self, Access, KernelWriter, Os, Place, Refused, Span, WriteWindow};
-use crate::units::BRANCH_REACH;
 
 mod backing;
 mod counters;
+mod plan;
 mod probe;
 
 use backing::Backing;
 pub(crate) use counters::Counters;
+pub(crate) use plan::Plan;
+use plan::executable;
 
 pub(crate) struct Region {
     os: &'static dyn Os,
@@ -53,57 +54,13 @@ enum View {
     },
 }
 
-/// What a new region should be like.
-pub(crate) struct Plan {
-    pub(crate) len: usize,
-    pub(crate) near: Option<usize>,
-    pub(crate) huge_pages: bool,
-    /// Indirect branches may arrive at landing pads only.
-    pub(crate) landing_pads: bool,
-    pub(crate) freeze: bool,
-}
-
-/// What pages with code may be used for.
-fn executable(plan: &Plan) -> Access {
-    if plan.landing_pads { Access::ReadExecuteLanding } else { Access::ReadExecute }
-}
-
-impl Plan {
-    fn place(&self, os: &dyn Os) -> Result<Place, Error> {
-        let within = self.near.map(|near| near.saturating_sub(BRANCH_REACH)..near.saturating_add(BRANCH_REACH));
-        Place::new(self.len, os.page_size(), within).ok_or(Error::TooLarge { asked: self.len, limit: BRANCH_REACH })
-    }
-
-    /// What the refusal of a reservation means.
-    fn out_of_reach(&self, place: &Place) -> impl Fn(Refused) -> Error {
-        let (near, len) = (self.near, place.total());
-        move |refused| match near {
-            Some(address) if refused.source.kind() == io::ErrorKind::AddrNotAvailable => {
-                Error::OutOfReach { address, len, reach: BRANCH_REACH }
-            }
-            _ => refused.into(),
-        }
-    }
-
-    /// The same, where a refusal can be a policy's against the mode.
-    fn no_place(&self, mode: &'static str, place: &Place, refused: Refused) -> Error {
-        match self.out_of_reach(place)(refused) {
-            Error::OperatingSystem { call, source } => probe::refusal(mode)(Refused::new(call, source)),
-            other => other,
-        }
-    }
-}
-
 impl Region {
     /// A private region; tried out before it is returned.
     pub(crate) fn private(os: &'static dyn Os, plan: &Plan) -> Result<Self, Error> {
         let place = plan.place(os)?;
         let reservation = os.reserve(&place).map_err(plan.out_of_reach(&place))?;
         let mut region = Self::new(os, plan, &place, reservation, View::Private { writer: None });
-        if plan.huge_pages {
-            // SAFETY: whole pages of the reservation. A refusal leaves small pages: slower, not wrong.
-            let _ = unsafe { os.advise_huge(region.span(0..region.len)) };
-        }
+        region.advise(plan);
         let found = probe::private(&region)?;
         if plan.freeze && found.is_none() {
             return Err(Error::unsupported(
@@ -119,7 +76,8 @@ impl Region {
     pub(crate) fn dual(os: &'static dyn Os, plan: &Plan) -> Result<Self, Error> {
         let place = plan.place(os)?;
         let backing = if os.commits() { Some(Backing::new(plan.len)?) } else { None };
-        let memory = os.share(plan.len).map_err(probe::refusal("DualMap"))?;
+        let memory =
+            os.share(plan.len, plan.name.as_deref().unwrap_or(c"gaia-jit")).map_err(probe::refusal("DualMap"))?;
         let writable = os.map_writable(&memory, plan.len).map_err(probe::refusal("DualMap"))?;
         let mapped = os
             .map_executable(&memory, &place, executable(plan))
@@ -144,16 +102,26 @@ impl Region {
         let place = plan.place(os)?;
         let reservation = os.reserve_window(&place).map_err(|refused| plan.no_place("PerThread", &place, refused))?;
         let mut region = Self::new(os, plan, &place, reservation, View::Private { writer: None });
+        region.advise(plan);
         let span = region.span(0..region.len);
-        if plan.huge_pages {
-            // SAFETY: whole pages of the reservation. A refusal leaves small pages: slower, not wrong.
-            let _ = unsafe { os.advise_huge(span) };
-        }
         // SAFETY: whole pages of the reservation, which nobody uses yet; `drop` releases them before the window.
         let window = unsafe { os.make_window(span) }.map_err(probe::refusal("PerThread"))?;
         region.view = View::Windowed { window };
         probe::rewriting(&region, "PerThread")?;
         region.freeze(plan)
+    }
+
+    /// What the system may heed or not: a refusal leaves small pages, or no name.
+    fn advise(&self, plan: &Plan) {
+        let span = self.span(0..self.len);
+        if plan.huge_pages {
+            // SAFETY: whole pages of the reservation.
+            let _ = unsafe { self.os.advise_huge(span) };
+        }
+        if let Some(name) = &plan.name {
+            // SAFETY: as above.
+            let _ = unsafe { self.os.name(span, name) };
+        }
     }
 
     /// Lets nobody change the protections any more, if that was asked for.

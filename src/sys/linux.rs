@@ -1,5 +1,6 @@
 //! Linux and Android.
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::FromRawFd;
@@ -68,6 +69,18 @@ impl Os for Native {
         }
     }
 
+    unsafe fn name(&self, span: Span, name: &CStr) -> Result<()> {
+        // `linux/prctl.h`; since kernel 5.17, if it was built so.
+        const PR_SET_VMA: libc::c_int = 0x5356_4d41;
+        const PR_SET_VMA_ANON_NAME: libc::c_ulong = 0;
+        let (start, len) = (span.address() as libc::c_ulong, span.len as libc::c_ulong);
+        // SAFETY: the pages stay as they are, and the name is a C string that the kernel copies.
+        match unsafe { libc::prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, start, len, name.as_ptr()) } {
+            0 => Ok(()),
+            _ => Err(Refused::last("prctl")),
+        }
+    }
+
     unsafe fn advise_huge(&self, span: Span) -> Result<()> {
         // SAFETY: the advice leaves the contents as they are.
         unsafe { unix::advise(span, libc::MADV_HUGEPAGE) }
@@ -96,10 +109,10 @@ impl Os for Native {
         writer.0.read_exact_at(bytes, at.addr().get() as u64).map_err(|e| Refused::new("pread of /proc/self/mem", e))
     }
 
-    fn share(&self, len: usize) -> Result<SharedMemory> {
+    fn share(&self, len: usize, name: &CStr) -> Result<SharedMemory> {
         // Not a program to `execve`, whatever it is mapped for; kernels before 6.3 do not know the flag.
-        let file =
-            memory_file(libc::MFD_CLOEXEC | libc::MFD_NOEXEC_SEAL).or_else(|_| memory_file(libc::MFD_CLOEXEC))?;
+        let file = memory_file(name, libc::MFD_CLOEXEC | libc::MFD_NOEXEC_SEAL)
+            .or_else(|_| memory_file(name, libc::MFD_CLOEXEC))?;
         check_file_size(len)?;
         file.set_len(len as u64).map_err(|e| Refused::new("ftruncate", e))?;
         Ok(SharedMemory(file))
@@ -134,9 +147,9 @@ impl Os for Native {
     }
 }
 
-fn memory_file(flags: libc::c_uint) -> Result<File> {
+fn memory_file(name: &CStr, flags: libc::c_uint) -> Result<File> {
     // SAFETY: the name is a C string; the call has no other requirement.
-    match unsafe { libc::memfd_create(c"gaia-jit".as_ptr(), flags) } {
+    match unsafe { libc::memfd_create(name.as_ptr(), flags) } {
         -1 => Err(Refused::last("memfd_create")),
         // SAFETY: a new descriptor that nobody else owns.
         fd => Ok(unsafe { File::from_raw_fd(fd) }),

@@ -3,6 +3,7 @@
 //! Everything above talks to [`Os`] and never to the system, so that tests can count its calls, refuse them, and fail
 //! the n-th one.
 
+use std::ffi::CStr;
 use std::fmt::Debug;
 use std::io;
 use std::ptr::NonNull;
@@ -172,6 +173,14 @@ pub(crate) trait Os: Send + Sync + Debug {
         missing("sealing of mappings")
     }
 
+    /// Names private memory for whoever looks at the system's list of mappings; a hint.
+    ///
+    /// # Safety
+    /// - `span` is whole pages of a mapping of the caller's.
+    unsafe fn name(&self, _span: Span, _name: &CStr) -> Result<()> {
+        missing("names of mappings")
+    }
+
     /// Asks for huge pages; a hint.
     ///
     /// # Safety
@@ -244,8 +253,8 @@ pub(crate) trait Os: Send + Sync + Debug {
         unsafe { self.decommit(span) }
     }
 
-    /// Makes `len` bytes of memory that can be mapped more than once.
-    fn share(&self, len: usize) -> Result<SharedMemory>;
+    /// Makes `len` bytes of memory that can be mapped more than once, under a name where the system shows one.
+    fn share(&self, len: usize, name: &CStr) -> Result<SharedMemory>;
 
     /// Reserves address space and maps shared memory, all of it, with `access` where the code is to lie. Refused as
     /// [`Os::reserve`] is; nothing is left behind then.

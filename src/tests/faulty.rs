@@ -1,6 +1,7 @@
 //! A system that counts what it is asked, refuses what it is told to, and knows what was not given back.
 
 use std::collections::BTreeMap;
+use std::ffi::CStr;
 use std::io;
 use std::ptr::NonNull;
 
@@ -162,6 +163,12 @@ impl Os for Faulty {
         Ok(())
     }
 
+    unsafe fn name(&self, span: Span, name: &CStr) -> Result<()> {
+        self.check_pages(span);
+        self.enter("name")?;
+        unsafe { Native.name(span, name) }
+    }
+
     unsafe fn advise_huge(&self, span: Span) -> Result<()> {
         self.enter("huge")?;
         unsafe { Native.advise_huge(span) }
@@ -223,9 +230,9 @@ impl Os for Faulty {
         unsafe { Native.decommit_window(span) }
     }
 
-    fn share(&self, len: usize) -> Result<SharedMemory> {
+    fn share(&self, len: usize, name: &CStr) -> Result<SharedMemory> {
         self.enter("share")?;
-        Native.share(len)
+        Native.share(len, name)
     }
 
     fn map_executable(&self, memory: &SharedMemory, place: &Place, access: Access) -> Result<Span> {
