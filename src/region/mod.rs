@@ -9,7 +9,7 @@ use std::ptr::NonNull;
 
 use crate::Error;
 use crate::icache;
-use crate::sys::{self, Access, KernelWriter, Os, Place, Refused, Span, WriteWindow};
+use crate::sys::{self, Access, KernelWriter, Os, Place, Span, WriteWindow};
 
 mod backing;
 mod counters;
