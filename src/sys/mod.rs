@@ -173,7 +173,7 @@ pub(crate) trait Os: Send + Sync + Debug {
         missing("sealing of mappings")
     }
 
-    /// Names private memory for whoever looks at the system's list of mappings; a hint.
+    /// Names memory for whoever looks at the system's list of mappings; a hint.
     ///
     /// # Safety
     /// - `span` is whole pages of a mapping of the caller's.
@@ -253,8 +253,8 @@ pub(crate) trait Os: Send + Sync + Debug {
         unsafe { self.decommit(span) }
     }
 
-    /// Makes `len` bytes of memory that can be mapped more than once, under a name where the system shows one.
-    fn share(&self, len: usize, name: &CStr) -> Result<SharedMemory>;
+    /// Makes `len` bytes of memory that can be mapped more than once.
+    fn share(&self, len: usize) -> Result<SharedMemory>;
 
     /// Reserves address space and maps shared memory, all of it, with `access` where the code is to lie. Refused as
     /// [`Os::reserve`] is; nothing is left behind then.
