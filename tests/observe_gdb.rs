@@ -169,7 +169,9 @@ fn more_functions_than_fit_into_one_object_take_several() {
     child::run("more_functions_than_fit_into_one_object_take_several", || {
         let arena = watched(WxMode::Flip);
         let mut batch = arena.batch();
-        (0..5000).for_each(|_| drop(batch.push(&asm::constant(1)).unwrap()));
+        for _ in 0..5000 {
+            batch.push(&asm::constant(1)).unwrap();
+        }
         let blocks = batch.publish().unwrap();
         let lens: Vec<_> = objects().iter().map(Vec::len).collect();
         assert_eq!(lens, [904, 4096]);

@@ -110,10 +110,10 @@ impl ArenaBuilder {
     }
 
     /// What the arena's mappings are called in the system's list of them: `[anon:NAME]` in `/proc/self/maps` (Linux 5.17,
-    /// where the kernel was built with such names), `/memfd:NAME` in `DualMap`. Backslashes, brackets, `$` and what cannot
+    /// where the kernel was built with such names), `[anon_shmem:NAME]` in `DualMap` (Linux 6.2). Backslashes, brackets, `$` and what cannot
     /// be printed become `_`; up to 64 bytes are kept. A hint, without effect elsewhere.
     ///
-    /// Without a name private mappings have none, and profilers that do not know named ones take them for what they are.
+    /// Unset, mappings have no name, and profilers that do not know named ones take them for what they are.
     pub fn name(self, name: impl Into<String>) -> Self {
         Self { name: Some(name.into()), ..self }
     }

@@ -60,14 +60,22 @@ impl Core {
             return;
         }
         self.region.let_read();
-        let published: Vec<Published<'_>> = functions
-            .map(|function| Published {
-                block: self.info(function.entry),
-                name: function.name,
-                unwind: function.unwind,
-            })
-            .collect();
+        let published: Vec<Published<'_>> = functions.map(|function| self.published(function)).collect();
         self.observers.tell(|observer| observer.published(&published));
+    }
+
+    /// The same for one function, without memory for a list.
+    pub(super) fn announce_one(&self, function: Described<'_>) {
+        if self.observers.is_empty() {
+            return;
+        }
+        self.region.let_read();
+        let published = [self.published(function)];
+        self.observers.tell(|observer| observer.published(&published));
+    }
+
+    fn published<'a>(&self, function: Described<'a>) -> Published<'a> {
+        Published { block: self.info(function.entry), name: function.name, unwind: function.unwind }
     }
 
     /// A block was dropped.

@@ -81,11 +81,7 @@ impl Core {
         });
         match entered {
             Ok(block) => {
-                core.announce(std::iter::once(Described {
-                    entry: block.entry(),
-                    name: code.name,
-                    unwind: code.unwind,
-                }));
+                core.announce_one(Described { entry: block.entry(), name: code.name, unwind: code.unwind });
                 Ok(block)
             }
             Err(error) => {

@@ -2,14 +2,17 @@
 //!
 //! # Structure
 //!
-//! Records are put together in one of sixteen buffers, each behind a lock of its own that is held for one append, or for
-//! exchanging the buffer with an empty one. The file has a lock as well, held from that exchange until the bytes are
-//! written: so records of one buffer reach the file in the order they were appended, and those that stand in a full
-//! buffer never wait for its being written. Which buffer a record goes to is the caller's choice.
-//!
-//! A full buffer is written by the thread that filled it. What does not fill a buffer is written by a thread of the sink's
-//! own every tenth of a second, so that a program that is killed loses no more than that. (Tried without such a thread:
+//! Records are put together in one of sixteen buffers, each behind a lock of its own that is held for one append. A full
+//! buffer goes to the end of a queue, from which a thread of the sink's own writes it: a thread that publishes does not
+//! wait for the file system, unless the queue holds 8 MiB already. What does not fill a buffer is queued every tenth of
+//! a second, so that a program that is killed loses no more than that. (Tried: full buffers written by whoever fills
+//! them, 64 KiB each: the writers waited for the disk and for each other, and eight threads that publish one function at
+//! a time took 1.8 times as long as without a map, not 1.6; of batches, 1.4 and not 1.3. And without the thread,
 //! a program that publishes fifty functions and is interrupted left an empty file.)
+//!
+//! A buffer is queued while its own lock is held, and the queue is emptied by one thread at a time, which holds the lock of the
+//! file. So the records of one buffer reach the file in the order they were appended. Which buffer a record goes to is
+//! the caller's choice.
 //!
 //! # Failures
 //!
@@ -17,13 +20,14 @@
 //! as it got, so that the file always ends with a whole record, and its records are counted as lost. The next write is
 //! tried all the same: a disk may come to have room again.
 
+use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::mem;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::Error;
 use crate::sync::{Arc, AtomicU64, AtomicUsize, Mutex, Ordering};
@@ -31,8 +35,10 @@ use crate::sys::generation;
 
 /// How many buffers there are.
 pub(super) const SHARDS: usize = 16;
-/// Bytes from which on a buffer is written.
-const FULL: usize = 64 << 10;
+/// Bytes from which on a buffer is queued. All buffers together fit into the second level of caches.
+const FULL: usize = 16 << 10;
+/// Bytes in the queue from which on those who publish wait.
+const BEHIND: usize = 8 << 20;
 /// How long a record stays in a buffer that does not fill.
 const INTERVAL: Duration = Duration::from_millis(100);
 
@@ -50,6 +56,7 @@ struct Shared {
     generation: u64,
     path: PathBuf,
     shards: [Shard; SHARDS],
+    queue: Mutex<Queue>,
     output: Mutex<Output>,
     lost: AtomicU64,
     stop: AtomicUsize,
@@ -65,11 +72,17 @@ struct Buffer {
     records: u64,
 }
 
+#[derive(Default)]
+struct Queue {
+    full: VecDeque<Buffer>,
+    bytes: usize,
+    /// Empty, but with room: what full ones are exchanged with. The last that was written is the first to be used again.
+    spare: Vec<Vec<u8>>,
+}
+
 struct Output {
     file: File,
     len: u64,
-    /// Empty: what a buffer is exchanged with.
-    spare: Vec<u8>,
 }
 
 impl Sink {
@@ -82,12 +95,13 @@ impl Sink {
         }
         let file = create(&path)?;
         let other = file.try_clone().map_err(|source| Error::OperatingSystem { call: "dup", source })?;
-        let mut output = Output { file, len: 0, spare: Vec::new() };
+        let mut output = Output { file, len: 0 };
         output.write(head).map_err(|source| Error::OperatingSystem { call: "pwrite", source })?;
         let shared = Arc::new(Shared {
             generation,
             path: path.clone(),
             shards: Default::default(),
+            queue: Mutex::default(),
             output: Mutex::new(output),
             lost: AtomicU64::new(0),
             stop: AtomicUsize::new(0),
@@ -114,10 +128,15 @@ impl Sink {
         }
         write(&mut buffer.bytes);
         buffer.records += records as u64;
-        let full = buffer.bytes.len() >= FULL;
+        if buffer.bytes.len() < FULL {
+            return;
+        }
+        let queued = self.shared.enqueue(&mut buffer);
         drop(buffer);
-        if full {
-            let _ = self.shared.drain(shard, FULL);
+        if queued >= BEHIND {
+            let _ = self.shared.write_queued();
+        } else if let Some(thread) = &self.thread {
+            thread.thread().unpark();
         }
     }
 
@@ -126,7 +145,7 @@ impl Sink {
         if !self.is_own() {
             return Err(Error::unsupported("flush", "the file belongs to the parent of this process"));
         }
-        self.shared.drain_all().map_err(|source| Error::OperatingSystem { call: "pwrite", source })
+        self.shared.drain().map_err(|source| Error::OperatingSystem { call: "pwrite", source })
     }
 
     /// Counts records that will never be written.
@@ -156,38 +175,53 @@ impl Drop for Sink {
             thread.thread().unpark();
             let _ = thread.join();
         }
-        let _ = self.shared.drain_all();
+        let _ = self.shared.drain();
         let mut open = OPEN.lock();
         open.retain(|(generation, path)| (*generation, path) != (self.shared.generation, &self.shared.path));
     }
 }
 
 impl Shared {
-    fn drain_all(&self) -> io::Result<()> {
-        // All of them, whatever becomes of the first.
-        (0..SHARDS).map(|shard| self.drain(shard, 1)).fold(Ok(()), Result::and)
+    /// Puts a buffer, whose lock the caller holds, at the end of the queue; how many bytes are in there then.
+    fn enqueue(&self, buffer: &mut Buffer) -> usize {
+        let mut queue = self.queue.lock();
+        queue.bytes += buffer.bytes.len();
+        let spare = queue.spare.pop().unwrap_or_default();
+        let full = Buffer { bytes: mem::replace(&mut buffer.bytes, spare), records: mem::take(&mut buffer.records) };
+        queue.full.push_back(full);
+        queue.bytes
     }
 
-    /// Writes a buffer if it holds `least` bytes: another thread may have done so meanwhile.
-    fn drain(&self, shard: usize, least: usize) -> io::Result<()> {
+    fn drain(&self) -> io::Result<()> {
+        for shard in &self.shards {
+            let mut buffer = shard.0.lock();
+            if !buffer.bytes.is_empty() {
+                self.enqueue(&mut buffer);
+            }
+        }
+        self.write_queued()
+    }
+
+    /// Writes what is in the queue; all of it, whatever becomes of the first.
+    fn write_queued(&self) -> io::Result<()> {
         let mut output = self.output.lock();
-        let mut buffer = self.shards[shard].0.lock();
-        if buffer.bytes.len() < least {
-            return Ok(());
+        let mut result = Ok(());
+        loop {
+            let mut queue = self.queue.lock();
+            let Some(Buffer { mut bytes, records }) = queue.full.pop_front() else { return result };
+            queue.bytes -= bytes.len();
+            drop(queue);
+            if let Err(error) = output.write(&bytes) {
+                self.lost.fetch_add(records, Ordering::Relaxed);
+                result = Err(error);
+            }
+            // One large record must not cost its memory for ever, nor a long queue.
+            let mut queue = self.queue.lock();
+            if bytes.capacity() <= 4 * FULL && queue.spare.len() < SHARDS {
+                bytes.clear();
+                queue.spare.push(bytes);
+            }
         }
-        let records = mem::take(&mut buffer.records);
-        let bytes = mem::replace(&mut buffer.bytes, mem::take(&mut output.spare));
-        drop(buffer);
-        let written = output.write(&bytes);
-        if written.is_err() {
-            self.lost.fetch_add(records, Ordering::Relaxed);
-        }
-        // One large record must not cost its memory for ever.
-        if bytes.capacity() <= 4 * FULL {
-            output.spare = bytes;
-            output.spare.clear();
-        }
-        written
     }
 }
 
@@ -235,9 +269,16 @@ fn start(shared: Arc<Shared>) -> io::Result<JoinHandle<()>> {
     // SAFETY: a set that was filled, and one to write to.
     let blocked = unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), old.as_mut_ptr()) } == 0;
     let thread = thread::Builder::new().name("gaia-jit-observe".into()).spawn(move || {
+        let mut last = Instant::now();
         while shared.stop.load(Ordering::Relaxed) == 0 {
             thread::park_timeout(INTERVAL);
-            let _ = shared.drain_all();
+            // Woken for a full buffer, or because it is time for all.
+            if last.elapsed() < INTERVAL {
+                let _ = shared.write_queued();
+            } else {
+                last = Instant::now();
+                let _ = shared.drain();
+            }
         }
     });
     if blocked {

@@ -76,8 +76,7 @@ impl Region {
     pub(crate) fn dual(os: &'static dyn Os, plan: &Plan) -> Result<Self, Error> {
         let place = plan.place(os)?;
         let backing = if os.commits() { Some(Backing::new(plan.len)?) } else { None };
-        let memory =
-            os.share(plan.len, plan.name.as_deref().unwrap_or(c"gaia-jit")).map_err(probe::refusal("DualMap"))?;
+        let memory = os.share(plan.len).map_err(probe::refusal("DualMap"))?;
         let writable = os.map_writable(&memory, plan.len).map_err(probe::refusal("DualMap"))?;
         let mapped = os
             .map_executable(&memory, &place, executable(plan))
@@ -87,12 +86,7 @@ impl Region {
             unsafe { sys::release_or_park(os, writable) };
         })?;
         let region = Self::new(os, plan, &place, reservation, View::Dual { writable, backing });
-        if plan.huge_pages {
-            for span in [region.span(0..region.len), writable] {
-                // SAFETY: whole pages of the views. A refusal leaves small pages: slower, not wrong.
-                let _ = unsafe { os.advise_huge(span) };
-            }
-        }
+        region.advise(plan);
         probe::rewriting(&region, "DualMap")?;
         region.freeze(plan)
     }
@@ -113,14 +107,16 @@ impl Region {
 
     /// What the system may heed or not: a refusal leaves small pages, or no name.
     fn advise(&self, plan: &Plan) {
-        let span = self.span(0..self.len);
-        if plan.huge_pages {
-            // SAFETY: whole pages of the reservation.
-            let _ = unsafe { self.os.advise_huge(span) };
-        }
-        if let Some(name) = &plan.name {
-            // SAFETY: as above.
-            let _ = unsafe { self.os.name(span, name) };
+        let writable = if let View::Dual { writable, .. } = self.view { Some(writable) } else { None };
+        for span in std::iter::once(self.span(0..self.len)).chain(writable) {
+            if plan.huge_pages {
+                // SAFETY: whole pages of a view.
+                let _ = unsafe { self.os.advise_huge(span) };
+            }
+            if let Some(name) = &plan.name {
+                // SAFETY: as above.
+                let _ = unsafe { self.os.name(span, name) };
+            }
         }
     }
 

@@ -10,7 +10,6 @@
 //! on both) and narrows the greatest protection of each view to its own, so that neither can become the other. The
 //! writable view is not inherited by children (`VM_INHERIT_NONE`); the executable one is shared with them.
 
-use std::ffi::CStr;
 use std::io;
 use std::ptr::NonNull;
 
@@ -174,7 +173,7 @@ impl Os for Native {
         match *writer {}
     }
 
-    fn share(&self, _len: usize, _name: &CStr) -> Result<SharedMemory> {
+    fn share(&self, _len: usize) -> Result<SharedMemory> {
         Ok(SharedMemory(OnceLock::new()))
     }
 

@@ -2,13 +2,14 @@
 
 use std::ffi::CStr;
 use std::fs::File;
-use std::io;
-use std::os::fd::FromRawFd;
 use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
 
 use super::{Access, Os, Place, Refused, Result, Span, unix};
-use crate::units::MAX_ALIGN;
+
+#[path = "shared_linux.rs"]
+mod shared;
+pub(crate) use shared::SharedMemory;
 
 /// The system itself.
 #[derive(Debug)]
@@ -17,10 +18,6 @@ pub(crate) struct Native;
 /// `/proc/self/mem`, opened by this very process: a child that inherited it would write to its parent.
 #[derive(Debug)]
 pub(crate) struct KernelWriter(File);
-
-/// An anonymous file in memory. The mappings keep the memory; the descriptor is needed only to make them.
-#[derive(Debug)]
-pub(crate) struct SharedMemory(File);
 
 /// From the kernel's `asm-generic/mman-common.h`; the `libc` crate has it for some targets only.
 const MADV_DONTNEED_LOCKED: libc::c_int = 24;
@@ -109,63 +106,20 @@ impl Os for Native {
         writer.0.read_exact_at(bytes, at.addr().get() as u64).map_err(|e| Refused::new("pread of /proc/self/mem", e))
     }
 
-    fn share(&self, len: usize, name: &CStr) -> Result<SharedMemory> {
-        // Not a program to `execve`, whatever it is mapped for; kernels before 6.3 do not know the flag.
-        let file = memory_file(name, libc::MFD_CLOEXEC | libc::MFD_NOEXEC_SEAL)
-            .or_else(|_| memory_file(name, libc::MFD_CLOEXEC))?;
-        check_file_size(len)?;
-        file.set_len(len as u64).map_err(|e| Refused::new("ftruncate", e))?;
-        Ok(SharedMemory(file))
+    fn share(&self, len: usize) -> Result<SharedMemory> {
+        shared::share(len)
     }
 
     fn map_executable(&self, memory: &SharedMemory, place: &Place, access: Access) -> Result<Span> {
-        let reservation = self.reserve(place)?;
-        // SAFETY: pages of the reservation, made just now and given to nobody.
-        let mapped = unsafe { unix::map_shared_at(&memory.0, reservation.code(place), access) };
-        mapped.map(|()| reservation).inspect_err(|_| {
-            // SAFETY: as above.
-            let _ = unsafe { unix::release(reservation) };
-        })
+        shared::map_executable(memory, place, access)
     }
 
     fn map_writable(&self, memory: &SharedMemory, len: usize) -> Result<Span> {
-        // Huge pages have to lie alike in both views.
-        let span = unix::reserve_aligned(len, MAX_ALIGN)?;
-        // SAFETY: reserved just now; children are the only ones who lose by the advice.
-        let mapped = unsafe { unix::map_shared_at(&memory.0, span, Access::ReadWrite) }
-            // SAFETY: as above.
-            .and_then(|()| unsafe { unix::advise(span, libc::MADV_DONTFORK) });
-        mapped.map(|()| span).inspect_err(|_| {
-            // SAFETY: mapped just now and given to nobody.
-            let _ = unsafe { unix::release(span) };
-        })
+        shared::map_writable(memory, len)
     }
 
     unsafe fn decommit_shared(&self, span: Span) -> Result<()> {
         // SAFETY: passed on to the caller, who needs the contents no more in any view.
         unsafe { unix::advise(span, libc::MADV_REMOVE) }
     }
-}
-
-fn memory_file(name: &CStr, flags: libc::c_uint) -> Result<File> {
-    // SAFETY: the name is a C string; the call has no other requirement.
-    match unsafe { libc::memfd_create(name.as_ptr(), flags) } {
-        -1 => Err(Refused::last("memfd_create")),
-        // SAFETY: a new descriptor that nobody else owns.
-        fd => Ok(unsafe { File::from_raw_fd(fd) }),
-    }
-}
-
-/// Growing a file past `RLIMIT_FSIZE` would not fail but kill the process with `SIGXFSZ`.
-fn check_file_size(len: usize) -> Result<()> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: `limit` is valid for the call to write to.
-    let got = unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &raw mut limit) };
-    let limited = limit.rlim_cur != libc::RLIM_INFINITY;
-    // The limit's type is 64 bits wide on some targets and as wide as a pointer on others.
-    #[allow(clippy::useless_conversion)]
-    if got == 0 && limited && len as u64 > u64::from(limit.rlim_cur) {
-        return Err(Refused::new("ftruncate (RLIMIT_FSIZE)", io::Error::from_raw_os_error(libc::EFBIG)));
-    }
-    Ok(())
 }

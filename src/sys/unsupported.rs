@@ -1,7 +1,6 @@
 //! Systems without executable memory of ours (WebAssembly, bare machines): `icache` refuses them before anything here is
 //! called, with an error that says so; and so does each call.
 
-use std::ffi::CStr;
 use std::io;
 use std::ptr::NonNull;
 
@@ -60,7 +59,7 @@ impl Os for Native {
         match *writer {}
     }
 
-    fn share(&self, _len: usize, _name: &CStr) -> Result<SharedMemory> {
+    fn share(&self, _len: usize) -> Result<SharedMemory> {
         missing()
     }
 

@@ -230,9 +230,9 @@ impl Os for Faulty {
         unsafe { Native.decommit_window(span) }
     }
 
-    fn share(&self, len: usize, name: &CStr) -> Result<SharedMemory> {
+    fn share(&self, len: usize) -> Result<SharedMemory> {
         self.enter("share")?;
-        Native.share(len, name)
+        Native.share(len)
     }
 
     fn map_executable(&self, memory: &SharedMemory, place: &Place, access: Access) -> Result<Span> {

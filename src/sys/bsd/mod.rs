@@ -9,7 +9,6 @@
 //!   mounted `wxallowed` is both at once (`mmap(2)`, `mprotect(2)`: `ENOTSUP`). There is no anonymous shared memory with
 //!   a descriptor, and a named file's pages depend on where it lies, so there is no second view.
 
-use std::ffi::CStr;
 use std::io;
 use std::ptr::NonNull;
 
@@ -73,7 +72,7 @@ impl Os for Native {
         match *writer {}
     }
 
-    fn share(&self, len: usize, _name: &CStr) -> Result<SharedMemory> {
+    fn share(&self, len: usize) -> Result<SharedMemory> {
         views::share(len)
     }
 

@@ -21,7 +21,6 @@
 //! *Arbitrary Code Guard* (`ProcessDynamicCodePolicy`) refuses all of this with `ERROR_DYNAMIC_CODE_BLOCKED`, which
 //! comes out as a lack of permission.
 
-use std::ffi::CStr;
 use std::io;
 use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle};
 use std::ptr::{self, NonNull};
@@ -142,7 +141,7 @@ impl Os for Native {
         match *writer {}
     }
 
-    fn share(&self, len: usize, _name: &CStr) -> Result<SharedMemory> {
+    fn share(&self, len: usize) -> Result<SharedMemory> {
         let protection = PAGE_EXECUTE_READWRITE | SEC_RESERVE;
         let (high, low) = ((len as u64 >> 32) as u32, len as u32);
         // SAFETY: no file, no security attributes, no name; takes numbers otherwise.
@@ -229,7 +228,7 @@ mod tests {
         for map in [by_placeholder, map_in_turn] {
             // Not whole units of allocation: what is left of the last one is nobody's.
             let place = Place::new(37 * Native.page_size(), Native.page_size(), None).unwrap();
-            let memory = Native.share(place.len(), c"test").unwrap();
+            let memory = Native.share(place.len()).unwrap();
             let writable = Native.map_writable(&memory, place.len()).unwrap();
             let whole = map(&memory, &place).unwrap();
             let code = whole.code(&place);

@@ -1,0 +1,162 @@
+//! What listening costs: eight threads that publish and drop, with and without an observer, alternating in one process.
+//!
+//! ```sh
+//! cargo run --release --manifest-path benches/Cargo.toml --bin observers
+//! ```
+//!
+//! Each thread keeps some hundred functions of 8 to 1,031 bytes and replaces one, or a batch of sixteen, at a time. The
+//! times are those of all threads together for one function, medians of the rounds; the ratios are medians of each round's.
+
+use std::hint::black_box;
+use std::sync::{Arc, Barrier};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use gaia_jit::{Code, CodeArena, CodeBlock, Observer, WxMode};
+
+const THREADS: usize = 8;
+/// Blocks that each thread keeps.
+const KEPT: usize = 512;
+const LONGEST: usize = 1_031;
+
+/// Hears everything and does nothing: what telling costs by itself.
+struct Nobody;
+
+impl Observer for Nobody {}
+
+struct Contender {
+    name: &'static str,
+    arena: CodeArena,
+    workers: Vec<Worker>,
+    /// Nanoseconds for each function, by round.
+    times: Vec<f64>,
+}
+
+struct Worker {
+    blocks: Vec<Option<CodeBlock>>,
+    names: Vec<String>,
+    random: u64,
+}
+
+impl Worker {
+    fn next(&mut self, below: usize) -> usize {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        (self.random >> 11) as usize % below
+    }
+
+    /// Replaces functions, `batch` at a time.
+    fn run(&mut self, arena: &CodeArena, code: &[u8], count: usize, batch: usize) -> Result<()> {
+        for _ in 0..count / batch {
+            let first = self.next(KEPT / batch) * batch;
+            self.blocks[first..first + batch].fill_with(|| None);
+            if batch == 1 {
+                let len = 8 + self.next(LONGEST - 8);
+                self.blocks[first] = Some(arena.publish(Code::new(&code[..len]).name(&self.names[first]))?);
+                continue;
+            }
+            let mut open = arena.batch();
+            for at in first..first + batch {
+                let len = 8 + self.next(LONGEST - 8);
+                open.push(Code::new(&code[..len]).name(&self.names[at]))?;
+            }
+            for (block, place) in open.publish()?.into_iter().zip(&mut self.blocks[first..]) {
+                *place = Some(block);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Contender {
+    fn new(name: &'static str, mode: WxMode, observer: Option<Arc<dyn Observer>>) -> Result<Self> {
+        let builder = CodeArena::builder().capacity(64 << 20).mode(mode);
+        let arena = observer.into_iter().fold(builder, |builder, observer| builder.observer(observer)).build()?;
+        let worker = |number: usize| Worker {
+            blocks: (0..KEPT).map(|_| None).collect(),
+            names: (0..KEPT).map(|block| format!("thread_{number}::function_{block}")).collect(),
+            random: 0x9e37_79b9_7f4a_7c15 * (number as u64 + 1),
+        };
+        Ok(Self { name, arena, workers: (0..THREADS).map(worker).collect(), times: Vec::new() })
+    }
+
+    fn round(&mut self, code: &[u8], count: usize, batch: usize) -> Result<f64> {
+        let (arena, barrier) = (&self.arena, &Barrier::new(THREADS + 1));
+        let elapsed = thread::scope(|scope| -> Result<Duration> {
+            let start = |worker| {
+                let worker: &mut Worker = worker;
+                scope.spawn(move || {
+                    barrier.wait();
+                    worker.run(arena, code, count, batch)
+                })
+            };
+            let running: Vec<_> = self.workers.iter_mut().map(start).collect();
+            barrier.wait();
+            let start = Instant::now();
+            for thread in running {
+                thread.join().ok().context("a thread panicked")??;
+            }
+            Ok(start.elapsed())
+        })?;
+        Ok(elapsed.as_nanos() as f64 / (THREADS * count) as f64)
+    }
+}
+
+fn main() -> Result<()> {
+    let quick = std::env::args().any(|argument| argument == "--quick");
+    let (rounds, count) = if quick { (3, 256) } else { (61, 20_000) };
+    let code = vec![0xc3; LONGEST];
+    println!("{:8} {:10} {:12} {:>9} {:>8}", "mode", "published", "observer", "ns each", "ratio");
+    for (mode, mode_name) in [(WxMode::DualMap, "DualMap"), (WxMode::Flip, "Flip")] {
+        for batch in [1, 16] {
+            let mut contenders = vec![
+                Contender::new("none", mode, None)?,
+                Contender::new("none again", mode, None)?,
+                Contender::new("idle", mode, Some(Arc::new(Nobody)))?,
+            ];
+            let files = observers(mode, &mut contenders)?;
+            let count = if mode == WxMode::Flip { count / 4 } else { count } / batch * batch;
+            for round in 0..rounds {
+                // Another one begins each time.
+                for turn in 0..contenders.len() {
+                    let at = (turn + round) % contenders.len();
+                    let time = contenders[at].round(black_box(&code), count, batch)?;
+                    contenders[at].times.push(time);
+                }
+            }
+            let alone = contenders[0].times.clone();
+            for Contender { name, times, .. } in &contenders {
+                let ratios = times.iter().zip(&alone).map(|(time, alone)| time / alone).collect();
+                let (time, ratio) = (median(times.clone()), median(ratios));
+                let kind = if batch == 1 { "singly".to_owned() } else { format!("by {batch}") };
+                println!("{mode_name:8} {kind:10} {name:12} {time:9.1} {ratio:8.3}");
+            }
+            drop(contenders);
+            files.iter().for_each(|file| drop(std::fs::remove_file(file)));
+        }
+    }
+    Ok(())
+}
+
+/// Adds those that write files, and says which.
+#[cfg(target_os = "linux")]
+fn observers(mode: WxMode, contenders: &mut Vec<Contender>) -> Result<Vec<std::path::PathBuf>> {
+    use gaia_jit::observe::{Jitdump, PerfMap};
+    let (map, dump) = (Arc::new(PerfMap::new()?), Arc::new(Jitdump::in_directory(std::env::temp_dir())?));
+    let files = vec![map.path().to_owned(), dump.path().to_owned()];
+    contenders.push(Contender::new("PerfMap", mode, Some(map))?);
+    contenders.push(Contender::new("Jitdump", mode, Some(dump))?);
+    Ok(files)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn observers(_: WxMode, _: &mut Vec<Contender>) -> Result<Vec<std::path::PathBuf>> {
+    Ok(Vec::new())
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}

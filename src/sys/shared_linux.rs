@@ -1,0 +1,160 @@
+//! Memory with two views on Linux and Android.
+//!
+//! It is anonymous shared memory, whose mapping is duplicated by `mremap` with an old length of 0: the kernel then leaves the
+//! old mapping in place ("If the value of old_size is zero, and old_address refers to a shareable mapping, then mremap()
+//! will create a new mapping of the same pages", mremap(2)). Mappings of a `memfd_create` serve where that is refused.
+//!
+//! Either way the memory is the kernel's own temporary file system; what differs is the name. Anonymous shared memory is
+//! called `/dev/zero (deleted)`, and that is one of the few names for which `perf` looks up functions in a perf map. A
+//! mapping called `/memfd:…` it takes for a file that it cannot find. And there is no file to be limited in
+//! size, no descriptor, and no policy against `memfd_create`.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::FromRawFd;
+use std::ptr;
+
+use super::{Access, Place, Refused, Result, Span, unix};
+use crate::units::MAX_ALIGN;
+
+/// What the views are made from.
+#[derive(Debug)]
+pub(crate) enum SharedMemory {
+    Anonymous(Source),
+    File(File),
+}
+
+/// A mapping that is there to be duplicated; the views keep the memory. Executable and never writable, so that views can
+/// become what they are to be under a policy that lets nothing become executable that was not before (`PR_SET_MDWE`).
+#[derive(Debug)]
+pub(crate) struct Source(Span);
+
+// SAFETY: the pages are reached through the views alone.
+unsafe impl Send for Source {}
+// SAFETY: as for `Send`.
+unsafe impl Sync for Source {}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is nobody else's. Should it be refused, some address space stays behind.
+        let _ = unsafe { unix::release(self.0) };
+    }
+}
+
+impl Source {
+    fn new(len: usize) -> Result<Self> {
+        let (access, flags) = (libc::PROT_READ | libc::PROT_EXEC, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
+        // SAFETY: a new mapping at an address of the system's choice.
+        let got = unsafe { libc::mmap(ptr::null_mut(), len, access, flags | libc::MAP_NORESERVE, -1, 0) };
+        let source = Self(unix::mapped(got, len)?);
+        // Emulators may not know that a length of 0 is something else: then there is no duplicate, or not of these pages.
+        let page = unix::map(region::page::size())?;
+        let duplicated = source.duplicate(page);
+        // SAFETY: mapped just now and given to nobody, whichever mapping is there.
+        unsafe { unix::release(page)? };
+        duplicated?;
+        Ok(source)
+    }
+
+    /// The first pages of the memory in place of others of ours that nobody uses.
+    fn duplicate(&self, at: Span) -> Result<Span> {
+        let (from, flags) = (self.0.start.as_ptr().cast(), libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED);
+        // SAFETY: what it replaces is the caller's and unused; the source stays as it is.
+        let got = unsafe { libc::mremap(from, 0, at.len, flags, at.start.as_ptr().cast::<libc::c_void>()) };
+        let made = unix::mapped(got, at.len).map_err(|refused| Refused { call: "mremap", ..refused })?;
+        if made.start == at.start { Ok(made) } else { Err(Refused::new("mremap", io::ErrorKind::Unsupported.into())) }
+    }
+}
+
+pub(super) fn share(len: usize) -> Result<SharedMemory> {
+    if let Ok(source) = Source::new(len) {
+        return Ok(SharedMemory::Anonymous(source));
+    }
+    // Not a program to `execve`, whatever it is mapped for; kernels before 6.3 do not know the flag.
+    let file = memory_file(libc::MFD_CLOEXEC | libc::MFD_NOEXEC_SEAL).or_else(|_| memory_file(libc::MFD_CLOEXEC))?;
+    check_file_size(len)?;
+    file.set_len(len as u64).map_err(|e| Refused::new("ftruncate", e))?;
+    Ok(SharedMemory::File(file))
+}
+
+pub(super) fn map_executable(memory: &SharedMemory, place: &Place, access: Access) -> Result<Span> {
+    let reservation = unix::reserve(place)?;
+    // SAFETY: pages of the reservation, made just now and given to nobody.
+    let mapped = unsafe { map_at(memory, reservation.code(place), access) };
+    mapped.map(|()| reservation).inspect_err(|_| {
+        // SAFETY: as above.
+        let _ = unsafe { unix::release(reservation) };
+    })
+}
+
+pub(super) fn map_writable(memory: &SharedMemory, len: usize) -> Result<Span> {
+    // Huge pages have to lie alike in both views.
+    let span = unix::reserve_aligned(len, MAX_ALIGN)?;
+    // SAFETY: reserved just now; children are the only ones who lose by the advice.
+    let mapped = unsafe { map_at(memory, span, Access::ReadWrite) }
+        // SAFETY: as above.
+        .and_then(|()| unsafe { unix::advise(span, libc::MADV_DONTFORK) });
+    mapped.map(|()| span).inspect_err(|_| {
+        // SAFETY: mapped just now and given to nobody.
+        let _ = unsafe { unix::release(span) };
+    })
+}
+
+/// # Safety
+/// - `span` is whole pages of a reservation of the caller's that nobody uses.
+unsafe fn map_at(memory: &SharedMemory, span: Span, access: Access) -> Result<()> {
+    match memory {
+        SharedMemory::Anonymous(source) => {
+            let view = source.duplicate(span)?;
+            if !matches!(access, Access::ReadExecute) {
+                // SAFETY: passed on to the caller.
+                return unsafe { unix::protect(view, access) };
+            }
+            // It is executable, as the source is. But `mremap` tells `perf record` nothing, while `mprotect` does.
+            // SAFETY: passed on to the caller.
+            if unsafe { told(view) }.is_err() {
+                // Not under that policy.
+                source.duplicate(span)?;
+            }
+            Ok(())
+        }
+        // SAFETY: passed on to the caller.
+        SharedMemory::File(file) => unsafe { unix::map_shared_at(file, span, access) },
+    }
+}
+
+/// Takes the right to execute away and gives it back.
+///
+/// # Safety
+/// - `span` is whole pages of a view of the caller's that nobody uses.
+unsafe fn told(span: Span) -> Result<()> {
+    // SAFETY: passed on to the caller.
+    match unsafe { libc::mprotect(span.start.as_ptr().cast(), span.len, libc::PROT_READ) } {
+        // SAFETY: passed on to the caller.
+        0 => unsafe { unix::protect(span, Access::ReadExecute) },
+        _ => Err(Refused::last("mprotect")),
+    }
+}
+
+fn memory_file(flags: libc::c_uint) -> Result<File> {
+    // SAFETY: the name is a C string; the call has no other requirement.
+    match unsafe { libc::memfd_create(c"gaia-jit".as_ptr(), flags) } {
+        -1 => Err(Refused::last("memfd_create")),
+        // SAFETY: a new descriptor that nobody else owns.
+        fd => Ok(unsafe { File::from_raw_fd(fd) }),
+    }
+}
+
+/// Growing a file past `RLIMIT_FSIZE` would not fail but kill the process with `SIGXFSZ`.
+fn check_file_size(len: usize) -> Result<()> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is valid for the call to write to.
+    let got = unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &raw mut limit) };
+    let limited = limit.rlim_cur != libc::RLIM_INFINITY;
+    // The limit's type is 64 bits wide on some targets and as wide as a pointer on others.
+    #[allow(clippy::useless_conversion)]
+    if got == 0 && limited && len as u64 > u64::from(limit.rlim_cur) {
+        return Err(Refused::new("ftruncate (RLIMIT_FSIZE)", io::Error::from_raw_os_error(libc::EFBIG)));
+    }
+    Ok(())
+}
