@@ -22,6 +22,12 @@ mod table;
 mod tests;
 mod units;
 
+#[doc = include_str!("../docs/guide.md")]
+pub mod guide {}
+
+#[doc = include_str!("../docs/migration.md")]
+pub mod migration {}
+
 #[doc = include_str!("../docs/design.md")]
 pub mod design {}
 
