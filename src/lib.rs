@@ -10,7 +10,7 @@ mod entry;
 mod error;
 mod icache;
 mod jit_memory;
-#[cfg(any(feature = "perf", feature = "gdb"))]
+#[cfg(all(any(feature = "perf", feature = "gdb"), not(loom)))]
 pub mod observe;
 mod region;
 mod space;

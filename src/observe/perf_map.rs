@@ -17,16 +17,18 @@ const SPAN: usize = 16 << 10;
 /// The file has a line `START SIZE NAME` for each function published, in hexadecimal. It can be read by its owner only,
 /// and nothing removes it.
 ///
-/// ```no_run
+/// ```
 /// use std::sync::Arc;
 /// use gaia_jit::{Code, CodeArena, observe::PerfMap};
 ///
 /// let map = Arc::new(PerfMap::new()?);
-/// let arena = CodeArena::builder().observer(map.clone()).build()?;
+/// let arena = CodeArena::builder().capacity(1 << 20).observer(map.clone()).build()?;
 /// let block = arena.publish(Code::new(&[0xc3]).name("nothing"))?;
 /// map.flush()?; // or drop the map and the arena
-/// println!("{}", map.path().display());
-/// # Ok::<(), gaia_jit::Error>(())
+/// let written = std::fs::read_to_string(map.path())?;
+/// assert_eq!(written, format!("{:x} 1 nothing\n", block.as_ptr().addr()));
+/// # std::fs::remove_file(map.path())?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
 /// ```text
