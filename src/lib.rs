@@ -10,7 +10,7 @@ mod entry;
 mod error;
 mod icache;
 mod jit_memory;
-#[cfg(any(feature = "perf", feature = "gdb", feature = "tracing"))]
+#[cfg(all(any(feature = "perf", feature = "gdb", feature = "tracing"), not(loom)))]
 pub mod observe;
 mod region;
 mod space;

@@ -274,15 +274,13 @@ extern "C" fn gaia_test_called_back(argument: *const c_void) {
 /// Not a test of its own: what [`gdb_stops_by_name_and_sees_through_frames`] debugs.
 #[test]
 fn debuggee() {
-    if std::env::var_os("GAIA_TEST_DEBUGGEE").is_none() {
-        return;
-    }
-    let arena = watched(WxMode::Flip);
+    let Ok(mode) = std::env::var("GAIA_TEST_DEBUGGEE") else { return };
+    let arena = watched(modes().find(|known| mode == format!("{known:?}")).unwrap());
     // sub rsp, 24; call rdi; add rsp, 24; ret: no frame pointer, so the caller is found by the information only.
     let code = [0x48, 0x83, 0xec, 24, 0xff, 0xd7, 0x48, 0x83, 0xc4, 24, 0xc3];
     let frames = eh_frame(code.len());
     // Retired before: the name must lead to the second one. Under a guard, as a debugger has its breakpoint in there.
-    let guard = (std::env::var_os("GAIA_TEST_NO_GUARD").is_none()).then(|| arena.pin());
+    let guard = arena.pin();
     drop(arena.publish(Code::new(&[0x90; 11]).name("jit_calls_back")).unwrap());
     let block = arena.publish(Code::new(&code).name("jit_calls_back").unwind(UnwindInfo::EhFrame(&frames))).unwrap();
     // SAFETY: takes a function and calls it with itself as its argument.
@@ -299,16 +297,28 @@ fn gdb_stops_by_name_and_sees_through_frames() {
     if !cfg!(all(target_arch = "x86_64", target_os = "linux")) || std::env::var_os("CROSS_RUNNER").is_some() {
         return common::not_run(NAME, "its machine code is for x86-64 Linux, and runs under no emulator");
     }
+    for mode in modes() {
+        // What is not writable in any way, gdb cannot write a breakpoint to.
+        let stop = if mode == WxMode::DualMap { "hbreak" } else { "break" };
+        debug(NAME, mode, stop);
+    }
+}
+
+fn debug(test: &str, mode: WxMode, stop: &str) {
+    let (test, mode) = (format!("{test}, {mode:?}"), format!("{mode:?}"));
     let mut gdb = Command::new("gdb");
     gdb.args(["--batch", "-nx", "-ex", "set breakpoint pending on", "-ex", "set startup-with-shell off"]);
-    gdb.args(["-ex", "break jit_calls_back", "-ex", "run", "-ex", "info symbol $pc", "-ex", "delete"]);
+    gdb.args(["-ex", &format!("{stop} jit_calls_back"), "-ex", "run", "-ex", "info symbol $pc", "-ex", "delete"]);
     gdb.args(["-ex", "break gaia_test_called_back", "-ex", "continue", "-ex", "backtrace", "-ex", "delete"]);
     gdb.args(["-ex", "continue", "--args"]).arg(std::env::current_exe().unwrap());
-    gdb.args(["--exact", "debuggee", "--nocapture", "--test-threads=1"]).env("GAIA_TEST_DEBUGGEE", "1");
-    let Ok(output) = gdb.output() else { return common::not_run(NAME, "there is no gdb") };
+    gdb.args(["--exact", "debuggee", "--nocapture", "--test-threads=1"]).env("GAIA_TEST_DEBUGGEE", mode);
+    let Ok(output) = gdb.output() else { return common::not_run(&test, "there is no gdb") };
     let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     if errors.contains("ptrace: Operation not permitted") || errors.contains("Couldn't get registers") {
-        return common::not_run(NAME, "gdb may not trace");
+        return common::not_run(&test, "gdb may not trace");
+    }
+    if errors.contains("insert hardware breakpoint") {
+        return common::not_run(&test, "there are no hardware breakpoints");
     }
     let context = format!("{text}\n{errors}");
     assert!(text.contains("jit_calls_back in section .text of <in-memory@"), "{context}");

@@ -312,7 +312,7 @@ fn a_full_disk_costs_records_and_nothing_else() {
         // SAFETY: as above.
         if !private || unsafe { libc::mount(kind, target.as_ptr(), kind, 0, options) } != 0 {
             common::not_run(NAME, "no file system can be mounted");
-            return;
+            return fs::remove_dir(&directory).unwrap();
         }
         let filler = directory.join("filler");
         fs::write(&filler, vec![1; 100 << 10]).unwrap();
@@ -329,6 +329,10 @@ fn a_full_disk_costs_records_and_nothing_else() {
         dump.flush().unwrap();
         let loads = jitdump::read(dump.path()).loads;
         assert_eq!((loads.len(), loads.last().unwrap().name.as_str()), (written + 1, "room again"));
+        drop((blocks, arena, dump));
+        // SAFETY: a C string.
+        assert_eq!(unsafe { libc::umount2(target.as_ptr(), libc::MNT_DETACH) }, 0);
+        fs::remove_dir(&directory).unwrap();
     });
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{error}");

@@ -46,6 +46,16 @@ use crate::{BlockInfo, Error, Observer, Published};
 /// Where [`Code::unwind`](crate::Code::unwind) gave call frame information, a debugger goes by that. Otherwise it looks at the function's
 /// first instructions; on x86-64 it finds the caller if these are `push rbp; mov rbp, rsp`, else often not.
 ///
+/// # Breakpoints
+///
+/// In `DualMap` a debugger cannot write to the code, as that is shared memory which is not writable where it runs: use
+/// hardware breakpoints (`hbreak`), which work by name as well. `break` works in the other modes.
+///
+/// gdb does not notice that the code under a `break` was replaced. The breakpoint is gone with the old
+/// code, and when gdb stops next it writes the instruction that was there before over the new one: the program may then
+/// crash. So while you debug with breakpoints in code of an arena, hold a guard ([`CodeArena::pin`](crate::CodeArena::pin)),
+/// which keeps the space of retired functions from being used again, or use `hbreak`.
+///
 /// # Cost
 ///
 /// Some microseconds for each publication while no debugger is attached; and some milliseconds with one, which stops

@@ -42,16 +42,17 @@ const LOAD: usize = PREFIX + 40;
 /// publication, and `perf annotate` shows their instructions. The price is a copy of all code in the file, and a file for each function when it is
 /// read. Only the owner can read it, and nothing removes it.
 ///
-/// ```no_run
+/// ```
 /// use std::sync::Arc;
 /// use gaia_jit::{Code, CodeArena, observe::Jitdump};
 ///
-/// let dump = Arc::new(Jitdump::new()?);
-/// let arena = CodeArena::builder().observer(dump.clone()).build()?;
+/// let dump = Arc::new(Jitdump::in_directory(std::env::temp_dir())?);
+/// let arena = CodeArena::builder().capacity(1 << 20).observer(dump.clone()).build()?;
 /// let block = arena.publish(Code::new(&[0xc3]).name("nothing"))?;
 /// dump.flush()?; // or drop the dump and the arena
-/// println!("{}", dump.path().display());
-/// # Ok::<(), gaia_jit::Error>(())
+/// assert!(std::fs::metadata(dump.path())?.len() > 0);
+/// # std::fs::remove_file(dump.path())?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
 /// ```text
@@ -60,7 +61,7 @@ const LOAD: usize = PREFIX + 40;
 /// perf report -i perf.jit.data
 /// ```
 ///
-/// It works in all modes; those in which memory has a file's name ([`PerfMap`](super::PerfMap) says which) need a `perf` of 6.0 or later.
+/// It works in all modes.
 ///
 /// When it is written, and what is lost when the process dies, is as with [`PerfMap`](super::PerfMap#when-it-is-written).
 /// A retired function is not told of: the format has nothing for that. Samples that fall where it was go to its name until
@@ -98,7 +99,8 @@ impl Jitdump {
         let directory = directory.map_err(|source| Error::OperatingSystem { call: "getcwd", source })?;
         let path: PathBuf = directory.join(format!("jit-{}.dump", std::process::id()));
         let (sink, file) = Sink::create("a second Jitdump", path, &first_page(machine))?;
-        Ok(Self { sink, next: AtomicU64::new(0), _marker: marker(&file)? })
+        let marker = marker(&file).inspect_err(|_| drop(std::fs::remove_file(sink.path())))?;
+        Ok(Self { sink, next: AtomicU64::new(0), _marker: marker })
     }
 
     /// Where the file is.

@@ -13,32 +13,32 @@
 //! Functions are known by [`Code::name`](crate::Code::name) or, without one, as `jit_` with their tag in decimal or (if
 //! that is 0) their address in hexadecimal. Control characters in names are written as `_`.
 
-#[cfg(all(feature = "gdb", unix, not(target_vendor = "apple"), not(loom)))]
+#[cfg(all(feature = "gdb", unix, not(target_vendor = "apple")))]
 mod eh_frame;
-#[cfg(all(feature = "gdb", unix, not(target_vendor = "apple"), not(loom)))]
+#[cfg(all(feature = "gdb", unix, not(target_vendor = "apple")))]
 mod elf;
 #[cfg(feature = "tracing")]
 mod events;
-#[cfg(all(feature = "gdb", unix, not(target_vendor = "apple"), not(loom)))]
+#[cfg(all(feature = "gdb", unix, not(target_vendor = "apple")))]
 mod gdb;
-#[cfg(all(feature = "gdb", unix, not(target_vendor = "apple"), not(loom)))]
+#[cfg(all(feature = "gdb", unix, not(target_vendor = "apple")))]
 mod gdb_list;
-#[cfg(all(feature = "perf", target_os = "linux", not(loom)))]
+#[cfg(all(feature = "perf", target_os = "linux"))]
 mod jitdump;
-#[cfg(any(feature = "perf", feature = "gdb"))]
+#[cfg(any(all(feature = "perf", target_os = "linux"), all(feature = "gdb", unix, not(target_vendor = "apple"))))]
 mod machine;
-#[cfg(any(feature = "perf", feature = "gdb"))]
+#[cfg(any(all(feature = "perf", target_os = "linux"), all(feature = "gdb", unix, not(target_vendor = "apple"))))]
 mod name;
-#[cfg(all(feature = "perf", target_os = "linux", not(loom)))]
+#[cfg(all(feature = "perf", target_os = "linux"))]
 mod perf_map;
-#[cfg(all(feature = "perf", target_os = "linux", not(loom)))]
+#[cfg(all(feature = "perf", target_os = "linux"))]
 mod sink;
 
 #[cfg(feature = "tracing")]
 pub use events::Events;
-#[cfg(all(feature = "gdb", unix, not(target_vendor = "apple"), not(loom)))]
+#[cfg(all(feature = "gdb", unix, not(target_vendor = "apple")))]
 pub use gdb::Gdb;
-#[cfg(all(feature = "perf", target_os = "linux", not(loom)))]
+#[cfg(all(feature = "perf", target_os = "linux"))]
 pub use jitdump::Jitdump;
-#[cfg(all(feature = "perf", target_os = "linux", not(loom)))]
+#[cfg(all(feature = "perf", target_os = "linux"))]
 pub use perf_map::PerfMap;

@@ -26,6 +26,7 @@ pub(super) fn push(out: &mut Vec<u8>, function: &Published<'_>) {
 }
 
 /// Bytes that [`push`] appends at most.
+#[cfg(all(feature = "perf", target_os = "linux"))]
 pub(super) fn most(function: &Published<'_>) -> usize {
     function.name.map_or(0, str::len).max("jit_".len() + 20)
 }

@@ -37,6 +37,10 @@ use crate::sys::generation;
 pub(super) const SHARDS: usize = 16;
 /// Bytes from which on a buffer is queued. All buffers together fit into the second level of caches.
 const FULL: usize = 16 << 10;
+/// Empty buffers that are kept: as many as the thread finds when it is woken.
+const SPARE: usize = WORTH / FULL;
+/// Bytes in the queue from which on the thread is woken before its time.
+const WORTH: usize = 1 << 20;
 /// Bytes in the queue from which on those who publish wait.
 const BEHIND: usize = 8 << 20;
 /// How long a record stays in a buffer that does not fill.
@@ -135,8 +139,8 @@ impl Sink {
         drop(buffer);
         if queued >= BEHIND {
             let _ = self.shared.write_queued();
-        } else if let Some(thread) = &self.thread {
-            thread.thread().unpark();
+        } else if queued >= WORTH {
+            self.thread.iter().for_each(|thread| thread.thread().unpark());
         }
     }
 
@@ -217,7 +221,7 @@ impl Shared {
             }
             // One large record must not cost its memory for ever, nor a long queue.
             let mut queue = self.queue.lock();
-            if bytes.capacity() <= 4 * FULL && queue.spare.len() < SHARDS {
+            if bytes.capacity() <= 4 * FULL && queue.spare.len() < SPARE {
                 bytes.clear();
                 queue.spare.push(bytes);
             }
