@@ -6,6 +6,8 @@
 extern crate self as gaia_jit;
 
 mod arena;
+#[cfg(feature = "cranelift")]
+pub mod cranelift;
 mod entry;
 mod error;
 mod icache;

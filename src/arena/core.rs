@@ -51,6 +51,8 @@ pub(crate) struct Books {
     pub(crate) stranded: Vec<Run>,
     pub(super) live: Tally,
     pub(super) waiting: Tally,
+    /// Granules of pages with data of modules.
+    pub(super) data: usize,
     /// Granules that are free but kept out of the space for a moment, by holders of `aside` or on their way to it.
     pub(super) aside: usize,
 }
@@ -84,6 +86,7 @@ impl Core {
             stranded: Vec::new(),
             live: Tally::default(),
             waiting: Tally::default(),
+            data: 0,
             aside: 0,
         };
         let (lookup, guards) = (Lookup::new(granules)?, Guards::new());
@@ -241,14 +244,24 @@ impl Core {
 
     /// Takes `len` granules at a multiple of `align`. `note` does so in the books, under the lock.
     pub(crate) fn place<T>(&self, len: u32, align: u32, note: impl FnOnce(&mut Books, Run) -> T) -> Result<T, Error> {
+        self.place_by(len, |space| space.alloc(len, align), note)
+    }
+
+    /// As [`Core::place`], where `alloc` finds `len` granules.
+    pub(super) fn place_by<T>(
+        &self,
+        len: u32,
+        alloc: impl Fn(&mut Space) -> Option<Run>,
+        note: impl FnOnce(&mut Books, Run) -> T,
+    ) -> Result<T, Error> {
         let mut books = self.books();
-        let mut found = books.space.alloc(len, align);
+        let mut found = alloc(&mut books.space);
         let mut rescued = false;
         while found.is_none() {
             // Not full before what lies on shelves, what others hold aside, and what could not be sealed is tried.
             drop(books);
             books = self.gather();
-            found = books.space.alloc(len, align);
+            found = alloc(&mut books.space);
             if found.is_some() {
                 break;
             }

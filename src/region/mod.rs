@@ -15,6 +15,8 @@ use crate::units::BRANCH_REACH;
 
 mod backing;
 mod counters;
+#[cfg(feature = "cranelift")]
+mod data;
 mod probe;
 
 use backing::Backing;
