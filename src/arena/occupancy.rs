@@ -39,7 +39,7 @@ impl Core {
             spread(&mut pages, page_size, run, |page, bytes| page.live += bytes);
         }
         for pending in &books.pending {
-            spread(&mut pages, page_size, pending.run, |page, bytes| {
+            spread(&mut pages, page_size, pending.entry.run(), |page, bytes| {
                 page.live -= bytes;
                 page.pending += bytes;
             });
