@@ -168,17 +168,12 @@ impl ArenaMemoryProvider {
         self.constants.make_read_only()?;
         // Taken out, so that an observer may use the labels.
         let notes = mem::take(&mut *self.labels.0.lock());
-        match self.code.publish(&notes) {
-            Ok(blocks) => {
-                self.blocks.extend(blocks);
-                self.finalized = true;
-                Ok(())
-            }
-            Err(error) => {
-                *self.labels.0.lock() = notes;
-                Err(error)
-            }
+        let published = self.code.publish(&notes, &mut self.blocks);
+        match published {
+            Ok(()) => self.finalized = true,
+            Err(_) => *self.labels.0.lock() = notes,
         }
+        published
     }
 
     /// Landing pads are a property of all of the arena: where some functions had none, the others' would be worth little,
@@ -236,7 +231,9 @@ impl JITMemoryProvider for ArenaMemoryProvider {
 
 impl Drop for ArenaMemoryProvider {
     fn drop(&mut self) {
-        if self.free_on_drop || !self.finalized {
+        // Also where an observer panicked, so that the call did not return.
+        let finalized = self.finalized || !self.blocks.is_empty();
+        if self.free_on_drop || !finalized {
             self.free();
             return;
         }

@@ -98,13 +98,13 @@ impl InPlace {
         self.entries.len()
     }
 
-    /// Makes all functions executable and returns their blocks in the order in which they were reserved; nobody may write
-    /// to them any more. When this fails they stay what they are, and it can be tried again.
-    pub(crate) fn publish(&mut self, notes: &[Notes]) -> Result<Vec<CodeBlock>, Error> {
+    /// Makes all functions executable and adds their blocks to `blocks`, in the order in which they were reserved; nobody
+    /// may write to them any more. When this fails they stay what they are, and it can be tried again.
+    pub(crate) fn publish(&mut self, notes: &[Notes], blocks: &mut Vec<CodeBlock>) -> Result<(), Error> {
         let core = Arc::clone(self.lease.core());
         core.region.check_own("publish")?;
         if self.entries.is_empty() {
-            return Ok(Vec::new());
+            return Ok(());
         }
         for open in self.runs.iter_mut().filter(|open| !open.sealed) {
             // SAFETY: opened by this value; it is written to no more, as it is being published.
@@ -117,10 +117,11 @@ impl InPlace {
         // From here on nothing fails.
         let entries = std::mem::take(&mut self.entries);
         self.runs.clear();
-        let blocks: Vec<_> = entries.iter().map(|entry| CodeBlock::new(Arc::clone(&self.lease), *entry)).collect();
+        // The caller's from here on, whatever an observer does.
+        blocks.extend(entries.iter().map(|entry| CodeBlock::new(Arc::clone(&self.lease), *entry)));
         let notes = notes.iter().map(Some).chain(std::iter::repeat(None));
-        core.announce(blocks.iter().zip(notes).map(|(block, notes)| Notes::describe(notes, block.entry())));
-        Ok(blocks)
+        core.announce(entries.iter().zip(notes).map(|(entry, notes)| Notes::describe(notes, *entry)));
+        Ok(())
     }
 
     /// Gives everything back that was not published.

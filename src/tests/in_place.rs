@@ -28,13 +28,10 @@ fn life(arena: &CodeArena, page: usize) -> usize {
         fill(code.reserve(function.len(), 16, round as u64), function);
         fill(code.reserve(3 * page, GRANULE, round as u64), function);
         let _ = constants.make_read_only().map_err(&mut note);
-        match code.publish(&[]) {
-            Ok(published) => blocks.extend(published),
-            Err(error) => {
-                note(error);
-                // Once more, as nothing was lost.
-                blocks.extend(code.publish(&[]).unwrap());
-            }
+        if let Err(error) = code.publish(&[], &mut blocks) {
+            note(error);
+            // Once more, as nothing was lost.
+            code.publish(&[], &mut blocks).unwrap();
         }
         assert_eq!(code.len(), 0);
     }
