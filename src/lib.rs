@@ -21,6 +21,8 @@ mod table;
 #[cfg(all(any(test, fuzzing), not(loom)))]
 mod tests;
 mod units;
+#[cfg(feature = "unwind")]
+pub mod unwind;
 
 #[doc = include_str!("../docs/design.md")]
 pub mod design {}
