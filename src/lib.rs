@@ -6,6 +6,8 @@
 extern crate self as gaia_jit;
 
 mod arena;
+#[cfg(feature = "cranelift")]
+pub mod cranelift;
 mod entry;
 mod error;
 mod icache;
@@ -21,6 +23,8 @@ mod table;
 #[cfg(all(any(test, fuzzing), not(loom)))]
 mod tests;
 mod units;
+#[cfg(feature = "unwind")]
+pub mod unwind;
 
 #[doc = include_str!("../docs/guide.md")]
 pub mod guide {}

@@ -254,3 +254,39 @@ fn figures_are_serialised() {
     assert_eq!(map["holes"][0]["len"].as_u64().unwrap() as usize, stats.largest_hole);
     drop(block);
 }
+
+#[test]
+fn space_is_told_free_when_the_last_guard_is_gone() {
+    #[derive(Default)]
+    struct Freed(Mutex<Vec<(u64, &'static str)>>);
+    impl Observer for Freed {
+        fn retired(&self, block: &BlockInfo) {
+            self.0.lock().unwrap().push((block.tag, "retired"));
+        }
+
+        fn freed(&self, block: &BlockInfo) {
+            self.0.lock().unwrap().push((block.tag, "freed"));
+            panic!("ends here");
+        }
+    }
+    for mode in modes() {
+        for poison in [false, true] {
+            let freed = Arc::new(Freed::default());
+            let arena = small(mode).poison(poison).observer(freed.clone()).build().unwrap();
+            let take = || std::mem::take(&mut *freed.0.lock().unwrap());
+            let code = asm::constant(1);
+            let publish = |tag| arena.publish(Code::new(&code).tag(tag)).unwrap();
+            drop(publish(1));
+            assert_eq!(take(), [(1, "retired"), (1, "freed")]);
+            let (guard, second, third) = (arena.pin(), publish(2), publish(3));
+            drop(second);
+            drop(third);
+            let _ = publish(4);
+            assert!(!take().iter().any(|(_, event)| *event == "freed"), "they may be running");
+            drop(guard);
+            assert_eq!(arena.stats().pending_blocks, 0);
+            assert_eq!(take(), [(2, "freed"), (3, "freed"), (4, "freed")]);
+            assert_eq!(arena.stats().free_bytes, arena.capacity());
+        }
+    }
+}

@@ -51,6 +51,8 @@ pub(crate) struct Books {
     pub(crate) stranded: Vec<Run>,
     pub(super) live: Tally,
     pub(super) waiting: Tally,
+    /// Granules of pages with data of modules.
+    pub(super) data: usize,
     /// Granules that are free but kept out of the space for a moment, by holders of `aside` or on their way to it.
     pub(super) aside: usize,
 }
@@ -59,8 +61,7 @@ pub(crate) struct Books {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pending {
     epoch: u64,
-    pub(crate) run: Run,
-    len: u32,
+    pub(super) entry: Entry,
 }
 
 /// How often the lock is looked at before sleeping on it.
@@ -84,6 +85,7 @@ impl Core {
             stranded: Vec::new(),
             live: Tally::default(),
             waiting: Tally::default(),
+            data: 0,
             aside: 0,
         };
         let (lookup, guards) = (Lookup::new(granules)?, Guards::new());
@@ -158,7 +160,7 @@ impl Core {
     fn reclaim<'a>(&'a self, mut books: MutexGuard<'a, Books>) -> MutexGuard<'a, Books> {
         let oldest = self.guards.oldest();
         let ready = |pending: &Pending| oldest.is_none_or(|oldest| pending.epoch < oldest);
-        if !self.poison {
+        if !self.poison && self.observers.is_empty() {
             while let Some(pending) = books.pending.front().copied().filter(ready) {
                 books.pending.pop_front();
                 self.come_free(&mut books, pending);
@@ -170,13 +172,17 @@ impl Core {
             return books;
         }
         let due: Vec<Pending> = books.pending.drain(..count).collect();
-        let granules: usize = due.iter().map(|pending| pending.run.len() as usize).sum();
+        let granules: usize = due.iter().map(|pending| pending.entry.run().len() as usize).sum();
         books.aside += granules;
         drop(books);
         let aside = self.aside.lock();
-        let (done, failed): (Vec<_>, Vec<_>) = due.into_iter().partition(|pending| self.fill_with_traps(pending.run));
-        // Where other cores cannot be reached the traps come late; what is published there next is refused anyway.
-        let _ = self.region.sync_cores();
+        let (done, failed): (Vec<_>, Vec<_>) =
+            due.into_iter().partition(|pending| self.fill_with_traps(pending.entry.run()));
+        if self.poison {
+            // Where other cores cannot be reached the traps come late; what is published there next is refused anyway.
+            let _ = self.region.sync_cores();
+        }
+        self.announce_freed(done.iter().map(|pending| self.info(pending.entry)));
         let mut books = self.lock();
         books.aside -= granules;
         for pending in done {
@@ -211,9 +217,10 @@ impl Core {
 
     /// The space of a block that had to wait is free.
     fn come_free(&self, books: &mut Books, pending: Pending) {
-        books.waiting.retire(pending.run, pending.len);
-        self.observers.note_reclaimed(pending.len as usize);
-        self.give_back(books, pending.run);
+        let (run, len) = (pending.entry.run(), pending.entry.len);
+        books.waiting.retire(run, len);
+        self.observers.note_reclaimed(len as usize);
+        self.give_back(books, run);
     }
 
     pub(super) fn give_back(&self, books: &mut Books, run: Run) {
@@ -241,14 +248,24 @@ impl Core {
 
     /// Takes `len` granules at a multiple of `align`. `note` does so in the books, under the lock.
     pub(crate) fn place<T>(&self, len: u32, align: u32, note: impl FnOnce(&mut Books, Run) -> T) -> Result<T, Error> {
+        self.place_by(len, |space| space.alloc(len, align), note)
+    }
+
+    /// As [`Core::place`], where `alloc` finds `len` granules.
+    pub(super) fn place_by<T>(
+        &self,
+        len: u32,
+        alloc: impl Fn(&mut Space) -> Option<Run>,
+        note: impl FnOnce(&mut Books, Run) -> T,
+    ) -> Result<T, Error> {
         let mut books = self.books();
-        let mut found = books.space.alloc(len, align);
+        let mut found = alloc(&mut books.space);
         let mut rescued = false;
         while found.is_none() {
             // Not full before what lies on shelves, what others hold aside, and what could not be sealed is tried.
             drop(books);
             books = self.gather();
-            found = books.space.alloc(len, align);
+            found = alloc(&mut books.space);
             if found.is_some() {
                 break;
             }
@@ -327,6 +344,9 @@ impl Core {
         self.lookup.remove(entry);
         // Right after the read-modify-write in there, as it has to be.
         let unguarded = self.guards.oldest().is_none();
+        if unguarded && !self.poison && !self.observers.is_empty() {
+            self.announce_freed([self.info(entry)]);
+        }
         if let (true, Some(shelves)) = (unguarded, &self.shelves) {
             let spill = |runs: &mut dyn Iterator<Item = Run>| {
                 let mut books = self.lock();
@@ -344,7 +364,7 @@ impl Core {
         }
         let epoch = self.guards.next_epoch();
         books.waiting.add(run, entry.len);
-        books.pending.push_back(Pending { epoch, run, len: entry.len });
+        books.pending.push_back(Pending { epoch, entry });
         if self.poison {
             // Overwrites it now, if it need not wait.
             drop(self.reclaim(books));

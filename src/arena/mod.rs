@@ -5,7 +5,11 @@ mod block;
 mod builder;
 mod code;
 mod core;
+#[cfg(feature = "cranelift")]
+mod data_pages;
 mod guards;
+#[cfg(feature = "cranelift")]
+mod in_place;
 mod lookup;
 #[cfg(all(test, loom))]
 mod loom_models;
@@ -30,9 +34,15 @@ use block::Lease;
 pub use builder::ArenaBuilder;
 pub use code::{Code, UnwindInfo};
 use core::Core;
+#[cfg(feature = "cranelift")]
+pub(crate) use data_pages::DataPages;
 pub use guards::Guard;
+#[cfg(feature = "cranelift")]
+pub(crate) use in_place::InPlace;
 pub use lookup::BlockInfo;
 pub use map::{Hole, Map, PageUse};
+#[cfg(feature = "cranelift")]
+pub(crate) use notes::Notes;
 pub use observer::{Observer, Published, Reservation};
 pub use stats::Stats;
 

@@ -7,14 +7,14 @@ use super::observers::Described;
 
 /// What is said of one function.
 #[derive(Debug, Default)]
-pub(super) struct Notes {
-    pub(super) name: Option<Box<str>>,
-    pub(super) unwind: Option<OwnedUnwind>,
+pub(crate) struct Notes {
+    pub(crate) name: Option<Box<str>>,
+    pub(crate) unwind: Option<OwnedUnwind>,
 }
 
 /// [`UnwindInfo`], owned.
 #[derive(Debug)]
-pub(super) enum OwnedUnwind {
+pub(crate) enum OwnedUnwind {
     EhFrame(Box<[u8]>),
     Windows { offset: usize, code: usize },
 }

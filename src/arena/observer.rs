@@ -42,8 +42,17 @@ pub trait Observer: Send + Sync {
         let _ = functions;
     }
 
-    /// `block` was dropped; its space is not used again before this returns.
+    /// `block` was dropped; its space is not used again before this returns. Threads that hold a guard may still run it.
     fn retired(&self, block: &BlockInfo) {
+        let _ = block;
+    }
+
+    /// The space of a block that was dropped is about to be used again: no guard is left that could keep a thread in it.
+    /// Without guards this comes right after [`retired`](Self::retired), else on whatever thread finds that they are gone.
+    /// For blocks that still wait when the arena goes it does not come.
+    ///
+    /// Unlike elsewhere, an observer must not use the arena here, and a panic ends here.
+    fn freed(&self, block: &BlockInfo) {
         let _ = block;
     }
 

@@ -1,6 +1,8 @@
 //! The observers of one arena, told of everything without a lock held.
 #![forbid(unsafe_code)]
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use super::core::Core;
 use super::lookup::{BlockInfo, Entry};
 use super::observer::{Observer, Published, Reservation};
@@ -82,6 +84,16 @@ impl Core {
     pub(super) fn announce_retired(&self, block: &BlockInfo) {
         self.region.let_read();
         self.observers.tell(|observer| observer.retired(block));
+    }
+
+    /// The space of dropped blocks is about to be free.
+    pub(super) fn announce_freed(&self, blocks: impl IntoIterator<Item = BlockInfo>) {
+        for block in blocks {
+            for observer in &self.observers.list {
+                // Half-way through giving space back there is nowhere for a panic to go.
+                let _ = catch_unwind(AssertUnwindSafe(|| observer.freed(&block)));
+            }
+        }
     }
 
     /// Memory went back to the system.

@@ -9,7 +9,7 @@ use crate::units::GRANULE;
 /// Figures of an arena at one moment; bytes unless said otherwise. `{}` prints the most important ones in a line, `{:#}`
 /// all of them as a short table.
 ///
-/// `live_bytes + padding_bytes + pending_bytes + batch_bytes + free_bytes == capacity`, exactly, when no other thread is
+/// `live_bytes + padding_bytes + pending_bytes + batch_bytes + data_bytes + free_bytes == capacity`, exactly, when no other thread is
 /// at work; else what is on its way is counted to `batch_bytes`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
@@ -29,6 +29,8 @@ pub struct Stats {
     pub pending_bytes: usize,
     /// Space taken by batches that are open now, and by pages that wait to be made executable again.
     pub batch_bytes: usize,
+    /// Space taken by pages with data, which no page with code can be at the same time: only modules of Cranelift have it.
+    pub data_bytes: usize,
     /// Space that can be placed in.
     pub free_bytes: usize,
     /// The largest piece of it.
@@ -69,7 +71,8 @@ impl Core {
         stats.pending_blocks = books.waiting.blocks();
         stats.pending_bytes = books.waiting.granules() * GRANULE;
         stats.free_bytes = books.space.free_granules() as usize * GRANULE;
-        let known = stats.live_bytes + stats.padding_bytes + stats.pending_bytes + stats.free_bytes;
+        stats.data_bytes = books.data * GRANULE;
+        let known = stats.live_bytes + stats.padding_bytes + stats.pending_bytes + stats.data_bytes + stats.free_bytes;
         stats.batch_bytes = stats.capacity.saturating_sub(known);
         stats.flushed_bytes = books.live.flushed() + counters.flushed.get();
         stats.largest_hole = books.space.largest_hole() as usize * GRANULE;
@@ -115,6 +118,9 @@ impl fmt::Display for Stats {
         )?;
         writeln!(f, "pending    {pending_blocks} blocks, {}", Bytes(self.pending_bytes))?;
         writeln!(f, "in batches {}", Bytes(self.batch_bytes))?;
+        if self.data_bytes > 0 {
+            writeln!(f, "data       {}", Bytes(self.data_bytes))?;
+        }
         writeln!(f, "free       {}, largest hole {}", Bytes(self.free_bytes), Bytes(self.largest_hole))?;
         writeln!(f, "resident   {}", Bytes(self.resident_bytes))?;
         write!(

@@ -13,6 +13,8 @@ use crate::sys::{self, Access, KernelWriter, Os, Place, Span, WriteWindow};
 
 mod backing;
 mod counters;
+#[cfg(feature = "cranelift")]
+mod data;
 mod plan;
 mod probe;
 

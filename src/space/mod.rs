@@ -114,6 +114,24 @@ impl Space {
         Some(run)
     }
 
+    /// As [`Space::alloc`], but at the end of one of the last holes if one has room: for what is better kept apart.
+    #[cfg(any(feature = "cranelift", test))]
+    pub(crate) fn alloc_last(&mut self, len: u32, align: u32) -> Option<Run> {
+        let mut end = self.taken.len();
+        for _ in 0..MANY {
+            let Some(last) = self.prev_free(end) else { break };
+            let hole = self.hole_around(last as u32);
+            let start = hole.end.checked_sub(len).map(|start| start & !(align - 1));
+            if let Some(start) = start.filter(|start| *start >= hole.start) {
+                let run = Run::new(start, len);
+                self.take(run, hole);
+                return Some(run);
+            }
+            end = hole.start as usize;
+        }
+        self.alloc(len, align)
+    }
+
     /// Takes just these granules, if all of them are free.
     pub(crate) fn alloc_at(&mut self, run: Run) -> bool {
         if run.end as usize > self.taken.len() || run.start >= run.end || self.taken.get(run.start as usize) {
@@ -243,6 +261,21 @@ impl Space {
                 return Some(at / 64 * 64 + free.trailing_zeros() as usize).filter(|&found| found < end);
             }
             at = (at / 64 + 1) * 64;
+        }
+        None
+    }
+
+    /// The last free granule before `end`.
+    #[cfg(any(feature = "cranelift", test))]
+    fn prev_free(&self, end: usize) -> Option<usize> {
+        let mut end = end;
+        while end > 0 {
+            let word = (end - 1) / 64;
+            let free = !self.taken.word(word) & (u64::MAX >> (63 - (end - 1) % 64));
+            if free != 0 {
+                return Some(word * 64 + 63 - free.leading_zeros() as usize);
+            }
+            end = word * 64;
         }
         None
     }

@@ -24,6 +24,25 @@ fn an_alignment_does_not_waste_the_gap() {
 }
 
 #[test]
+fn what_is_kept_apart_goes_to_the_last_hole_with_room() {
+    let mut space = Space::new(64 * 1024 - 40).unwrap();
+    let end = 64 * 1024 - 40;
+    assert_eq!(space.alloc_last(100, 1), Some(Run { start: end - 100, end }));
+    assert_eq!(space.alloc_last(256, 256).map(|run| run.start), Some((end - 100 - 256) & !255));
+    // The gap that the alignment left serves the next.
+    assert_eq!(space.alloc_last(20, 1), Some(Run { start: end - 120, end: end - 100 }));
+    while space.alloc_last(64, 1).is_some() {}
+    while space.alloc_last(1, 1).is_some() {}
+    assert_eq!((space.free_granules(), space.largest_hole()), (0, 0));
+    space.free(Run::new(7 * 256, 10));
+    space.free(Run::new(90, 30));
+    assert_eq!(space.alloc_last(11, 1), Some(Run { start: 109, end: 120 }));
+    assert_eq!((space.free_granules(), space.largest_hole()), (29, 19));
+    assert_eq!(space.alloc(19, 1), Some(Run::new(90, 19)), "the books know what is left of a hole");
+    assert_eq!(space.alloc_last(11, 1), None);
+}
+
+#[test]
 fn the_only_fitting_hole_is_found() {
     // Sixteen-aligned room for 300 granules, behind many holes that are long enough but not aligned.
     let mut space = Space::new(64 * 1024).unwrap();

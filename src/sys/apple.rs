@@ -78,6 +78,7 @@ unsafe fn narrow(span: Span, access: Access) -> Result<()> {
         | match access {
             Access::ReadWrite => libc::PROT_WRITE,
             Access::ReadExecute | Access::ReadExecuteLanding => libc::PROT_EXEC,
+            Access::Read => 0,
         };
     let (start, len) = (span.address() as u64, span.len as u64);
     // SAFETY: passed on to the caller.

@@ -143,6 +143,7 @@ pub(super) unsafe fn protect(span: Span, access: Access) -> Result<()> {
     let protection = match access {
         Access::ReadWrite => region::Protection::READ_WRITE,
         Access::ReadExecute => region::Protection::READ_EXECUTE,
+        Access::Read => region::Protection::READ,
         // `region` knows nothing of landing pads.
         // SAFETY: passed on to the caller.
         Access::ReadExecuteLanding => match unsafe { libc::mprotect(span.start.as_ptr().cast(), span.len, LANDING) } {
@@ -191,6 +192,7 @@ pub(super) unsafe fn map_shared_at(memory: &std::fs::File, span: Span, access: A
         Access::ReadWrite => libc::PROT_READ | libc::PROT_WRITE,
         Access::ReadExecute => libc::PROT_READ | libc::PROT_EXEC,
         Access::ReadExecuteLanding => LANDING,
+        Access::Read => libc::PROT_READ,
     };
     if cfg!(target_os = "freebsd") {
         // `PROT_MAX`: this, and never anything else.

@@ -4,6 +4,8 @@
 #[path = "../../tests/common/mod.rs"]
 mod common;
 mod faulty;
+#[cfg(all(test, feature = "cranelift"))]
+mod in_place;
 pub mod model;
 #[cfg(test)]
 mod random;

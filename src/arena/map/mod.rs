@@ -65,7 +65,7 @@ impl Core {
         }
         holes.push(Run { start: free_from, end: granules });
         for pending in &books.pending {
-            spread(&mut pages, page_size, pending.run, |page, bytes| {
+            spread(&mut pages, page_size, pending.entry.run(), |page, bytes| {
                 page.live -= bytes;
                 page.pending += bytes;
             });

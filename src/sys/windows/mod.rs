@@ -28,7 +28,7 @@ use std::ptr::{self, NonNull};
 use windows_sys::Win32::Foundation::INVALID_HANDLE_VALUE;
 use windows_sys::Win32::System::Memory::{
     CreateFileMappingW, FILE_MAP_EXECUTE, FILE_MAP_READ, FILE_MAP_WRITE, MEM_COMMIT, MEM_DECOMMIT, MEM_RESERVE,
-    PAGE_EXECUTE_READ, PAGE_EXECUTE_READWRITE, PAGE_NOACCESS, PAGE_READWRITE, SEC_RESERVE,
+    PAGE_EXECUTE_READ, PAGE_EXECUTE_READWRITE, PAGE_NOACCESS, PAGE_READONLY, PAGE_READWRITE, SEC_RESERVE,
 };
 
 use super::gaps::candidates;
@@ -92,6 +92,7 @@ impl Os for Native {
             Access::ReadWrite => PAGE_READWRITE,
             // The builder refuses landing pads here.
             Access::ReadExecute | Access::ReadExecuteLanding => PAGE_EXECUTE_READ,
+            Access::Read => PAGE_READONLY,
         };
         // SAFETY: passed on to the caller.
         let Err(refused) = (unsafe { calls::protect(span, protection) }) else { return Ok(()) };

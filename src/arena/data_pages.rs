@@ -1,0 +1,153 @@
+//! Data of modules that has to lie near their code: whole pages taken out of the arena's space for as long as the module
+//! lives.
+//!
+//! Such a page is readable and writable, or readable alone, and never executable. Before it becomes free space for code
+//! again what stood in it is wiped, so that bytes a program wrote as data are never executable, not as leftovers either.
+//! The pages are taken from the far end of the space, so that they break up neither runs of code nor huge pages, and those
+//! of many modules lie side by side.
+
+use std::ptr::NonNull;
+
+use super::CodeArena;
+use super::block::Lease;
+use super::core::{Core, bytes_of};
+use super::open_run::OpenRun;
+use crate::Error;
+use crate::space::Run;
+use crate::sync::Arc;
+use crate::units::{GRANULE, align_granules};
+
+/// The longest run of pages that is opened ahead.
+const LONGEST_RUN: usize = 64 << 10;
+
+impl CodeArena {
+    /// No data yet. Only where [`CodeArena::check_in_place`].
+    pub(crate) fn data_pages(&self) -> DataPages {
+        DataPages { lease: Arc::clone(self.lease()), runs: Vec::new() }
+    }
+}
+
+/// Pages with data of one kind. Dropped, it gives them back.
+pub(crate) struct DataPages {
+    lease: Arc<Lease>,
+    /// `sealed` are those that are read-only.
+    runs: Vec<OpenRun>,
+}
+
+impl DataPages {
+    /// `len` zero bytes, writable.
+    pub(crate) fn reserve(&mut self, len: usize, align: usize) -> Result<NonNull<u8>, Error> {
+        let core = Arc::clone(self.lease.core());
+        core.region.check_own("reserve data")?;
+        let (granules, align) = (core.granules(len)?, align_granules(align)?);
+        let open = self.runs.last_mut().filter(|open| !open.sealed);
+        let run = match open.and_then(|open| open.take(granules, align)) {
+            Some(run) => run,
+            None => self.open(granules, align)?,
+        };
+        let (at, bytes) = (core.region.writable(bytes_of(run).start), bytes_of(run).len());
+        // SAFETY: granules of this value's own in pages that it has open.
+        unsafe { at.write_bytes(0, bytes) };
+        Ok(at)
+    }
+
+    fn open(&mut self, granules: u32, align: u32) -> Result<Run, Error> {
+        let core = self.lease.core();
+        let page = (core.region.page_size() / GRANULE) as u32;
+        // What is not used of a run is lost for as long as the module lives, so the first is as short as can be.
+        let ahead = self.runs.last().map_or(0, |last| 2 * last.run.len());
+        let least = granules.next_multiple_of(page);
+        let align = align.max(page);
+        let place = |len: u32| {
+            core.place_by(
+                len,
+                |space| space.alloc_last(len, align),
+                |books, run| {
+                    books.data += run.len() as usize;
+                    books.pages.touch(run);
+                    run
+                },
+            )
+        };
+        let placed = match place(least.max(ahead.min((LONGEST_RUN / GRANULE) as u32).next_multiple_of(page))) {
+            Err(Error::ArenaFull { .. }) if ahead > least => place(least),
+            placed => placed,
+        };
+        let run = placed.map_err(|error| error.of_asked(granules as usize * GRANULE))?;
+        let mut open = OpenRun::new(run);
+        // SAFETY: whole pages placed for this value alone, so without live code.
+        if let Err(error) = unsafe { core.region.open(bytes_of(run)) } {
+            core.lock().data -= run.len() as usize;
+            // Some of the pages may be open. No data was written.
+            core.close(&open);
+            return Err(error);
+        }
+        let taken = open.take(granules, 1);
+        self.runs.push(open);
+        taken.ok_or(Error::ZeroSize)
+    }
+
+    /// Makes all of it read-only. When this fails, some may be.
+    pub(crate) fn make_read_only(&mut self) -> Result<(), Error> {
+        let core = self.lease.core();
+        if self.runs.iter().any(|open| !open.sealed) {
+            core.region.check_own("protect data")?;
+        }
+        for open in self.runs.iter_mut().filter(|open| !open.sealed) {
+            // SAFETY: opened by this value, and written to no more.
+            unsafe { core.region.make_read_only(bytes_of(open.run))? };
+            open.sealed = true;
+        }
+        Ok(())
+    }
+
+    /// Leaves all pages in use for ever, and the arena with them.
+    pub(crate) fn leak(&mut self) {
+        if !self.runs.is_empty() {
+            std::mem::forget(Arc::clone(&self.lease));
+            self.runs.clear();
+        }
+    }
+
+    /// Gives all pages back.
+    pub(crate) fn clear(&mut self) {
+        let core = self.lease.core();
+        for open in self.runs.drain(..) {
+            if !core.region.is_own() {
+                continue;
+            }
+            core.recover(open.run);
+        }
+    }
+}
+
+impl Core {
+    /// Makes pages with data free space for code: wipes them first, only then makes them executable.
+    fn recover(&self, run: Run) {
+        let bytes = bytes_of(run);
+        // SAFETY: the pages are out of the free space, and whoever used their data does no more.
+        let Ok(given_back) = (unsafe { self.region.wipe(bytes.clone()) }) else {
+            // Lost to the arena, as what stands in them may not become executable.
+            return;
+        };
+        // Where pages have to be committed those without memory cannot be sealed, and are opened before they are used.
+        // SAFETY: as above; wiped.
+        let sealed = given_back && self.region.commits() || unsafe { self.region.seal(bytes) }.is_ok();
+        let mut books = self.lock();
+        books.data -= run.len() as usize;
+        if given_back {
+            books.pages.gone(run);
+        }
+        if sealed {
+            self.give_back(&mut books, run);
+        } else {
+            books.stranded.push(run);
+        }
+    }
+}
+
+impl Drop for DataPages {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}

@@ -1,0 +1,143 @@
+//! Functions that somebody else writes, at the addresses where they will run: for linkers that know one address only.
+//!
+//! As in a batch, whole empty pages are opened, written and sealed once for all functions in them; what is left of them is
+//! free afterwards. Nothing is staged, so this is for private memory only, and functions never share pages with what was
+//! live before.
+
+use std::ptr::NonNull;
+
+use super::CodeArena;
+use super::batch::LONGEST_RUN;
+use super::block::{CodeBlock, Lease};
+use super::core::bytes_of;
+use super::lookup::Entry;
+use super::notes::Notes;
+use super::open_run::OpenRun;
+use crate::Error;
+use crate::icache;
+use crate::space::Run;
+use crate::sync::Arc;
+use crate::units::{GRANULE, align_granules};
+
+impl CodeArena {
+    /// `Err` where pages cannot be written to at the address where they will run.
+    pub(crate) fn check_in_place(&self, what: &'static str) -> Result<(), Error> {
+        match self.core().region.opens_pages() {
+            true => Ok(()),
+            false => {
+                Err(Error::unsupported(what, "code is written where it will run, which only `Flip` can, unsealed"))
+            }
+        }
+    }
+
+    /// Whether code that is called through a pointer has to begin with a landing pad.
+    pub(crate) fn has_landing_pads(&self) -> bool {
+        self.core().region.has_landing_pads()
+    }
+
+    /// No functions yet. Only where [`CodeArena::check_in_place`].
+    pub(crate) fn in_place(&self) -> InPlace {
+        InPlace { lease: Arc::clone(self.lease()), entries: Vec::new(), runs: Vec::new() }
+    }
+}
+
+/// Functions that are being written. Dropped, it gives everything back.
+pub(crate) struct InPlace {
+    lease: Arc<Lease>,
+    entries: Vec<Entry>,
+    runs: Vec<OpenRun>,
+}
+
+impl InPlace {
+    /// Space for a function of `len` bytes, filled with traps. It can be written to until [`InPlace::publish`].
+    pub(crate) fn reserve(&mut self, len: usize, align: usize, tag: u64) -> Result<NonNull<u8>, Error> {
+        let core = Arc::clone(self.lease.core());
+        core.region.check_own("publish")?;
+        let (granules, align) = (core.granules(len)?, align_granules(align)?);
+        // Pages of a publication that failed half-way may be executable.
+        let open = self.runs.last_mut().filter(|open| !open.sealed);
+        let run = match open.and_then(|open| open.take(granules, align)) {
+            Some(run) => run,
+            None => self.open(granules, align)?,
+        };
+        self.entries.push(Entry::new(run.start, len as u32, tag));
+        let (at, bytes) = (core.region.writable(bytes_of(run).start), bytes_of(run).len());
+        // SAFETY: granules of this value's own in pages that it has open, mapped and initialised.
+        icache::fill_with_traps(unsafe { std::slice::from_raw_parts_mut(at.as_ptr(), bytes) });
+        Ok(at)
+    }
+
+    fn open(&mut self, granules: u32, align: u32) -> Result<Run, Error> {
+        let core = self.lease.core();
+        let page = (core.region.page_size() / GRANULE) as u32;
+        let least = granules.next_multiple_of(page);
+        // Twice the last run, for few flips; the first as short as can be, as it then fits where a small module was before.
+        let ahead = self.runs.last().map_or(0, |last| 2 * last.run.len());
+        let ahead = ahead.min((LONGEST_RUN / GRANULE) as u32).next_multiple_of(page);
+        let place = |len: u32| core.place(len, align.max(page), |_, run| run);
+        let placed = match place(least.max(ahead)) {
+            Err(Error::ArenaFull { .. }) if ahead > least => place(least),
+            placed => placed,
+        };
+        let run = placed.map_err(|error| error.of_asked(granules as usize * GRANULE))?;
+        let mut open = OpenRun::new(run);
+        open.populated = core.region.commits();
+        // SAFETY: whole pages placed for this value alone, so without live code.
+        if let Err(error) = unsafe { core.region.open(bytes_of(run)) } {
+            // Some of the pages may be open.
+            core.close(&open);
+            return Err(error);
+        }
+        let taken = open.take(granules, 1);
+        self.runs.push(open);
+        taken.ok_or(Error::ZeroSize)
+    }
+
+    /// Functions that were not published yet.
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Makes all functions executable and adds their blocks to `blocks`, in the order in which they were reserved; nobody
+    /// may write to them any more. When this fails they stay what they are, and it can be tried again.
+    pub(crate) fn publish(&mut self, notes: &[Notes], blocks: &mut Vec<CodeBlock>) -> Result<(), Error> {
+        let core = Arc::clone(self.lease.core());
+        core.region.check_own("publish")?;
+        if self.entries.is_empty() {
+            return Ok(());
+        }
+        for open in self.runs.iter_mut().filter(|open| !open.sealed) {
+            // SAFETY: opened by this value; it is written to no more, as it is being published.
+            unsafe { core.region.seal(bytes_of(open.run))? };
+            open.sealed = true;
+        }
+        self.runs.iter().for_each(|open| open.used().for_each(|run| core.region.flush(bytes_of(run))));
+        core.region.sync_cores()?;
+        core.settle(&mut self.entries, &self.runs)?;
+        // From here on nothing fails.
+        let entries = std::mem::take(&mut self.entries);
+        self.runs.clear();
+        // The caller's from here on, whatever an observer does.
+        blocks.extend(entries.iter().map(|entry| CodeBlock::new(Arc::clone(&self.lease), *entry)));
+        let notes = notes.iter().map(Some).chain(std::iter::repeat(None));
+        core.announce(entries.iter().zip(notes).map(|(entry, notes)| Notes::describe(notes, *entry)));
+        Ok(())
+    }
+
+    /// Gives everything back that was not published.
+    pub(crate) fn clear(&mut self) {
+        let core = self.lease.core();
+        self.entries.clear();
+        for open in self.runs.drain(..) {
+            if core.region.is_own() {
+                core.close(&open);
+            }
+        }
+    }
+}
+
+impl Drop for InPlace {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}

@@ -1,0 +1,360 @@
+//! Panics and backtraces through published functions.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+#![cfg(any(target_arch = "x86_64", all(target_arch = "aarch64", unix), target_arch = "s390x"))]
+
+mod common;
+#[path = "common/frames.rs"]
+mod frames;
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+
+use common::{asm, modes, small};
+use frames::{Compiled, caller, isa};
+use gaia_jit::unwind::{Refusal, Unwinder};
+use gaia_jit::{Code, CodeArena, CodeBlock, UnwindInfo, WxMode};
+
+type Callee = extern "C-unwind" fn();
+
+fn arena(unwinder: &Unwinder, mode: WxMode) -> CodeArena {
+    unwinder.attach(small(mode)).build().unwrap()
+}
+
+fn publish(arena: &CodeArena, function: &Compiled) -> CodeBlock {
+    arena.publish(Code::new(&function.code).unwind(function.unwind())).unwrap()
+}
+
+/// Has a published function call `callee`.
+fn call_through(code: *const u8, callee: Callee) {
+    // SAFETY: the function takes a function and calls it, and lives.
+    let function = unsafe { std::mem::transmute::<*const u8, extern "C-unwind" fn(Callee)>(code) };
+    function(callee);
+}
+
+/// Return addresses, from the caller outwards.
+fn backtrace_addresses() -> Vec<usize> {
+    let mut addresses = Vec::new();
+    backtrace::trace(|frame| {
+        addresses.push(frame.ip().addr());
+        true
+    });
+    addresses
+}
+
+static SEEN: Mutex<Vec<usize>> = Mutex::new(Vec::new());
+/// One test at a time may look.
+static LOOKING: Mutex<()> = Mutex::new(());
+
+extern "C-unwind" fn look() {
+    *SEEN.lock().unwrap() = backtrace_addresses();
+}
+
+extern "C-unwind" fn fail() {
+    // Without the hook's output.
+    std::panic::resume_unwind(Box::new(42));
+}
+
+/// What `f` panics with.
+fn catch(f: impl FnOnce()) -> Box<dyn Any + Send> {
+    catch_unwind(AssertUnwindSafe(f)).unwrap_err()
+}
+
+/// What a look from inside of the function sees: whether the function, and whether this function here behind it.
+fn seen_from(block: &CodeBlock) -> (bool, bool) {
+    let _one = LOOKING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    #[inline(never)]
+    fn outer(block: &CodeBlock) -> usize {
+        call_through(block.as_ptr(), look);
+        backtrace_addresses().len()
+    }
+    let depth = outer(block);
+    let seen = SEEN.lock().unwrap();
+    let start = block.as_ptr().addr();
+    let at = seen.iter().position(|address| (start..start + block.len() + 1).contains(address));
+    // Behind it are as many frames as there are outside.
+    (at.is_some(), at.is_some_and(|at| seen.len() - at + 2 > depth))
+}
+
+#[test]
+fn panics_pass_through() {
+    let unwinder = Unwinder::new().unwrap();
+    let function = caller(&*isa());
+    for mode in modes() {
+        let arena = arena(&unwinder, mode);
+        let block = publish(&arena, &function);
+        assert_eq!((unwinder.registered(), unwinder.last_refusal()), (1, None));
+        for _ in 0..3 {
+            let dropped = Mutex::new(false);
+            struct Sets<'a>(&'a Mutex<bool>);
+            impl Drop for Sets<'_> {
+                fn drop(&mut self) {
+                    *self.0.lock().unwrap() = true;
+                }
+            }
+            let caught = catch(|| {
+                let _sets = Sets(&dropped);
+                call_through(block.as_ptr(), fail);
+            });
+            assert_eq!(caught.downcast_ref(), Some(&42));
+            assert!(*dropped.lock().unwrap());
+        }
+        drop(block);
+        assert_eq!(unwinder.registered(), 0);
+    }
+}
+
+#[test]
+fn backtraces_go_on_behind_it() {
+    let unwinder = Unwinder::new().unwrap();
+    let arena = arena(&unwinder, WxMode::Flip);
+    let function = caller(&*isa());
+    let block = publish(&arena, &function);
+    assert_eq!(seen_from(&block), (true, true));
+    if cfg!(unix) {
+        let without = arena.publish(&function.code).unwrap();
+        assert!(!seen_from(&without).1, "it ends where nothing is known");
+    }
+    extern "C-unwind" fn print() {
+        TEXT.lock().unwrap().push_str(&std::backtrace::Backtrace::force_capture().to_string());
+    }
+    static TEXT: Mutex<String> = Mutex::new(String::new());
+    call_through(block.as_ptr(), print);
+    assert!(TEXT.lock().unwrap().contains("backtraces_go_on_behind_it"), "Rust's own sees beyond");
+}
+
+#[test]
+fn functions_of_a_batch_are_freed_one_by_one() {
+    let unwinder = Unwinder::new().unwrap();
+    let arena = arena(&unwinder, WxMode::Flip);
+    let function = caller(&*isa());
+    let mut blocks: Vec<_> = Vec::new();
+    let mut random = fastrand::Rng::with_seed(3);
+    for round in 0..20 {
+        let mut batch = arena.batch();
+        for _ in 0..10 {
+            batch.push(Code::new(&function.code).unwind(function.unwind())).unwrap();
+        }
+        blocks.extend(batch.publish().unwrap());
+        random.shuffle(&mut blocks);
+        blocks.truncate(5 + round);
+        assert_eq!(unwinder.registered(), blocks.len());
+        // Each in the holes of others.
+        for block in &blocks {
+            assert_eq!(seen_from(block), (true, true));
+            catch(|| call_through(block.as_ptr(), fail));
+        }
+    }
+    drop(blocks);
+    assert_eq!(unwinder.registered(), 0);
+}
+
+#[test]
+fn dropped_functions_are_known_as_long_as_guards_keep_them() {
+    let unwinder = Unwinder::new().unwrap();
+    let arena = arena(&unwinder, WxMode::Flip);
+    let block = publish(&arena, &caller(&*isa()));
+    let code = block.as_ptr();
+    let guard = arena.pin();
+    drop(block);
+    assert_eq!(unwinder.registered(), 1);
+    catch(|| call_through(code, fail));
+    drop(guard);
+    arena.stats();
+    assert_eq!(unwinder.registered(), 0);
+    // What waits when the arena goes is forgotten with it.
+    let block = publish(&arena, &caller(&*isa()));
+    let guard = arena.pin();
+    drop(block);
+    drop(guard);
+    drop(arena);
+    assert_eq!(unwinder.registered(), 0);
+}
+
+#[test]
+fn what_is_not_whole_is_counted_and_not_registered() {
+    let unwinder = Unwinder::new().unwrap();
+    let arena = arena(&unwinder, WxMode::Flip);
+    let function = caller(&*isa());
+    let other = if cfg!(windows) { UnwindInfo::EhFrame(&[]) } else { UnwindInfo::Windows { offset: 4, code: 4 } };
+    let block = arena.publish(Code::new(&function.code).tag(1).unwind(other)).unwrap();
+    assert_eq!((unwinder.registered(), unwinder.refused()), (0, 1));
+    let (refused, why) = unwinder.last_refusal().unwrap();
+    assert_eq!((refused.start, refused.tag, why), (block.as_ptr(), 1, Refusal::Form));
+    let _without = arena.publish(&asm::constant(1)).unwrap();
+    assert_eq!((unwinder.registered(), unwinder.refused()), (0, 1));
+    assert_eq!(Unwinder::check(function.unwind(), &function.code), Ok(()));
+    let shorter = Unwinder::check(function.unwind(), &function.code[..function.code.len() - 1]);
+    assert!(matches!(shorter, Err(Refusal::Range { .. } | Refusal::Windows { .. })), "{shorter:?}");
+}
+
+#[test]
+fn one_unwinder_serves_arenas_and_threads() {
+    let unwinder = Unwinder::new().unwrap();
+    let function = caller(&*isa());
+    // Beside the threads' own an arena where each unwinds through neighbours of what the others publish and drop.
+    let shared = arena(&unwinder, WxMode::Flip);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut neighbours = Vec::new();
+                // Attached twice is attached.
+                let arena = unwinder.attach(unwinder.attach(small(WxMode::Flip))).build().unwrap();
+                let mut blocks: Vec<CodeBlock> = Vec::new();
+                for n in 0..300 {
+                    blocks.push(publish(&arena, &function));
+                    if n % 3 != 0 {
+                        blocks.swap_remove(n / 5);
+                    }
+                    let block = &blocks[n % blocks.len()];
+                    catch(|| call_through(block.as_ptr(), fail));
+                    neighbours.push(publish(&shared, &function));
+                    neighbours.drain(..neighbours.len().saturating_sub(5));
+                    catch(|| call_through(neighbours[0].as_ptr(), fail));
+                }
+            });
+        }
+    });
+    drop(shared);
+    assert_eq!(unwinder.registered(), 0);
+}
+
+/// A module's functions, of which its memory is told nothing but by labels.
+#[cfg(all(feature = "cranelift", unix))]
+#[test]
+fn panics_pass_through_modules() {
+    use cranelift_codegen::ir::{AbiParam, InstBuilder};
+    use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
+    use cranelift_jit::{JITBuilder, JITModule};
+    use cranelift_module::{Linkage, Module, default_libcall_names};
+    use gaia_jit::cranelift::ArenaMemoryProvider;
+
+    let unwinder = Unwinder::new().unwrap();
+    let arena = arena(&unwinder, WxMode::Flip);
+    let provider = ArenaMemoryProvider::new(arena.clone()).unwrap();
+    let labels = provider.labels();
+    let mut builder = JITBuilder::new(default_libcall_names()).unwrap();
+    builder.memory_provider(Box::new(provider));
+    let mut module = JITModule::new(builder);
+    let pointer = module.target_config().pointer_type();
+    let mut signature = module.make_signature();
+    signature.params.push(AbiParam::new(pointer));
+    let mut last = None;
+    // The first calls what it is given, the second the first with it.
+    for name in ["first", "second"] {
+        let id = module.declare_function(name, Linkage::Export, &signature).unwrap();
+        let mut context = module.make_context();
+        context.func.signature = signature.clone();
+        let mut frontend = FunctionBuilderContext::new();
+        let mut function = FunctionBuilder::new(&mut context.func, &mut frontend);
+        let block = function.create_block();
+        function.append_block_params_for_function_params(block);
+        function.switch_to_block(block);
+        let callee = function.block_params(block)[0];
+        if let Some(last) = last {
+            let last = module.declare_func_in_func(last, function.func);
+            function.ins().call(last, &[callee]);
+        } else {
+            let nothing = function.import_signature(module.make_signature());
+            function.ins().call_indirect(nothing, callee, &[]);
+        }
+        function.ins().return_(&[]);
+        function.seal_all_blocks();
+        function.finalize(module.target_config());
+        module.define_function(id, &mut context).unwrap();
+        assert!(labels.unwind(UnwindInfo::EhFrame(&frames::eh_frame(&context, module.isa()))));
+        last = Some(id);
+    }
+    module.finalize_definitions().unwrap();
+    assert_eq!((unwinder.registered(), unwinder.last_refusal()), (2, None));
+    let code = module.get_finalized_function(last.unwrap());
+    assert_eq!(catch(|| call_through(code, fail)).downcast_ref(), Some(&42));
+    // SAFETY: nobody runs the code any more.
+    unsafe { module.free_memory() };
+    assert_eq!(unwinder.registered(), 0);
+}
+
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+mod lookup {
+    use super::*;
+
+    unsafe extern "C" {
+        fn _Unwind_Find_FDE(pc: *const u8, bases: *mut [usize; 3]) -> *const u8;
+    }
+
+    /// Whether the process's unwinder knows of code at `pc`.
+    fn is_known(pc: *const u8) -> bool {
+        let mut bases = [0; 3];
+        // SAFETY: it writes the three addresses of its `struct dwarf_eh_bases`.
+        !unsafe { _Unwind_Find_FDE(pc, &raw mut bases) }.is_null()
+    }
+
+    #[test]
+    fn the_unwinder_forgets_what_is_dropped() {
+        let unwinder = Unwinder::new().unwrap();
+        let arena = arena(&unwinder, WxMode::Flip);
+        let function = caller(&*isa());
+        let blocks: Vec<_> = (0..3).map(|_| publish(&arena, &function)).collect();
+        let places: Vec<_> = blocks.iter().map(|block| block.as_ptr().wrapping_add(5)).collect();
+        assert!(places.iter().all(|place| is_known(*place)));
+        let mut blocks = blocks.into_iter();
+        for (index, place) in places.iter().enumerate() {
+            drop(blocks.next());
+            assert!(!is_known(*place));
+            assert!(places[index + 1..].iter().all(|place| is_known(*place)));
+        }
+        assert!(is_known(is_known as *const u8));
+    }
+
+    /// Prints what registration costs: `cargo test --features unwind --test unwind -- --ignored --nocapture`.
+    #[test]
+    #[ignore = "figures, not a check"]
+    fn cost_of_many() {
+        use std::time::Instant;
+        let unwinder = Unwinder::new().unwrap();
+        let function = caller(&*isa());
+        for count in [1_000, 10_000, 40_000] {
+            for batched in [true, false] {
+                for attached in [false, true] {
+                    let builder = CodeArena::builder().capacity(64 << 20);
+                    let builder = if attached { unwinder.attach(builder) } else { builder };
+                    let arena = builder.build().unwrap();
+                    let start = Instant::now();
+                    let mut blocks: Vec<CodeBlock> = Vec::new();
+                    if batched {
+                        let mut batch = arena.batch();
+                        for _ in 0..count {
+                            batch.push(Code::new(&function.code).unwind(function.unwind())).unwrap();
+                        }
+                        blocks = batch.publish().unwrap();
+                    } else {
+                        blocks.extend((0..count).map(|_| publish(&arena, &function)));
+                    }
+                    let published = start.elapsed();
+                    let time = |block: &CodeBlock| {
+                        let start = Instant::now();
+                        if attached {
+                            catch(|| call_through(block.as_ptr(), fail));
+                        } else {
+                            catch(|| fail());
+                        }
+                        start.elapsed()
+                    };
+                    let first = time(&blocks[0]);
+                    let low = time(&blocks[0]);
+                    let high = time(&blocks[count - 1]);
+                    fastrand::Rng::with_seed(1).shuffle(&mut blocks);
+                    let start = Instant::now();
+                    drop(blocks);
+                    println!(
+                        "{count} functions, {}, {}: publish {published:.1?}; panic: first {first:.1?}, lowest {low:.1?}, \
+                         highest {high:.1?}; drop all {:.1?}",
+                        if batched { "one batch" } else { "one by one" },
+                        if attached { "registered" } else { "not registered" },
+                        start.elapsed()
+                    );
+                }
+            }
+        }
+    }
+}
