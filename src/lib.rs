@@ -10,7 +10,7 @@ mod entry;
 mod error;
 mod icache;
 mod jit_memory;
-#[cfg(all(any(feature = "perf", feature = "gdb"), not(loom)))]
+#[cfg(all(any(feature = "perf", feature = "gdb", feature = "tracing"), not(loom)))]
 pub mod observe;
 mod region;
 mod space;
@@ -22,6 +22,12 @@ mod table;
 mod tests;
 mod units;
 
+#[doc = include_str!("../docs/guide.md")]
+pub mod guide {}
+
+#[doc = include_str!("../docs/migration.md")]
+pub mod migration {}
+
 #[doc = include_str!("../docs/design.md")]
 pub mod design {}
 
@@ -29,7 +35,7 @@ pub mod design {}
 pub mod security {}
 
 pub use arena::{
-    ArenaBuilder, Batch, BlockInfo, Code, CodeArena, CodeBlock, Guard, Observer, Occupancy, PageUse, Published,
+    ArenaBuilder, Batch, BlockInfo, Code, CodeArena, CodeBlock, Guard, Hole, Map, Observer, PageUse, Published,
     Reservation, Slot, Stats, UnwindInfo, WxMode,
 };
 pub use error::Error;

@@ -50,7 +50,7 @@ fn a_forked_child_cannot_change_its_parents_code() {
                 // Nobody was at work as the child came to be, so it knows all that its parent knew.
                 let stats = arena.stats();
                 assert_eq!((stats.live_blocks, stats.free_bytes), (before.live_blocks, before.free_bytes));
-                assert!(!arena.occupancy().pages.is_empty());
+                assert!(!arena.map().pages.is_empty());
                 // What it builds itself works.
                 let own = small(mode).build().unwrap();
                 let mine: Vec<_> = (0..100).map(|n| own.publish(&asm::constant(1_000 + n)).unwrap()).collect();

@@ -163,3 +163,27 @@ mod landing_pads {
         check("landing_pads::in_a_dual_map", WxMode::DualMap, false);
     }
 }
+
+/// A name shows in the memory map, whatever it holds, and keeps runs of pages from nothing.
+#[test]
+#[cfg(target_os = "linux")]
+fn mappings_have_the_name_that_was_asked_for() {
+    // SAFETY: names nothing: there are no pages.
+    let known = unsafe { libc::prctl(0x5356_4d41, 0, 0, 0, c"x".as_ptr()) } == 0;
+    if !known {
+        common::not_run("mappings_have_the_name_that_was_asked_for", "this kernel was built without names of mappings");
+    }
+    for mode in modes() {
+        let arena = small(mode).name("code of [this]\n$test").build().unwrap();
+        let block = arena.publish(&asm::constant(1)).unwrap();
+        let at = block.as_ptr().addr();
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let line = maps.lines().find(|line| {
+            let (from, to) = line.split(' ').next().unwrap().split_once('-').unwrap();
+            (usize::from_str_radix(from, 16).unwrap()..usize::from_str_radix(to, 16).unwrap()).contains(&at)
+        });
+        let named = line.is_some_and(|line| line.contains("code of _this___test"));
+        assert!(named || !known, "{mode:?}: {line:?}");
+        assert_eq!(call(&block), 1);
+    }
+}

@@ -10,7 +10,7 @@ use std::thread;
 use common::maps::mappings;
 #[cfg(any(target_os = "linux", windows))]
 use common::maps::resident;
-use common::{asm, call, fills_holes, modes, publish_all, small};
+use common::{LARGE, asm, call, fills_holes, modes, publish_all, small};
 use gaia_jit::{Code, CodeArena, Error, WxMode};
 
 /// Whether memory goes back while it is mapped: memory of a section does not, nor what other systems map twice.
@@ -120,7 +120,7 @@ fn mappings_stay_few_after_churn() {
         return;
     }
     for mode in modes() {
-        let arena = CodeArena::builder().mode(mode).capacity(64 << 20).build().unwrap();
+        let arena = CodeArena::builder().mode(mode).capacity(32 << 20).build().unwrap();
         let mut rng = fastrand::Rng::with_seed(3);
         let mut blocks = Vec::new();
         let first = arena.publish(&asm::constant(0)).unwrap();
@@ -133,7 +133,7 @@ fn mappings_stay_few_after_churn() {
                 }
                 blocks.extend(batch.publish().unwrap());
             }
-            let count = mappings(first.as_ptr().addr() & !0xfff, 64 << 20).len();
+            let count = mappings(first.as_ptr().addr() & !0xfff, 32 << 20).len();
             assert!(count <= 64, "{mode:?}, round {round}: {count} mappings");
             rng.shuffle(&mut blocks);
             blocks.truncate(30_000);
@@ -150,16 +150,16 @@ fn mappings_merge_again_after_many_open_batches() {
         return;
     }
     for mode in modes() {
-        let arena = CodeArena::builder().mode(mode).capacity(64 << 20).build().unwrap();
+        let arena = CodeArena::builder().mode(mode).capacity(LARGE).build().unwrap();
         let first = arena.publish(&asm::constant(0)).unwrap();
-        let mut batches: Vec<_> = (0..30).map(|_| arena.batch()).collect();
+        let mut batches: Vec<_> = (0..LARGE / (2 << 20) - 2).map(|_| arena.batch()).collect();
         for (n, batch) in (0..).zip(&mut batches) {
             batch.reserve(if n == 0 { 2 << 20 } else { 128 << 10 }, 2 << 20).unwrap();
         }
         for batch in batches.drain(..).rev() {
             drop(batch.publish().unwrap());
         }
-        let count = mappings(first.as_ptr().addr() & !0xfff, 64 << 20).len();
+        let count = mappings(first.as_ptr().addr() & !0xfff, LARGE).len();
         assert!(count <= 4, "{mode:?}: {count} mappings");
         arena.trim().unwrap();
         assert_eq!(call(&first), 0);

@@ -164,3 +164,93 @@ fn an_observer_may_use_the_arena() {
         *uses.0.lock().unwrap() = None;
     }
 }
+
+/// Feature `tracing`.
+#[cfg(feature = "tracing")]
+mod events {
+    use std::sync::{Arc, Mutex};
+
+    use gaia_jit::CodeArena;
+    use gaia_jit::observe::Events;
+    use tracing::field::{Field, Visit};
+    use tracing::{Event, Metadata, Subscriber, span};
+
+    /// Remembers what each event said.
+    struct Heard(Arc<Mutex<Vec<String>>>);
+
+    struct Words(String);
+
+    impl Visit for Words {
+        fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+            if !matches!(field.name(), "start") {
+                self.0 += &format!("{}={value:?} ", field.name());
+            }
+        }
+    }
+
+    impl Subscriber for Heard {
+        fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+            metadata.target() == "gaia_jit"
+        }
+
+        fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+            span::Id::from_u64(1)
+        }
+
+        fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+        fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+        fn event(&self, event: &Event<'_>) {
+            let mut words = Words(String::new());
+            event.record(&mut words);
+            self.0.lock().unwrap().push(words.0.trim().to_string());
+        }
+
+        fn enter(&self, _: &span::Id) {}
+
+        fn exit(&self, _: &span::Id) {}
+    }
+
+    #[test]
+    fn a_life_in_events() {
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        tracing::subscriber::with_default(Heard(heard.clone()), || {
+            let arena = CodeArena::builder().capacity(1 << 20).observer(Arc::new(Events)).build().unwrap();
+            let mut batch = arena.batch();
+            batch.push(gaia_jit::Code::new(&[0; 10]).name("first")).unwrap();
+            batch.push(&[0; 20]).unwrap();
+            drop(batch.publish().unwrap());
+        });
+        let expected = [
+            "message=reserved len=1048576 mode=Flip",
+            r#"message=published functions=2 bytes=30 name="first""#,
+            "message=retired len=10 tag=0",
+            "message=retired len=20 tag=0",
+            "message=released len=1048576",
+        ];
+        let mut heard = heard.lock().unwrap().clone();
+        for event in &mut heard {
+            // The order of a message among the fields is not promised.
+            let mut words: Vec<&str> = event.split(' ').collect();
+            words.sort_by_key(|word| !word.starts_with("message"));
+            *event = words.join(" ");
+        }
+        assert_eq!(heard, expected);
+    }
+}
+
+/// Feature `serde`.
+#[cfg(feature = "serde")]
+#[test]
+fn figures_are_serialised() {
+    let arena = small(WxMode::Flip).build().unwrap();
+    let block = arena.publish(&asm::padded(1, 100)).unwrap();
+    let stats = arena.stats();
+    let json = serde_json::to_string(&stats).unwrap();
+    assert_eq!(serde_json::from_str::<gaia_jit::Stats>(&json).unwrap(), stats);
+    let map: serde_json::Value = serde_json::to_value(arena.map()).unwrap();
+    assert_eq!(map["pages"].as_array().unwrap().len(), (1 << 20) / map["page_size"].as_u64().unwrap() as usize);
+    assert_eq!(map["holes"][0]["len"].as_u64().unwrap() as usize, stats.largest_hole);
+    drop(block);
+}

@@ -18,7 +18,7 @@ fn arena() -> Option<CodeArena> {
     match small(WxMode::PerThread).build() {
         Ok(arena) => Some(arena),
         Err(Error::Unsupported { what: "PerThread", why }) => {
-            println!("NOT RUN: no PerThread here: {why}");
+            common::not_run("a test of PerThread", &why);
             None
         }
         Err(other) => panic!("{other}"),

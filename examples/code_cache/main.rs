@@ -27,7 +27,6 @@ mod language;
 mod native;
 mod observers;
 mod options;
-mod picture;
 mod report;
 mod tally;
 mod worker;

@@ -1,29 +1,28 @@
 //! What the run shows at its end: a table and a picture.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use comfy_table::{CellAlignment, Table, presets};
-use gaia_jit::{CodeArena, Occupancy, Stats};
+use gaia_jit::{CodeArena, Map, Stats};
 
 use crate::failure::Failure;
 use crate::options::Options;
-use crate::picture;
 use crate::tally::Tally;
 use crate::workload::Unit;
 
 /// The arena as it was while the threads ran.
 pub(crate) struct Snapshot {
     pub(crate) stats: Stats,
-    occupancy: Occupancy,
+    map: Map,
     /// Mappings of the process that lie in the arena, where the system tells.
     mappings: Option<usize>,
 }
 
 impl Snapshot {
     pub(crate) fn take(arena: &CodeArena) -> Self {
-        Self { stats: arena.stats(), occupancy: arena.occupancy(), mappings: mappings(arena) }
+        Self { stats: arena.stats(), map: arena.map(), mappings: mappings(arena) }
     }
 }
 
@@ -108,7 +107,7 @@ pub(crate) fn open_picture(options: &Options) -> Result<(File, PathBuf), Failure
 }
 
 /// Draws the picture.
-pub(crate) fn draw(options: &Options, snapshot: &Snapshot, file: File) -> io::Result<()> {
+pub(crate) fn draw(options: &Options, snapshot: &Snapshot, mut file: File) -> io::Result<()> {
     let stats = &snapshot.stats;
     let figures = [
         format!("{} live in {} blocks", size(stats.live_bytes), stats.live_blocks),
@@ -121,7 +120,7 @@ pub(crate) fn draw(options: &Options, snapshot: &Snapshot, file: File) -> io::Re
         ),
     ];
     let title = format!("gaia-jit, a code cache under churn: {}", setting(options));
-    svg::write(file, &picture::draw(&snapshot.occupancy, &title, &figures))
+    file.write_all(snapshot.map.to_svg(&title, &figures).as_bytes())
 }
 
 fn setting(options: &Options) -> String {

@@ -20,6 +20,7 @@ use super::lookup::Entry;
 use super::notes::Notes;
 use super::open_run::OpenRun;
 use super::stretch::{Home, Stretch};
+use super::stubs::Stubs;
 use crate::Error;
 use crate::icache;
 use crate::space::Run;
@@ -77,6 +78,8 @@ pub struct Batch {
     homes: Vec<Home>,
     /// What is said of functions, as far as anything is.
     notes: Vec<Notes>,
+    /// By slot, of those that have any.
+    pub(super) stubs: Vec<Stubs>,
     staging: Vec<u8>,
     runs: Vec<OpenRun>,
     /// There were no whole pages to open: not asked for again.
@@ -103,6 +106,7 @@ impl Batch {
             entries: Vec::new(),
             homes: Vec::new(),
             notes: Vec::new(),
+            stubs: Vec::new(),
             staging: Vec::new(),
             runs: Vec::new(),
             no_pages: false,

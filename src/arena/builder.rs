@@ -1,5 +1,6 @@
 //! How an arena is made.
 
+use std::ffi::CString;
 use std::fmt;
 
 use super::core::Core;
@@ -32,6 +33,7 @@ pub struct ArenaBuilder {
     seal: bool,
     landing_pads: bool,
     near: Option<usize>,
+    name: Option<String>,
     observers: Vec<Arc<dyn Observer>>,
     os: &'static dyn Os,
 }
@@ -46,6 +48,7 @@ impl ArenaBuilder {
             seal: false,
             landing_pads: false,
             near: None,
+            name: None,
             observers: Vec::new(),
             os: &Native,
         }
@@ -106,6 +109,15 @@ impl ArenaBuilder {
         Self { landing_pads: yes, ..self }
     }
 
+    /// What the arena's mappings are called in the system's list of them: `[anon:NAME]` in `/proc/self/maps` (Linux 5.17,
+    /// where the kernel was built with such names), `[anon_shmem:NAME]` in `DualMap` (Linux 6.2). Backslashes, brackets, `$` and what cannot
+    /// be printed become `_`; up to 64 bytes are kept. A hint, without effect elsewhere.
+    ///
+    /// Unset, mappings have no name, and profilers that do not know named ones take them for what they are.
+    pub fn name(self, name: impl Into<String>) -> Self {
+        Self { name: Some(name.into()), ..self }
+    }
+
     /// One more that hears of every function that is published or retired. The first that was added hears it first.
     pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
         self.observers.push(observer);
@@ -141,6 +153,7 @@ impl ArenaBuilder {
             huge_pages: self.huge_pages,
             landing_pads: self.landing_pads,
             freeze: self.seal,
+            name: self.name.as_deref().map(mapping_name),
         };
         let region = match self.mode {
             WxMode::Flip => Region::private(self.os, &plan)?,
@@ -149,6 +162,13 @@ impl ArenaBuilder {
         };
         Ok(CodeArena::from_core(Core::new(region, self.mode, self.poison, Observers::new(self.observers))?))
     }
+}
+
+/// A name as the kernel takes it (`prctl(2)`, `PR_SET_VMA_ANON_NAME`).
+fn mapping_name(name: &str) -> CString {
+    let allowed = |c: char| (c.is_ascii_graphic() || c == ' ') && !matches!(c, '\\' | '`' | '$' | '[' | ']');
+    let kept: String = name.chars().take(64).map(|c| if allowed(c) { c } else { '_' }).collect();
+    CString::new(kept).unwrap_or_default()
 }
 
 impl fmt::Debug for ArenaBuilder {
@@ -161,6 +181,7 @@ impl fmt::Debug for ArenaBuilder {
             .field("seal", &self.seal)
             .field("landing_pads", &self.landing_pads)
             .field("near", &self.near)
+            .field("name", &self.name)
             .finish_non_exhaustive()
     }
 }

@@ -9,15 +9,16 @@ mod guards;
 mod lookup;
 #[cfg(all(test, loom))]
 mod loom_models;
+mod map;
 mod notes;
 mod observer;
 mod observers;
-mod occupancy;
 mod open_run;
 mod publish;
 mod shelves;
 mod stats;
 mod stretch;
+mod stubs;
 mod tally;
 mod trim;
 
@@ -31,8 +32,8 @@ pub use code::{Code, UnwindInfo};
 use core::Core;
 pub use guards::Guard;
 pub use lookup::BlockInfo;
+pub use map::{Hole, Map, PageUse};
 pub use observer::{Observer, Published, Reservation};
-pub use occupancy::{Occupancy, PageUse};
 pub use stats::Stats;
 
 use crate::Error;
@@ -41,6 +42,7 @@ use crate::units::GRANULE;
 
 /// How an arena keeps pages from being writable and executable at once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum WxMode {
     /// Private memory, one address. A page is opened for writing only while it is empty; holes in executable pages are
@@ -209,9 +211,9 @@ impl CodeArena {
         self.core().stats()
     }
 
-    /// What every page holds. Empty in a forked child whose parent was just at work.
-    pub fn occupancy(&self) -> Occupancy {
-        self.core().occupancy()
+    /// What every page holds, and the largest holes. Empty in a forked child whose parent was just at work.
+    pub fn map(&self) -> Map {
+        self.core().map()
     }
 
     /// Gives the memory of wholly empty pages back to the system; returns the bytes. The address space stays.

@@ -6,11 +6,13 @@ use std::fmt;
 use super::core::Core;
 use crate::units::GRANULE;
 
-/// Figures of an arena at one moment; bytes unless said otherwise. `Display` prints them as a short table.
+/// Figures of an arena at one moment; bytes unless said otherwise. `{}` prints the most important ones in a line, `{:#}`
+/// all of them as a short table.
 ///
 /// `live_bytes + padding_bytes + pending_bytes + batch_bytes + free_bytes == capacity`, exactly, when no other thread is
 /// at work; else what is on its way is counted to `batch_bytes`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
 #[non_exhaustive]
 pub struct Stats {
     /// Address space for code.
@@ -92,6 +94,17 @@ impl fmt::Display for Bytes {
 impl fmt::Display for Stats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { live_blocks, pending_blocks, flips, kernel_writes, decommits, barriers, .. } = self;
+        if !f.alternate() {
+            return write!(
+                f,
+                "{live_blocks} blocks, {} live of {} resident, {} free, largest hole {}, {} pending",
+                Bytes(self.live_bytes),
+                Bytes(self.resident_bytes),
+                Bytes(self.free_bytes),
+                Bytes(self.largest_hole),
+                Bytes(self.pending_bytes)
+            );
+        }
         let holes = if self.fills_holes { "are filled" } else { "wait for an empty page" };
         writeln!(f, "capacity   {}; holes {holes}", Bytes(self.capacity))?;
         writeln!(

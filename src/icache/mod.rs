@@ -72,6 +72,8 @@ mod native;
 )]
 mod membarrier;
 
+pub(crate) mod stub;
+
 pub(crate) use native::{BARRIERS, flush, sync_cores};
 
 /// An instruction that traps, repeated to fill what must not be run.

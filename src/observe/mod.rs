@@ -8,6 +8,7 @@
 //! | `PerfMap` | `perf` | Linux | `perf report`, and most other profilers: names of functions |
 //! | `Jitdump` | `perf` | Linux | `perf inject --jit`: names and code, also of addresses that are used again |
 //! | `Gdb` | `gdb` | systems with ELF | gdb, lldb: breakpoints by name, names and frames in a backtrace |
+//! | `Events` | `tracing` | everywhere | subscribers of `tracing`: what the arena does |
 //!
 //! Functions are known by [`Code::name`](crate::Code::name) or, without one, as `jit_` with their tag in decimal or (if
 //! that is 0) their address in hexadecimal. Control characters in names are written as `_`.
@@ -16,6 +17,8 @@
 mod eh_frame;
 #[cfg(all(feature = "gdb", unix, not(target_vendor = "apple")))]
 mod elf;
+#[cfg(feature = "tracing")]
+mod events;
 #[cfg(all(feature = "gdb", unix, not(target_vendor = "apple")))]
 mod gdb;
 #[cfg(all(feature = "gdb", unix, not(target_vendor = "apple")))]
@@ -31,6 +34,8 @@ mod perf_map;
 #[cfg(all(feature = "perf", target_os = "linux"))]
 mod sink;
 
+#[cfg(feature = "tracing")]
+pub use events::Events;
 #[cfg(all(feature = "gdb", unix, not(target_vendor = "apple")))]
 pub use gdb::Gdb;
 #[cfg(all(feature = "perf", target_os = "linux"))]

@@ -4,21 +4,22 @@
 //! memory mapped twice: executable inside the reservation, writable at an unrelated address), or *windowed* (one view,
 //! writable for a thread only while that thread copies code in).
 
-use std::io;
 use std::ops::Range;
 use std::ptr::NonNull;
 
 use crate::Error;
 use crate::icache;
-use crate::sys::{self, Access, KernelWriter, Os, Place, Refused, Span, WriteWindow};
-use crate::units::BRANCH_REACH;
+use crate::sys::{self, Access, KernelWriter, Os, Place, Span, WriteWindow};
 
 mod backing;
 mod counters;
+mod plan;
 mod probe;
 
 use backing::Backing;
 pub(crate) use counters::Counters;
+pub(crate) use plan::Plan;
+use plan::executable;
 
 pub(crate) struct Region {
     os: &'static dyn Os,
@@ -53,49 +54,13 @@ enum View {
     },
 }
 
-/// What a new region should be like.
-pub(crate) struct Plan {
-    pub(crate) len: usize,
-    pub(crate) near: Option<usize>,
-    pub(crate) huge_pages: bool,
-    /// Indirect branches may arrive at landing pads only.
-    pub(crate) landing_pads: bool,
-    pub(crate) freeze: bool,
-}
-
-/// What pages with code may be used for.
-fn executable(plan: &Plan) -> Access {
-    if plan.landing_pads { Access::ReadExecuteLanding } else { Access::ReadExecute }
-}
-
-impl Plan {
-    fn place(&self, os: &dyn Os) -> Result<Place, Error> {
-        let within = self.near.map(|near| near.saturating_sub(BRANCH_REACH)..near.saturating_add(BRANCH_REACH));
-        Place::new(self.len, os.page_size(), within).ok_or(Error::TooLarge { asked: self.len, limit: BRANCH_REACH })
-    }
-
-    /// What the refusal of a reservation means.
-    fn out_of_reach(&self, place: &Place) -> impl Fn(Refused) -> Error {
-        let (near, len) = (self.near, place.total());
-        move |refused| match near {
-            Some(address) if refused.source.kind() == io::ErrorKind::AddrNotAvailable => {
-                Error::OutOfReach { address, len, reach: BRANCH_REACH }
-            }
-            _ => refused.into(),
-        }
-    }
-}
-
 impl Region {
     /// A private region; tried out before it is returned.
     pub(crate) fn private(os: &'static dyn Os, plan: &Plan) -> Result<Self, Error> {
         let place = plan.place(os)?;
         let reservation = os.reserve(&place).map_err(plan.out_of_reach(&place))?;
         let mut region = Self::new(os, plan, &place, reservation, View::Private { writer: None });
-        if plan.huge_pages {
-            // SAFETY: whole pages of the reservation. A refusal leaves small pages: slower, not wrong.
-            let _ = unsafe { os.advise_huge(region.span(0..region.len)) };
-        }
+        region.advise(plan);
         let found = probe::private(&region)?;
         if plan.freeze && found.is_none() {
             return Err(Error::unsupported(
@@ -113,23 +78,15 @@ impl Region {
         let backing = if os.commits() { Some(Backing::new(plan.len)?) } else { None };
         let memory = os.share(plan.len).map_err(probe::refusal("DualMap"))?;
         let writable = os.map_writable(&memory, plan.len).map_err(probe::refusal("DualMap"))?;
-        let mapped = os.map_executable(&memory, &place, executable(plan)).map_err(|refused| {
-            match plan.out_of_reach(&place)(refused) {
-                Error::OperatingSystem { call, source } => probe::refusal("DualMap")(Refused::new(call, source)),
-                other => other,
-            }
-        });
+        let mapped = os
+            .map_executable(&memory, &place, executable(plan))
+            .map_err(|refused| plan.no_place("DualMap", &place, refused));
         let reservation = mapped.inspect_err(|_| {
             // SAFETY: mapped above and given to nobody.
             unsafe { sys::release_or_park(os, writable) };
         })?;
         let region = Self::new(os, plan, &place, reservation, View::Dual { writable, backing });
-        if plan.huge_pages {
-            for span in [region.span(0..region.len), writable] {
-                // SAFETY: whole pages of the views. A refusal leaves small pages: slower, not wrong.
-                let _ = unsafe { os.advise_huge(span) };
-            }
-        }
+        region.advise(plan);
         probe::rewriting(&region, "DualMap")?;
         region.freeze(plan)
     }
@@ -137,18 +94,30 @@ impl Region {
     /// A region that a thread can write to only while it copies code in; tried out before it is returned.
     pub(crate) fn windowed(os: &'static dyn Os, plan: &Plan) -> Result<Self, Error> {
         let place = plan.place(os)?;
-        let reservation = os.reserve(&place).map_err(plan.out_of_reach(&place))?;
+        let reservation = os.reserve_window(&place).map_err(|refused| plan.no_place("PerThread", &place, refused))?;
         let mut region = Self::new(os, plan, &place, reservation, View::Private { writer: None });
+        region.advise(plan);
         let span = region.span(0..region.len);
-        if plan.huge_pages {
-            // SAFETY: whole pages of the reservation. A refusal leaves small pages: slower, not wrong.
-            let _ = unsafe { os.advise_huge(span) };
-        }
         // SAFETY: whole pages of the reservation, which nobody uses yet; `drop` releases them before the window.
         let window = unsafe { os.make_window(span) }.map_err(probe::refusal("PerThread"))?;
         region.view = View::Windowed { window };
         probe::rewriting(&region, "PerThread")?;
         region.freeze(plan)
+    }
+
+    /// What the system may heed or not: a refusal leaves small pages, or no name.
+    fn advise(&self, plan: &Plan) {
+        let writable = if let View::Dual { writable, .. } = self.view { Some(writable) } else { None };
+        for span in std::iter::once(self.span(0..self.len)).chain(writable) {
+            if plan.huge_pages {
+                // SAFETY: whole pages of a view.
+                let _ = unsafe { self.os.advise_huge(span) };
+            }
+            if let Some(name) = &plan.name {
+                // SAFETY: as above.
+                let _ = unsafe { self.os.name(span, name) };
+            }
+        }
     }
 
     /// Lets nobody change the protections any more, if that was asked for.
@@ -364,7 +333,9 @@ impl Region {
         self.counters.decommits.add(1);
         match &self.view {
             // SAFETY: passed on to the caller.
-            View::Private { .. } | View::Windowed { .. } => unsafe { self.os.decommit(self.span(range))? },
+            View::Private { .. } => unsafe { self.os.decommit(self.span(range))? },
+            // SAFETY: passed on to the caller.
+            View::Windowed { .. } => unsafe { self.os.decommit_window(self.span(range))? },
             // SAFETY: passed on to the caller.
             View::Dual { writable, .. } => unsafe { self.os.decommit_shared(self.writable_span(*writable, range))? },
         }
@@ -418,7 +389,7 @@ impl Drop for Region {
                 // SAFETY: nobody is left to use it.
                 let _ = unsafe { self.decommit(0..self.len) };
             }
-            std::mem::forget(self.take_window());
+            let _stays = std::mem::ManuallyDrop::new(self.take_window());
             return;
         }
         if let View::Dual { writable, .. } = self.view {

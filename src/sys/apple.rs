@@ -13,7 +13,7 @@
 use std::io;
 use std::ptr::NonNull;
 
-use super::{Access, Os, Place, Refused, Result, Span, unix};
+use super::{Access, Os, Place, Refused, Result, Span, missing, unix};
 use crate::sync::OnceLock;
 
 /// The system itself.
@@ -51,10 +51,6 @@ unsafe extern "C" {
         inheritance: libc::c_uint,
     ) -> Status;
     fn mach_vm_protect(task: Port, address: u64, size: u64, greatest: libc::c_int, protection: libc::c_int) -> Status;
-}
-
-fn missing<T>(call: &'static str) -> Result<T> {
-    Err(Refused::new(call, io::ErrorKind::Unsupported.into()))
 }
 
 /// What Mach says, as an error of the kind that a policy's refusal has.
@@ -138,6 +134,17 @@ impl Os for Native {
         unix::reserve(place)
     }
 
+    #[cfg(all(target_os = "macos", target_arch = "aarch64"))]
+    fn reserve_window(&self, place: &Place) -> Result<Span> {
+        super::window::reserve(place)
+    }
+
+    #[cfg(all(target_os = "macos", target_arch = "aarch64"))]
+    unsafe fn decommit_window(&self, span: Span) -> Result<()> {
+        // SAFETY: passed on to the caller.
+        unsafe { super::window::decommit(span) }
+    }
+
     unsafe fn protect(&self, span: Span, access: Access) -> Result<()> {
         // SAFETY: passed on to the caller.
         unsafe { unix::protect(span, access) }
@@ -152,18 +159,6 @@ impl Os for Native {
     unsafe fn release(&self, span: Span) -> Result<()> {
         // SAFETY: passed on to the caller.
         unsafe { unix::release(span) }
-    }
-
-    unsafe fn advise_huge(&self, _span: Span) -> Result<()> {
-        missing("huge pages")
-    }
-
-    unsafe fn collapse(&self, _span: Span) -> Result<()> {
-        missing("huge pages")
-    }
-
-    unsafe fn populate(&self, _span: Span) -> Result<()> {
-        missing("memory ahead of use")
     }
 
     fn open_kernel_writer(&self) -> Result<KernelWriter> {
@@ -202,9 +197,5 @@ impl Os for Native {
             let _ = unsafe { unix::release(span) };
         })?;
         Ok(*memory.0.get_or_init(|| span))
-    }
-
-    unsafe fn decommit_shared(&self, _span: Span) -> Result<()> {
-        missing("giving back shared memory")
     }
 }

@@ -1,5 +1,6 @@
 //! Linux and Android.
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
@@ -62,6 +63,18 @@ impl Os for Native {
         match unsafe { libc::syscall(SYS_MSEAL, span.start.as_ptr(), span.len, flags) } {
             0 => Ok(()),
             _ => Err(Refused::last("mseal")),
+        }
+    }
+
+    unsafe fn name(&self, span: Span, name: &CStr) -> Result<()> {
+        // `linux/prctl.h`; since kernel 5.17, if it was built so.
+        const PR_SET_VMA: libc::c_int = 0x5356_4d41;
+        const PR_SET_VMA_ANON_NAME: libc::c_ulong = 0;
+        let (start, len) = (span.address() as libc::c_ulong, span.len as libc::c_ulong);
+        // SAFETY: the pages stay as they are, and the name is a C string that the kernel copies.
+        match unsafe { libc::prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, start, len, name.as_ptr()) } {
+            0 => Ok(()),
+            _ => Err(Refused::last("prctl")),
         }
     }
 

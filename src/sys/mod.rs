@@ -3,6 +3,7 @@
 //! Everything above talks to [`Os`] and never to the system, so that tests can count its calls, refuse them, and fail
 //! the n-th one.
 
+use std::ffi::CStr;
 use std::fmt::Debug;
 use std::io;
 use std::ptr::NonNull;
@@ -26,7 +27,10 @@ mod native;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 #[path = "pkeys.rs"]
 mod window;
-#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+#[cfg(all(target_os = "macos", target_arch = "aarch64"))]
+#[path = "map_jit.rs"]
+mod window;
+#[cfg(not(any(all(target_os = "linux", target_arch = "x86_64"), all(target_os = "macos", target_arch = "aarch64"))))]
 #[path = "no_window.rs"]
 mod window;
 
@@ -111,7 +115,13 @@ impl From<Refused> for crate::Error {
 
 pub(crate) type Result<T> = std::result::Result<T, Refused>;
 
-/// The calls that an arena makes. All of them are thread-safe.
+/// What a system does not have.
+fn missing<T>(call: &'static str) -> Result<T> {
+    Err(Refused::new(call, io::ErrorKind::Unsupported.into()))
+}
+
+/// The calls that an arena makes. All of them are thread-safe. What only some systems have is refused unless they say
+/// otherwise.
 pub(crate) trait Os: Send + Sync + Debug {
     /// Bytes in a page.
     fn page_size(&self) -> usize;
@@ -160,26 +170,40 @@ pub(crate) trait Os: Send + Sync + Debug {
     /// # Safety
     /// - `span` is whole pages of a mapping of the caller's, which is never released.
     unsafe fn freeze(&self, _span: Span) -> Result<()> {
-        Err(Refused::new("sealing of mappings", io::ErrorKind::Unsupported.into()))
+        missing("sealing of mappings")
+    }
+
+    /// Names memory for whoever looks at the system's list of mappings; a hint.
+    ///
+    /// # Safety
+    /// - `span` is whole pages of a mapping of the caller's.
+    unsafe fn name(&self, _span: Span, _name: &CStr) -> Result<()> {
+        missing("names of mappings")
     }
 
     /// Asks for huge pages; a hint.
     ///
     /// # Safety
     /// - `span` is whole pages of a mapping of the caller's.
-    unsafe fn advise_huge(&self, span: Span) -> Result<()>;
+    unsafe fn advise_huge(&self, _span: Span) -> Result<()> {
+        missing("huge pages")
+    }
 
     /// Puts the memory of whole pages into huge pages, now, whatever they hold and whoever uses them.
     ///
     /// # Safety
     /// - `span` is whole pages of a mapping of the caller's.
-    unsafe fn collapse(&self, span: Span) -> Result<()>;
+    unsafe fn collapse(&self, _span: Span) -> Result<()> {
+        missing("huge pages")
+    }
 
     /// Gets memory for whole writable pages ahead of use; a hint.
     ///
     /// # Safety
     /// - `span` is whole pages of a mapping of the caller's.
-    unsafe fn populate(&self, span: Span) -> Result<()>;
+    unsafe fn populate(&self, _span: Span) -> Result<()> {
+        missing("memory ahead of use")
+    }
 
     /// Opens the way to write to pages of this process that are not writable.
     fn open_kernel_writer(&self) -> Result<KernelWriter>;
@@ -194,10 +218,15 @@ pub(crate) trait Os: Send + Sync + Debug {
     /// What the kernel writer sees at `at`.
     fn kernel_read(&self, writer: &KernelWriter, at: NonNull<u8>, bytes: &mut [u8]) -> Result<()>;
 
+    /// Reserves address space for pages that a window is to be made for. Refused as [`Os::reserve`] is.
+    fn reserve_window(&self, place: &Place) -> Result<Span> {
+        self.reserve(place)
+    }
+
     /// Makes reserved pages readable and executable, and writable only for a thread inside `window_write`.
     ///
     /// # Safety
-    /// - `span` is whole pages of a reservation of the caller's that nobody uses.
+    /// - `span` is the code of a reservation by `reserve_window` that nobody uses.
     /// - It is released before the window is dropped.
     unsafe fn make_window(&self, span: Span) -> Result<WriteWindow> {
         // SAFETY: passed on to the caller.
@@ -213,6 +242,15 @@ pub(crate) trait Os: Send + Sync + Debug {
         // SAFETY: passed on to the caller.
         unsafe { window.write(at, bytes) };
         Ok(())
+    }
+
+    /// As [`Os::decommit`], for pages with a window: they can be written to and run as before.
+    ///
+    /// # Safety
+    /// - As for [`Os::decommit`].
+    unsafe fn decommit_window(&self, span: Span) -> Result<()> {
+        // SAFETY: passed on to the caller.
+        unsafe { self.decommit(span) }
     }
 
     /// Makes `len` bytes of memory that can be mapped more than once.
@@ -237,5 +275,7 @@ pub(crate) trait Os: Send + Sync + Debug {
     ///
     /// # Safety
     /// - `span` is whole pages of a view made by `map_writable`, whose contents nobody needs in any view.
-    unsafe fn decommit_shared(&self, span: Span) -> Result<()>;
+    unsafe fn decommit_shared(&self, _span: Span) -> Result<()> {
+        missing("giving back shared memory")
+    }
 }

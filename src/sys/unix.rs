@@ -72,9 +72,9 @@ pub(super) fn map(len: usize) -> Result<Span> {
     Ok(Span { start, len })
 }
 
-/// `len` bytes without access, at `hint` or (with `flags` 0) wherever the system likes.
-fn reserve_at(hint: usize, len: usize, flags: libc::c_int) -> Result<Span> {
-    let (access, flags) = (libc::PROT_NONE | LATER, libc::MAP_PRIVATE | libc::MAP_ANON | NO_RESERVE | flags);
+/// `len` bytes, at `hint` or (without a flag that says so) wherever the system likes.
+fn reserve_at(hint: usize, len: usize, access: libc::c_int, flags: libc::c_int) -> Result<Span> {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANON | flags;
     // SAFETY: a new mapping at an address of the system's choice, or (by the flags) only where nothing is mapped.
     mapped(unsafe { libc::mmap(std::ptr::without_provenance_mut(hint), len, access, flags, -1, 0) }, len)
 }
@@ -115,12 +115,17 @@ pub(super) unsafe fn inherit(span: Span, how: libc::c_int) -> Result<()> {
 }
 
 pub(super) fn reserve(place: &Place) -> Result<Span> {
+    reserve_as(place, libc::PROT_NONE | LATER, NO_RESERVE)
+}
+
+/// Reserves address space with access, and more flags of `mmap`, than [`reserve`] asks for.
+pub(super) fn reserve_as(place: &Place, access: libc::c_int, flags: libc::c_int) -> Result<Span> {
     let len = place.total();
-    let Some(within) = &place.within else { return reserve_at(0, len, 0) };
+    let Some(within) = &place.within else { return reserve_at(0, len, access, flags) };
     // Another thread may take a gap before we do; then the next one serves, or another look at them all.
     for _ in 0..4 {
         for start in candidates(len, within, region::page::size())? {
-            if let Ok(span) = reserve_at(start, len, NO_REPLACE) {
+            if let Ok(span) = reserve_at(start, len, access, flags | NO_REPLACE) {
                 if within.start <= span.address() && span.address() + len <= within.end {
                     return Ok(span);
                 }
@@ -217,7 +222,8 @@ fn anywhere() -> usize {
 #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
 pub(super) fn reserve_aligned(len: usize, align: usize) -> Result<Span> {
     let refused = || Refused::new("mmap", io::ErrorKind::OutOfMemory.into());
-    let whole = reserve_at(anywhere(), len.checked_add(align).ok_or_else(refused)?, 0)?;
+    let whole =
+        reserve_at(anywhere(), len.checked_add(align).ok_or_else(refused)?, libc::PROT_NONE | LATER, NO_RESERVE)?;
     let skip = whole.address().wrapping_neg() & (align - 1);
     // SAFETY: `skip` is less than `align`, by which the reservation exceeds `len`.
     let start = unsafe { whole.start.add(skip) };

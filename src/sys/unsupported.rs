@@ -47,18 +47,6 @@ impl Os for Native {
         missing()
     }
 
-    unsafe fn advise_huge(&self, _span: Span) -> Result<()> {
-        missing()
-    }
-
-    unsafe fn collapse(&self, _span: Span) -> Result<()> {
-        missing()
-    }
-
-    unsafe fn populate(&self, _span: Span) -> Result<()> {
-        missing()
-    }
-
     fn open_kernel_writer(&self) -> Result<KernelWriter> {
         missing()
     }
@@ -81,10 +69,6 @@ impl Os for Native {
 
     fn map_writable(&self, memory: &SharedMemory, _len: usize) -> Result<Span> {
         match *memory {}
-    }
-
-    unsafe fn decommit_shared(&self, _span: Span) -> Result<()> {
-        missing()
     }
 }
 

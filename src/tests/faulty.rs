@@ -1,6 +1,7 @@
 //! A system that counts what it is asked, refuses what it is told to, and knows what was not given back.
 
 use std::collections::BTreeMap;
+use std::ffi::CStr;
 use std::io;
 use std::ptr::NonNull;
 
@@ -162,6 +163,12 @@ impl Os for Faulty {
         Ok(())
     }
 
+    unsafe fn name(&self, span: Span, name: &CStr) -> Result<()> {
+        self.check_pages(span);
+        self.enter("name")?;
+        unsafe { Native.name(span, name) }
+    }
+
     unsafe fn advise_huge(&self, span: Span) -> Result<()> {
         self.enter("huge")?;
         unsafe { Native.advise_huge(span) }
@@ -202,6 +209,11 @@ impl Os for Faulty {
         unsafe { Native.freeze(span) }
     }
 
+    fn reserve_window(&self, place: &Place) -> Result<Span> {
+        self.enter("reserve")?;
+        self.note(Native.reserve_window(place))
+    }
+
     unsafe fn make_window(&self, span: Span) -> Result<WriteWindow> {
         self.enter("make window")?;
         unsafe { Native.make_window(span) }
@@ -210,6 +222,12 @@ impl Os for Faulty {
     unsafe fn window_write(&self, window: &WriteWindow, at: NonNull<u8>, bytes: &[u8]) -> Result<()> {
         self.enter("window write")?;
         unsafe { Native.window_write(window, at, bytes) }
+    }
+
+    unsafe fn decommit_window(&self, span: Span) -> Result<()> {
+        self.check_pages(span);
+        self.enter("decommit")?;
+        unsafe { Native.decommit_window(span) }
     }
 
     fn share(&self, len: usize) -> Result<SharedMemory> {

@@ -10,13 +10,19 @@ pub mod jitdump;
 #[cfg(any(target_os = "linux", windows))]
 #[cfg_attr(windows, path = "maps_windows.rs")]
 pub mod maps;
+#[cfg(target_os = "linux")]
+pub mod sandbox;
 
 use std::io::Write;
 
 use gaia_jit::{ArenaBuilder, CodeArena, CodeBlock, WxMode};
 
-/// Every mode that this system has.
+/// Bytes of a large arena, which every architecture's branches reach across.
+pub const LARGE: usize = if cfg!(target_arch = "arm") { 32 << 20 } else { 128 << 20 };
+
+/// Every mode that this system has. `Flip` it has to have, or a test would pass that has tried nothing.
 pub fn modes() -> impl Iterator<Item = WxMode> {
+    small(WxMode::Flip).build().expect("no executable memory here");
     [WxMode::Flip, WxMode::DualMap, WxMode::PerThread].into_iter().filter(|&mode| small(mode).build().is_ok())
 }
 

@@ -12,7 +12,7 @@
 use std::io;
 use std::ptr::NonNull;
 
-use super::{Access, Os, Place, Refused, Result, Span, unix};
+use super::{Access, Os, Place, Result, Span, missing, unix};
 
 #[cfg_attr(target_os = "freebsd", path = "views_freebsd.rs")]
 #[cfg_attr(target_os = "netbsd", path = "views_netbsd.rs")]
@@ -27,10 +27,6 @@ pub(crate) struct Native;
 /// There is no way to write through the kernel here.
 #[derive(Debug)]
 pub(crate) enum KernelWriter {}
-
-fn missing<T>(call: &'static str) -> Result<T> {
-    Err(Refused::new(call, io::ErrorKind::Unsupported.into()))
-}
 
 impl Os for Native {
     fn page_size(&self) -> usize {
@@ -64,18 +60,6 @@ impl Os for Native {
         unsafe { unix::release(span) }
     }
 
-    unsafe fn advise_huge(&self, _span: Span) -> Result<()> {
-        missing("huge pages")
-    }
-
-    unsafe fn collapse(&self, _span: Span) -> Result<()> {
-        missing("huge pages")
-    }
-
-    unsafe fn populate(&self, _span: Span) -> Result<()> {
-        missing("memory ahead of use")
-    }
-
     fn open_kernel_writer(&self) -> Result<KernelWriter> {
         missing("kernel write")
     }
@@ -98,9 +82,5 @@ impl Os for Native {
 
     fn map_writable(&self, memory: &SharedMemory, len: usize) -> Result<Span> {
         views::map_writable(memory, len)
-    }
-
-    unsafe fn decommit_shared(&self, _span: Span) -> Result<()> {
-        missing("giving back shared memory")
     }
 }

@@ -1,6 +1,7 @@
 //! Systems on which memory cannot be mapped twice without leaving a name behind.
 
-use super::{Place, Result, Span, missing};
+use super::super::missing;
+use super::{Place, Result, Span};
 
 #[derive(Debug)]
 pub(crate) enum SharedMemory {}

@@ -32,7 +32,7 @@ use windows_sys::Win32::System::Memory::{
 };
 
 use super::gaps::candidates;
-use super::{Access, Os, Place, Refused, Result, Span, release_or_park};
+use super::{Access, Os, Place, Refused, Result, Span, missing, release_or_park};
 
 mod calls;
 mod placeholder;
@@ -51,10 +51,6 @@ pub(crate) enum KernelWriter {}
 /// A section. The views keep the memory; the handle is needed only to make them, and nobody inherits it.
 #[derive(Debug)]
 pub(crate) struct SharedMemory(OwnedHandle);
-
-fn missing<T>(call: &'static str) -> Result<T> {
-    Err(Refused::new(call, io::ErrorKind::Unsupported.into()))
-}
 
 /// Has `attempt` make the reservation at address 0, for anywhere, or in the gap nearest to where it is wanted.
 fn reserve_with(place: &Place, attempt: impl Fn(usize) -> Result<Span>) -> Result<Span> {
@@ -133,18 +129,6 @@ impl Os for Native {
         Ok(())
     }
 
-    unsafe fn advise_huge(&self, _span: Span) -> Result<()> {
-        missing("huge pages")
-    }
-
-    unsafe fn collapse(&self, _span: Span) -> Result<()> {
-        missing("huge pages")
-    }
-
-    unsafe fn populate(&self, _span: Span) -> Result<()> {
-        missing("memory ahead of use")
-    }
-
     fn open_kernel_writer(&self) -> Result<KernelWriter> {
         missing("kernel write")
     }
@@ -187,10 +171,6 @@ impl Os for Native {
         unsafe { calls::commit(writable, PAGE_READWRITE)? };
         // SAFETY: passed on to the caller.
         unsafe { calls::commit(executable, PAGE_EXECUTE_READ) }
-    }
-
-    unsafe fn decommit_shared(&self, _span: Span) -> Result<()> {
-        missing("giving back memory of a section")
     }
 }
 

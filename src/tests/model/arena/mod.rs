@@ -208,7 +208,7 @@ impl Model<'_> {
             let largest = self.holes().iter().map(|&(_, len)| len).max().unwrap_or(0);
             assert_eq!(stats.largest_hole, largest, "holes do not coalesce");
         }
-        let pages = self.arena.occupancy().pages;
+        let pages = self.arena.map().pages;
         let sum = |part: fn(&crate::PageUse) -> u32| pages.iter().map(|page| part(page) as usize).sum::<usize>();
         assert_eq!(sum(|page| page.live), space + stats.batch_bytes);
         assert_eq!(sum(|page| page.pending), waiting);
@@ -425,7 +425,7 @@ impl Model<'_> {
                 let given = self.arena.trim().unwrap();
                 assert_eq!(self.arena.stats().resident_bytes, before - given);
                 let empty = |page: &crate::PageUse| page.resident && page.live + page.pending == 0;
-                assert!(!self.arena.occupancy().pages.iter().any(empty), "an empty page was kept");
+                assert!(!self.arena.map().pages.iter().any(empty), "an empty page was kept");
             }
             // Not every system can, nor every amount of memory.
             Op::Collapse => drop(self.arena.collapse()),

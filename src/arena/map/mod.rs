@@ -1,22 +1,29 @@
-//! What each page of an arena holds.
+//! What each page of an arena holds, and where its largest holes are.
 #![forbid(unsafe_code)]
+
+mod picture;
 
 use super::core::{Core, bytes_of};
 use crate::space::Run;
 use crate::units::GRANULE;
 
-/// The use of every page of an arena at one moment, for pictures and for tuning.
+/// The use of an arena's address space at one moment, for pictures and for tuning. Made by
+/// [`CodeArena::map`](crate::CodeArena::map).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
-pub struct Occupancy {
+pub struct Map {
     /// Bytes in a page.
     pub page_size: usize,
     /// All pages of the capacity, in order.
     pub pages: Vec<PageUse>,
+    /// The largest holes, the largest first: eight at the most.
+    pub holes: Vec<Hole>,
 }
 
 /// The use of one page.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct PageUse {
     /// Bytes that live blocks and open batches take.
@@ -27,24 +34,48 @@ pub struct PageUse {
     pub resident: bool,
 }
 
+/// Free space between two functions, or at an end of the arena.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct Hole {
+    /// Bytes from the start of the arena.
+    pub offset: usize,
+    /// Bytes that are free.
+    pub len: usize,
+}
+
+/// Holes that a map lists.
+const HOLES: usize = 8;
+
 impl Core {
-    pub(crate) fn occupancy(&self) -> Occupancy {
+    pub(crate) fn map(&self) -> Map {
         let page_size = self.region.page_size();
         let count = self.region.len() / page_size;
-        let Some(books) = self.books_to_read() else { return Occupancy { page_size, pages: Vec::new() } };
+        let Some(books) = self.books_to_read() else { return Map { page_size, ..Map::default() } };
         let mut pages: Vec<PageUse> =
             (0..count).map(|page| PageUse { live: 0, pending: 0, resident: books.pages.is_resident(page) }).collect();
         let granules = (self.region.len() / GRANULE) as u32;
+        let mut holes = Vec::new();
+        let mut free_from = 0;
         for run in books.space.taken_runs(granules) {
+            holes.push(Run { start: free_from, end: run.start });
+            free_from = run.end;
             spread(&mut pages, page_size, run, |page, bytes| page.live += bytes);
         }
+        holes.push(Run { start: free_from, end: granules });
         for pending in &books.pending {
             spread(&mut pages, page_size, pending.run, |page, bytes| {
                 page.live -= bytes;
                 page.pending += bytes;
             });
         }
-        Occupancy { page_size, pages }
+        drop(books);
+        holes.retain(|hole| hole.len() > 0);
+        holes.sort_by_key(|hole| std::cmp::Reverse(hole.len()));
+        holes.truncate(HOLES);
+        let holes = holes.into_iter().map(bytes_of).map(|hole| Hole { offset: hole.start, len: hole.len() });
+        Map { page_size, pages, holes: holes.collect() }
     }
 }
 

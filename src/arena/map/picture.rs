@@ -1,0 +1,240 @@
+//! An arena as a picture: one square for each page, coloured by what is in it, and frames around the largest holes.
+#![forbid(unsafe_code)]
+
+use std::fmt::{self, Write};
+
+use super::{Map, PageUse};
+
+/// Width and greatest height of the squares together, in SVG units.
+const SIZE: usize = 1024;
+/// Sides of a square, gap included; the largest is taken with which the picture is high enough.
+const SIDES: [usize; 3] = [16, 8, 4];
+const LEFT: usize = 72;
+const TOP: usize = 64;
+const LEGEND: usize = 112;
+
+/// Shades of live pages, from nearly empty to full.
+const SHADES: [&str; 8] = ["#dcecf7", "#bfdcef", "#9ccae5", "#75b4d9", "#519bca", "#3380b8", "#1c659f", "#0b4a80"];
+
+/// What pages are shown as.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Untouched,
+    Empty,
+    Pending,
+    /// The index of its shade.
+    Live(usize),
+}
+
+impl State {
+    /// The state of pages that share a square.
+    fn of(pages: &[PageUse], page_size: usize) -> Self {
+        let live: usize = pages.iter().map(|page| page.live as usize).sum();
+        if pages.iter().any(|page| page.pending > 0) {
+            Self::Pending
+        } else if live > 0 {
+            Self::Live((live * SHADES.len() / (page_size * pages.len())).min(SHADES.len() - 1))
+        } else if pages.iter().any(|page| page.resident) {
+            Self::Empty
+        } else {
+            Self::Untouched
+        }
+    }
+
+    fn colour(self) -> &'static str {
+        match self {
+            Self::Untouched => "#e9e9e4",
+            Self::Empty => "#f2b632",
+            Self::Pending => "#d1385a",
+            Self::Live(shade) => SHADES.get(shade).copied().unwrap_or("#000000"),
+        }
+    }
+
+    fn all() -> impl Iterator<Item = Self> {
+        [Self::Untouched, Self::Empty, Self::Pending].into_iter().chain((0..SHADES.len()).map(Self::Live))
+    }
+}
+
+/// How pages are laid out in squares and rows.
+struct Layout {
+    side: usize,
+    columns: usize,
+    rows: usize,
+    /// Bytes that a square stands for.
+    bytes: usize,
+}
+
+impl Layout {
+    /// The corner of the square that byte `offset` lies in.
+    fn corner(&self, offset: usize) -> (usize, usize) {
+        let square = offset / self.bytes;
+        (LEFT + square % self.columns * self.side, TOP + square / self.columns * self.side)
+    }
+}
+
+impl Map {
+    /// Draws the map as an SVG image, with a title above and lines of text below.
+    ///
+    /// ```
+    /// let arena = gaia_jit::CodeArena::builder().capacity(1 << 20).build()?;
+    /// let block = arena.publish(&[0xc3; 10_000])?;
+    /// let picture = arena.map().to_svg("my cache", &[arena.stats().to_string()]);
+    /// assert!(picture.starts_with("<svg") && picture.ends_with("</svg>\n"));
+    /// # Ok::<(), gaia_jit::Error>(())
+    /// ```
+    #[must_use]
+    pub fn to_svg(&self, title: &str, lines: &[String]) -> String {
+        let mut svg = String::new();
+        // Writing to a string cannot fail.
+        let _ = self.draw(&mut svg, title, lines);
+        svg
+    }
+
+    fn draw(&self, svg: &mut String, title: &str, lines: &[String]) -> fmt::Result {
+        // More pages than there is room for share squares.
+        let together = self.pages.len().div_ceil((SIZE / SIDES[2]).pow(2)).max(1);
+        let states: Vec<_> = self.pages.chunks(together).map(|pages| State::of(pages, self.page_size)).collect();
+        let fits = |side: &usize| states.len().div_ceil(SIZE / side) * side <= SIZE;
+        let side = SIDES.into_iter().find(fits).unwrap_or(SIDES[2]);
+        let columns = SIZE / side;
+        let bytes = (self.page_size * together).max(1);
+        let layout = Layout { side, columns, rows: states.len().div_ceil(columns), bytes };
+        let (width, bottom) = (LEFT + SIZE + 24, TOP + layout.rows * side);
+        let height = bottom + LEGEND + 20 * lines.len();
+        let what = if together == 1 { "a page".into() } else { format!("{together} pages,") };
+
+        writeln!(
+            svg,
+            r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" font-family="sans-serif">"#
+        )?;
+        writeln!(svg, r##"<rect width="{width}" height="{height}" fill="#ffffff"/>"##)?;
+        text(svg, (LEFT, 28), 18, title)?;
+        let scale = format!("one square is {what} {} KiB; a row is {} KiB", bytes >> 10, (columns * bytes) >> 10);
+        text(svg, (LEFT, 50), 12, &scale)?;
+        for state in State::all() {
+            squares(svg, &states, state, &layout)?;
+        }
+        for hole in self.holes.iter().filter(|hole| hole.len >= layout.bytes) {
+            frame(svg, hole.offset, hole.len, &layout)?;
+        }
+        for row in (0..layout.rows).step_by(layout.rows.div_ceil(16).next_power_of_two()) {
+            text(svg, (4, TOP + row * side + 10), 10, &format!("+{} KiB", (row * columns * bytes) >> 10))?;
+        }
+        self.legend(svg, &states, bottom + 20)?;
+        for (number, line) in lines.iter().enumerate() {
+            text(svg, (LEFT, bottom + LEGEND + 20 * number), 12, line)?;
+        }
+        writeln!(svg, "</svg>")
+    }
+
+    fn legend(&self, svg: &mut String, states: &[State], top: usize) -> fmt::Result {
+        let count = |wanted: State| states.iter().filter(|state| **state == wanted).count();
+        let entries = [
+            (State::Untouched, "not resident"),
+            (State::Empty, "resident, empty"),
+            (State::Pending, "has code waiting for a guard"),
+        ];
+        for (place, (state, label)) in entries.into_iter().enumerate() {
+            let left = LEFT + 250 * place;
+            swatch(svg, (left, top), state)?;
+            text(svg, (left + 20, top + 12), 12, &format!("{label} ({})", count(state)))?;
+        }
+        for shade in 0..SHADES.len() {
+            swatch(svg, (LEFT + 16 * shade, top + 24), State::Live(shade))?;
+        }
+        let live = states.iter().filter(|state| matches!(state, State::Live(_))).count();
+        let label = format!("live code, from nearly none to the whole page ({live})");
+        text(svg, (LEFT + 16 * SHADES.len() + 8, top + 36), 12, &label)?;
+        let holes: Vec<_> = self.holes.iter().map(|hole| format!("{} B at +{:#x}", hole.len, hole.offset)).collect();
+        text(svg, (LEFT, top + 64), 12, &format!("largest holes (framed): {}", holes.join(", ")))
+    }
+}
+
+/// All squares in one state, as one path: that keeps the file small.
+fn squares(svg: &mut String, states: &[State], wanted: State, layout: &Layout) -> fmt::Result {
+    if !states.contains(&wanted) {
+        return Ok(());
+    }
+    write!(svg, r#"<path fill="{}" d=""#, wanted.colour())?;
+    let inner = layout.side - 1;
+    for (number, _) in states.iter().enumerate().filter(|(_, state)| **state == wanted) {
+        let (x, y) = layout.corner(number * layout.bytes);
+        write!(svg, "M{x} {y}h{inner}v{inner}h-{inner}z")?;
+    }
+    writeln!(svg, r#""/>"#)
+}
+
+/// A frame around a hole: one rectangle for each row that it reaches into, but no more than two.
+fn frame(svg: &mut String, offset: usize, len: usize, layout: &Layout) -> fmt::Result {
+    let row = layout.columns * layout.bytes;
+    let mut at = offset.next_multiple_of(layout.bytes);
+    let end = (offset + len) / layout.bytes * layout.bytes;
+    while at < end {
+        // Whole rows together, and what begins or ends amid a row by itself.
+        let whole = if at % row == 0 { (end - at) / row * row } else { 0 };
+        let until = if whole > 0 { at + whole } else { end.min((at / row + 1) * row) };
+        let (x, y) = layout.corner(at);
+        let wide = ((until - at).min(row)) / layout.bytes * layout.side;
+        let high = (until - at).div_ceil(row) * layout.side;
+        writeln!(
+            svg,
+            r##"<rect x="{x}" y="{y}" width="{}" height="{}" fill="none" stroke="#222222"/>"##,
+            wide.saturating_sub(1),
+            high.saturating_sub(1)
+        )?;
+        at = until;
+    }
+    Ok(())
+}
+
+fn swatch(svg: &mut String, (x, y): (usize, usize), state: State) -> fmt::Result {
+    writeln!(svg, r#"<rect x="{x}" y="{y}" width="15" height="15" fill="{}"/>"#, state.colour())
+}
+
+fn text(svg: &mut String, (x, y): (usize, usize), size: usize, content: &str) -> fmt::Result {
+    write!(svg, r##"<text x="{x}" y="{y}" font-size="{size}" fill="#222222">"##)?;
+    for c in content.chars() {
+        match c {
+            '<' => svg.push_str("&lt;"),
+            '>' => svg.push_str("&gt;"),
+            '&' => svg.push_str("&amp;"),
+            c if c.is_control() => svg.push(' '),
+            c => svg.push(c),
+        }
+    }
+    writeln!(svg, "</text>")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Hole;
+    use super::*;
+
+    fn map(pages: usize, holes: Vec<Hole>) -> String {
+        let used = PageUse { live: 4096, pending: 0, resident: true };
+        Map { page_size: 4096, pages: vec![used; pages], holes }.to_svg("a <title> & more\n", &[])
+    }
+
+    #[test]
+    fn every_page_has_a_square_or_shares_one() {
+        for (pages, squares) in [(0, 0), (1, 1), (4096, 4096), (65_536, 65_536), (65_537, 32_769), (1 << 19, 1 << 16)] {
+            assert_eq!(map(pages, Vec::new()).matches('M').count(), squares, "{pages} pages");
+        }
+    }
+
+    #[test]
+    fn text_is_escaped() {
+        assert!(map(1, Vec::new()).contains(">a &lt;title&gt; &amp; more <"));
+    }
+
+    #[test]
+    fn a_hole_over_three_rows_has_a_frame_for_each_part() {
+        // 64 squares in a row.
+        let framed = |first: usize, count: usize| {
+            let hole = Hole { offset: first * 4096 - 16, len: count * 4096 + 32 };
+            map(1024, vec![hole]).matches("stroke=").count()
+        };
+        assert_eq!((framed(1, 3), framed(60, 4), framed(60, 8), framed(60, 200)), (1, 1, 2, 3));
+        assert_eq!(framed(64, 128), 1, "whole rows are one rectangle");
+    }
+}

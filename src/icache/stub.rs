@@ -1,0 +1,55 @@
+//! Stubs: a few instructions that go on to any address, for direct branches that do not reach that far (*veneers* in Arm's
+//! terms). They keep all registers but those that the calling convention gives to such code: `x16` on AArch64 (`ip0`,
+//! AAPCS64, "The intra-procedure-call temporary registers"), `t1` on RISC-V, `r1` on s390x; so code comes through one
+//! with its arguments, its return address and its stack as they were.
+
+use crate::units::GRANULE;
+
+/// Bytes of a stub, whole granules.
+pub(crate) const LEN: usize =
+    if cfg!(any(target_arch = "riscv64", target_arch = "riscv32")) { 2 * GRANULE } else { GRANULE };
+
+/// A stub that is to lie at `at`, a multiple of a granule, and jumps to `to`.
+pub(crate) fn to(at: *const u8, to: *const u8) -> [u8; LEN] {
+    let mut stub = [0; LEN];
+    super::fill_with_traps(&mut stub);
+    let target = to.addr();
+    // The address as data behind the code, which is readable wherever it is executable.
+    let mut put = |at: usize, bytes: &[u8]| {
+        if let Some(place) = stub.get_mut(at..at + bytes.len()) {
+            place.copy_from_slice(bytes);
+        }
+    };
+    if cfg!(target_arch = "x86_64") {
+        put(0, &[0xff, 0x25, 0, 0, 0, 0]); // jmp [rip]
+        put(6, &target.to_ne_bytes());
+    } else if cfg!(target_arch = "x86") {
+        put(0, &[0xe9]); // jmp rel32, which wraps around and so reaches everything
+        put(1, &target.wrapping_sub(at.addr() + 5).to_ne_bytes());
+    } else if cfg!(target_arch = "aarch64") {
+        // ldr x16, 8; br x16. Through x16 it may arrive at `bti c` (Arm ARM, "Branch Target Identification").
+        put(0, &0x5800_0050_u32.to_le_bytes());
+        put(4, &0xd61f_0200_u32.to_le_bytes());
+        put(8, &target.to_ne_bytes());
+    } else if cfg!(target_arch = "arm") {
+        put(0, &0xe51f_f004_u32.to_le_bytes()); // ldr pc, [pc, #-4], also to Thumb code
+        put(4, &target.to_ne_bytes());
+    } else if cfg!(target_arch = "riscv64") {
+        // auipc t1, 0; ld t1, 16(t1); jr t1
+        put(0, &0x0000_0317_u32.to_le_bytes());
+        put(4, &0x0103_3303_u32.to_le_bytes());
+        put(8, &0x0003_0067_u32.to_le_bytes());
+        put(16, &target.to_ne_bytes());
+    } else if cfg!(target_arch = "riscv32") {
+        // auipc t1, 0; lw t1, 16(t1); jr t1
+        put(0, &0x0000_0317_u32.to_le_bytes());
+        put(4, &0x0103_2303_u32.to_le_bytes());
+        put(8, &0x0003_0067_u32.to_le_bytes());
+        put(16, &target.to_ne_bytes());
+    } else if cfg!(target_arch = "s390x") {
+        // lgrl %r1, 8; br %r1
+        put(0, &[0xc4, 0x18, 0, 0, 0, 4, 0x07, 0xf1]);
+        put(8, &target.to_ne_bytes());
+    }
+    stub
+}

@@ -1,0 +1,53 @@
+//! What a region should be like, and what it means when the system has no place for it.
+#![forbid(unsafe_code)]
+
+use std::ffi::CString;
+use std::io;
+
+use super::probe;
+use crate::Error;
+use crate::sys::{Access, Os, Place, Refused};
+use crate::units::BRANCH_REACH;
+
+/// What a new region should be like.
+pub(crate) struct Plan {
+    pub(crate) len: usize,
+    pub(crate) near: Option<usize>,
+    pub(crate) huge_pages: bool,
+    /// Indirect branches may arrive at landing pads only.
+    pub(crate) landing_pads: bool,
+    pub(crate) freeze: bool,
+    /// What the system is to call the mappings.
+    pub(crate) name: Option<CString>,
+}
+
+/// What pages with code may be used for.
+pub(super) fn executable(plan: &Plan) -> Access {
+    if plan.landing_pads { Access::ReadExecuteLanding } else { Access::ReadExecute }
+}
+
+impl Plan {
+    pub(super) fn place(&self, os: &dyn Os) -> Result<Place, Error> {
+        let within = self.near.map(|near| near.saturating_sub(BRANCH_REACH)..near.saturating_add(BRANCH_REACH));
+        Place::new(self.len, os.page_size(), within).ok_or(Error::TooLarge { asked: self.len, limit: BRANCH_REACH })
+    }
+
+    /// What the refusal of a reservation means.
+    pub(super) fn out_of_reach(&self, place: &Place) -> impl Fn(Refused) -> Error {
+        let (near, len) = (self.near, place.total());
+        move |refused| match near {
+            Some(address) if refused.source.kind() == io::ErrorKind::AddrNotAvailable => {
+                Error::OutOfReach { address, len, reach: BRANCH_REACH }
+            }
+            _ => refused.into(),
+        }
+    }
+
+    /// The same, where a refusal can be a policy's against the mode.
+    pub(super) fn no_place(&self, mode: &'static str, place: &Place, refused: Refused) -> Error {
+        match self.out_of_reach(place)(refused) {
+            Error::OperatingSystem { call, source } => probe::refusal(mode)(Refused::new(call, source)),
+            other => other,
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Pages that only the writing thread can write to: `MAP_JIT` memory on Apple Silicon. Checked by the compiler, never run.
+//!
+//! Such memory is mapped for reading, writing and executing once and for all, and each thread's own switch says which of
+//! the last two it may do, with all `MAP_JIT` memory of the process; threads begin with executing
+//! (`pthread_jit_write_protect_np(3)`; Apple, "Porting just-in-time compilers to Apple silicon"). Switching costs no
+//! system call.
+//!
+//! A thread that other code of the process had switched to writing is switched back to executing when it publishes here:
+//! the switch cannot be read. A process with the hardened runtime needs the entitlement
+//! `com.apple.security.cs.allow-jit`, without which `mmap` refuses; one with a list of functions that may write
+//! (`com.apple.security.cs.jit-write-allowlist`) is ended by the system when it switches, so `PerThread` is not for it.
+
+use std::io;
+use std::ptr::NonNull;
+
+use super::{Place, Refused, Result, Span, unix};
+
+/// All it takes is the thread's switch.
+#[derive(Debug)]
+pub(crate) struct WriteWindow(());
+
+/// Reserves address space for code as `MAP_JIT` memory, with pages without access around it.
+pub(super) fn reserve(place: &Place) -> Result<Span> {
+    // SAFETY: asks for a property of the processor.
+    if unsafe { libc::pthread_jit_write_protect_supported_np() } == 0 {
+        return Err(Refused::new("pthread_jit_write_protect_np", io::ErrorKind::Unsupported.into()));
+    }
+    // `MAP_JIT` cannot be mapped over what is there (XNU, `mmap`), but other memory can be mapped over it.
+    let all = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
+    let reservation = unix::reserve_as(place, all, libc::MAP_JIT)?;
+    let code = reservation.code(place);
+    let before = code.address() - reservation.address();
+    // SAFETY: the code lies inside the reservation.
+    let end = unsafe { code.start.add(code.len) };
+    let ends = [(reservation.start, before), (end, reservation.len - before - code.len)];
+    let renewed = ends.into_iter().filter(|(_, len)| *len > 0).try_for_each(|(start, len)| {
+        // SAFETY: an end of the reservation, mapped just now and given to nobody.
+        unsafe { unix::renew(Span { start, len }) }
+    });
+    renewed.map(|()| reservation).inspect_err(|_| {
+        // SAFETY: mapped just now and given to nobody.
+        let _ = unsafe { unix::release(reservation) };
+    })
+}
+
+/// Gives memory back: such pages cannot be mapped over and stay what they are.
+///
+/// # Safety
+/// - As for [`super::Os::decommit`].
+pub(super) unsafe fn decommit(span: Span) -> Result<()> {
+    // What JavaScriptCore gives its memory back by: from then on it counts to this process no more, and is taken when
+    // memory is short.
+    // SAFETY: passed on to the caller.
+    match unsafe { libc::madvise(span.start.as_ptr().cast(), span.len, libc::MADV_FREE_REUSABLE) } {
+        0 => Ok(()),
+        _ => Err(Refused::last("madvise")),
+    }
+}
+
+impl WriteWindow {
+    /// # Safety
+    /// - As for [`super::Os::make_window`].
+    #[allow(clippy::unnecessary_wraps, reason = "elsewhere it can be refused")]
+    pub(super) unsafe fn new(_span: Span) -> Result<Self> {
+        Ok(Self(()))
+    }
+
+    /// # Safety
+    /// - As for [`super::Os::window_write`].
+    pub(super) unsafe fn write(&self, at: NonNull<u8>, bytes: &[u8]) {
+        // SAFETY: until the next call this thread cannot run `MAP_JIT` memory, and it runs nothing but the copy. A signal
+        // handler that comes in between must not call into it, as the system leaves it the thread's switch.
+        unsafe { libc::pthread_jit_write_protect_np(0) };
+        // SAFETY: passed on to the caller.
+        unsafe { at.copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len()) };
+        // SAFETY: as the thread was before.
+        unsafe { libc::pthread_jit_write_protect_np(1) };
+    }
+
+    /// Every thread may read.
+    pub(crate) fn let_read(&self) {}
+}
