@@ -1,6 +1,6 @@
 //! The calls of the process's unwinder.
 
-use super::eh_frame::{self, Frames};
+use super::eh_frame::Frames;
 use crate::sync::OnceLock;
 
 // Of whichever unwinder the standard library is linked with.
@@ -90,6 +90,7 @@ fn probe() -> Option<RegisterTable> {
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 fn probe() -> Option<RegisterTable> {
+    use super::eh_frame;
     use std::ffi::CStr;
 
     type RegisterInfo = unsafe extern "C" fn(*const usize, *mut usize);

@@ -5,6 +5,7 @@
 //! further than 2 GiB.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ffi::c_void;
 use std::ptr;
 
@@ -101,12 +102,9 @@ impl Tables {
     }
 
     pub(super) fn reserved(&self, space: &Reservation) {
-        let mut tables = self.0.lock();
-        // Given to an arena twice, it hears of it twice.
-        if !tables.contains_key(&space.start.addr()) {
-            if let Some(table) = Table::new(space) {
-                tables.insert(space.start.addr(), table);
-            }
+        // Attached twice, it hears of an arena twice.
+        if let Entry::Vacant(place) = self.0.lock().entry(space.start.addr()) {
+            Table::new(space).map(|table| place.insert(table));
         }
     }
 
