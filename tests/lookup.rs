@@ -6,7 +6,7 @@ mod common;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
-use common::{asm, fills_holes, modes, small};
+use common::{asm, fills_holes, modes, often, small};
 use gaia_jit::{Code, CodeArena, CodeBlock, WxMode};
 
 /// Promise 9: from every byte of every block, and from none between.
@@ -67,7 +67,7 @@ fn lookup_is_right_while_others_publish_and_drop() {
             scope.spawn(|| {
                 let mut rng = fastrand::Rng::with_seed(1);
                 let mut come_and_go = Vec::new();
-                for n in 0..20_000u64 {
+                for n in 0..often(20_000) as u64 {
                     let len = rng.usize(16..300);
                     if let Ok(block) = arena.publish(Code::new(&asm::padded(1, len)).tag(n << 32 | len as u64)) {
                         come_and_go.push(block);
@@ -109,8 +109,8 @@ fn lookup_never_mixes_two_blocks() {
                 assert!(before == 0 || before == block.as_ptr().addr(), "the same place, the same slot");
             }
         });
-        let mut hits = 0;
-        while hits < 300_000 && !writer.is_finished() {
+        let (mut hits, enough_hits) = (0, often(300_000));
+        while hits < enough_hits && !writer.is_finished() {
             let address = address.load(Ordering::Relaxed);
             if let Some(hit) = arena.lookup(std::ptr::without_provenance(address)) {
                 assert_eq!((hit.start.addr(), hit.len as u64), (address, hit.tag));

@@ -10,7 +10,7 @@ use std::thread;
 use common::maps::mappings;
 #[cfg(any(target_os = "linux", windows))]
 use common::maps::resident;
-use common::{LARGE, asm, call, fills_holes, modes, publish_all, small};
+use common::{LARGE, asm, call, fills_holes, modes, often, publish_all, small};
 use gaia_jit::{Code, CodeArena, Error, WxMode};
 
 /// Whether memory goes back while it is mapped: memory of a section does not, nor what other systems map twice.
@@ -124,9 +124,10 @@ fn mappings_stay_few_after_churn() {
         let mut rng = fastrand::Rng::with_seed(3);
         let mut blocks = Vec::new();
         let first = arena.publish(&asm::constant(0)).unwrap();
+        let (most, kept) = (often(100_000), often(30_000));
         // 100,000 live functions, published in batches of all sizes and one by one, dropped at random, and again.
         for round in 0..3 {
-            while blocks.len() < 100_000 {
+            while blocks.len() < most {
                 let mut batch = arena.batch();
                 for _ in 0..rng.usize(1..3_000) {
                     batch.push(&asm::padded(1, rng.usize(16..600))).unwrap();
@@ -136,7 +137,7 @@ fn mappings_stay_few_after_churn() {
             let count = mappings(first.as_ptr().addr() & !0xfff, 32 << 20).len();
             assert!(count <= 64, "{mode:?}, round {round}: {count} mappings");
             rng.shuffle(&mut blocks);
-            blocks.truncate(30_000);
+            blocks.truncate(kept);
             arena.trim().unwrap();
         }
     }
@@ -259,7 +260,7 @@ fn an_arena_is_not_full_while_space_changes_hands() {
                     held = arena.publish(Code::new(&code).align(32)).ok();
                 }
             });
-            let rounds = if mode == WxMode::Flip { 10_000 } else { 100_000 };
+            let rounds = often(if mode == WxMode::Flip { 10_000 } else { 100_000 });
             for _ in 0..rounds {
                 drop(arena.publish(Code::new(&code).align(32)).expect("one place is always free"));
             }

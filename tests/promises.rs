@@ -6,7 +6,7 @@ mod common;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::thread;
 
-use common::{asm, call, call_at, modes, small};
+use common::{asm, call, call_at, modes, often, small};
 #[cfg(any(target_os = "linux", windows))]
 use common::{child, maps::mappings};
 #[cfg(any(target_os = "linux", windows))]
@@ -154,7 +154,7 @@ fn reused_addresses_run_the_new_code() {
                 }
             });
             let mut addresses = std::collections::BTreeSet::new();
-            for n in 0..2_000 {
+            for n in 0..often(2_000) as u32 {
                 let block = arena.publish(&asm::constant(n)).unwrap();
                 addresses.insert(block.as_ptr());
                 assert_eq!(call(&block), n);

@@ -6,7 +6,7 @@ mod common;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
-use common::{asm, call, call_at, modes, small};
+use common::{asm, call, call_at, modes, often, small};
 use gaia_jit::{Code, CodeArena, CodeBlock, Error, WxMode};
 
 /// Promise 5, in both directions.
@@ -92,7 +92,7 @@ fn guarded_threads_never_run_reused_space() {
                 });
             }
             let mut owned: Vec<Option<CodeBlock>> = (0..table.len()).map(|_| None).collect();
-            for n in 0..6_000u32 {
+            for n in 0..often(6_000) as u32 {
                 let turn = n as usize % table.len();
                 table[turn].store(0, Ordering::Release);
                 owned[turn] = None;

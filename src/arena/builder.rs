@@ -19,8 +19,8 @@ use crate::units::{BRANCH_REACH, DEFAULT_CAPACITY, round_up};
 /// ```
 /// use gaia_jit::{CodeArena, WxMode};
 ///
-/// let arena = CodeArena::builder().capacity(64 << 20).mode(WxMode::Flip).poison(true).build()?;
-/// assert_eq!(arena.capacity(), 64 << 20);
+/// let arena = CodeArena::builder().capacity(16 << 20).mode(WxMode::Flip).poison(true).build()?;
+/// assert_eq!(arena.capacity(), 16 << 20);
 /// # Ok::<(), gaia_jit::Error>(())
 /// ```
 #[derive(Clone)]

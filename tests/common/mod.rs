@@ -20,6 +20,11 @@ use gaia_jit::{ArenaBuilder, CodeArena, CodeBlock, WxMode};
 /// Bytes of a large arena, which every architecture's branches reach across.
 pub const LARGE: usize = if cfg!(target_arch = "arm") { 32 << 20 } else { 128 << 20 };
 
+/// How often to do what is done often: a tenth of `n` where the processor is emulated (`GAIA_TEST_EMULATED`).
+pub fn often(n: usize) -> usize {
+    if std::env::var_os("GAIA_TEST_EMULATED").is_some() { n / 10 } else { n }
+}
+
 /// Every mode that this system has. `Flip` it has to have, or a test would pass that has tried nothing.
 pub fn modes() -> impl Iterator<Item = WxMode> {
     small(WxMode::Flip).build().expect("no executable memory here");

@@ -17,7 +17,7 @@ fn programs<P: for<'a> Arbitrary<'a> + Debug>(most: usize) -> impl Strategy<Valu
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 96, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: crate::tests::common::often(960) as u32 / 10, ..ProptestConfig::default() })]
 
     #[test]
     fn the_arena_agrees_with_its_model(program in programs::<arena::Program>(900)) {
