@@ -71,6 +71,9 @@ const PATIENCE: usize = if cfg!(loom) { 0 } else { 200 };
 /// half a megabyte does not fit into what three have left. (The system's own daemon fills up almost empty ones.)
 const SPARSEST: usize = 4;
 
+/// Granules in a huge page.
+const HUGE: u32 = (units::MAX_ALIGN / GRANULE) as u32;
+
 /// How much is overwritten with traps at a time.
 const PIECE: usize = 4096;
 
@@ -368,7 +371,7 @@ impl Core {
         // The pages are taken while the system is called, so that nobody places code in them meanwhile.
         let mut taken = Vec::new();
         let mut from = 0;
-        while let Some(run) = books.next_empty(from) {
+        while let Some(run) = books.pages.next_to_trim(&books.space, from, HUGE) {
             books.space.alloc_at(run);
             from = books.pages.of(run).end;
             books.aside += run.len() as usize;
@@ -431,21 +434,6 @@ impl Core {
             len: entry.len as usize,
             tag: entry.tag,
         }
-    }
-}
-
-impl Books {
-    /// The next wholly empty pages, from page `from` on, that are to be trimmed. Where only some of a huge page's pages
-    /// are known to hold memory, the others may hold some too: the empty pages around, as far as a huge page reaches,
-    /// go with them.
-    fn next_empty(&self, from: usize) -> Option<Run> {
-        let run = self.pages.next_empty(&self.space, from)?;
-        let hole = self.space.hole_around(run.start);
-        let page = self.pages.granules();
-        let huge = ((units::MAX_ALIGN / GRANULE) as u32).max(page);
-        let start = (run.start / huge * huge).max(hole.start.next_multiple_of(page)).max(from as u32 * page);
-        let end = run.end.next_multiple_of(huge).min(hole.end / page * page);
-        Some(Run { start: start.min(run.start), end: end.max(run.end) })
     }
 }
 

@@ -132,3 +132,62 @@ impl Guards {
         self.epoch.fetch_add(1, Ordering::Relaxed)
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    fn taken(slots: &Slots) -> usize {
+        slots.slots.iter().filter(|Slot(slot)| slot.load(Ordering::Relaxed) != 0).count()
+    }
+
+    #[test]
+    fn the_oldest_guard_counts() {
+        let guards = Guards::new();
+        assert_eq!(guards.oldest(), None);
+        let first = guards.pin();
+        assert_eq!((guards.oldest(), guards.next_epoch()), (Some(1), 1));
+        let second = guards.pin();
+        assert_eq!((guards.oldest(), guards.next_epoch()), (Some(1), 2));
+        drop(first);
+        assert_eq!(guards.oldest(), Some(2));
+        let third = guards.pin();
+        drop(second);
+        assert_eq!(guards.oldest(), Some(3));
+        drop(third);
+        assert_eq!(guards.oldest(), None);
+    }
+
+    /// Any number of guards, each in a slot of its own, and none looked at that was never taken.
+    #[test]
+    fn a_chain_is_full_before_there_is_a_further_one() {
+        let guards = Guards::new();
+        let mut all: Vec<_> = (0..SLOTS).map(|_| guards.pin()).collect();
+        assert_eq!((taken(&guards.slots), guards.slots.chain().count()), (SLOTS, 1));
+        all.push(guards.pin());
+        assert_eq!(guards.slots.chain().map(taken).collect::<Vec<_>>(), [SLOTS, 1]);
+        assert_eq!(guards.slots.used.load(Ordering::Relaxed), SLOTS);
+        assert_eq!(guards.oldest(), Some(1));
+        all.drain(..SLOTS);
+        assert_eq!(guards.oldest(), Some(1), "the one in the further chain");
+        all.clear();
+        drop((guards.pin(), guards.pin()));
+        assert_eq!((guards.oldest(), guards.slots.chain().count()), (None, 2));
+    }
+
+    /// Threads begin at different slots, so that they do not share cache lines.
+    #[test]
+    fn each_thread_has_a_first_slot() {
+        let guards = Guards::new();
+        let pin = || {
+            let guard = guards.pin();
+            let first = thread_number() % SLOTS;
+            assert!(std::ptr::eq(guard.slot, &guards.slots.slots[first].0));
+            assert!(guards.slots.used.load(Ordering::Relaxed) > first);
+            assert_eq!(guards.oldest(), Some(1));
+        };
+        for _ in 0..SLOTS + 1 {
+            std::thread::scope(|scope| assert!(scope.spawn(pin).join().is_ok()));
+        }
+    }
+}

@@ -214,17 +214,10 @@ impl Space {
         best
     }
 
-    /// The holes that begin in `bin`, in order; the last may end beyond it.
+    /// The holes that begin in `bin`, in order; the last may end beyond it. Where the last bin is cut short, what is missing
+    /// counts as free, but holes end where the space does: behind a taken last granule is one without length.
     fn holes(&self, bin: usize) -> Holes<'_> {
-        let mut free = std::array::from_fn(|word| !self.taken.word(bin * WORDS + word));
-        let end = (bin + 1) * BIN;
-        if end > self.taken.len() {
-            // The last bin may be cut short; what is missing counts as taken.
-            for (word, bits) in free.iter_mut().enumerate() {
-                let there = self.taken.len().saturating_sub(bin * BIN + word * 64).min(64);
-                *bits &= if there == 0 { 0 } else { u64::MAX >> (64 - there) };
-            }
-        }
+        let free = std::array::from_fn(|word| !self.taken.word(bin * WORDS + word));
         let begin = bin * BIN;
         // A hole running in from the bin before begins there.
         let runs_in = begin > 0 && !self.taken.get(begin - 1);
