@@ -146,7 +146,7 @@ mod tests {
         let guards = Guards::new();
         assert_eq!(guards.oldest(), None);
         let first = guards.pin();
-        assert_eq!((guards.oldest(), guards.next_epoch()), (Some(1), 1));
+        assert_eq!((guards.oldest(), guards.next_epoch(), format!("{first:?}")), (Some(1), 1, "Guard".into()));
         let second = guards.pin();
         assert_eq!((guards.oldest(), guards.next_epoch()), (Some(1), 2));
         drop(first);

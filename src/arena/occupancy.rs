@@ -3,7 +3,6 @@
 
 use super::core::{Core, bytes_of};
 use crate::space::Run;
-use crate::units::GRANULE;
 
 /// The use of every page of an arena at one moment, for pictures and for tuning.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,8 +33,7 @@ impl Core {
         let Some(books) = self.books_to_read() else { return Occupancy { page_size, pages: Vec::new() } };
         let mut pages: Vec<PageUse> =
             (0..count).map(|page| PageUse { live: 0, pending: 0, resident: books.pages.is_resident(page) }).collect();
-        let granules = (self.region.len() / GRANULE) as u32;
-        for run in books.space.taken_runs(granules) {
+        for run in books.space.taken_runs() {
             spread(&mut pages, page_size, run, |page, bytes| page.live += bytes);
         }
         for pending in &books.pending {

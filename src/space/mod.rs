@@ -164,12 +164,12 @@ impl Space {
         self.taken.next_set(from as usize).is_none_or(|bit| bit >= to as usize)
     }
 
-    /// All maximal runs of taken granules, of `granules` in all.
-    pub(crate) fn taken_runs(&self, granules: u32) -> impl Iterator<Item = Run> + '_ {
+    /// All maximal runs of taken granules.
+    pub(crate) fn taken_runs(&self) -> impl Iterator<Item = Run> + '_ {
         let mut at = 0;
         std::iter::from_fn(move || {
             let start = self.taken.next_set(at)?;
-            at = self.next_free(start, granules as usize).unwrap_or(granules as usize);
+            at = self.next_free(start);
             Some(Run::from_bits(start, at))
         })
     }
@@ -228,16 +228,16 @@ impl Space {
         self.taken.next_set(from).unwrap_or(self.taken.len())
     }
 
-    fn next_free(&self, from: usize, end: usize) -> Option<usize> {
+    /// The first free granule at or behind `from`, or the end of the space: behind it all words are zero.
+    fn next_free(&self, from: usize) -> usize {
         let mut at = from;
-        while at < end {
+        loop {
             let free = !self.taken.word(at / 64) & (u64::MAX << (at % 64));
             if free != 0 {
-                return Some(at / 64 * 64 + free.trailing_zeros() as usize).filter(|&found| found < end);
+                return (at / 64 * 64 + free.trailing_zeros() as usize).min(self.taken.len());
             }
             at = (at / 64 + 1) * 64;
         }
-        None
     }
 
     fn take(&mut self, run: Run, hole: Run) {
