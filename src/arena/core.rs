@@ -369,8 +369,7 @@ impl Core {
         let mut books = self.rescue(self.gather());
         let _aside = MutexGuard::unlocked(&mut books, || self.aside.lock());
         // The pages are taken while the system is called, so that nobody places code in them meanwhile.
-        let mut taken = Vec::new();
-        let mut from = 0;
+        let (mut taken, mut from) = (Vec::new(), 0);
         while let Some(run) = books.pages.next_to_trim(&books.space, from, HUGE) {
             books.space.alloc_at(run);
             from = books.pages.of(run).end;

@@ -272,6 +272,9 @@ mod tests {
                 holes.clear(from, to);
                 let all: usize = count(&holes);
                 assert_eq!((holes.get(from), holes.get(to - 1), all), (false, false, LEN - (to - from)));
+                holes.set(from, to);
+                let all: usize = count(&holes);
+                assert_eq!(all, LEN, "{from}..{to} is set again");
                 bits.clear(from, to);
                 assert_eq!((bits.next_set(0), bits.prev_set(LEN)), (None, None));
             }

@@ -112,3 +112,14 @@ fn a_trim_reaches_as_far_as_a_huge_page() {
     // Nothing of a page with live code.
     assert_eq!(next(&[Run::new(1343, 1)], &[one], 0), None);
 }
+
+#[test]
+fn pages_hold_memory_from_touch_to_trim() {
+    let mut pages = Pages::new(64 * 10, 64).unwrap();
+    pages.touch(Run::new(70, 64));
+    pages.touch(Run::new(129, 1));
+    assert_eq!((pages.granules(), pages.resident(), pages.count_resident(0..10)), (64, 2, 2));
+    assert_eq!((pages.count_resident(2..10), pages.count_resident(3..10)), (1, 0));
+    assert_eq!([1..3, 2..4, 0..2].map(|range| pages.all_resident(range)), [true, false, false]);
+    assert_eq!((pages.gone(Run::new(64, 192)), pages.resident()), (2, 0));
+}
