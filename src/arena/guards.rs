@@ -16,6 +16,13 @@
 //! then drops it and looks at the slots. Both have a sequentially consistent fence in between, so either the looker sees
 //! the guard, or the guarded thread sees the table without the function (the store-buffering pattern; crossbeam-epoch
 //! and hazard pointers rest on the same). An epoch read too early only makes a guard look older than it is.
+//!
+//! All of that is ordered by the two fences, so the accesses around them need no order of their own. What is written
+//! before a guard's fence (its slot, and how many were ever taken) is seen behind a later fence of a looker. An epoch
+//! moves on behind the looker's fence and is read before the guard's, so a guard that reads the new epoch does not find
+//! what was taken out before ([atomics.fences] in the C++ standard, which Rust takes over). Only the end of a guard has
+//! no fence: clearing the slot releases, and whoever looks acquires, also if the slot is another guard's by then, as it
+//! is taken by a read-modify-write ("release sequence" there).
 
 use crate::sync::checked::{AtomicU64, AtomicUsize, OnceLock, fence};
 use crate::sync::{Ordering, thread_number};
@@ -89,8 +96,7 @@ impl Guards {
     }
 
     pub(crate) fn pin(&self) -> Guard<'_> {
-        // Acquire: whoever sees the epoch of a drop sees what was done before that drop, so must not find its block.
-        let epoch = self.epoch.load(Ordering::Acquire);
+        let epoch = self.epoch.load(Ordering::Relaxed);
         let first = thread_number() % SLOTS;
         let mut slots = &self.slots;
         loop {
@@ -99,11 +105,11 @@ impl Guards {
                 if slot.load(Ordering::Relaxed) != 0 {
                     continue;
                 }
-                // Before the slot is taken, so that whoever must see the guard looks at its slot.
+                // Before the fence, so that whoever must see the guard looks at its slot.
                 if slots.used.load(Ordering::Relaxed) <= index {
-                    slots.used.fetch_max(index + 1, Ordering::SeqCst);
+                    slots.used.fetch_max(index + 1, Ordering::Relaxed);
                 }
-                if slot.compare_exchange(0, epoch, Ordering::SeqCst, Ordering::Relaxed).is_ok() {
+                if slot.compare_exchange(0, epoch, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
                     fence_after_rmw();
                     return Guard { slot };
                 }
@@ -120,8 +126,68 @@ impl Guards {
         taken.map(|Slot(slot)| slot.load(Ordering::Acquire)).filter(|&epoch| epoch != 0).min()
     }
 
-    /// The epoch of a drop that has to wait for the guards of now.
+    /// The epoch of a drop that has to wait for the guards of now: those that [`Guards::oldest`] saw before, on this
+    /// thread.
     pub(crate) fn next_epoch(&self) -> u64 {
-        self.epoch.fetch_add(1, Ordering::SeqCst)
+        self.epoch.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    fn taken(slots: &Slots) -> usize {
+        slots.slots.iter().filter(|Slot(slot)| slot.load(Ordering::Relaxed) != 0).count()
+    }
+
+    #[test]
+    fn the_oldest_guard_counts() {
+        let guards = Guards::new();
+        assert_eq!(guards.oldest(), None);
+        let first = guards.pin();
+        assert_eq!((guards.oldest(), guards.next_epoch(), format!("{first:?}")), (Some(1), 1, "Guard".into()));
+        let second = guards.pin();
+        assert_eq!((guards.oldest(), guards.next_epoch()), (Some(1), 2));
+        drop(first);
+        assert_eq!(guards.oldest(), Some(2));
+        let third = guards.pin();
+        drop(second);
+        assert_eq!(guards.oldest(), Some(3));
+        drop(third);
+        assert_eq!(guards.oldest(), None);
+    }
+
+    /// Any number of guards, each in a slot of its own, and none looked at that was never taken.
+    #[test]
+    fn a_chain_is_full_before_there_is_a_further_one() {
+        let guards = Guards::new();
+        let mut all: Vec<_> = (0..SLOTS).map(|_| guards.pin()).collect();
+        assert_eq!((taken(&guards.slots), guards.slots.chain().count()), (SLOTS, 1));
+        all.push(guards.pin());
+        assert_eq!(guards.slots.chain().map(taken).collect::<Vec<_>>(), [SLOTS, 1]);
+        assert_eq!(guards.slots.used.load(Ordering::Relaxed), SLOTS);
+        assert_eq!(guards.oldest(), Some(1));
+        all.drain(..SLOTS);
+        assert_eq!(guards.oldest(), Some(1), "the one in the further chain");
+        all.clear();
+        drop((guards.pin(), guards.pin()));
+        assert_eq!((guards.oldest(), guards.slots.chain().count()), (None, 2));
+    }
+
+    /// Threads begin at different slots, so that they do not share cache lines.
+    #[test]
+    fn each_thread_has_a_first_slot() {
+        let guards = Guards::new();
+        let pin = || {
+            let guard = guards.pin();
+            let first = thread_number() % SLOTS;
+            assert!(std::ptr::eq(guard.slot, &guards.slots.slots[first].0));
+            assert!(guards.slots.used.load(Ordering::Relaxed) > first);
+            assert_eq!(guards.oldest(), Some(1));
+        };
+        for _ in 0..SLOTS + 1 {
+            std::thread::scope(|scope| assert!(scope.spawn(pin).join().is_ok()));
+        }
     }
 }

@@ -23,6 +23,21 @@
 //! Groups are written to without the lock: a slot is claimed, its record filled, its byte set.
 //!
 //! A block is entered when it has its space, a moment before its bytes are there: nobody has its address yet.
+//!
+//! # Which order of memory accesses it takes
+//!
+//! The head orders nothing for readers: one may see a key before the record behind it. A writer first changes the state
+//! to one without a length, then comes a release fence, then the tag, the state with its length, and the key. A reader
+//! looks at the key, the state and the tag, then comes an acquire fence, then the state again. If it saw the key, or the
+//! tag, of some generation, the two fences pair up ([atomics.fences] in the C++ standard, which Rust takes over), and its
+//! second look at the state sees that generation or a later one. If the first look saw the same, the tag is no older,
+//! by the state's own release and acquire; and no newer, or the second look would have seen that generation. So what was
+//! retired before the lookup, or stands in parts, is never found. A block that was entered before the lookup, seen from
+//! this thread, is there in full. One whose key is seen and whose length is not is being entered, and is not found.
+//!
+//! What the head does order is writers: a record has one at a time. Freeing a slot releases it and claiming acquires it;
+//! whatever else happens to the head in between is a read-modify-write, which does not break that chain (C++,
+//! "release sequence").
 
 use std::ptr::NonNull;
 
@@ -83,7 +98,8 @@ struct Group {
 #[derive(Default)]
 #[repr(C)]
 struct Record {
-    /// Generation (25 bits), start within the bin (7 bits), length in bytes (32 bits; 0 while it changes).
+    /// Generation (25 bits), start within the bin (7 bits), length in bytes (32 bits; 0 while it changes, and no address
+    /// is within that).
     state: AtomicU64,
     tag: AtomicU64,
     /// A record has one writer at a time, each after the last: else an older tag could come out on top of a newer one.
@@ -236,7 +252,8 @@ impl Lookup {
     pub(crate) fn remove(&self, entry: Entry) {
         if let Some(group) = self.group(entry.slot.group.into(), entry.start / BIN) {
             let slot = usize::from(entry.slot.slot);
-            group.head.fetch_and(!(KEY_MASK << (8 * slot) | claimed(slot)), Ordering::AcqRel);
+            // Release: the record is the next one's.
+            group.head.fetch_and(!(KEY_MASK << (8 * slot) | claimed(slot)), Ordering::Release);
         }
     }
 
@@ -260,7 +277,7 @@ impl Lookup {
         let (mut best, mut place) = (0, (0, 0));
         for index in 0..GROUPS {
             let Some(group) = self.group(index, bin) else { break };
-            let head = group.head.load(Ordering::Acquire);
+            let head = group.head.load(Ordering::Relaxed);
             let (key, slot) = last_key(head, at);
             if key > best {
                 (best, place) = (key, (index, slot));
@@ -280,7 +297,7 @@ impl Lookup {
         fence(Ordering::Acquire);
         let after = record.state.load(Ordering::Relaxed);
         let len = before as u32;
-        if before != after || len == 0 || (before >> LEN_BITS) as u32 % BIN != start {
+        if before != after || (before >> LEN_BITS) as u32 % BIN != start {
             return None;
         }
         Some(Entry { start: bin * BIN + start, len, tag, slot: Slot { group: index as u8, slot: slot as u8 } })
@@ -303,7 +320,7 @@ impl Group {
             block.slot = Slot { group: index, slot: slot as u8 };
         }
         if count > 0 {
-            self.head.fetch_or(keys, Ordering::Release);
+            self.head.fetch_or(keys, Ordering::Relaxed);
         }
         count
     }
@@ -322,7 +339,8 @@ impl Group {
             if new == head {
                 return 0;
             }
-            match self.head.compare_exchange_weak(head, new, Ordering::AcqRel, Ordering::Relaxed) {
+            // Acquire: the records were those of others.
+            match self.head.compare_exchange_weak(head, new, Ordering::Acquire, Ordering::Relaxed) {
                 Ok(_) => return mine,
                 Err(now) => head = now,
             }

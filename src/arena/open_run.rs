@@ -69,4 +69,19 @@ mod tests {
         assert_eq!((all[0].start, all[all.len() - 1].end), (256, 1280));
         assert!(all.windows(2).all(|pair| pair[0].end == pair[1].start));
     }
+
+    #[test]
+    fn nothing_without_length_is_given_out() {
+        let list = |runs: &mut dyn Iterator<Item = Run>| runs.map(|run| (run.start, run.end)).collect::<Vec<_>>();
+        let mut open = OpenRun::new(Run::new(7, 9));
+        assert_eq!(open.take(3, 4), Some(Run::new(8, 3)));
+        assert_eq!(open.take(2, 1), Some(Run::new(11, 2)));
+        assert_eq!((list(&mut open.used()), list(&mut open.rest())), (vec![(8, 13)], vec![(7, 8), (13, 16)]));
+        assert_eq!((open.resident().start, open.resident().end), (7, 13));
+        open.populated = true;
+        assert_eq!((open.resident().start, open.resident().end), (7, 16));
+        assert_eq!((open.take(4, 1), open.take(1, 32)), (None, None));
+        assert_eq!(open.take(3, 1), Some(Run::new(13, 3)), "to its end");
+        assert_eq!((list(&mut open.used()), list(&mut open.rest())), (vec![(8, 16)], vec![(7, 8)]));
+    }
 }

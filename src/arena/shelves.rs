@@ -135,10 +135,11 @@ impl Held<'_> {
     pub(super) fn clear(&mut self, mut hand_over: impl FnMut(&mut dyn Iterator<Item = Run>, Tally)) {
         for content in &mut self.0 {
             let tally = std::mem::take(&mut content.tally);
-            let stretch = std::mem::replace(&mut content.stretch, Run::new(0, 0));
-            if tally == Tally::default() && content.counts == [0; SIZES] && stretch.len() == 0 {
+            if tally == Tally::default() {
+                // Nothing came or went: all that was flushed is counted, even if the rest adds up to nothing.
                 continue;
             }
+            let stretch = std::mem::replace(&mut content.stretch, Run::new(0, 0));
             let stretch = (stretch.len() > 0).then_some(stretch);
             let mut sizes = 1..SIZES as u32;
             let mut size = 0;

@@ -68,3 +68,40 @@ impl Tally {
 fn flushed(run: Run) -> i64 {
     i64::from(run.len()) * crate::units::GRANULE as i64
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn figures(tally: Tally) -> (usize, usize, usize, u64) {
+        (tally.blocks(), tally.bytes(), tally.granules(), tally.flushed())
+    }
+
+    #[test]
+    fn each_step_counts_what_it_says() {
+        let mut tally = Tally::default();
+        tally.publish(Run::new(0, 3), 40);
+        tally.publish(Run::new(9, 5), 80);
+        assert_eq!(figures(tally), (2, 120, 8, 128));
+        tally.retire(Run::new(0, 3), 40);
+        assert_eq!(figures(tally), (1, 80, 5, 128), "what was flushed stays so");
+        tally.add(Run::new(20, 2), 31);
+        assert_eq!(figures(tally), (2, 111, 7, 128));
+        tally.unpublish(Run::new(9, 5), 80);
+        assert_eq!(figures(tally), (1, 31, 2, 48));
+    }
+
+    /// Counted in here and out there: a part by itself may come to less than nothing, which shows as nothing.
+    #[test]
+    fn parts_add_up_to_the_whole() {
+        let (mut here, mut there) = (Tally::default(), Tally::default());
+        here.publish(Run::new(0, 3), 40);
+        here.publish(Run::new(3, 1), 16);
+        there.unpublish(Run::new(0, 3), 40);
+        assert_eq!(figures(there), (0, 0, 0, 0));
+        here.merge(there);
+        assert_eq!(figures(here), (1, 16, 1, 16));
+        here.merge(here);
+        assert_eq!(figures(here), (2, 32, 2, 32));
+    }
+}

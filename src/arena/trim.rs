@@ -1,6 +1,6 @@
 //! Memory of free pages goes back to the system, and memory of full ones into huge pages.
 
-use super::core::{Books, Core, bytes_of};
+use super::core::{Core, bytes_of};
 use crate::Error;
 use crate::space::Run;
 use crate::sync::checked::MutexGuard;
@@ -9,6 +9,9 @@ use crate::units::{self, GRANULE};
 /// The part of a stretch that may be without memory when it is put into a huge page: a quarter, as the fourth batch of
 /// half a megabyte does not fit into what three have left. (The system's own daemon fills up almost empty ones.)
 const SPARSEST: usize = 4;
+
+/// Granules in a huge page.
+const HUGE: u32 = (units::MAX_ALIGN / GRANULE) as u32;
 
 impl Core {
     /// Gives the memory of wholly free pages back to the system; returns the bytes.
@@ -20,9 +23,8 @@ impl Core {
         let mut books = self.rescue(self.gather());
         let aside = MutexGuard::unlocked(&mut books, || self.aside.lock());
         // The pages are taken while the system is called, so that nobody places code in them meanwhile.
-        let mut taken = Vec::new();
-        let mut from = 0;
-        while let Some(run) = books.next_empty(from) {
+        let (mut taken, mut from) = (Vec::new(), 0);
+        while let Some(run) = books.pages.next_to_trim(&books.space, from, HUGE) {
             books.space.alloc_at(run);
             from = books.pages.of(run).end;
             books.aside += run.len() as usize;
@@ -81,20 +83,5 @@ impl Core {
             Some(error) if bytes == 0 => Err(error),
             _ => Ok(bytes),
         }
-    }
-}
-
-impl Books {
-    /// The next wholly empty pages, from page `from` on, that are to be trimmed. Where only some of a huge page's pages
-    /// are known to hold memory, the others may hold some too: the empty pages around, as far as a huge page reaches,
-    /// go with them.
-    fn next_empty(&self, from: usize) -> Option<Run> {
-        let run = self.pages.next_empty(&self.space, from)?;
-        let hole = self.space.hole_around(run.start);
-        let page = self.pages.granules();
-        let huge = ((units::MAX_ALIGN / GRANULE) as u32).max(page);
-        let start = (run.start / huge * huge).max(hole.start.next_multiple_of(page)).max(from as u32 * page);
-        let end = run.end.next_multiple_of(huge).min(hole.end / page * page);
-        Some(Run { start: start.min(run.start), end: end.max(run.end) })
     }
 }

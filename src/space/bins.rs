@@ -57,9 +57,7 @@ impl Bins {
 
     /// Files `bin` under `class` if that is more than it is filed under.
     pub(super) fn raise(&mut self, bin: usize, class: u16) {
-        if self.class[bin] < class {
-            self.file(bin, class);
-        }
+        self.file(bin, class.max(self.class[bin]));
     }
 
     fn unlink(&mut self, bin: usize) {
@@ -139,5 +137,19 @@ mod tests {
             assert!(usize::from(class) < CLASSES);
             last = class;
         }
+    }
+
+    #[test]
+    fn each_doubling_is_cut_into_sixteen() {
+        let mut class = EXACT as u16;
+        for doubling in 8..28 {
+            for step in 16..32 {
+                let first = step << (doubling - 4);
+                assert_eq!((class_of(first), class_of(first - 1)), (class, class - 1));
+                class += 1;
+            }
+        }
+        // All of them have room, and the next one is the last.
+        assert_eq!((class_of(1 << 28), usize::from(class) + 1), (class, CLASSES));
     }
 }

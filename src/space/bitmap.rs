@@ -24,7 +24,7 @@ fn load(word: &AtomicU64) -> u64 {
     word.load(Ordering::Relaxed)
 }
 
-/// Bits `from..to` of a word, `from < to <= 64`.
+/// Bits `from..to` of a word, `from < 64`, `1 <= to <= 64`; none if `to` is not the larger.
 const fn mask(from: usize, to: usize) -> u64 {
     (u64::MAX << from) & (u64::MAX >> (64 - to))
 }
@@ -71,7 +71,7 @@ impl Bitmap {
     /// Sets bits `from..to`.
     #[inline]
     pub(crate) fn set(&self, from: usize, to: usize) {
-        if from / 64 == to.wrapping_sub(1) / 64 && from < to {
+        if from / 64 == to.wrapping_sub(1) / 64 {
             if let Some(word) = self.words.get(from / 64) {
                 let old = load(word);
                 if old != 0 {
@@ -104,7 +104,7 @@ impl Bitmap {
     /// Clears bits `from..to`.
     #[inline]
     pub(crate) fn clear(&self, from: usize, to: usize) {
-        if from / 64 == to.wrapping_sub(1) / 64 && from < to {
+        if from / 64 == to.wrapping_sub(1) / 64 {
             if let Some(word) = self.words.get(from / 64) {
                 let new = load(word) & !mask(from % 64, (to - 1) % 64 + 1);
                 if new != 0 {
@@ -250,6 +250,37 @@ mod tests {
         }
     }
 
+    /// Every range between places where words, and words of words, begin and end.
+    #[test]
+    fn no_range_is_taken_for_another() {
+        const LEN: usize = 8_500;
+        let edges = [0, 1, 2, 3, 62, 63, 64, 65, 127, 128, 129, 4095, 4096, 4097, 4160, 8191, 8192, 8193, LEN];
+        let count =
+            |bitmap: &Bitmap| (0..bitmap.words.len()).map(|index| bitmap.word(index).count_ones() as usize).sum();
+        for (n, from) in edges.into_iter().enumerate() {
+            for to in edges[n + 1..].iter().copied() {
+                let (bits, holes) = (Bitmap::new(LEN).unwrap(), Bitmap::new(LEN).unwrap());
+                bits.set(from, to);
+                let all: usize = count(&bits);
+                assert_eq!((bits.next_set(0), bits.prev_set(LEN), all), (Some(from), Some(to - 1), to - from));
+                for at in edges {
+                    let (next, prev) = (at.max(from), at.min(to));
+                    assert_eq!(bits.next_set(at), (next < to).then_some(next), "from {at} in {from}..{to}");
+                    assert_eq!(bits.prev_set(at), (prev > from).then(|| prev - 1), "before {at} in {from}..{to}");
+                }
+                holes.set(0, LEN);
+                holes.clear(from, to);
+                let all: usize = count(&holes);
+                assert_eq!((holes.get(from), holes.get(to - 1), all), (false, false, LEN - (to - from)));
+                holes.set(from, to);
+                let all: usize = count(&holes);
+                assert_eq!(all, LEN, "{from}..{to} is set again");
+                bits.clear(from, to);
+                assert_eq!((bits.next_set(0), bits.prev_set(LEN)), (None, None));
+            }
+        }
+    }
+
     #[test]
     fn five_levels_deep() {
         let bitmap = Bitmap::new(1 << 26).unwrap();
@@ -259,5 +290,39 @@ mod tests {
         assert_eq!(bitmap.prev_set((1 << 26) - 1), Some(3));
         bitmap.clear(0, 1 << 26);
         assert_eq!(bitmap.next_set(0), None);
+    }
+
+    #[test]
+    fn a_range_that_ends_before_it_begins_has_no_bits() {
+        let bitmap = Bitmap::new(200).unwrap();
+        bitmap.set(70, 90);
+        for (from, to) in [(0, 0), (80, 80), (85, 75), (64, 64), (128, 128), (130, 70), (75, 0)] {
+            bitmap.set(from, to);
+            bitmap.clear(from, to);
+        }
+        assert_eq!((bitmap.word(0), bitmap.word(1), bitmap.word(2)), (0, mask(6, 26), 0));
+    }
+
+    /// What a reader may see while another thread clears bits: words that are empty by now, below summaries that do not
+    /// say so yet.
+    #[test]
+    fn summaries_behind_their_words_are_passed_by() {
+        for at in [200, 10_000, 700_001] {
+            let bitmap = Bitmap::new(1 << 20).unwrap();
+            bitmap.set(3, 4);
+            bitmap.set(at, at + 1);
+            for level in 0..3 {
+                let (word, shift) = (at >> (6 * (level + 1)), 6 * (level + 1));
+                if word > 0 {
+                    let before = (word << shift) - 1;
+                    bitmap.set(before, before + 1);
+                    bitmap.level(level).unwrap()[word].store(0, Ordering::Relaxed);
+                    for from in [at + 1, at + 70, 1 << 20] {
+                        assert_eq!(bitmap.prev_set(from), Some(before), "level {level} above {at}, from {from}");
+                    }
+                    assert_eq!(bitmap.prev_set(4), Some(3));
+                }
+            }
+        }
     }
 }

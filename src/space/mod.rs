@@ -182,12 +182,12 @@ impl Space {
         self.taken.next_set(from as usize).is_none_or(|bit| bit >= to as usize)
     }
 
-    /// All maximal runs of taken granules, of `granules` in all.
-    pub(crate) fn taken_runs(&self, granules: u32) -> impl Iterator<Item = Run> + '_ {
+    /// All maximal runs of taken granules.
+    pub(crate) fn taken_runs(&self) -> impl Iterator<Item = Run> + '_ {
         let mut at = 0;
         std::iter::from_fn(move || {
             let start = self.taken.next_set(at)?;
-            at = self.next_free(start, granules as usize).unwrap_or(granules as usize);
+            at = self.next_free(start);
             Some(Run::from_bits(start, at))
         })
     }
@@ -232,17 +232,10 @@ impl Space {
         best
     }
 
-    /// The holes that begin in `bin`, in order; the last may end beyond it.
+    /// The holes that begin in `bin`, in order; the last may end beyond it. Where the last bin is cut short, what is missing
+    /// counts as free, but holes end where the space does: behind a taken last granule is one without length.
     fn holes(&self, bin: usize) -> Holes<'_> {
-        let mut free = std::array::from_fn(|word| !self.taken.word(bin * WORDS + word));
-        let end = (bin + 1) * BIN;
-        if end > self.taken.len() {
-            // The last bin may be cut short; what is missing counts as taken.
-            for (word, bits) in free.iter_mut().enumerate() {
-                let there = self.taken.len().saturating_sub(bin * BIN + word * 64).min(64);
-                *bits &= if there == 0 { 0 } else { u64::MAX >> (64 - there) };
-            }
-        }
+        let free = std::array::from_fn(|word| !self.taken.word(bin * WORDS + word));
         let begin = bin * BIN;
         // A hole running in from the bin before begins there.
         let runs_in = begin > 0 && !self.taken.get(begin - 1);
@@ -253,16 +246,16 @@ impl Space {
         self.taken.next_set(from).unwrap_or(self.taken.len())
     }
 
-    fn next_free(&self, from: usize, end: usize) -> Option<usize> {
+    /// The first free granule at or behind `from`, or the end of the space: behind it all words are zero.
+    fn next_free(&self, from: usize) -> usize {
         let mut at = from;
-        while at < end {
+        loop {
             let free = !self.taken.word(at / 64) & (u64::MAX << (at % 64));
             if free != 0 {
-                return Some(at / 64 * 64 + free.trailing_zeros() as usize).filter(|&found| found < end);
+                return (at / 64 * 64 + free.trailing_zeros() as usize).min(self.taken.len());
             }
             at = (at / 64 + 1) * 64;
         }
-        None
     }
 
     /// The last free granule before `end`.

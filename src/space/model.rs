@@ -198,7 +198,7 @@ impl Model {
             assert_eq!(space.bins.class(bin), filed, "bin {bin}");
             assert!(filed == 0 || space.bins.of_class(filed).any(|other| other == bin));
         }
-        let ends = space.taken_runs(granules).flat_map(|run| [run.start, run.end]);
+        let ends = space.taken_runs().flat_map(|run| [run.start, run.end]);
         let edges: Vec<u32> = std::iter::once(0).chain(ends).chain([granules]).collect();
         let between = edges.chunks_exact(2).map(|edges| Run { start: edges[0], end: edges[1] });
         assert!(between.filter(|run| run.len() > 0).eq(holes));

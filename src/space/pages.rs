@@ -74,6 +74,16 @@ impl Pages {
         Some(Run { start: first as u32 * self.granules, end: page as u32 * self.granules })
     }
 
+    /// As [`Pages::next_empty`], and the empty pages around, as far as `huge` granules at a multiple of that reach: where
+    /// only some pages of a huge page are known to hold memory, the others may hold some too.
+    pub(crate) fn next_to_trim(&self, space: &Space, from: usize, huge: u32) -> Option<Run> {
+        let run = self.next_empty(space, from)?;
+        let (hole, page) = (space.hole_around(run.start), self.granules);
+        let start = (run.start / huge * huge).max(hole.start.next_multiple_of(page));
+        let end = run.end.next_multiple_of(huge).min(hole.end / page * page);
+        Some(Run { start, end })
+    }
+
     fn is_empty(&self, space: &Space, page: usize) -> bool {
         let start = page as u32 * self.granules;
         space.is_free(start, start + self.granules)

@@ -1,6 +1,10 @@
 //! What threads do without a lock, or between two of them, in every order that matters: loom runs each model once for
 //! every interleaving (up to a number of preemptions that each model names) and every value that an atomic may show.
 //! Run by `.ci/loom`. Models end by themselves: no thread of a model waits for another.
+//!
+//! In `guards` and `lookup` nothing is ordered more than it has to be, and each order is covered: with any one fence left
+//! out, or any one access that is not relaxed made so, some model fails. Keep it that way, or nobody can tell an order
+//! that is needed from one that is not.
 
 mod arena;
 mod bitmap;

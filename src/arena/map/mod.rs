@@ -5,7 +5,6 @@ mod picture;
 
 use super::core::{Core, bytes_of};
 use crate::space::Run;
-use crate::units::GRANULE;
 
 /// The use of an arena's address space at one moment, for pictures and for tuning. Made by
 /// [`CodeArena::map`](crate::CodeArena::map).
@@ -55,10 +54,10 @@ impl Core {
         let Some(books) = self.books_to_read() else { return Map { page_size, ..Map::default() } };
         let mut pages: Vec<PageUse> =
             (0..count).map(|page| PageUse { live: 0, pending: 0, resident: books.pages.is_resident(page) }).collect();
-        let granules = (self.region.len() / GRANULE) as u32;
+        let granules = books.space.granules();
         let mut holes = Vec::new();
         let mut free_from = 0;
-        for run in books.space.taken_runs(granules) {
+        for run in books.space.taken_runs() {
             holes.push(Run { start: free_from, end: run.start });
             free_from = run.end;
             spread(&mut pages, page_size, run, |page, bytes| page.live += bytes);
