@@ -157,7 +157,7 @@ impl ArenaMemoryProvider {
             JITMemoryKind::ReadOnly => self.constants.reserve(size, align),
             JITMemoryKind::Executable => {
                 let at = self.code.reserve(size, align, self.tag)?;
-                self.labels.0.lock().push(Notes::default());
+                self.labels.0.lock().functions += 1;
                 Ok(at)
             }
         }
@@ -167,11 +167,11 @@ impl ArenaMemoryProvider {
         self.check_protection(protection)?;
         self.constants.make_read_only()?;
         // Taken out, so that an observer may use the labels.
-        let notes = mem::take(&mut *self.labels.0.lock());
-        let published = self.code.publish(&notes, &mut self.blocks);
+        let said = mem::take(&mut *self.labels.0.lock());
+        let published = self.code.publish(&said.notes, &mut self.blocks);
         match published {
             Ok(()) => self.finalized = true,
-            Err(_) => *self.labels.0.lock() = notes,
+            Err(_) => *self.labels.0.lock() = said,
         }
         published
     }
@@ -196,7 +196,7 @@ impl ArenaMemoryProvider {
         self.code.clear();
         self.constants.clear();
         self.data.clear();
-        self.labels.0.lock().clear();
+        *self.labels.0.lock() = Said::default();
         self.finalized = false;
     }
 }
@@ -260,22 +260,33 @@ impl fmt::Debug for ArenaMemoryProvider {
 ///
 /// Call it after `define_function` and before the next one, and before `finalize_definitions`.
 #[derive(Clone, Default)]
-pub struct Labels(Arc<Mutex<Vec<Notes>>>);
+pub struct Labels(Arc<Mutex<Said>>);
+
+/// What was said of the functions that are not finalized.
+#[derive(Default)]
+struct Said {
+    functions: usize,
+    notes: Notes,
+}
 
 impl Labels {
     /// Names the function that was defined last; whether there is one that was not finalized.
     pub fn name(&self, name: &str) -> bool {
-        self.0.lock().last_mut().map(|notes| notes.name = Some(name.into())).is_some()
+        let mut said = self.0.lock();
+        let last = said.functions.checked_sub(1);
+        last.map(|last| said.notes.name(last, name)).is_some()
     }
 
     /// Sets how to unwind through the function that was defined last; whether there is one that was not finalized.
     pub fn unwind(&self, info: UnwindInfo<'_>) -> bool {
-        self.0.lock().last_mut().map(|notes| notes.unwind = Some(info.into())).is_some()
+        let mut said = self.0.lock();
+        let last = said.functions.checked_sub(1);
+        last.map(|last| said.notes.unwind(last, info)).is_some()
     }
 }
 
 impl fmt::Debug for Labels {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Labels").field("functions", &self.0.lock().len()).finish()
+        f.debug_struct("Labels").field("functions", &self.0.lock().functions).finish()
     }
 }

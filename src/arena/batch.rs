@@ -76,8 +76,7 @@ pub struct Batch {
     /// By slot. Where they stand in the lookup is not known until they are entered there.
     entries: Vec<Entry>,
     homes: Vec<Home>,
-    /// What is said of functions, as far as anything is.
-    notes: Vec<Notes>,
+    notes: Notes,
     /// By slot, of those that have any.
     pub(super) stubs: Vec<Stubs>,
     staging: Vec<u8>,
@@ -105,7 +104,7 @@ impl Batch {
             id,
             entries: Vec::new(),
             homes: Vec::new(),
-            notes: Vec::new(),
+            notes: Notes::default(),
             stubs: Vec::new(),
             staging: Vec::new(),
             runs: Vec::new(),
@@ -166,29 +165,22 @@ impl Batch {
 
     /// Sets the name of a slot, for the arena's [`Observer`](crate::Observer); without effect on a slot of another batch.
     pub fn set_name(&mut self, slot: Slot, name: &str) {
-        if let Some(notes) = self.notes_mut(slot) {
-            notes.name = Some(name.into());
+        if self.is_noted(slot) {
+            self.notes.name(slot.index, name);
         }
     }
 
     /// Sets how to unwind through a slot, as [`Code::unwind`](crate::Code::unwind) does; without effect on a slot of
     /// another batch.
     pub fn set_unwind(&mut self, slot: Slot, info: UnwindInfo<'_>) {
-        if let Some(notes) = self.notes_mut(slot) {
-            notes.unwind = Some(info.into());
+        if self.is_noted(slot) {
+            self.notes.unwind(slot.index, info);
         }
     }
 
-    fn notes_mut(&mut self, slot: Slot) -> Option<&mut Notes> {
-        self.entry(slot)?;
-        // Nobody is there to be told.
-        if self.core.observers.is_empty() {
-            return None;
-        }
-        if self.notes.len() <= slot.index {
-            self.notes.resize_with(slot.index + 1, Notes::default);
-        }
-        self.notes.get_mut(slot.index)
+    /// Whether it is a slot of this batch, and somebody is there to be told of it.
+    fn is_noted(&self, slot: Slot) -> bool {
+        self.entry(slot).is_some() && !self.core.observers.is_empty()
     }
 
     /// The address at which the slot's code will run; null for a slot of another batch.
@@ -395,8 +387,7 @@ impl Batch {
         self.runs.clear();
         // Owned by blocks from here on, whatever an observer does.
         let blocks: Vec<_> = entries.iter().map(|entry| CodeBlock::new(Arc::clone(&self.lease), *entry)).collect();
-        let notes = self.notes.iter().map(Some).chain(std::iter::repeat(None));
-        core.announce(blocks.iter().zip(notes).map(|(block, notes)| Notes::describe(notes, block.entry())));
+        core.announce(blocks.iter().enumerate().map(|(slot, block)| self.notes.describe(slot, block.entry())));
         Ok(blocks)
     }
 

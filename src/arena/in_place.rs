@@ -100,7 +100,7 @@ impl InPlace {
 
     /// Makes all functions executable and adds their blocks to `blocks`, in the order in which they were reserved; nobody
     /// may write to them any more. When this fails they stay what they are, and it can be tried again.
-    pub(crate) fn publish(&mut self, notes: &[Notes], blocks: &mut Vec<CodeBlock>) -> Result<(), Error> {
+    pub(crate) fn publish(&mut self, notes: &Notes, blocks: &mut Vec<CodeBlock>) -> Result<(), Error> {
         let core = Arc::clone(self.lease.core());
         core.region.check_own("publish")?;
         if self.entries.is_empty() {
@@ -119,8 +119,7 @@ impl InPlace {
         self.runs.clear();
         // The caller's from here on, whatever an observer does.
         blocks.extend(entries.iter().map(|entry| CodeBlock::new(Arc::clone(&self.lease), *entry)));
-        let notes = notes.iter().map(Some).chain(std::iter::repeat(None));
-        core.announce(entries.iter().zip(notes).map(|(entry, notes)| Notes::describe(notes, *entry)));
+        core.announce(entries.iter().enumerate().map(|(number, entry)| notes.describe(number, *entry)));
         Ok(())
     }
 

@@ -1,49 +1,73 @@
-//! What a batch keeps for its arena's observers until it is published.
+//! What is said of functions until they are published, for an arena's observers: in one piece for all of them, so that a
+//! name costs no allocation of its own.
 #![forbid(unsafe_code)]
+
+use std::ops::Range;
 
 use super::code::UnwindInfo;
 use super::lookup::Entry;
 use super::observers::Described;
 
-/// What is said of one function.
+/// Notes on functions, by their number.
 #[derive(Debug, Default)]
 pub(crate) struct Notes {
-    pub(crate) name: Option<Box<str>>,
-    pub(crate) unwind: Option<OwnedUnwind>,
+    names: String,
+    frames: Vec<u8>,
+    /// As far as anything was said.
+    of: Vec<Note>,
 }
 
-/// [`UnwindInfo`], owned.
-#[derive(Debug)]
-pub(crate) enum OwnedUnwind {
-    EhFrame(Box<[u8]>),
+#[derive(Clone, Debug, Default)]
+struct Note {
+    name: Option<Range<usize>>,
+    unwind: Option<Unwind>,
+}
+
+#[derive(Clone, Debug)]
+enum Unwind {
+    EhFrame(Range<usize>),
     Windows { offset: usize, code: usize },
 }
 
-impl From<UnwindInfo<'_>> for OwnedUnwind {
-    fn from(info: UnwindInfo<'_>) -> Self {
-        match info {
-            UnwindInfo::EhFrame(bytes) => Self::EhFrame(bytes.into()),
-            UnwindInfo::Windows { offset, code } => Self::Windows { offset, code },
-        }
-    }
-}
-
-impl OwnedUnwind {
-    fn borrow(&self) -> UnwindInfo<'_> {
-        match self {
-            Self::EhFrame(bytes) => UnwindInfo::EhFrame(bytes),
-            Self::Windows { offset, code } => UnwindInfo::Windows { offset: *offset, code: *code },
-        }
-    }
-}
-
 impl Notes {
+    /// Names a function.
+    pub(crate) fn name(&mut self, function: usize, name: &str) {
+        let start = self.names.len();
+        self.names.push_str(name);
+        let range = start..self.names.len();
+        self.note(function).name = Some(range);
+    }
+
+    /// Says how to unwind through a function.
+    pub(crate) fn unwind(&mut self, function: usize, info: UnwindInfo<'_>) {
+        let unwind = match info {
+            UnwindInfo::EhFrame(bytes) => {
+                let start = self.frames.len();
+                self.frames.extend_from_slice(bytes);
+                Unwind::EhFrame(start..self.frames.len())
+            }
+            UnwindInfo::Windows { offset, code } => Unwind::Windows { offset, code },
+        };
+        self.note(function).unwind = Some(unwind);
+    }
+
+    fn note(&mut self, function: usize) -> &mut Note {
+        if self.of.len() <= function {
+            self.of.resize(function + 1, Note::default());
+        }
+        &mut self.of[function]
+    }
+
     /// A function with its notes, if it has any.
-    pub(super) fn describe(notes: Option<&Self>, entry: Entry) -> Described<'_> {
+    pub(super) fn describe(&self, function: usize, entry: Entry) -> Described<'_> {
+        let note = self.of.get(function);
         Described {
             entry,
-            name: notes.and_then(|notes| notes.name.as_deref()),
-            unwind: notes.and_then(|notes| notes.unwind.as_ref()).map(OwnedUnwind::borrow),
+            name: note.and_then(|note| self.names.get(note.name.clone()?)),
+            unwind: note.and_then(|note| match note.unwind.clone()? {
+                Unwind::EhFrame(range) => self.frames.get(range).map(UnwindInfo::EhFrame),
+                Unwind::Windows { offset, code } => Some(UnwindInfo::Windows { offset, code }),
+            }),
         }
     }
 }

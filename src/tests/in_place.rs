@@ -3,6 +3,7 @@
 use std::ptr::NonNull;
 
 use super::faulty::Faulty;
+use crate::arena::Notes;
 use crate::icache::RETURN_1_2;
 use crate::sys::{Native, Os};
 use crate::units::GRANULE;
@@ -28,10 +29,10 @@ fn life(arena: &CodeArena, page: usize) -> usize {
         fill(code.reserve(function.len(), 16, round as u64), function);
         fill(code.reserve(3 * page, GRANULE, round as u64), function);
         let _ = constants.make_read_only().map_err(&mut note);
-        if let Err(error) = code.publish(&[], &mut blocks) {
+        if let Err(error) = code.publish(&Notes::default(), &mut blocks) {
             note(error);
             // Once more, as nothing was lost.
-            code.publish(&[], &mut blocks).unwrap();
+            code.publish(&Notes::default(), &mut blocks).unwrap();
         }
         assert_eq!(code.len(), 0);
     }
