@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::mem::ManuallyDrop;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 
 use super::core::{Core, bytes_of};
 use super::lookup::Entry;
@@ -150,6 +151,10 @@ impl CodeBlock {
         region.sync_cores()
     }
 }
+
+// What is behind a block is whole after a panic, whoever panicked: calls of code can be caught.
+impl UnwindSafe for CodeBlock {}
+impl RefUnwindSafe for CodeBlock {}
 
 impl Drop for CodeBlock {
     fn drop(&mut self) {

@@ -27,6 +27,7 @@ mod tally;
 mod trim;
 
 use std::fmt;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 
 pub use batch::{Batch, Slot};
 pub use block::CodeBlock;
@@ -99,6 +100,10 @@ pub enum WxMode {
 pub struct CodeArena {
     shared: Arc<Shared>,
 }
+
+// As for `CodeBlock`.
+impl UnwindSafe for CodeArena {}
+impl RefUnwindSafe for CodeArena {}
 
 struct Shared {
     core: Arc<Core>,
