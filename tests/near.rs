@@ -55,6 +55,16 @@ fn direct_branches_reach_both_ways() {
     }
 }
 
+/// What is to be reached lies in the middle, with room on either side of it alone.
+#[test]
+fn an_arena_of_the_default_size_can_be_near() {
+    let here = from_rust as *const u8;
+    let arena = CodeArena::builder().near(here).build().unwrap();
+    let first = arena.publish(&asm::constant(1)).unwrap().as_ptr();
+    assert!(in_reach(first, here) && in_reach(first.wrapping_add(arena.capacity()), here));
+    assert!(arena.capacity() >= 16 << 20);
+}
+
 #[test]
 fn far_targets_are_reached_through_stubs_that_go_with_their_function() {
     for mode in modes() {

@@ -26,7 +26,8 @@ use crate::units::{BRANCH_REACH, DEFAULT_CAPACITY, round_up};
 #[derive(Clone)]
 #[must_use = "nothing is made before `build`"]
 pub struct ArenaBuilder {
-    capacity: usize,
+    /// Unless the default is meant.
+    capacity: Option<usize>,
     mode: WxMode,
     huge_pages: bool,
     poison: bool,
@@ -41,7 +42,7 @@ pub struct ArenaBuilder {
 impl ArenaBuilder {
     pub(crate) fn new() -> Self {
         Self {
-            capacity: DEFAULT_CAPACITY,
+            capacity: None,
             mode: WxMode::default(),
             huge_pages: false,
             poison: false,
@@ -57,10 +58,11 @@ impl ArenaBuilder {
     /// Bytes of address space for code, rounded up to whole pages. Memory is used only as code is placed; in a process that
     /// locks what it will map (`mlockall(MCL_FUTURE)`) `Flip` takes all of it when it is built.
     ///
-    /// 256 MiB unless set; 128 MiB on AArch64 and 32 MiB on 32-bit systems. All code of an arena lies in branch range of
+    /// 256 MiB unless set; 128 MiB on AArch64 and 32 MiB on 32-bit systems, but no more than half of what branches reach if
+    /// the arena is to be [`near`](Self::near) something, which may lie in the middle of it. All code of an arena lies in branch range of
     /// all other, so no more than that range is possible: 2 GiB on x86-64 and RISC-V, 128 MiB on AArch64.
     pub fn capacity(self, bytes: usize) -> Self {
-        Self { capacity: bytes, ..self }
+        Self { capacity: Some(bytes), ..self }
     }
 
     /// How W^X is kept; [`WxMode::Flip`] unless set.
@@ -138,8 +140,10 @@ impl ArenaBuilder {
     /// [`Error::OperatingSystem`] for everything else that the system refuses.
     pub fn build(self) -> Result<CodeArena, Error> {
         icache::check()?;
-        let too_large = Error::TooLarge { asked: self.capacity, limit: BRANCH_REACH };
-        let len = match round_up(self.capacity, self.os.page_size()) {
+        let most = if self.near.is_some() { BRANCH_REACH / 2 } else { BRANCH_REACH };
+        let capacity = self.capacity.unwrap_or(DEFAULT_CAPACITY.min(most));
+        let too_large = Error::TooLarge { asked: capacity, limit: BRANCH_REACH };
+        let len = match round_up(capacity, self.os.page_size()) {
             Some(0) => return Err(Error::ZeroSize),
             Some(len) if len <= BRANCH_REACH => len,
             _ => return Err(too_large),

@@ -3,7 +3,7 @@
 //! The arena is made `near` the Rust function, so a direct call reaches it. Functions are assembled for the addresses at
 //! which they will run; their size is known only then, so a slot is reserved for the most that it can be.
 
-use dynasmrt::{DynasmApi, DynasmLabelApi, VecAssembler, dynasm};
+use dynasmrt::{VecAssembler, dynasm};
 use gaia_jit::{CodeArena, Slot};
 use gaia_jit_assemblers::negate;
 
@@ -12,6 +12,8 @@ const MOST: usize = 96;
 
 #[cfg(target_arch = "x86_64")]
 mod code {
+    use dynasmrt::{DynasmApi, DynasmLabelApi};
+
     use super::*;
 
     pub(super) type Relocation = dynasmrt::x64::X64Relocation;
@@ -48,6 +50,8 @@ mod code {
 
 #[cfg(target_arch = "aarch64")]
 mod code {
+    use dynasmrt::DynasmLabelApi;
+
     use super::*;
 
     pub(super) type Relocation = dynasmrt::aarch64::Aarch64Relocation;
