@@ -11,3 +11,11 @@ pub mod model;
 mod random;
 #[cfg(test)]
 mod refusals;
+
+use crate::sys::{Native, Os};
+use crate::{CodeArena, WxMode};
+
+/// Whether memory of empty pages goes back to the system before the arena does.
+fn gives_back(arena: &CodeArena) -> bool {
+    arena.mode() != WxMode::DualMap || Native.returns_shared()
+}

@@ -7,6 +7,7 @@ use arbitrary::{Arbitrary, Result, Unstructured};
 use op::Op;
 
 use super::{Setting, call_at, code, granules, ops};
+use crate::tests::gives_back;
 use crate::{Batch, BlockInfo, Code, CodeArena, CodeBlock, Error, Guard, Slot};
 
 #[derive(Clone, Debug)]
@@ -119,7 +120,7 @@ impl Program {
             let stats = arena.stats();
             assert_eq!((stats.free_bytes, stats.largest_hole), (capacity, capacity), "{stats}");
             arena.trim().unwrap();
-            assert_eq!(arena.stats().resident_bytes, 0);
+            assert!(arena.stats().resident_bytes == 0 || !gives_back(&arena));
             drop(model);
             drop(arena);
         }
@@ -425,7 +426,8 @@ impl Model<'_> {
                 let given = self.arena.trim().unwrap();
                 assert_eq!(self.arena.stats().resident_bytes, before - given);
                 let empty = |page: &crate::PageUse| page.resident && page.live + page.pending == 0;
-                assert!(!self.arena.map().pages.iter().any(empty), "an empty page was kept");
+                let kept = self.arena.map().pages.iter().any(empty);
+                assert!(!kept || !gives_back(self.arena), "an empty page was kept");
             }
             // Not every system can, nor every amount of memory.
             Op::Collapse => drop(self.arena.collapse()),
