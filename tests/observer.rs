@@ -255,6 +255,31 @@ fn figures_are_serialised() {
     drop(block);
 }
 
+/// What a panic carries can panic itself when it is dropped.
+#[test]
+fn a_panic_that_panics_ends_where_space_is_told_free() {
+    struct Worse;
+    impl Drop for Worse {
+        fn drop(&mut self) {
+            panic!("and again");
+        }
+    }
+    struct Bad;
+    impl Observer for Bad {
+        fn freed(&self, _: &BlockInfo) {
+            std::panic::panic_any(Worse);
+        }
+    }
+    for mode in modes() {
+        let arena = small(mode).observer(Arc::new(Bad)).build().unwrap();
+        drop(arena.publish(&asm::constant(1)).unwrap());
+        let (guard, block) = (arena.pin(), arena.publish(&asm::constant(1)).unwrap());
+        drop(block);
+        drop(guard);
+        assert_eq!(arena.stats().free_bytes, arena.capacity());
+    }
+}
+
 #[test]
 fn space_is_told_free_when_the_last_guard_is_gone() {
     #[derive(Default)]

@@ -51,7 +51,9 @@ pub trait Observer: Send + Sync {
     /// Without guards this comes right after [`retired`](Self::retired), else on whatever thread finds that they are gone.
     /// For blocks that still wait when the arena goes it does not come.
     ///
-    /// Unlike elsewhere, an observer must not use the arena here, and a panic ends here.
+    /// Unlike elsewhere, an observer must not use the arena here, and a panic ends here. It can come within any call into
+    /// the arena but `pin` and `lookup`, and makes other such calls wait; so a lock that is taken here must not be held, by
+    /// an observer or anybody else, while the arena is called.
     fn freed(&self, block: &BlockInfo) {
         let _ = block;
     }

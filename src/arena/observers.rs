@@ -91,7 +91,10 @@ impl Core {
         for block in blocks {
             for observer in &self.observers.list {
                 // Half-way through giving space back there is nowhere for a panic to go.
-                let _ = catch_unwind(AssertUnwindSafe(|| observer.freed(&block)));
+                if let Err(payload) = catch_unwind(AssertUnwindSafe(|| observer.freed(&block))) {
+                    // Nor for one of its payload's.
+                    let _ = catch_unwind(AssertUnwindSafe(|| drop(payload))).map_err(std::mem::forget);
+                }
             }
         }
     }
