@@ -59,6 +59,24 @@ fn address_space_limit_is_an_error_and_passes() {
     });
 }
 
+/// What the views are made from takes no address space of its own. (The kernel counts a view and what it replaces both, for a
+/// moment.)
+#[test]
+fn two_views_need_no_third_mapping_of_their_size() {
+    if !common::own_kernel("two_views_need_no_third_mapping_of_their_size")
+        || !modes().any(|mode| mode == WxMode::DualMap)
+    {
+        return;
+    }
+    child::run("two_views_need_no_third_mapping_of_their_size", || {
+        let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+        let used = statm.split(' ').next().unwrap().parse::<u64>().unwrap() * region::page::size() as u64;
+        limit(libc::RLIMIT_AS, used + (112 << 20));
+        let arena = CodeArena::builder().mode(WxMode::DualMap).capacity(32 << 20).build().unwrap();
+        assert_eq!(call(&arena.publish(&asm::constant(3)).unwrap()), 3);
+    });
+}
+
 #[test]
 fn file_size_limit_is_an_error_not_a_signal() {
     child::run("file_size_limit_is_an_error_not_a_signal", || {
