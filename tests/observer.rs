@@ -255,6 +255,20 @@ fn figures_are_serialised() {
     drop(block);
 }
 
+#[test]
+fn all_observers_hear_of_the_end_whoever_panics() {
+    struct Bad;
+    impl Observer for Bad {
+        fn released(&self, _: &Reservation) {
+            panic!("an observer's own fault");
+        }
+    }
+    let log = Arc::new(Log::default());
+    let arena = small(WxMode::Flip).observer(Arc::new(Bad)).observer(log.clone()).build().unwrap();
+    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(arena))).is_err());
+    assert_eq!(log.take().last(), Some(&Event::Released(1 << 20)));
+}
+
 /// What a panic carries can panic itself when it is dropped.
 #[test]
 fn a_panic_that_panics_ends_where_space_is_told_free() {

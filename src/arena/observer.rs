@@ -8,7 +8,7 @@ use super::lookup::BlockInfo;
 ///
 /// The calls come on the thread that publishes, drops or trims, without any lock held; calls of different threads
 /// overlap. An observer may use the arena. A forked child's arena tells nobody anything. If an observer panics, the
-/// panic goes on to whoever called the arena, nothing is lost, and further observers do not hear of this event.
+/// panic goes on to whoever called the arena, nothing is lost, and further observers do not hear of this event, but for the last one (`released`).
 ///
 /// ```
 /// use std::sync::{Arc, Mutex};

@@ -1,7 +1,7 @@
 //! The observers of one arena, told of everything without a lock held.
 #![forbid(unsafe_code)]
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use super::core::Core;
 use super::lookup::{BlockInfo, Entry};
@@ -114,8 +114,19 @@ pub(super) struct Described<'a> {
 
 impl Drop for Core {
     fn drop(&mut self) {
-        if self.region.is_own() {
-            self.observers.tell(|observer| observer.released(&self.reservation()));
+        if !self.region.is_own() {
+            return;
         }
+        // All of them, whoever panics: one that is not told would keep the process's unwinder at addresses that are gone.
+        let (space, mut panicked) = (self.reservation(), None);
+        for observer in &self.observers.list {
+            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| observer.released(&space))) {
+                panicked = panicked.or(Some(payload));
+            }
+        }
+        if let Some(payload) = panicked {
+            resume_unwind(payload);
+        }
+        self.observers.tell(|_| {});
     }
 }
