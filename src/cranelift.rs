@@ -192,12 +192,13 @@ impl ArenaMemoryProvider {
     }
 
     fn free(&mut self) {
+        // First, so that the rest goes with `self` if an observer panics.
+        self.finalized = false;
         self.blocks.clear();
         self.code.clear();
         self.constants.clear();
         self.data.clear();
         *self.labels.0.lock() = Said::default();
-        self.finalized = false;
     }
 }
 

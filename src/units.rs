@@ -10,13 +10,16 @@ pub(crate) const GRANULE: usize = 16;
 pub(crate) const MAX_ALIGN: usize = 2 << 20;
 
 /// How far a direct branch reaches in both directions, so also the largest arena: within it every block reaches every
-/// other. x86-64 `call rel32`, AArch64 `bl`, RISC-V `auipc` + `jalr`; 32-bit Arm `bl`; i386 reaches everything.
+/// other. x86-64 `call rel32`, AArch64 `bl`, RISC-V `auipc` + `jalr`; 32-bit Arm `bl`; i386 reaches everything. RISC-V adds
+/// two signed numbers, the second of 12 bits, and so reaches 2 KiB less far forwards than 2 GiB: a page less.
 pub(crate) const BRANCH_REACH: usize = if cfg!(target_arch = "aarch64") {
     128 << 20
 } else if cfg!(target_arch = "arm") {
     32 << 20
 } else if cfg!(target_pointer_width = "32") {
     1 << 30
+} else if cfg!(target_arch = "riscv64") {
+    (2 << 30) - (4 << 10)
 } else {
     2 << 30
 };
@@ -66,6 +69,18 @@ mod tests {
         assert_eq!(round_up(1, 4096), Some(4096));
         assert_eq!(round_up(usize::MAX, 4096), None);
         assert_eq!(round_up(usize::MAX - 4095, 4096), Some(usize::MAX - 4095));
+    }
+
+    /// From the first byte of the largest arena to the last granule.
+    #[cfg(target_pointer_width = "64")]
+    #[test]
+    fn the_largest_arena_is_in_reach_from_end_to_end() {
+        let forwards = match () {
+            () if cfg!(target_arch = "aarch64") => (128 << 20) - 4,
+            () if cfg!(target_arch = "riscv64") => 0x7fff_f000 + 0x7ff,
+            () => 0x7fff_ffff,
+        };
+        assert!(BRANCH_REACH - GRANULE <= forwards);
     }
 
     #[test]

@@ -113,6 +113,28 @@ fn empty_data_has_an_address() {
     assert_empty(&arena);
 }
 
+/// What an observer's panic keeps `free_memory` from is done when the module is gone.
+#[test]
+fn memory_is_freed_although_an_observer_panics() {
+    struct Panics;
+    impl Observer for Panics {
+        fn retired(&self, _: &gaia_jit::BlockInfo) {
+            panic!("an observer's own fault");
+        }
+    }
+    let arena = small(WxMode::Flip).observer(Arc::new(Panics)).build().unwrap();
+    let mut provider = provider(&arena);
+    for kind in [JITMemoryKind::Writable, JITMemoryKind::ReadOnly, JITMemoryKind::Executable] {
+        provider.allocate(16, 16, kind).unwrap();
+    }
+    provider.finalize(BranchProtection::None).unwrap();
+    // SAFETY: nobody uses the memory.
+    let freed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| unsafe { provider.free_memory() }));
+    assert!(freed.is_err());
+    drop(provider);
+    assert_empty(&arena);
+}
+
 // And of its providers (`src/memory/arena.rs` there).
 
 #[test]

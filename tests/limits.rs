@@ -59,6 +59,24 @@ fn address_space_limit_is_an_error_and_passes() {
     });
 }
 
+/// What the views are made from takes no address space of its own. (The kernel counts a view and what it replaces both, for a
+/// moment.)
+#[test]
+fn two_views_need_no_third_mapping_of_their_size() {
+    if !common::own_kernel("two_views_need_no_third_mapping_of_their_size")
+        || !modes().any(|mode| mode == WxMode::DualMap)
+    {
+        return;
+    }
+    child::run("two_views_need_no_third_mapping_of_their_size", || {
+        let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+        let used = statm.split(' ').next().unwrap().parse::<u64>().unwrap() * region::page::size() as u64;
+        limit(libc::RLIMIT_AS, used + (112 << 20));
+        let arena = CodeArena::builder().mode(WxMode::DualMap).capacity(32 << 20).build().unwrap();
+        assert_eq!(call(&arena.publish(&asm::constant(3)).unwrap()), 3);
+    });
+}
+
 #[test]
 fn file_size_limit_is_an_error_not_a_signal() {
     child::run("file_size_limit_is_an_error_not_a_signal", || {
@@ -350,7 +368,7 @@ fn lookup_works_in_a_signal_handler() {
             // SAFETY: the handler calls nothing that is not safe in one.
             unsafe { libc::signal(libc::SIGUSR1, handler) };
             // SAFETY: takes nothing.
-            let publisher = unsafe { libc::pthread_self() };
+            let publisher = unsafe { libc::pthread_self() } as usize;
             let done = AtomicBool::new(false);
             std::thread::scope(|scope| {
                 // One signal after another, each some instructions after the last was handled: bounded by their number,
@@ -360,7 +378,7 @@ fn lookup_works_in_a_signal_handler() {
                     for _ in 0..300 {
                         let before = HANDLED.load(Ordering::Relaxed);
                         // SAFETY: the thread waits for this one.
-                        assert_eq!(unsafe { libc::pthread_kill(publisher, libc::SIGUSR1) }, 0);
+                        assert_eq!(unsafe { libc::pthread_kill(publisher as libc::pthread_t, libc::SIGUSR1) }, 0);
                         while HANDLED.load(Ordering::Relaxed) == before {
                             std::thread::yield_now();
                         }

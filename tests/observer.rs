@@ -256,6 +256,45 @@ fn figures_are_serialised() {
 }
 
 #[test]
+fn all_observers_hear_of_the_end_whoever_panics() {
+    struct Bad;
+    impl Observer for Bad {
+        fn released(&self, _: &Reservation) {
+            panic!("an observer's own fault");
+        }
+    }
+    let log = Arc::new(Log::default());
+    let arena = small(WxMode::Flip).observer(Arc::new(Bad)).observer(log.clone()).build().unwrap();
+    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(arena))).is_err());
+    assert_eq!(log.take().last(), Some(&Event::Released(1 << 20)));
+}
+
+/// What a panic carries can panic itself when it is dropped.
+#[test]
+fn a_panic_that_panics_ends_where_space_is_told_free() {
+    struct Worse;
+    impl Drop for Worse {
+        fn drop(&mut self) {
+            panic!("and again");
+        }
+    }
+    struct Bad;
+    impl Observer for Bad {
+        fn freed(&self, _: &BlockInfo) {
+            std::panic::panic_any(Worse);
+        }
+    }
+    for mode in modes() {
+        let arena = small(mode).observer(Arc::new(Bad)).build().unwrap();
+        drop(arena.publish(&asm::constant(1)).unwrap());
+        let (guard, block) = (arena.pin(), arena.publish(&asm::constant(1)).unwrap());
+        drop(block);
+        drop(guard);
+        assert_eq!(arena.stats().free_bytes, arena.capacity());
+    }
+}
+
+#[test]
 fn space_is_told_free_when_the_last_guard_is_gone() {
     #[derive(Default)]
     struct Freed(Mutex<Vec<(u64, &'static str)>>);

@@ -59,8 +59,9 @@ impl ArenaBuilder {
     /// locks what it will map (`mlockall(MCL_FUTURE)`) `Flip` takes all of it when it is built.
     ///
     /// 256 MiB unless set; 128 MiB on AArch64 and 32 MiB on 32-bit systems, but no more than half of what branches reach if
-    /// the arena is to be [`near`](Self::near) something, which may lie in the middle of it. All code of an arena lies in branch range of
-    /// all other, so no more than that range is possible: 2 GiB on x86-64 and RISC-V, 128 MiB on AArch64.
+    /// the arena is to be [`near`](Self::near) something, which may lie in the middle of it. All code of an arena lies in
+    /// branch range of all other, so no more than that range is possible: 2 GiB on x86-64, a page less on RISC-V, 128 MiB
+    /// on AArch64.
     pub fn capacity(self, bytes: usize) -> Self {
         Self { capacity: Some(bytes), ..self }
     }

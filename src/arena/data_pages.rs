@@ -40,8 +40,7 @@ impl DataPages {
         let core = Arc::clone(self.lease.core());
         core.region.check_own("reserve data")?;
         let (granules, align) = (core.granules(len)?, align_granules(align)?);
-        let open = self.runs.last_mut().filter(|open| !open.sealed);
-        let run = match open.and_then(|open| open.take(granules, align)) {
+        let run = match self.runs.last_mut().and_then(|open| open.take(granules, align)) {
             Some(run) => run,
             None => self.open(granules, align)?,
         };
@@ -93,6 +92,7 @@ impl DataPages {
         if self.runs.iter().any(|open| !open.sealed) {
             core.region.check_own("protect data")?;
         }
+        self.runs.iter_mut().for_each(|open| open.closed = true);
         for open in self.runs.iter_mut().filter(|open| !open.sealed) {
             // SAFETY: opened by this value, and written to no more.
             unsafe { core.region.make_read_only(bytes_of(open.run))? };

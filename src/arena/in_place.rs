@@ -54,9 +54,7 @@ impl InPlace {
         let core = Arc::clone(self.lease.core());
         core.region.check_own("publish")?;
         let (granules, align) = (core.granules(len)?, align_granules(align)?);
-        // Pages of a publication that failed half-way may be executable.
-        let open = self.runs.last_mut().filter(|open| !open.sealed);
-        let run = match open.and_then(|open| open.take(granules, align)) {
+        let run = match self.runs.last_mut().and_then(|open| open.take(granules, align)) {
             Some(run) => run,
             None => self.open(granules, align)?,
         };
@@ -106,6 +104,7 @@ impl InPlace {
         if self.entries.is_empty() {
             return Ok(());
         }
+        self.runs.iter_mut().for_each(|open| open.closed = true);
         for open in self.runs.iter_mut().filter(|open| !open.sealed) {
             // SAFETY: opened by this value; it is written to no more, as it is being published.
             unsafe { core.region.seal(bytes_of(open.run))? };

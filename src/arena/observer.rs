@@ -8,7 +8,7 @@ use super::lookup::BlockInfo;
 ///
 /// The calls come on the thread that publishes, drops or trims, without any lock held; calls of different threads
 /// overlap. An observer may use the arena. A forked child's arena tells nobody anything. If an observer panics, the
-/// panic goes on to whoever called the arena, nothing is lost, and further observers do not hear of this event.
+/// panic goes on to whoever called the arena, nothing is lost, and further observers do not hear of this event, but for the last one (`released`).
 ///
 /// ```
 /// use std::sync::{Arc, Mutex};
@@ -51,7 +51,9 @@ pub trait Observer: Send + Sync {
     /// Without guards this comes right after [`retired`](Self::retired), else on whatever thread finds that they are gone.
     /// For blocks that still wait when the arena goes it does not come.
     ///
-    /// Unlike elsewhere, an observer must not use the arena here, and a panic ends here.
+    /// Unlike elsewhere, an observer must not use the arena here, and a panic ends here. It can come within any call into
+    /// the arena but `pin` and `lookup`, and makes other such calls wait; so a lock that is taken here must not be held, by
+    /// an observer or anybody else, while the arena is called.
     fn freed(&self, block: &BlockInfo) {
         let _ = block;
     }

@@ -1,7 +1,7 @@
 //! The observers of one arena, told of everything without a lock held.
 #![forbid(unsafe_code)]
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use super::core::Core;
 use super::lookup::{BlockInfo, Entry};
@@ -91,7 +91,10 @@ impl Core {
         for block in blocks {
             for observer in &self.observers.list {
                 // Half-way through giving space back there is nowhere for a panic to go.
-                let _ = catch_unwind(AssertUnwindSafe(|| observer.freed(&block)));
+                if let Err(payload) = catch_unwind(AssertUnwindSafe(|| observer.freed(&block))) {
+                    // Nor for one of its payload's.
+                    let _ = catch_unwind(AssertUnwindSafe(|| drop(payload))).map_err(std::mem::forget);
+                }
             }
         }
     }
@@ -111,8 +114,19 @@ pub(super) struct Described<'a> {
 
 impl Drop for Core {
     fn drop(&mut self) {
-        if self.region.is_own() {
-            self.observers.tell(|observer| observer.released(&self.reservation()));
+        if !self.region.is_own() {
+            return;
         }
+        // All of them, whoever panics: one that is not told would keep the process's unwinder at addresses that are gone.
+        let (space, mut panicked) = (self.reservation(), None);
+        for observer in &self.observers.list {
+            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| observer.released(&space))) {
+                panicked = panicked.or(Some(payload));
+            }
+        }
+        if let Some(payload) = panicked {
+            resume_unwind(payload);
+        }
+        self.observers.tell(|_| {});
     }
 }

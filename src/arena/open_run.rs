@@ -11,17 +11,23 @@ pub(super) struct OpenRun {
     /// Skipped for alignment.
     gaps: Vec<Run>,
     pub(super) sealed: bool,
+    /// Nothing more is handed out: pages whose protection was to change may have changed, some of them even where the
+    /// system refused.
+    pub(super) closed: bool,
     /// All of it holds memory.
     pub(super) populated: bool,
 }
 
 impl OpenRun {
     pub(super) fn new(run: Run) -> Self {
-        Self { run, next: run.start, gaps: Vec::new(), sealed: false, populated: false }
+        Self { run, next: run.start, gaps: Vec::new(), sealed: false, closed: false, populated: false }
     }
 
     /// Hands out granules, from where it left off.
     pub(super) fn take(&mut self, granules: u32, align: u32) -> Option<Run> {
+        if self.closed {
+            return None;
+        }
         let start = self.next.checked_add(align - 1)? & !(align - 1);
         let end = start.checked_add(granules).filter(|end| *end <= self.run.end)?;
         if start > self.next {

@@ -14,6 +14,8 @@ pub(crate) fn to(at: *const u8, to: *const u8) -> [u8; LEN] {
     let mut stub = [0; LEN];
     super::fill_with_traps(&mut stub);
     let target = to.addr();
+    // What 64-bit instructions load, also where pointers are shorter (x32).
+    let wide = target as u64;
     // The address as data behind the code, which is readable wherever it is executable.
     let mut put = |at: usize, bytes: &[u8]| {
         if let Some(place) = stub.get_mut(at..at + bytes.len()) {
@@ -22,7 +24,7 @@ pub(crate) fn to(at: *const u8, to: *const u8) -> [u8; LEN] {
     };
     if cfg!(target_arch = "x86_64") {
         put(0, &[0xff, 0x25, 0, 0, 0, 0]); // jmp [rip]
-        put(6, &target.to_ne_bytes());
+        put(6, &wide.to_ne_bytes());
     } else if cfg!(target_arch = "x86") {
         put(0, &[0xe9]); // jmp rel32, which wraps around and so reaches everything
         put(1, &target.wrapping_sub(at.addr() + 5).to_ne_bytes());
@@ -30,7 +32,7 @@ pub(crate) fn to(at: *const u8, to: *const u8) -> [u8; LEN] {
         // ldr x16, 8; br x16. Through x16 it may arrive at `bti c` (Arm ARM, "Branch Target Identification").
         put(0, &0x5800_0050_u32.to_le_bytes());
         put(4, &0xd61f_0200_u32.to_le_bytes());
-        put(8, &target.to_ne_bytes());
+        put(8, &wide.to_ne_bytes());
     } else if cfg!(target_arch = "arm") {
         put(0, &0xe51f_f004_u32.to_le_bytes()); // ldr pc, [pc, #-4], also to Thumb code
         put(4, &target.to_ne_bytes());
@@ -39,7 +41,7 @@ pub(crate) fn to(at: *const u8, to: *const u8) -> [u8; LEN] {
         put(0, &0x0000_0317_u32.to_le_bytes());
         put(4, &0x0103_3303_u32.to_le_bytes());
         put(8, &0x0003_0067_u32.to_le_bytes());
-        put(16, &target.to_ne_bytes());
+        put(16, &wide.to_ne_bytes());
     } else if cfg!(target_arch = "riscv32") {
         // auipc t1, 0; lw t1, 16(t1); jr t1
         put(0, &0x0000_0317_u32.to_le_bytes());
@@ -49,7 +51,20 @@ pub(crate) fn to(at: *const u8, to: *const u8) -> [u8; LEN] {
     } else if cfg!(target_arch = "s390x") {
         // lgrl %r1, 8; br %r1
         put(0, &[0xc4, 0x18, 0, 0, 0, 4, 0x07, 0xf1]);
-        put(8, &target.to_ne_bytes());
+        put(8, &wide.to_ne_bytes());
     }
     stub
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Also where pointers are shorter than what the instruction loads.
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64", target_arch = "s390x"))]
+    #[test]
+    fn all_that_is_loaded_is_the_target() {
+        let stub = to(std::ptr::without_provenance(64 << 10), std::ptr::without_provenance(0x1234_5678));
+        assert!(stub.windows(8).any(|bytes| bytes == 0x1234_5678_u64.to_ne_bytes()));
+    }
 }

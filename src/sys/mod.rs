@@ -61,7 +61,10 @@ pub(crate) enum Access {
     ReadWrite,
     ReadExecute,
     /// Neither; what was written before stays as it is.
-    #[cfg_attr(not(feature = "cranelift"), allow(dead_code, reason = "constants of modules"))]
+    #[cfg_attr(
+        not(any(feature = "cranelift", target_os = "linux", target_os = "android")),
+        allow(dead_code, reason = "constants of modules")
+    )]
     Read,
     /// As `ReadExecute`, and indirect branches may arrive at landing pads only (`BTI` of AArch64).
     ReadExecuteLanding,

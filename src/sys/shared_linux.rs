@@ -24,8 +24,9 @@ pub(crate) enum SharedMemory {
     File(File),
 }
 
-/// A mapping that is there to be duplicated; the views keep the memory. Executable and never writable, so that views can
-/// become what they are to be under a policy that lets nothing become executable that was not before (`PR_SET_MDWE`).
+/// A mapping of the first page, there to be duplicated; the views keep the memory. Executable and never writable, so that
+/// views can become what they are to be under a policy that lets nothing become executable that was not before
+/// (`PR_SET_MDWE`).
 #[derive(Debug)]
 pub(crate) struct Source(Span);
 
@@ -46,9 +47,20 @@ impl Source {
         let (access, flags) = (libc::PROT_READ | libc::PROT_EXEC, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
         // SAFETY: a new mapping at an address of the system's choice.
         let got = unsafe { libc::mmap(ptr::null_mut(), len, access, flags | libc::MAP_NORESERVE, -1, 0) };
-        let source = Self(unix::mapped(got, len)?);
+        let mut source = Self(unix::mapped(got, len)?);
+        let page = region::page::size();
+        if let Some(rest) = len.checked_sub(page).filter(|rest| *rest > 0) {
+            // The memory is as long as the first mapping of it was, and a duplicate as long as is asked for. So that address
+            // space, which may be limited, is needed for the views alone, one page stays.
+            // SAFETY: inside the mapping.
+            let start = unsafe { source.0.start.add(page) };
+            // SAFETY: mapped just now and given to nobody.
+            if unsafe { unix::release(Span { start, len: rest }) }.is_ok() {
+                source.0.len = page;
+            }
+        }
         // Emulators may not know that a length of 0 is something else: then there is no duplicate, or not of these pages.
-        let page = unix::map(region::page::size())?;
+        let page = unix::map(page)?;
         let duplicated = source.duplicate(page);
         // SAFETY: mapped just now and given to nobody, whichever mapping is there.
         unsafe { unix::release(page)? };
@@ -90,10 +102,13 @@ pub(super) fn map_executable(memory: &SharedMemory, place: &Place, access: Acces
 pub(super) fn map_writable(memory: &SharedMemory, len: usize) -> Result<Span> {
     // Huge pages have to lie alike in both views.
     let span = unix::reserve_aligned(len, MAX_ALIGN)?;
-    // SAFETY: reserved just now; children are the only ones who lose by the advice.
-    let mapped = unsafe { map_at(memory, span, Access::ReadWrite) }
+    // Writable only once children do not get it: another thread may fork at any moment.
+    // SAFETY: reserved just now and given to nobody.
+    let mapped = unsafe { map_at(memory, span, Access::Read) }
+        // SAFETY: as above; children are the only ones who lose by the advice.
+        .and_then(|()| unsafe { unix::advise(span, libc::MADV_DONTFORK) })
         // SAFETY: as above.
-        .and_then(|()| unsafe { unix::advise(span, libc::MADV_DONTFORK) });
+        .and_then(|()| unsafe { unix::protect(span, Access::ReadWrite) });
     mapped.map(|()| span).inspect_err(|_| {
         // SAFETY: mapped just now and given to nobody.
         let _ = unsafe { unix::release(span) };

@@ -77,6 +77,25 @@ fn any_one_call_is_refused_and_nothing_is_lost_but_pages_that_could_not_be_wiped
     assert_eq!(arena.stats().data_bytes, page, "what could not be wiped never becomes executable");
 }
 
+/// The system may have changed a part of the pages when it refuses to change all.
+#[test]
+fn pages_that_could_not_be_closed_are_not_used_further() {
+    let system = Faulty::leaked();
+    let page = system.page_size();
+    let arena = CodeArena::builder().capacity(1 << 20).os(system).build().unwrap();
+    let (mut code, mut constants) = (arena.in_place(), arena.data_pages());
+    let page_of = |at: NonNull<u8>| at.addr().get() / page;
+    let first = [code.reserve(16, 16, 0).unwrap(), constants.reserve(16, 16).unwrap()].map(page_of);
+    system.refuse(&["seal"]);
+    assert!(code.publish(&Notes::default(), &mut Vec::new()).is_err() && constants.make_read_only().is_err());
+    system.heal();
+    let second = [code.reserve(16, 16, 0).unwrap(), constants.reserve(16, 16).unwrap()].map(page_of);
+    assert!(first[0] != second[0] && first[1] != second[1], "{first:?} {second:?}");
+    let mut blocks = Vec::new();
+    assert!(code.publish(&Notes::default(), &mut blocks).is_ok() && constants.make_read_only().is_ok());
+    assert_eq!(blocks.len(), 2);
+}
+
 #[test]
 fn data_is_wiped_before_its_page_is_executable_again() {
     let system = Faulty::leaked();
