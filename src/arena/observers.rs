@@ -1,11 +1,10 @@
 //! The observers of one arena, told of everything without a lock held.
-#![forbid(unsafe_code)]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::core::Core;
+use super::core::{Core, bytes_of};
 use super::lookup::{BlockInfo, Entry};
-use super::observer::{Observer, Published, Reservation};
+use super::observer::{Live, Observer, Published, Reservation};
 use crate::sync::{Arc, AtomicU64, Ordering};
 
 #[derive(Default)]
@@ -57,27 +56,41 @@ impl Core {
     }
 
     /// Functions are live. Costs nothing without observers: `functions` is not even looked at.
-    pub(super) fn announce<'a>(&self, functions: impl Iterator<Item = Described<'a>>) {
+    ///
+    /// # Safety
+    /// - Their blocks are published, and not dropped before this returns or unwinds.
+    pub(super) unsafe fn announce<'a>(&self, functions: impl Iterator<Item = Described<'a>>) {
         if self.observers.is_empty() {
             return;
         }
         self.region.let_read();
-        let published: Vec<Published<'_>> = functions.map(|function| self.published(function)).collect();
+        // SAFETY: passed on to the caller.
+        let published = functions.map(|function| unsafe { self.published(function) });
+        let published: Vec<Published<'_>> = published.collect();
         self.observers.tell(|observer| observer.published(&published));
     }
 
     /// The same for one function, without memory for a list.
-    pub(super) fn announce_one(&self, function: Described<'_>) {
+    ///
+    /// # Safety
+    /// - As for [`Core::announce`].
+    pub(super) unsafe fn announce_one(&self, function: Described<'_>) {
         if self.observers.is_empty() {
             return;
         }
         self.region.let_read();
-        let published = [self.published(function)];
+        // SAFETY: passed on to the caller.
+        let published = [unsafe { self.published(function) }];
         self.observers.tell(|observer| observer.published(&published));
     }
 
-    fn published<'a>(&self, function: Described<'a>) -> Published<'a> {
-        Published { block: self.info(function.entry), name: function.name, unwind: function.unwind }
+    /// # Safety
+    /// - The block is published, and stays so while what is returned is used.
+    unsafe fn published<'a>(&'a self, function: Described<'a>) -> Published<'a> {
+        let (block, start) = (self.info(function.entry), bytes_of(function.entry.run()).start);
+        // SAFETY: where the block lies; the rest is passed on to the caller.
+        let code = unsafe { Live::new(&self.region, start, block.len) };
+        Published { block, name: function.name, unwind: function.unwind, code }
     }
 
     /// A block was dropped.

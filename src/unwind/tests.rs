@@ -221,10 +221,9 @@ fn what_is_registered_is_found_until_it_is_freed() {
     let memory = vec![0_u8; 64 << 10];
     let frame = Info { first: 8, ..Info::default() }.bytes();
     let functions: Vec<Published<'_>> = (0..1000)
-        .map(|n| Published {
-            block: BlockInfo { start: memory.as_ptr().wrapping_add(64 * n), len: 64, tag: 0 },
-            name: None,
-            unwind: Some(UnwindInfo::EhFrame(&frame)),
+        .map(|n| {
+            let block = BlockInfo { start: memory.as_ptr().wrapping_add(64 * n), len: 64, tag: 0 };
+            Published::pretended(block, Some(UnwindInfo::EhFrame(&frame)))
         })
         .collect();
     for tables in [Tables::new().unwrap(), Tables::alone()] {
