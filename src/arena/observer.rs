@@ -12,7 +12,7 @@ use crate::region::Region;
 ///
 /// The calls come on the thread that publishes, drops or trims, without any lock held; calls of different threads
 /// overlap. An observer may use the arena. A forked child's arena tells nobody anything. If an observer panics, the
-/// panic goes on to whoever called the arena, nothing is lost, and further observers do not hear of this event.
+/// further ones hear of the event as well; then the panic goes on to whoever called the arena, and nothing is lost.
 ///
 /// ```
 /// use std::sync::{Arc, Mutex};
@@ -121,6 +121,7 @@ impl<'a> Published<'a> {
 
     /// As if published, for bytes that are no code.
     #[cfg(test)]
+    #[allow(dead_code, reason = "for tests of `unwind`")]
     pub(crate) fn pretended(block: BlockInfo, unwind: Option<UnwindInfo<'a>>) -> Self {
         Self { block, name: None, unwind, code: Live { region: None, start: 0, len: 0 } }
     }

@@ -1,6 +1,7 @@
 //! The observers of one arena, told of everything without a lock held.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use super::core::{Core, bytes_of};
 use super::lookup::{BlockInfo, Entry};
@@ -32,16 +33,30 @@ impl Observers {
         }
     }
 
+    /// Tells all, also if one of them panics; the first panic goes on behind that.
     fn tell(&self, event: impl Fn(&dyn Observer)) {
-        self.list.iter().for_each(|observer| event(&**observer));
+        let mut panicked = self.tell_each(event);
         if self.reclaimed_blocks.load(Ordering::Relaxed) > 0 {
             let (blocks, bytes) =
                 (self.reclaimed_blocks.swap(0, Ordering::Relaxed), self.reclaimed_bytes.swap(0, Ordering::Relaxed));
             // Another thread may have told it meanwhile.
             if blocks > 0 {
-                self.list.iter().for_each(|observer| observer.reclaimed(blocks, bytes));
+                panicked = panicked.or(self.tell_each(|observer| observer.reclaimed(blocks, bytes)));
             }
         }
+        if let Some(panic) = panicked {
+            resume_unwind(panic);
+        }
+    }
+
+    /// What the first one panicked with, if any did.
+    fn tell_each(&self, event: impl Fn(&dyn Observer)) -> Option<Box<dyn Any + Send>> {
+        let mut first = None;
+        for observer in &self.list {
+            let told = catch_unwind(AssertUnwindSafe(|| event(&**observer)));
+            first = first.or(told.err());
+        }
+        first
     }
 }
 
