@@ -40,6 +40,8 @@ mod gaps;
 mod generation;
 mod parked;
 mod place;
+#[cfg(all(feature = "unwind", unix, not(target_arch = "arm")))]
+pub(crate) mod process_lock;
 #[cfg(unix)]
 mod unix;
 
