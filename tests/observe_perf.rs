@@ -440,3 +440,24 @@ fn what_is_read_is_the_function_whatever_the_caller_says() {
         fs::remove_dir_all(directory).unwrap();
     });
 }
+
+#[test]
+fn a_file_is_written_once_whatever_it_is_called() {
+    child::run("a_file_is_written_once_whatever_it_is_called", || {
+        let (directory, link) =
+            (directory("twice"), std::env::temp_dir().join(format!("twice-{}", std::process::id())));
+        std::os::unix::fs::symlink(&directory, &link).unwrap();
+        let dump = Arc::new(Jitdump::in_directory(&directory).unwrap());
+        for other in [&link, &directory.join("../").join(directory.file_name().unwrap())] {
+            assert!(matches!(Jitdump::in_directory(other), Err(Error::Unsupported { .. })), "{other:?}");
+        }
+        let arena = small(WxMode::Flip).observer(dump.clone()).build().unwrap();
+        drop(arena.publish(&asm::constant(1)).unwrap());
+        dump.flush().unwrap();
+        assert_eq!(jitdump::read(dump.path()).loads.len(), 1);
+        drop((arena, dump));
+        drop(Jitdump::in_directory(&link).unwrap());
+        fs::remove_file(link).unwrap();
+        fs::remove_dir_all(directory).unwrap();
+    });
+}
