@@ -211,6 +211,24 @@ fn eight_threads_leave_an_empty_list() {
     });
 }
 
+/// A child has its own threads, which wait for each other.
+#[test]
+#[cfg(target_os = "linux")]
+fn threads_of_a_forked_child_lose_nothing() {
+    child::run("threads_of_a_forked_child_lose_nothing", || {
+        drop(watched(WxMode::Flip).publish(&asm::constant(1)).unwrap());
+        assert!(common::fork::fork(|| {
+            let arena = watched(WxMode::Flip);
+            thread::scope(|scope| {
+                for _ in 0..4 {
+                    scope.spawn(|| (0..2000).for_each(|n| drop(arena.publish(&asm::constant(n)).unwrap())));
+                }
+            });
+            assert_eq!((Gdb::new().unwrap().lost(), objects().len()), (0, 0));
+        }));
+    });
+}
+
 #[test]
 fn unwind_information_is_for_the_address_of_the_code() {
     child::run("unwind_information_is_for_the_address_of_the_code", || {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use common::{asm, call, child, fork::fork, jitdump, modes, small};
 use gaia_jit::observe::{Jitdump, PerfMap};
-use gaia_jit::{Code, CodeArena, CodeBlock, Error, WxMode};
+use gaia_jit::{Code, CodeArena, CodeBlock, Error, Observer, Published, WxMode};
 
 /// A line of a perf map.
 type Line = (usize, usize, String);
@@ -404,4 +404,60 @@ fn a_jitdump_has_what_eight_threads_published() {
     expected.sort();
     assert!(found == expected);
     fs::remove_dir_all(directory).unwrap();
+}
+
+/// An observer may hand on what it is told, from another thread as well, and with another address in it.
+#[test]
+fn what_is_read_is_the_function_whatever_the_caller_says() {
+    struct Lies(Arc<Jitdump>);
+    impl Observer for Lies {
+        fn published(&self, functions: &[Published<'_>]) {
+            let mut lies = functions.to_vec();
+            for lie in &mut lies {
+                lie.block.start = std::ptr::without_provenance(1 << 12);
+                lie.block.len = 1 << 30;
+                assert!(lie.code().iter().eq(functions[0].code().iter()));
+            }
+            thread::scope(|scope| {
+                scope.spawn(|| self.0.published(&lies));
+            });
+        }
+    }
+    child::run("what_is_read_is_the_function_whatever_the_caller_says", || {
+        let directory = directory("lies");
+        for mode in modes() {
+            let dump = Arc::new(Jitdump::in_directory(&directory).unwrap());
+            let path = dump.path().to_owned();
+            let arena = small(mode).observer(Arc::new(Lies(dump))).build().unwrap();
+            drop(arena.publish(&asm::constant(5)).unwrap());
+            let mut batch = arena.batch();
+            batch.push(&asm::constant(5)).unwrap();
+            drop(batch.publish().unwrap());
+            drop(arena);
+            let loads = jitdump::read(&path).loads;
+            assert!(loads.len() == 2 && loads.iter().all(|load| load.code == asm::constant(5)), "{mode:?}");
+        }
+        fs::remove_dir_all(directory).unwrap();
+    });
+}
+
+#[test]
+fn a_file_is_written_once_whatever_it_is_called() {
+    child::run("a_file_is_written_once_whatever_it_is_called", || {
+        let (directory, link) =
+            (directory("twice"), std::env::temp_dir().join(format!("twice-{}", std::process::id())));
+        std::os::unix::fs::symlink(&directory, &link).unwrap();
+        let dump = Arc::new(Jitdump::in_directory(&directory).unwrap());
+        for other in [&link, &directory.join("../").join(directory.file_name().unwrap())] {
+            assert!(matches!(Jitdump::in_directory(other), Err(Error::Unsupported { .. })), "{other:?}");
+        }
+        let arena = small(WxMode::Flip).observer(dump.clone()).build().unwrap();
+        drop(arena.publish(&asm::constant(1)).unwrap());
+        dump.flush().unwrap();
+        assert_eq!(jitdump::read(dump.path()).loads.len(), 1);
+        drop((arena, dump));
+        drop(Jitdump::in_directory(&link).unwrap());
+        fs::remove_file(link).unwrap();
+        fs::remove_dir_all(directory).unwrap();
+    });
 }

@@ -139,6 +139,36 @@ fn all_observers_hear_the_first_one_first() {
     assert_eq!(second.take(), [Event::Retired(asm::constant(1).len())]);
 }
 
+/// What an observer was not told it would believe for ever: that a function is there, for one.
+#[test]
+fn all_observers_hear_of_it_though_one_panics() {
+    struct Panics;
+    impl Observer for Panics {
+        fn published(&self, _: &[Published<'_>]) {
+            std::panic::resume_unwind(Box::new("published"));
+        }
+
+        fn released(&self, _: &Reservation) {
+            std::panic::resume_unwind(Box::new("released"));
+        }
+    }
+    for mode in modes() {
+        let log = Arc::new(Log::default());
+        let arena = small(mode).observer(Arc::new(Panics)).observer(log.clone()).observer(Arc::new(Panics));
+        let arena = arena.build().unwrap();
+        log.take();
+        let caught = |body: &mut dyn FnMut()| {
+            let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
+            *caught.unwrap_err().downcast::<&str>().unwrap()
+        };
+        assert_eq!(caught(&mut || drop(arena.publish(&asm::constant(1)))), "published");
+        assert_eq!(log.take().len(), 2, "and retired, as nobody has it");
+        let mut arena = Some(arena);
+        assert_eq!(caught(&mut || drop(arena.take())), "released");
+        assert_eq!(log.take().len(), 1);
+    }
+}
+
 #[test]
 fn an_observer_may_use_the_arena() {
     struct Uses(Mutex<Option<CodeArena>>);

@@ -387,7 +387,9 @@ impl Batch {
         self.runs.clear();
         // Owned by blocks from here on, whatever an observer does.
         let blocks: Vec<_> = entries.iter().map(|entry| CodeBlock::new(Arc::clone(&self.lease), *entry)).collect();
-        core.announce(blocks.iter().enumerate().map(|(slot, block)| self.notes.describe(slot, block.entry())));
+        let described = blocks.iter().enumerate().map(|(slot, block)| self.notes.describe(slot, block.entry()));
+        // SAFETY: published, and returned or dropped behind this.
+        unsafe { core.announce(described) };
         Ok(blocks)
     }
 

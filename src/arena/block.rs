@@ -7,6 +7,7 @@ use std::panic::{RefUnwindSafe, UnwindSafe};
 
 use super::core::{Core, bytes_of};
 use super::lookup::Entry;
+use super::observer::Live;
 use crate::Error;
 use crate::sync::Arc;
 use crate::units::GRANULE;
@@ -74,12 +75,8 @@ impl CodeBlock {
     /// # Ok::<(), gaia_jit::Error>(())
     /// ```
     pub fn as_bytes(&self) -> Cow<'_, [u8]> {
-        self.lease.core.region.let_read();
-        // SAFETY: published bytes are mapped, readable by this thread and initialised, and stay as they are while the
-        // block lives; `patch`, which changes them, is unsafe and forbids it while such a slice is in use.
-        let bytes = unsafe { std::slice::from_raw_parts(self.as_ptr(), self.len()) };
-        // Another thread may have no right to read them, and could be sent the slice.
-        if self.lease.core.region.is_windowed() { Cow::Owned(bytes.to_vec()) } else { Cow::Borrowed(bytes) }
+        // SAFETY: this block's, which lives for as long as it is borrowed.
+        unsafe { Live::new(&self.lease.core.region, self.offset(), self.len()) }.bytes()
     }
 
     /// What [`Code::tag`](crate::Code::tag) said.

@@ -118,7 +118,9 @@ impl InPlace {
         self.runs.clear();
         // The caller's from here on, whatever an observer does.
         blocks.extend(entries.iter().map(|entry| CodeBlock::new(Arc::clone(&self.lease), *entry)));
-        core.announce(entries.iter().enumerate().map(|(number, entry)| notes.describe(number, *entry)));
+        let described = entries.iter().enumerate().map(|(number, entry)| notes.describe(number, *entry));
+        // SAFETY: published, and in `blocks`, which stays borrowed until this is done.
+        unsafe { core.announce(described) };
         Ok(())
     }
 

@@ -1,14 +1,18 @@
 //! Listening to an arena: what profilers, debuggers and unwinders need to know.
 
+use std::borrow::Cow;
+use std::fmt;
+
 use super::WxMode;
 use super::code::UnwindInfo;
 use super::lookup::BlockInfo;
+use crate::region::Region;
 
 /// Hears of what happens in an arena. Registered with [`ArenaBuilder::observer`](crate::ArenaBuilder::observer).
 ///
 /// The calls come on the thread that publishes, drops or trims, without any lock held; calls of different threads
 /// overlap. An observer may use the arena. A forked child's arena tells nobody anything. If an observer panics, the
-/// panic goes on to whoever called the arena, nothing is lost, and further observers do not hear of this event, but for the last one (`released`).
+/// further ones hear of the event as well; then the panic goes on to whoever called the arena, and nothing is lost.
 ///
 /// ```
 /// use std::sync::{Arc, Mutex};
@@ -37,7 +41,7 @@ pub trait Observer: Send + Sync {
     }
 
     /// Functions can be run from now on, those of one batch together; the publishing call has not returned yet, and
-    /// their bytes can be read here.
+    /// their bytes can be read here ([`Published::code`]).
     fn published(&self, functions: &[Published<'_>]) {
         let _ = functions;
     }
@@ -101,4 +105,68 @@ pub struct Published<'a> {
     pub name: Option<&'a str>,
     /// What [`Code::unwind`](crate::Code::unwind) said.
     pub unwind: Option<UnwindInfo<'a>>,
+    /// Where its bytes are. Not what `block` says: whoever has a copy of this can write another address there.
+    pub(super) code: Live<'a>,
+}
+
+impl<'a> Published<'a> {
+    /// Its code; a copy in [`PerThread`](WxMode::PerThread), where threads differ in what they may read.
+    pub fn code(&self) -> Cow<'a, [u8]> {
+        self.code.bytes()
+    }
+
+    /// As [`Published::code`], without a copy.
+    #[cfg_attr(not(all(feature = "perf", target_os = "linux")), allow(dead_code, reason = "for `perf`"))]
+    pub(crate) fn with_code<T>(&self, read: impl FnOnce(&[u8]) -> T) -> T {
+        self.code.with_bytes(read)
+    }
+
+    /// As if published, for bytes that are no code.
+    #[cfg(test)]
+    #[allow(dead_code, reason = "for tests of `unwind`")]
+    pub(crate) fn pretended(block: BlockInfo, unwind: Option<UnwindInfo<'a>>) -> Self {
+        Self { block, name: None, unwind, code: Live { region: None, start: 0, len: 0 } }
+    }
+}
+
+/// The bytes of a block that stays published for as long as this lives.
+#[derive(Clone, Copy)]
+pub(super) struct Live<'a> {
+    /// `None`: there are no bytes, in a test.
+    region: Option<&'a Region>,
+    start: usize,
+    len: usize,
+}
+
+impl<'a> Live<'a> {
+    /// # Safety
+    /// - `len` bytes from offset `start` of the region belong to a block that is published, and stays so for `'a`.
+    pub(super) unsafe fn new(region: &'a Region, start: usize, len: usize) -> Self {
+        Self { region: Some(region), start, len }
+    }
+
+    fn with_bytes<T>(self, read: impl FnOnce(&[u8]) -> T) -> T {
+        read(self.readable())
+    }
+
+    pub(super) fn bytes(self) -> Cow<'a, [u8]> {
+        // Another thread may have no right to read them, and could be sent the slice.
+        let is_windowed = self.region.is_some_and(Region::is_windowed);
+        if is_windowed { Cow::Owned(self.readable().to_vec()) } else { Cow::Borrowed(self.readable()) }
+    }
+
+    /// For this thread alone.
+    fn readable(self) -> &'a [u8] {
+        let Some(region) = self.region else { return &[] };
+        region.let_read();
+        // SAFETY: published bytes are mapped, readable by this thread and initialised, and stay as they are while the
+        // block lives; `CodeBlock::patch`, which changes them, is unsafe and forbids it while such a slice is in use.
+        unsafe { std::slice::from_raw_parts(region.address(self.start), self.len) }
+    }
+}
+
+impl fmt::Debug for Live<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.len)
+    }
 }

@@ -1,11 +1,11 @@
 //! The observers of one arena, told of everything without a lock held.
-#![forbid(unsafe_code)]
 
+use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-use super::core::Core;
+use super::core::{Core, bytes_of};
 use super::lookup::{BlockInfo, Entry};
-use super::observer::{Observer, Published, Reservation};
+use super::observer::{Live, Observer, Published, Reservation};
 use crate::sync::{Arc, AtomicU64, Ordering};
 
 #[derive(Default)]
@@ -33,17 +33,43 @@ impl Observers {
         }
     }
 
+    /// Tells all, also if one of them panics; the first panic goes on behind that.
     fn tell(&self, event: impl Fn(&dyn Observer)) {
-        self.list.iter().for_each(|observer| event(&**observer));
+        let mut panicked = self.tell_each(event);
         if self.reclaimed_blocks.load(Ordering::Relaxed) > 0 {
             let (blocks, bytes) =
                 (self.reclaimed_blocks.swap(0, Ordering::Relaxed), self.reclaimed_bytes.swap(0, Ordering::Relaxed));
             // Another thread may have told it meanwhile.
             if blocks > 0 {
-                self.list.iter().for_each(|observer| observer.reclaimed(blocks, bytes));
+                match (self.tell_each(|observer| observer.reclaimed(blocks, bytes)), &panicked) {
+                    (Some(payload), Some(_)) => discard(payload),
+                    (Some(payload), None) => panicked = Some(payload),
+                    (None, _) => {}
+                }
             }
         }
+        if let Some(panic) = panicked {
+            resume_unwind(panic);
+        }
     }
+
+    /// What the first one panicked with, if any did.
+    fn tell_each(&self, event: impl Fn(&dyn Observer)) -> Option<Box<dyn Any + Send>> {
+        let mut first = None;
+        for observer in &self.list {
+            let Err(payload) = catch_unwind(AssertUnwindSafe(|| event(&**observer))) else { continue };
+            match first {
+                None => first = Some(payload),
+                Some(_) => discard(payload),
+            }
+        }
+        first
+    }
+}
+
+/// Drops what a panic carried, which may panic as well.
+fn discard(payload: Box<dyn Any + Send>) {
+    let _ = catch_unwind(AssertUnwindSafe(|| drop(payload))).map_err(std::mem::forget);
 }
 
 impl Core {
@@ -57,27 +83,41 @@ impl Core {
     }
 
     /// Functions are live. Costs nothing without observers: `functions` is not even looked at.
-    pub(super) fn announce<'a>(&self, functions: impl Iterator<Item = Described<'a>>) {
+    ///
+    /// # Safety
+    /// - Their blocks are published, and not dropped before this returns or unwinds.
+    pub(super) unsafe fn announce<'a>(&self, functions: impl Iterator<Item = Described<'a>>) {
         if self.observers.is_empty() {
             return;
         }
         self.region.let_read();
-        let published: Vec<Published<'_>> = functions.map(|function| self.published(function)).collect();
+        // SAFETY: passed on to the caller.
+        let published = functions.map(|function| unsafe { self.published(function) });
+        let published: Vec<Published<'_>> = published.collect();
         self.observers.tell(|observer| observer.published(&published));
     }
 
     /// The same for one function, without memory for a list.
-    pub(super) fn announce_one(&self, function: Described<'_>) {
+    ///
+    /// # Safety
+    /// - As for [`Core::announce`].
+    pub(super) unsafe fn announce_one(&self, function: Described<'_>) {
         if self.observers.is_empty() {
             return;
         }
         self.region.let_read();
-        let published = [self.published(function)];
+        // SAFETY: passed on to the caller.
+        let published = [unsafe { self.published(function) }];
         self.observers.tell(|observer| observer.published(&published));
     }
 
-    fn published<'a>(&self, function: Described<'a>) -> Published<'a> {
-        Published { block: self.info(function.entry), name: function.name, unwind: function.unwind }
+    /// # Safety
+    /// - The block is published, and stays so while what is returned is used.
+    unsafe fn published<'a>(&'a self, function: Described<'a>) -> Published<'a> {
+        let (block, start) = (self.info(function.entry), bytes_of(function.entry.run()).start);
+        // SAFETY: where the block lies; the rest is passed on to the caller.
+        let code = unsafe { Live::new(&self.region, start, block.len) };
+        Published { block, name: function.name, unwind: function.unwind, code }
     }
 
     /// A block was dropped.
@@ -92,8 +132,7 @@ impl Core {
             for observer in &self.observers.list {
                 // Half-way through giving space back there is nowhere for a panic to go.
                 if let Err(payload) = catch_unwind(AssertUnwindSafe(|| observer.freed(&block))) {
-                    // Nor for one of its payload's.
-                    let _ = catch_unwind(AssertUnwindSafe(|| drop(payload))).map_err(std::mem::forget);
+                    discard(payload);
                 }
             }
         }
@@ -114,19 +153,8 @@ pub(super) struct Described<'a> {
 
 impl Drop for Core {
     fn drop(&mut self) {
-        if !self.region.is_own() {
-            return;
+        if self.region.is_own() {
+            self.observers.tell(|observer| observer.released(&self.reservation()));
         }
-        // All of them, whoever panics: one that is not told would keep the process's unwinder at addresses that are gone.
-        let (space, mut panicked) = (self.reservation(), None);
-        for observer in &self.observers.list {
-            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| observer.released(&space))) {
-                panicked = panicked.or(Some(payload));
-            }
-        }
-        if let Some(payload) = panicked {
-            resume_unwind(payload);
-        }
-        self.observers.tell(|_| {});
     }
 }

@@ -81,7 +81,9 @@ impl Core {
         });
         match entered {
             Ok(block) => {
-                core.announce_one(Described { entry: block.entry(), name: code.name, unwind: code.unwind });
+                let described = Described { entry: block.entry(), name: code.name, unwind: code.unwind };
+                // SAFETY: published, and returned or dropped behind this.
+                unsafe { core.announce_one(described) };
                 Ok(block)
             }
             Err(error) => {

@@ -15,14 +15,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Range;
 
-use parking_lot::MutexGuard;
-
 use super::elf::{self, Function};
 use super::gdb_list::Listed;
 use super::machine::MACHINE;
 use super::{eh_frame, name};
-use crate::sync::{AtomicU64, Mutex, OnceLock, Ordering};
-use crate::sys::generation;
+use crate::sync::{AtomicU64, Ordering};
+use crate::sys::process_lock::ProcessLock;
 use crate::{BlockInfo, Error, Observer, Published};
 
 /// Tells gdb and lldb of functions, by gdb's JIT interface: a breakpoint on the name of a function works, also before it
@@ -71,10 +69,11 @@ use crate::{BlockInfo, Error, Observer, Published};
 pub struct Gdb(());
 
 /// All objects in the debuggers' list that arenas put there.
-static BOOK: Mutex<Book> = Mutex::new(Book { places: BTreeMap::new(), objects: BTreeMap::new(), next: 0 });
+static BOOK: ProcessLock<Book> = ProcessLock::new(Book { places: BTreeMap::new(), objects: BTreeMap::new(), next: 0 });
 static LOST: AtomicU64 = AtomicU64::new(0);
-/// The process that made the first [`Gdb`].
-static FIRST: OnceLock<u64> = OnceLock::new();
+/// Functions from which on an object that has to be made anew becomes two: where functions of a large batch are replaced one
+/// by one, each replacement would have to describe all of the others again.
+const DIVIDED: usize = 32;
 
 struct Book {
     /// Every function of every object, by address. They do not overlap.
@@ -106,10 +105,7 @@ impl Gdb {
     /// [`Error::Unsupported`] on an architecture for which ELF has no name here.
     pub fn new() -> Result<Self, Error> {
         match MACHINE {
-            Some(_) => {
-                FIRST.get_or_init(generation);
-                Ok(Self(()))
-            }
+            Some(_) => Ok(Self(())),
             None => Err(Error::unsupported("Gdb", "ELF has no name for this architecture")),
         }
     }
@@ -130,7 +126,7 @@ impl Observer for Gdb {
             let functions = std::mem::replace(&mut described, rest);
             let count = functions.len() as u64;
             let entered = object(&functions.iter().collect::<Vec<_>>()).and_then(|file| {
-                lock()?.enter(functions, file);
+                BOOK.lock()?.enter(functions, file);
                 Some(())
             });
             if entered.is_none() {
@@ -140,7 +136,7 @@ impl Observer for Gdb {
     }
 
     fn retired(&self, block: &BlockInfo) {
-        if let Some(mut book) = lock() {
+        if let Some(mut book) = BOOK.lock() {
             book.retire(block.start.addr());
         }
     }
@@ -159,16 +155,20 @@ impl Book {
             }
         }
         stale.into_iter().for_each(|number| self.renew(number));
+        self.insert(functions, Some(file));
+    }
+
+    fn insert(&mut self, functions: Vec<Function>, file: Option<Vec<u8>>) {
         let number = self.next;
         self.next += 1;
         for Range { start, end } in functions.iter().map(Function::range) {
             self.places.insert(start, Place { end, object: number, live: true });
         }
         let live = functions.len();
-        self.objects.insert(number, Object { functions, live, _listed: Some(Listed::new(file)) });
+        self.objects.insert(number, Object { functions, live, _listed: file.map(Listed::new) });
     }
 
-    /// Replaces an object by one without its retired functions.
+    /// Replaces an object by one without its retired functions, or by two.
     fn renew(&mut self, number: u64) {
         let Some(mut old) = self.objects.remove(&number) else { return };
         old.functions.retain(|function| {
@@ -178,17 +178,17 @@ impl Book {
             }
             live
         });
-        let Object { functions, _listed, .. } = old;
+        let Object { mut functions, _listed, .. } = old;
         drop(_listed);
-        if functions.is_empty() {
-            return;
+        let half = if functions.len() < DIVIDED { 0 } else { functions.len() / 2 };
+        let behind = functions.split_off(half);
+        for functions in [functions, behind].into_iter().filter(|functions| !functions.is_empty()) {
+            let file = object(&functions.iter().collect::<Vec<_>>());
+            if file.is_none() {
+                LOST.fetch_add(functions.len() as u64, Ordering::Relaxed);
+            }
+            self.insert(functions, file);
         }
-        let listed = object(&functions.iter().collect::<Vec<_>>()).map(Listed::new);
-        if listed.is_none() {
-            LOST.fetch_add(functions.len() as u64, Ordering::Relaxed);
-        }
-        let live = functions.len();
-        self.objects.insert(number, Object { functions, live, _listed: listed });
     }
 
     fn retire(&mut self, address: usize) {
@@ -208,11 +208,6 @@ impl Book {
     }
 }
 
-/// The book; `None` in a child that was forked while another thread had it.
-fn lock() -> Option<MutexGuard<'static, Book>> {
-    if FIRST.get() == Some(&generation()) { Some(BOOK.lock()) } else { BOOK.try_lock() }
-}
-
 impl fmt::Debug for Gdb {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Gdb").field("lost", &self.lost()).finish_non_exhaustive()
@@ -228,4 +223,32 @@ fn describe(function: &Published<'_>) -> Function {
 
 fn object(functions: &[&Function]) -> Option<Vec<u8>> {
     elf::object(MACHINE?, functions).ok()
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    fn functions(addresses: impl Iterator<Item = usize>) -> Vec<Function> {
+        let function = |address| Function { address, len: 16, name: vec![b'f'], frames: Vec::new() };
+        addresses.map(function).collect()
+    }
+
+    #[test]
+    fn functions_of_a_large_object_are_replaced_at_little_cost() {
+        let mut book = Book { places: BTreeMap::new(), objects: BTreeMap::new(), next: 0 };
+        book.enter(functions((1..=elf::MOST).map(|n| 16 * n)), Vec::new());
+        let mut described = 0;
+        for n in 1..=elf::MOST {
+            let known: BTreeSet<u64> = book.objects.keys().copied().collect();
+            book.retire(16 * n);
+            book.enter(functions(std::iter::once(16 * n)), Vec::new());
+            let new = book.objects.iter().filter(|(number, _)| !known.contains(number));
+            described += new.map(|(_, object)| object.functions.len()).sum::<usize>();
+            assert_eq!(book.places.len(), elf::MOST);
+        }
+        assert!(described < 40 * elf::MOST, "{described}");
+        (1..=elf::MOST).for_each(|n| book.retire(16 * n));
+        assert!(book.places.is_empty() && book.objects.is_empty());
+    }
 }

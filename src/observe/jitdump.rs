@@ -128,15 +128,14 @@ impl Jitdump {
         out.extend_from_slice(&std::process::id().to_ne_bytes());
         out.extend_from_slice(&thread.to_ne_bytes());
         let address = block.start.addr() as u64;
-        for number in [address, address, block.len as u64, index] {
+        // Not as `block` says, which may be of somebody's own invention: what is read is the block itself.
+        let len = function.with_code(<[u8]>::len) as u64;
+        for number in [address, address, len, index] {
             out.extend_from_slice(&number.to_ne_bytes());
         }
         name::push(out, function);
         out.push(0);
-        // SAFETY: mapped, initialised, and readable by this thread while it is being told of the publication; nobody
-        // writes to it, as nobody has the block yet.
-        let code = unsafe { std::slice::from_raw_parts(block.start, block.len) };
-        out.extend_from_slice(code);
+        function.with_code(|code| out.extend_from_slice(code));
         match u32::try_from(out.len() - from) {
             Ok(len) => out[from + 4..from + 8].copy_from_slice(&len.to_ne_bytes()),
             Err(_) => {
@@ -151,7 +150,8 @@ impl Observer for Jitdump {
     fn published(&self, functions: &[Published<'_>]) {
         let (time, thread) = (now(), thread_id());
         let first = self.next.fetch_add(functions.len() as u64, Ordering::Relaxed);
-        let len = functions.iter().map(|function| LOAD + name::most(function) + 1 + function.block.len).sum();
+        let len =
+            functions.iter().map(|function| LOAD + name::most(function) + 1 + function.with_code(<[u8]>::len)).sum();
         // The records carry their times, so their order does not matter: each thread has a buffer of its own.
         self.sink.append(thread_number(), len, functions.len(), |out| {
             for (function, index) in functions.iter().zip(first..) {

@@ -21,10 +21,10 @@
 //! tried all the same: a disk may come to have room again.
 
 use std::collections::VecDeque;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::mem;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -32,6 +32,7 @@ use std::time::{Duration, Instant};
 use crate::Error;
 use crate::sync::{Arc, AtomicU64, AtomicUsize, Mutex, Ordering};
 use crate::sys::generation;
+use crate::sys::process_lock::ProcessLock;
 
 /// How many buffers there are.
 pub(super) const SHARDS: usize = 16;
@@ -46,8 +47,18 @@ const BEHIND: usize = 8 << 20;
 /// How long a record stays in a buffer that does not fill.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// Files that sinks of this program write, each with the process it belongs to.
-static OPEN: Mutex<Vec<(u64, PathBuf)>> = Mutex::new(Vec::new());
+/// Files that sinks of this program write.
+static OPEN: ProcessLock<Vec<Open>> = ProcessLock::new(Vec::new());
+
+struct Open {
+    /// The process it belongs to.
+    generation: u64,
+    path: PathBuf,
+    id: Id,
+}
+
+/// Device and number: a file may have several paths.
+type Id = (u64, u64);
 
 /// The file; what is in its buffers is written when it is dropped. In a forked child it does nothing.
 pub(super) struct Sink {
@@ -93,17 +104,30 @@ impl Sink {
     /// Makes a new file of which `head` is the beginning. Whatever had that name before is removed, not written to.
     pub(super) fn create(what: &'static str, path: PathBuf, head: &[u8]) -> Result<(Self, File), Error> {
         let generation = generation();
-        let mut open = OPEN.lock();
-        if open.contains(&(generation, path.clone())) {
+        let Some(mut open) = OPEN.lock() else {
+            return Err(Error::unsupported(what, "this process was forked while another thread made such a file"));
+        };
+        let there = std::fs::symlink_metadata(&path).ok().map(|there| id(&there));
+        let is_it = |other: &Open| other.path == path || there == Some(other.id);
+        if open.iter().any(|other| other.generation == generation && is_it(other)) {
             return Err(Error::unsupported(what, format!("this process is writing {} already", path.display())));
         }
         let file = create(&path)?;
+        let made = Self::begin(generation, &path, head, file).inspect_err(|_| drop(std::fs::remove_file(&path)));
+        let (sink, other, id) = made?;
+        open.push(Open { generation, path, id });
+        Ok((sink, other))
+    }
+
+    /// Begins a file that is new.
+    fn begin(generation: u64, path: &Path, head: &[u8], file: File) -> Result<(Self, File, Id), Error> {
+        let id = id(&file.metadata().map_err(|source| Error::OperatingSystem { call: "fstat", source })?);
         let other = file.try_clone().map_err(|source| Error::OperatingSystem { call: "dup", source })?;
         let mut output = Output { file, len: 0 };
         output.write(head).map_err(|source| Error::OperatingSystem { call: "pwrite", source })?;
         let shared = Arc::new(Shared {
             generation,
-            path: path.clone(),
+            path: path.into(),
             shards: Default::default(),
             queue: Mutex::default(),
             output: Mutex::new(output),
@@ -112,8 +136,7 @@ impl Sink {
         });
         let thread =
             start(Arc::clone(&shared)).map_err(|source| Error::OperatingSystem { call: "pthread_create", source })?;
-        open.push((generation, path));
-        Ok((Self { shared, thread: Some(thread) }, other))
+        Ok((Self { shared, thread: Some(thread) }, other, id))
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -180,8 +203,9 @@ impl Drop for Sink {
             let _ = thread.join();
         }
         let _ = self.shared.drain();
-        let mut open = OPEN.lock();
-        open.retain(|(generation, path)| (*generation, path) != (self.shared.generation, &self.shared.path));
+        if let Some(mut open) = OPEN.lock() {
+            open.retain(|open| (open.generation, &open.path) != (self.shared.generation, &self.shared.path));
+        }
     }
 }
 
@@ -244,6 +268,10 @@ impl Output {
         }
         Ok(())
     }
+}
+
+fn id(file: &Metadata) -> Id {
+    (file.dev(), file.ino())
 }
 
 /// A new file that only its owner can read, as code and names may tell much. In a directory that everyone can write to,

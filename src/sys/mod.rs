@@ -40,6 +40,12 @@ mod gaps;
 mod generation;
 mod parked;
 mod place;
+#[cfg(any(
+    all(feature = "perf", target_os = "linux"),
+    all(feature = "gdb", unix, not(target_vendor = "apple")),
+    all(feature = "unwind", unix, not(target_arch = "arm"))
+))]
+pub(crate) mod process_lock;
 #[cfg(unix)]
 mod unix;
 

@@ -154,14 +154,21 @@ fn check_cie(at: usize, mut cie: Reader<'_>) -> Result<(bool, bool), Refusal> {
         Some((b'z', letters)) => {
             let len = usize::try_from(cie.uleb()?).map_err(|_| Refusal::Truncated { at })?;
             let mut data = cie.split(len)?;
+            let mut is_last = false;
             for letter in letters {
                 let encoding = match letter {
-                    b'R' | b'L' | b'P' => data.u8()?,
-                    b'S' | b'B' => continue,
+                    // libgcc skips a byte for the `B`, which has none, and takes what follows for an encoding.
+                    b'R' | b'L' | b'P' if !is_last => data.u8()?,
+                    b'S' => continue,
+                    b'B' => {
+                        is_last = true;
+                        continue;
+                    }
                     _ => return Err(Refusal::Augmentation { at }),
                 };
+                // A personality that is left out makes libgcc abort when it looks for any function of the process.
                 match (letter, encoding) {
-                    (b'R', ABSOLUTE) | (b'L' | b'P', OMITTED) => {}
+                    (b'R', ABSOLUTE) | (b'L', OMITTED) => {}
                     (b'L', ABSOLUTE) => has_lsda = true,
                     (b'P', ABSOLUTE) => data.address().map(drop)?,
                     _ => return Err(Refusal::Encoding { at, encoding }),

@@ -8,19 +8,30 @@
 //! last before it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::mem;
 
 use super::Refusal;
 use super::eh_frame::{self, Frames};
 use super::registration::{RegisterTable, Registered, Table, list_of_tables};
-use crate::sync::Mutex;
+use crate::sync::{Arc, AtomicUsize, Ordering};
+use crate::sys::process_lock::ProcessLock;
 use crate::{BlockInfo, Error, Published, Reservation, UnwindInfo};
 
 /// Bytes of a stretch.
 const STRETCH: usize = 16 << 10;
 
-/// What is registered.
-pub(super) struct Tables(Mutex<State>);
+/// What is registered, by all unwinders: libgcc since 13 takes one entry for an address only, leaves out what comes second,
+/// and aborts when that is deregistered. One function in two unwinders is registered for the last of them. And in a forked
+/// child there may be functions here that went without a word, and others in their place.
+static STATE: ProcessLock<State> = ProcessLock::new(State::new(None));
+
+/// One unwinder's part in it.
+pub(super) struct Tables {
+    state: &'static ProcessLock<State>,
+    registered: Count,
+}
+
+/// How many functions one unwinder has registered.
+type Count = Arc<AtomicUsize>;
 
 struct State {
     /// By number. They refer to the frames of functions, so they go first.
@@ -33,6 +44,7 @@ struct State {
 struct Function {
     end: usize,
     known: Known,
+    of: Count,
 }
 
 /// How the unwinder knows a function.
@@ -46,13 +58,18 @@ fn stretch(address: usize) -> usize {
 }
 
 impl State {
-    fn insert(&mut self, block: &BlockInfo, frames: Frames) {
+    const fn new(register: Option<RegisterTable>) -> Self {
+        Self { tables: BTreeMap::new(), functions: BTreeMap::new(), register }
+    }
+
+    fn insert(&mut self, block: &BlockInfo, frames: Frames, of: &Count) {
         let known = match self.register {
             Some(_) => Known::InTable(frames),
             None => Known::Alone { _registered: Registered::new(frames) },
         };
         let start = block.start.addr();
-        self.functions.insert(start, Function { end: start + block.len, known });
+        of.fetch_add(1, Ordering::Relaxed);
+        self.functions.insert(start, Function { end: start + block.len, known, of: Arc::clone(of) });
     }
 
     /// Brings the tables of stretches up to date with their functions.
@@ -81,6 +98,9 @@ impl State {
         while let Some(at) = self.functions.range(..end).next_back().filter(|(_, f)| f.end > start).map(|(at, _)| *at) {
             gone.extend(self.functions.remove(&at).map(|function| (at, function)));
         }
+        for (_, function) in &gone {
+            function.of.fetch_sub(1, Ordering::Relaxed);
+        }
         let stretches: BTreeSet<usize> = gone.iter().map(|(at, _)| stretch(*at)).collect();
         self.update(stretches);
         // No table refers to them any more.
@@ -90,21 +110,28 @@ impl State {
 
 impl Tables {
     pub(super) fn new() -> Result<Self, Error> {
-        let (tables, functions) = (BTreeMap::new(), BTreeMap::new());
-        Ok(Self(Mutex::new(State { tables, functions, register: list_of_tables() })))
+        let tables = Self { state: &STATE, registered: Count::default() };
+        if let Some(mut state) = STATE.lock() {
+            state.register = list_of_tables();
+        }
+        Ok(tables)
     }
 
     /// As with an unwinder that takes functions one by one.
     #[cfg(test)]
     pub(super) fn alone() -> Self {
-        Self(Mutex::new(State { tables: BTreeMap::new(), functions: BTreeMap::new(), register: None }))
+        static ALONE: ProcessLock<State> = ProcessLock::new(State::new(None));
+        Self { state: &ALONE, registered: Count::default() }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.0.lock().functions.len()
+        self.registered.load(Ordering::Relaxed)
     }
 
-    pub(super) fn reserved(&self, _space: &Reservation) {}
+    /// What is registered there went without a word.
+    pub(super) fn reserved(&self, space: &Reservation) {
+        self.released(space);
+    }
 
     pub(super) fn publish(&self, functions: &[Published<'_>], mut refuse: impl FnMut(&BlockInfo, Refusal)) {
         let mut taken: Vec<(BlockInfo, Frames)> = Vec::with_capacity(functions.len());
@@ -115,13 +142,15 @@ impl Tables {
                 Err(why) => refuse(&function.block, why),
             }
         }
-        let mut state = self.0.lock();
+        let Some(mut state) = self.state.lock() else {
+            return taken.iter().for_each(|(block, _)| refuse(block, Refusal::Forked));
+        };
         let mut stretches = BTreeSet::new();
         for (block, frames) in taken {
             let start = block.start.addr();
             // There is something if an arena was attached twice.
             state.remove(start, start + block.len);
-            state.insert(&block, frames);
+            state.insert(&block, frames, &self.registered);
             stretches.insert(stretch(start));
         }
         state.update(stretches);
@@ -129,24 +158,16 @@ impl Tables {
 
     pub(super) fn free(&self, block: &BlockInfo) {
         let start = block.start.addr();
-        let mut state = self.0.lock();
-        if state.functions.contains_key(&start) {
+        if let Some(mut state) = self.state.lock().filter(|state| state.functions.contains_key(&start)) {
             state.remove(start, start + block.len);
         }
     }
 
     pub(super) fn released(&self, space: &Reservation) {
         let start = space.start.addr();
-        self.0.lock().remove(start, start + space.len);
-    }
-}
-
-impl Drop for Tables {
-    fn drop(&mut self) {
-        // Empty, but for forked children: there the unwinder still knows what is here, and its lock may be held for ever.
-        let state = self.0.get_mut();
-        mem::forget(mem::take(&mut state.tables));
-        mem::forget(mem::take(&mut state.functions));
+        if let Some(mut state) = self.state.lock() {
+            state.remove(start, start + space.len);
+        }
     }
 }
 

@@ -29,7 +29,8 @@
 //! # When
 //!
 //! A function is registered before the call that publishes it returns, and until its space is used again: threads that
-//! hold a guard can unwind out of functions that were dropped meanwhile. In a forked child what was registered stays so.
+//! hold a guard can unwind out of functions that were dropped meanwhile. In a forked child what was registered stays so, until
+//! an arena with an unwinder comes to lie there.
 //!
 //! # Cost
 //!
@@ -104,7 +105,8 @@ impl Unwinder {
         Ok(Self(Arc::new(listener)))
     }
 
-    /// Has the arena's functions registered. It serves any number of arenas.
+    /// Has the arena's functions registered. It serves any number of arenas. An arena that is attached to several
+    /// unwinders has its functions registered once, by the last of them.
     pub fn attach(&self, builder: ArenaBuilder) -> ArenaBuilder {
         builder.observer(Arc::clone(&self.0) as Arc<dyn Observer>)
     }

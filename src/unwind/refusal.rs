@@ -27,7 +27,7 @@ pub enum Refusal {
         /// What it says; 64 for the format.
         version: u8,
     },
-    /// An augmentation other than `z` with any of `R`, `P`, `L`, `S` and `B`.
+    /// An augmentation other than `z` with any of `R`, `P`, `L` and `S`, and `B` at its end.
     #[error("the CIE at offset {at} has an augmentation that is not known")]
     Augmentation {
         /// Where the CIE begins.
@@ -73,6 +73,9 @@ pub enum Refusal {
         /// Bytes in the function.
         size: usize,
     },
+    /// The process was forked while another thread registered a function, so that nothing can be registered in it any more.
+    #[error("the process was forked while another thread registered a function")]
+    Forked,
     /// The system would take no function table for the arena.
     #[error("the system took no function table for this arena")]
     NoTable,

@@ -108,6 +108,11 @@ fn augmentations_with_absolute_addresses_are_taken() {
     let with = |augmentation, data| refusal(&Info { augmentation, data, ..Info::default() });
     assert_eq!(with(b"zR", vec![0x1b]), Some(Refusal::Encoding { at: 0, encoding: 0x1b }));
     assert_eq!(with(b"zP", vec![0x9b, 0, 0, 0, 0]), Some(Refusal::Encoding { at: 0, encoding: 0x9b }));
+    // What libgcc aborts at, or reads another byte of.
+    assert_eq!(with(b"zP", vec![0xff]), Some(Refusal::Encoding { at: 0, encoding: 0xff }));
+    assert_eq!(with(b"zPR", vec![0xff, 0]), Some(Refusal::Encoding { at: 0, encoding: 0xff }));
+    assert_eq!(with(b"zBR", vec![0]), Some(Refusal::Augmentation { at: 0 }));
+    assert_eq!((with(b"zRB", vec![0]), with(b"zRSB", vec![0])), (None, None));
     assert_eq!(with(b"zQ", vec![0]), Some(Refusal::Augmentation { at: 0 }));
     assert_eq!(with(b"eh", vec![]), Some(Refusal::Augmentation { at: 0 }));
     assert!(matches!(with(b"zRRR", vec![0]), Some(Refusal::Truncated { .. })));
@@ -202,6 +207,53 @@ fn whatever_it_is_it_is_read_within_bounds() {
     assert!(taken > 0);
 }
 
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn is_known(pc: *const u8) -> bool {
+    unsafe extern "C" {
+        fn _Unwind_Find_FDE(pc: *const u8, bases: *mut [usize; 3]) -> *const u8;
+    }
+    let mut bases = [0; 3];
+    // SAFETY: it writes the three addresses of its `struct dwarf_eh_bases`.
+    !unsafe { _Unwind_Find_FDE(pc, &raw mut bases) }.is_null()
+}
+
+/// Of two unwinders, and of arenas that went without a word, as in a forked child, one entry for an address is left.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[test]
+fn an_address_is_registered_once() {
+    use super::native::Tables;
+    use crate::{BlockInfo, Published, Reservation, UnwindInfo, WxMode};
+
+    let memory = vec![0_u8; 256];
+    let at = |offset: usize| memory.as_ptr().wrapping_add(offset);
+    let of = |first, len| Info { first, len, ..Info::default() }.bytes();
+    let (whole, part) = (of(0, 64), of(8, 16));
+    let publish = |tables: &Tables, offset, frame| {
+        let block = BlockInfo { start: at(offset), len: 64, tag: 0 };
+        tables.publish(&[Published::pretended(block, Some(UnwindInfo::EhFrame(frame)))], |_, why| panic!("{why}"));
+        block
+    };
+    for make in [|| Tables::new().unwrap(), Tables::alone] {
+        let (first, second) = (make(), make());
+        publish(&first, 0, &whole);
+        let block = publish(&second, 0, &part);
+        assert_eq!((first.len(), second.len()), (0, 1));
+        assert!(is_known(at(8)) && !is_known(at(32)), "what was there before");
+        // Both hear of it.
+        first.free(&block);
+        assert!(!is_known(at(8)));
+        second.free(&block);
+        publish(&first, 0, &whole);
+        publish(&first, 64, &whole);
+        // Nobody says that it is gone, and there is another arena.
+        drop(first);
+        let space = Reservation { start: at(0), len: 128, mode: WxMode::Flip };
+        second.reserved(&space);
+        assert!(!is_known(at(0)) && !is_known(at(64)));
+        assert_eq!(second.len(), 0);
+    }
+}
+
 /// Either way, whatever the unwinder of this machine is.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[test]
@@ -209,22 +261,13 @@ fn what_is_registered_is_found_until_it_is_freed() {
     use super::native::Tables;
     use crate::{BlockInfo, Published, UnwindInfo};
 
-    unsafe extern "C" {
-        fn _Unwind_Find_FDE(pc: *const u8, bases: *mut [usize; 3]) -> *const u8;
-    }
-    let is_known = |pc: *const u8| {
-        let mut bases = [0; 3];
-        // SAFETY: it writes the three addresses of its `struct dwarf_eh_bases`.
-        !unsafe { _Unwind_Find_FDE(pc, &raw mut bases) }.is_null()
-    };
     // In place of code, across several stretches.
     let memory = vec![0_u8; 64 << 10];
     let frame = Info { first: 8, ..Info::default() }.bytes();
     let functions: Vec<Published<'_>> = (0..1000)
-        .map(|n| Published {
-            block: BlockInfo { start: memory.as_ptr().wrapping_add(64 * n), len: 64, tag: 0 },
-            name: None,
-            unwind: Some(UnwindInfo::EhFrame(&frame)),
+        .map(|n| {
+            let block = BlockInfo { start: memory.as_ptr().wrapping_add(64 * n), len: 64, tag: 0 };
+            Published::pretended(block, Some(UnwindInfo::EhFrame(&frame)))
         })
         .collect();
     for tables in [Tables::new().unwrap(), Tables::alone()] {

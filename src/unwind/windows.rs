@@ -67,10 +67,8 @@ impl Table {
         installed.then_some(Self { functions, len: space.len })
     }
 
-    fn insert(&self, block: &BlockInfo, info: UnwindInfo<'_>) -> Result<(), Refusal> {
+    fn insert(&self, block: &BlockInfo, code: &[u8], info: UnwindInfo<'_>) -> Result<(), Refusal> {
         let start = block.start.addr();
-        // SAFETY: published, alive and readable: the publishing call has not returned.
-        let code = unsafe { std::slice::from_raw_parts(block.start, block.len) };
         let (offset, len) = checked(info, code)?;
         let offset_of = |address: usize| u32::try_from(address - self.functions.base).map_err(|_| Refusal::NoTable);
         let entry = Arc::new(RuntimeFunction {
@@ -113,7 +111,7 @@ impl Tables {
         for function in functions {
             let Some(info) = function.unwind else { continue };
             let table = around(&tables, &function.block).ok_or(Refusal::NoTable);
-            if let Err(why) = table.and_then(|table| table.insert(&function.block, info)) {
+            if let Err(why) = table.and_then(|table| table.insert(&function.block, &function.code(), info)) {
                 refuse(&function.block, why);
             }
         }
