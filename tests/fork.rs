@@ -73,7 +73,7 @@ fn a_forked_child_cannot_change_its_parents_code() {
 /// Address, length and permissions of the views of dual mappings.
 fn views() -> Vec<(usize, usize, String)> {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
-    let views = maps.lines().filter(|line| line.contains("/dev/zero (deleted)"));
+    let views = maps.lines().filter(|line| line.contains("/dev/zero (deleted)") || line.contains("memfd:gaia-jit"));
     let parse = |line: &str| {
         let mut words = line.split(' ');
         let (from, to) = words.next()?.split_once('-')?;

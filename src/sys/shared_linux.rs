@@ -2,7 +2,8 @@
 //!
 //! It is anonymous shared memory, whose mapping is duplicated by `mremap` with an old length of 0: the kernel then leaves the
 //! old mapping in place ("If the value of old_size is zero, and old_address refers to a shareable mapping, then mremap()
-//! will create a new mapping of the same pages", mremap(2)). Mappings of a `memfd_create` serve where that is refused.
+//! will create a new mapping of the same pages", mremap(2)). Mappings of a
+//! `memfd_create` serve where that is refused, and on 32 bits.
 //!
 //! Either way the memory is the kernel's own temporary file system; what differs is the name. Anonymous shared memory is
 //! called `/dev/zero (deleted)`, and that is one of the few names for which `perf` looks up functions in a perf map. A
@@ -79,7 +80,9 @@ impl Source {
 }
 
 pub(super) fn share(len: usize) -> Result<SharedMemory> {
-    if let Ok(source) = Source::new(len) {
+    // qemu 10 as an emulator of 32-bit programs ends itself at such a call ("Assertion `start <= last' failed").
+    let source = if cfg!(target_pointer_width = "64") { Source::new(len).ok() } else { None };
+    if let Some(source) = source {
         return Ok(SharedMemory::Anonymous(source));
     }
     // Not a program to `execve`, whatever it is mapped for; kernels before 6.3 do not know the flag.
