@@ -7,10 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 #[cfg(target_os = "linux")]
+use common::LARGE;
+#[cfg(target_os = "linux")]
 use common::maps::mappings;
 #[cfg(any(target_os = "linux", windows))]
 use common::maps::resident;
-use common::{LARGE, asm, call, fills_holes, modes, often, publish_all, small};
+use common::{asm, call, fills_holes, modes, often, publish_all, small};
 use gaia_jit::{Code, CodeArena, Error, WxMode};
 
 /// Whether memory goes back while it is mapped: memory of a section does not, nor what other systems map twice.

@@ -9,7 +9,6 @@
 //!   mounted `wxallowed` is both at once (`mmap(2)`, `mprotect(2)`: `ENOTSUP`). There is no anonymous shared memory with
 //!   a descriptor, and a named file's pages depend on where it lies, so there is no second view.
 
-use std::io;
 use std::ptr::NonNull;
 
 use super::{Access, Os, Place, Result, Span, missing, unix};
