@@ -30,16 +30,20 @@ struct State {
 
 impl Faulty {
     pub(crate) fn leaked() -> &'static Self {
-        // Kept in sight, so that leak checkers look for other leaks.
-        static ALL: Mutex<Vec<&'static Faulty>> = Mutex::new(Vec::new());
-        let system: &'static Self = Box::leak(Box::default());
-        ALL.lock().push(system);
-        system
+        Self::default().leak()
     }
 
     /// A system whose pages are larger than the real one's: it checks that nobody asks for parts of them.
     pub(crate) fn leaked_with_pages(page: usize) -> &'static Self {
-        Box::leak(Box::new(Self { page: Some(page.max(Native.page_size())), ..Self::default() }))
+        Self { page: Some(page.max(Native.page_size())), ..Self::default() }.leak()
+    }
+
+    /// Kept in sight, so that leak checkers look for other leaks.
+    fn leak(self) -> &'static Self {
+        static ALL: Mutex<Vec<&'static Faulty>> = Mutex::new(Vec::new());
+        let system: &'static Self = Box::leak(Box::new(self));
+        ALL.lock().push(system);
+        system
     }
 
     fn check_pages(&self, span: Span) {
