@@ -4,8 +4,10 @@
 //! leads to the system, stay as they are there: they outlive the runs of a model.
 
 pub(crate) use parking_lot::Mutex;
+pub(crate) use std::sync::Arc;
+#[cfg(any(unix, windows))]
+pub(crate) use std::sync::OnceLock;
 pub(crate) use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-pub(crate) use std::sync::{Arc, OnceLock};
 
 #[cfg(loom)]
 pub(crate) use modelled as checked;

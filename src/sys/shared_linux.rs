@@ -71,11 +71,16 @@ impl Source {
 
     /// The first pages of the memory in place of others of ours that nobody uses.
     fn duplicate(&self, at: Span) -> Result<Span> {
-        let (from, flags) = (self.0.start.as_ptr().cast(), libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED);
+        // `MREMAP_MAYMOVE | MREMAP_FIXED`, from the kernel's `linux/mman.h`; the `libc` crate has neither these nor the call
+        // for Android.
+        const MOVE_TO: libc::c_long = 1 | 2;
+        let (from, to, old_len) = (self.0.start.as_ptr(), at.start.as_ptr(), 0 as libc::c_long);
         // SAFETY: what it replaces is the caller's and unused; the source stays as it is.
-        let got = unsafe { libc::mremap(from, 0, at.len, flags, at.start.as_ptr().cast::<libc::c_void>()) };
-        let made = unix::mapped(got, at.len).map_err(|refused| Refused { call: "mremap", ..refused })?;
-        if made.start == at.start { Ok(made) } else { Err(Refused::new("mremap", io::ErrorKind::Unsupported.into())) }
+        match unsafe { libc::syscall(libc::SYS_mremap, from, old_len, at.len, MOVE_TO, to) } {
+            -1 => Err(Refused::last("mremap")),
+            made if made as usize == at.address() => Ok(at),
+            _ => Err(Refused::new("mremap", io::ErrorKind::Unsupported.into())),
+        }
     }
 }
 
