@@ -110,11 +110,16 @@ fn a_batch_is_told_at_once_in_the_order_of_its_slots() {
         let mut batch = arena.batch();
         batch.push(Code::new(&code)).unwrap();
         let second = batch.push(Code::new(&code).name("second")).unwrap();
-        batch.push(Code::new(&code)).unwrap();
+        let third = batch.push(Code::new(&code).name("third")).unwrap();
         batch.set_unwind(second, UnwindInfo::EhFrame(&[7]));
+        batch.set_unwind(third, UnwindInfo::EhFrame(&[8, 9]));
         drop(batch.publish().unwrap());
         let len = code.len();
-        let functions = vec![(len, None, None), (len, Some("second".into()), Some(vec![7])), (len, None, None)];
+        let functions = vec![
+            (len, None, None),
+            (len, Some("second".into()), Some(vec![7])),
+            (len, Some("third".into()), Some(vec![8, 9])),
+        ];
         assert_eq!(log.take()[0], Event::Published(functions));
         let mut dropped = arena.batch();
         dropped.push(&code).unwrap();
