@@ -67,9 +67,10 @@ impl Observers {
     }
 }
 
-/// Drops what a panic carried, which may panic as well.
+/// Drops what a panic carried, which may panic as well, and so may what that one carries.
 fn discard(payload: Box<dyn Any + Send>) {
-    let _ = catch_unwind(AssertUnwindSafe(|| drop(payload))).map_err(std::mem::forget);
+    let drop_it = |payload| catch_unwind(AssertUnwindSafe(|| drop(payload)));
+    let _ = drop_it(payload).or_else(drop_it).map_err(std::mem::forget);
 }
 
 impl Core {

@@ -203,15 +203,12 @@ pub(super) unsafe fn map_shared_at(memory: &std::fs::File, span: Span, access: A
     mapped(unsafe { libc::mmap(start, span.len, protection, flags, memory.as_raw_fd(), 0) }, span.len).map(drop)
 }
 
-/// An address of our own choice, as a hint: mappings made one after another lie one after another too, so from one view's
-/// address the other's would be known. Between 1/8 and all of what lies below the largest power of two below the stack,
-/// in the half of the address space that systems fill last.
+/// An address of our own choice: mappings made one after another lie one after another too, so from one view's address the
+/// other's would be known. Between 1/8 and all of what lies below the largest power of two below the stack, in the half
+/// of the address space that systems fill last.
 #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
 fn anywhere() -> usize {
     use std::hash::{BuildHasher, RandomState};
-    if cfg!(not(target_pointer_width = "64")) {
-        return 0;
-    }
     let local = 0_u8;
     let stack = (&raw const local).addr();
     // Seeded by the system for each process, and different each time.
@@ -224,8 +221,13 @@ fn anywhere() -> usize {
 #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
 pub(super) fn reserve_aligned(len: usize, align: usize) -> Result<Span> {
     let refused = || Refused::new("mmap", io::ErrorKind::OutOfMemory.into());
-    let whole =
-        reserve_at(anywhere(), len.checked_add(align).ok_or_else(refused)?, libc::PROT_NONE | LATER, NO_RESERVE)?;
+    let total = len.checked_add(align).ok_or_else(refused)?;
+    let try_at = |address, flags| reserve_at(address, total, libc::PROT_NONE | LATER, NO_RESERVE | flags);
+    // Something else may be there; where there is so much that no try succeeds, it is wherever the system likes. Four
+    // gigabytes leave no choice.
+    let tries = if cfg!(target_pointer_width = "64") { 16 } else { 0 };
+    let apart = (0..tries).find_map(|_| try_at(anywhere(), NO_REPLACE).ok());
+    let whole = apart.map_or_else(|| try_at(0, 0), Ok)?;
     let skip = whole.address().wrapping_neg() & (align - 1);
     // SAFETY: `skip` is less than `align`, by which the reservation exceeds `len`.
     let start = unsafe { whole.start.add(skip) };

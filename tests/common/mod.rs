@@ -52,6 +52,12 @@ pub fn small_pages(test: &str) -> bool {
     !always
 }
 
+/// Whether this program is watched by a sanitizer (`GAIA_TEST_SANITIZER`): it lays out the address space, keeps memory of
+/// its own, and aborts the process when it can have no more.
+pub fn sanitized() -> bool {
+    std::env::var_os("GAIA_TEST_SANITIZER").is_some()
+}
+
 /// Says aloud, as output that is not captured, that a test was not run.
 pub fn not_run(test: &str, why: &str) {
     std::io::stderr().write_all(format!("NOT RUN: {test}: {why}\n").as_bytes()).unwrap();
