@@ -179,7 +179,8 @@ fn trim_takes_huge_pages_whole() {
     let page = region::page::size();
     for mode in modes() {
         let arena = CodeArena::builder().mode(mode).capacity(8 << 20).huge_pages(true).build().unwrap();
-        let blocks: Vec<_> = (0..600).map(|n| arena.publish(&asm::padded(n, page)).unwrap()).collect();
+        let count = 600.min((6 << 20) / page as u32);
+        let blocks: Vec<_> = (0..count).map(|n| arena.publish(&asm::padded(n, page)).unwrap()).collect();
         let base = blocks[0].as_ptr().addr() & !((2 << 20) - 1);
         drop(blocks);
         arena.trim().unwrap();

@@ -222,12 +222,20 @@ fn anywhere() -> usize {
 pub(super) fn reserve_aligned(len: usize, align: usize) -> Result<Span> {
     let refused = || Refused::new("mmap", io::ErrorKind::OutOfMemory.into());
     let total = len.checked_add(align).ok_or_else(refused)?;
-    let try_at = |address, flags| reserve_at(address, total, libc::PROT_NONE | LATER, NO_RESERVE | flags);
-    // Something else may be there; where there is so much that no try succeeds, it is wherever the system likes. Four
-    // gigabytes leave no choice.
-    let tries = if cfg!(target_pointer_width = "64") { 16 } else { 0 };
-    let apart = (0..tries).find_map(|_| try_at(anywhere(), NO_REPLACE).ok());
-    let whole = apart.map_or_else(|| try_at(0, 0), Ok)?;
+    let try_at = |hint| reserve_at(hint, total, libc::PROT_NONE | LATER, NO_RESERVE);
+    // Four gigabytes leave no choice.
+    let mut tries = if cfg!(target_pointer_width = "64") { 16 } else { 0 };
+    let whole = loop {
+        let hint = if tries == 0 { 0 } else { anywhere() };
+        let got = try_at(hint)?;
+        if tries == 0 || got.address() == hint {
+            break got;
+        }
+        // Something else is there. If that goes on and on, it is wherever the system likes.
+        tries -= 1;
+        // SAFETY: mapped just now and given to nobody.
+        unsafe { release(got)? };
+    };
     let skip = whole.address().wrapping_neg() & (align - 1);
     // SAFETY: `skip` is less than `align`, by which the reservation exceeds `len`.
     let start = unsafe { whole.start.add(skip) };
