@@ -4,6 +4,8 @@
 
 mod common;
 
+use std::borrow::Cow;
+
 use common::{asm, call, call_at, child, fork::fork, modes, small};
 use gaia_jit::{Code, CodeBlock, Error, WxMode};
 
@@ -25,6 +27,9 @@ fn a_forked_child_cannot_change_its_parents_code() {
             assert!(fork(|| {
                 for (n, block) in (0..).zip(blocks.iter().flatten()) {
                     assert_eq!(call(block), n);
+                    // Not memory that the parent may write to.
+                    let is_copy = matches!(block.as_bytes(), Cow::Owned(_));
+                    assert_eq!((is_copy, &block.as_bytes()[..]), (mode != WxMode::Flip, &asm::constant(n)[..]));
                     assert_eq!(arena.lookup(block.as_ptr()).map(|hit| hit.tag), Some(n.into()));
                 }
                 let guard = arena.pin();

@@ -150,9 +150,14 @@ impl<'a> Live<'a> {
     }
 
     pub(super) fn bytes(self) -> Cow<'a, [u8]> {
-        // Another thread may have no right to read them, and could be sent the slice.
-        let is_windowed = self.region.is_some_and(Region::is_windowed);
-        if is_windowed { Cow::Owned(self.readable().to_vec()) } else { Cow::Borrowed(self.readable()) }
+        // Another thread may have no right to read them, and could be sent the slice; and the parent of a forked child may
+        // drop its block and write another into memory that both share.
+        let is_shared = |region: &Region| region.is_dual() && !region.is_own();
+        if self.region.is_some_and(|region| region.is_windowed() || is_shared(region)) {
+            Cow::Owned(self.readable().to_vec())
+        } else {
+            Cow::Borrowed(self.readable())
+        }
     }
 
     /// For this thread alone.

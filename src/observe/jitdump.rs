@@ -68,6 +68,7 @@ const LOAD: usize = PREFIX + 40;
 /// another function is published there.
 pub struct Jitdump {
     sink: Sink,
+    process: u32,
     /// The number of the next function: `perf` names its files by it.
     next: AtomicU64,
     /// The page by which `perf record` learns of the file, and, if it is attached later, the proof that it is used.
@@ -97,10 +98,11 @@ impl Jitdump {
         // Absolute, as perf may be run elsewhere.
         let directory = std::path::absolute(directory);
         let directory = directory.map_err(|source| Error::OperatingSystem { call: "getcwd", source })?;
-        let path: PathBuf = directory.join(format!("jit-{}.dump", std::process::id()));
-        let (sink, file) = Sink::create("a second Jitdump", path, &first_page(machine))?;
+        let process = std::process::id();
+        let path: PathBuf = directory.join(format!("jit-{process}.dump"));
+        let (sink, file) = Sink::create("a second Jitdump", path, &first_page(machine, process))?;
         let marker = marker(&file).inspect_err(|_| drop(std::fs::remove_file(sink.path())))?;
-        Ok(Self { sink, next: AtomicU64::new(0), _marker: marker })
+        Ok(Self { sink, process, next: AtomicU64::new(0), _marker: marker })
     }
 
     /// Where the file is.
@@ -125,7 +127,7 @@ impl Jitdump {
         let (from, block) = (out.len(), function.block);
         // The length comes when it is known.
         prefix(out, CODE_LOAD, 0, time);
-        out.extend_from_slice(&std::process::id().to_ne_bytes());
+        out.extend_from_slice(&self.process.to_ne_bytes());
         out.extend_from_slice(&thread.to_ne_bytes());
         let address = block.start.addr() as u64;
         // Not as `block` says, which may be of somebody's own invention: what is read is the block itself.
@@ -178,10 +180,10 @@ impl fmt::Debug for Jitdump {
 }
 
 /// The header, and a record that fills up the rest of the page.
-fn first_page(machine: u16) -> Vec<u8> {
+fn first_page(machine: u16, process: u32) -> Vec<u8> {
     let page = region::page::size();
     let (mut out, time) = (Vec::with_capacity(page), now());
-    for number in [MAGIC, VERSION, HEADER, u32::from(machine), 0, std::process::id()] {
+    for number in [MAGIC, VERSION, HEADER, u32::from(machine), 0, process] {
         out.extend_from_slice(&number.to_ne_bytes());
     }
     let flags = 0_u64;

@@ -22,9 +22,9 @@
 
 use std::collections::VecDeque;
 use std::fs::{File, Metadata, OpenOptions};
-use std::io;
+use std::io::{self, IoSlice, Seek, SeekFrom, Write};
 use std::mem;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -40,6 +40,9 @@ pub(super) const SHARDS: usize = 16;
 const FULL: usize = 16 << 10;
 /// Empty buffers that are kept: as many as the thread finds when it is woken.
 const SPARE: usize = WORTH / FULL;
+/// Buffers that are written by one call. A file system that is given a megabyte takes a third of the time, line by line, that
+/// it takes for 16 KiB, as it gets memory in larger pieces (ext4 of Linux 6.18: 12 ns of 36 for a line of a perf map).
+const TOGETHER: usize = 128;
 /// Bytes in the queue from which on the thread is woken before its time.
 const WORTH: usize = 1 << 20;
 /// Bytes in the queue from which on those who publish wait.
@@ -124,7 +127,7 @@ impl Sink {
         let id = id(&file.metadata().map_err(|source| Error::OperatingSystem { call: "fstat", source })?);
         let other = file.try_clone().map_err(|source| Error::OperatingSystem { call: "dup", source })?;
         let mut output = Output { file, len: 0 };
-        output.write(head).map_err(|source| Error::OperatingSystem { call: "pwrite", source })?;
+        output.write(&[head]).map_err(|source| Error::OperatingSystem { call: "pwrite", source })?;
         let shared = Arc::new(Shared {
             generation,
             path: path.into(),
@@ -236,34 +239,63 @@ impl Shared {
         let mut result = Ok(());
         loop {
             let mut queue = self.queue.lock();
-            let Some(Buffer { mut bytes, records }) = queue.full.pop_front() else { return result };
-            queue.bytes -= bytes.len();
+            let count = queue.full.len().min(TOGETHER);
+            let full: Vec<Buffer> = queue.full.drain(..count).collect();
+            queue.bytes -= full.iter().map(|buffer| buffer.bytes.len()).sum::<usize>();
             drop(queue);
-            if let Err(error) = output.write(&bytes) {
-                self.lost.fetch_add(records, Ordering::Relaxed);
-                result = Err(error);
+            if full.is_empty() {
+                return result;
+            }
+            // If not all has room, as much as has.
+            let all: Vec<&[u8]> = full.iter().map(|buffer| &buffer.bytes[..]).collect();
+            if output.write(&all).is_err() {
+                for buffer in &full {
+                    if let Err(error) = output.write(&[&buffer.bytes]) {
+                        self.lost.fetch_add(buffer.records, Ordering::Relaxed);
+                        result = Err(error);
+                    }
+                }
             }
             // One large record must not cost its memory for ever, nor a long queue.
             let mut queue = self.queue.lock();
-            if bytes.capacity() <= 4 * FULL && queue.spare.len() < SPARE {
-                bytes.clear();
-                queue.spare.push(bytes);
+            for Buffer { mut bytes, .. } in full {
+                if bytes.capacity() <= 4 * FULL && queue.spare.len() < SPARE {
+                    bytes.clear();
+                    queue.spare.push(bytes);
+                }
             }
         }
     }
 }
 
 impl Output {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let end = self.len + bytes.len() as u64;
+    /// Appends all of it or nothing.
+    fn write(&mut self, pieces: &[&[u8]]) -> io::Result<()> {
+        let end = self.len + pieces.iter().map(|piece| piece.len() as u64).sum::<u64>();
         if end > file_size_limit() {
             return Err(io::Error::from_raw_os_error(libc::EFBIG));
         }
-        match self.file.write_all_at(bytes, self.len) {
+        match self.write_all(pieces) {
             Ok(()) => self.len = end,
             Err(error) => {
                 let _ = self.file.set_len(self.len);
                 return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn write_all(&mut self, pieces: &[&[u8]]) -> io::Result<()> {
+        self.file.seek(SeekFrom::Start(self.len))?;
+        let mut left: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+        let mut left = &mut left[..];
+        IoSlice::advance_slices(&mut left, 0);
+        while !left.is_empty() {
+            match self.file.write_vectored(left) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => IoSlice::advance_slices(&mut left, written),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(())

@@ -33,7 +33,7 @@ impl State {
         if pages.iter().any(|page| page.pending > 0) {
             Self::Pending
         } else if live > 0 {
-            Self::Live((live * SHADES.len() / (page_size * pages.len())).min(SHADES.len() - 1))
+            Self::Live((live * SHADES.len() / (page_size * pages.len()).max(1)).min(SHADES.len() - 1))
         } else if pages.iter().any(|page| page.resident) {
             Self::Empty
         } else {
@@ -213,6 +213,13 @@ mod tests {
     fn map(pages: usize, holes: Vec<Hole>) -> String {
         let used = PageUse { live: 4096, pending: 0, resident: true };
         Map { page_size: 4096, pages: vec![used; pages], holes }.to_svg("a <title> & more\n", &[])
+    }
+
+    /// Its fields are public.
+    #[test]
+    fn pages_of_no_size_are_drawn() {
+        let map = Map { page_size: 0, pages: vec![PageUse { live: 1, ..PageUse::default() }], holes: Vec::new() };
+        assert!(map.to_svg("", &[]).ends_with("</svg>\n"));
     }
 
     #[test]
