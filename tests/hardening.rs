@@ -99,19 +99,13 @@ fn maps_at(address: usize) -> bool {
     got != libc::MAP_FAILED && unsafe { libc::munmap(got, 1) } == 0 && got == hint
 }
 
-/// The writable view is where the file is mapped and not executable.
-#[test]
+/// How far the writable views of some arenas lie from their code. A writable view is where the memory is mapped and not
+/// executable.
 #[cfg(target_pointer_width = "64")]
-fn views_lie_apart_and_differently_each_time() {
-    // Valgrind and ThreadSanitizer place all mappings in a small part of the address space.
-    let local = 0_u8;
-    let part = 1_usize << ((&raw const local).addr().ilog2() - 4);
-    if !(2..16).any(|parts| maps_at(parts * part)) {
-        return common::not_run("views_lie_apart_and_differently_each_time", "addresses cannot be chosen here");
-    }
+fn distances() -> HashSet<usize> {
     let mut distances = HashSet::new();
     for _ in 0..8 {
-        let Ok(arena) = small(WxMode::DualMap).build() else { return };
+        let Ok(arena) = small(WxMode::DualMap).build() else { continue };
         let code = arena.publish(&asm::constant(1)).unwrap().as_ptr().addr();
         let views: Vec<usize> = std::fs::read_to_string("/proc/self/maps")
             .unwrap()
@@ -121,13 +115,66 @@ fn views_lie_apart_and_differently_each_time() {
             })
             .map(|line| usize::from_str_radix(line.split('-').next().unwrap(), 16).unwrap())
             .collect();
-        assert!(!views.is_empty());
-        for view in views {
-            assert!(view.abs_diff(code) > 1 << 30, "{view:#x} lies near {code:#x}");
-            distances.insert(view.wrapping_sub(code));
-        }
+        distances.extend(views.iter().map(|view| view.wrapping_sub(code)));
     }
-    assert!(distances.len() >= 8, "{distances:x?}");
+    distances
+}
+
+/// Also on a stack that lies low, such as coroutines may have: nothing is to be concluded from where that is.
+#[test]
+#[cfg(target_pointer_width = "64")]
+fn views_lie_apart_and_differently_each_time() {
+    // Valgrind and ThreadSanitizer place mappings in a small part of the address space.
+    // SAFETY: takes a number only. What it answers is an address on the first stack.
+    let stack = unsafe { libc::getauxval(libc::AT_RANDOM) } as usize;
+    let part = 1_usize << (stack.ilog2() - 4);
+    if !(2..16).any(|parts| maps_at(parts * part)) {
+        return common::not_run("views_lie_apart_and_differently_each_time", "addresses cannot be chosen here");
+    }
+    if !modes().any(|mode| mode == WxMode::DualMap) {
+        return common::not_run("views_lie_apart_and_differently_each_time", "this system does not have the mode");
+    }
+    for distances in [distances(), on_a_low_stack(distances)] {
+        assert!(distances.len() >= 8, "{distances:x?}");
+        let near = distances.iter().filter(|&&distance| (distance as isize).unsigned_abs() < 1 << 30).count();
+        assert_eq!(near, 0, "{distances:x?}");
+        // All of eight in one sixteenth of the address space is not chance.
+        let spread = distances.iter().max().unwrap() - distances.iter().min().unwrap();
+        assert!(spread > part, "{distances:x?}");
+    }
+}
+
+/// Runs it on a thread whose stack lies in the first gigabyte of addresses, or somewhere if that is not to be had.
+#[cfg(target_pointer_width = "64")]
+fn on_a_low_stack<T>(work: fn() -> T) -> T {
+    const STACK: usize = 1 << 20;
+    struct Task<T>(fn() -> T, Option<T>);
+    extern "C" fn run<T>(task: *mut libc::c_void) -> *mut libc::c_void {
+        // SAFETY: given below, and left alone until this thread has ended.
+        let task = unsafe { &mut *task.cast::<Task<T>>() };
+        task.1 = Some((task.0)());
+        std::ptr::null_mut()
+    }
+    let (access, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANON);
+    // SAFETY: a new mapping, where nothing is yet or at an address of the system's choice.
+    let stack = unsafe { libc::mmap(std::ptr::without_provenance_mut(1 << 29), STACK, access, flags, -1, 0) };
+    assert_ne!(stack, libc::MAP_FAILED);
+    let mut attributes = std::mem::MaybeUninit::uninit();
+    // SAFETY: valid for the call to write to.
+    assert_eq!(unsafe { libc::pthread_attr_init(attributes.as_mut_ptr()) }, 0);
+    // SAFETY: initialised, and a mapping of that size which outlives the thread.
+    assert_eq!(unsafe { libc::pthread_attr_setstack(attributes.as_mut_ptr(), stack, STACK) }, 0);
+    let mut task = Task(work, None);
+    let mut thread = std::mem::MaybeUninit::uninit();
+    // SAFETY: initialised attributes, and a task that outlives the thread, as that is waited for.
+    let made =
+        unsafe { libc::pthread_create(thread.as_mut_ptr(), attributes.as_ptr(), run::<T>, (&raw mut task).cast()) };
+    assert_eq!(made, 0);
+    // SAFETY: made above.
+    let thread = unsafe { thread.assume_init() };
+    // SAFETY: joined once. Its stack stays: whoever looks at ended threads may look there.
+    assert_eq!(unsafe { libc::pthread_join(thread, std::ptr::null_mut()) }, 0);
+    task.1.expect("the thread ended before its task")
 }
 
 #[test]

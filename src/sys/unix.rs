@@ -209,12 +209,26 @@ pub(super) unsafe fn map_shared_at(memory: &std::fs::File, span: Span, access: A
 #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
 fn anywhere() -> usize {
     use std::hash::{BuildHasher, RandomState};
-    let local = 0_u8;
-    let stack = (&raw const local).addr();
+    let stack = first_stack();
     // Seeded by the system for each process, and different each time.
     let random = RandomState::new().hash_one(stack) as usize;
     let top = 1 << stack.ilog2();
     (top / 8 + random % (top / 8 * 7)) & !(region::page::size() - 1)
+}
+
+/// Where the system put the first stack of the process: near the end of the address space. Other stacks lie where the
+/// program likes.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn first_stack() -> usize {
+    // SAFETY: takes a number only. What it answers is the address of 16 bytes there (`getauxval(3)`), or 0.
+    let there = unsafe { libc::getauxval(libc::AT_RANDOM) } as usize;
+    if there == 0 { (&raw const there).addr() } else { there }
+}
+
+#[cfg(target_os = "freebsd")]
+fn first_stack() -> usize {
+    let here = 0_u8;
+    (&raw const here).addr()
 }
 
 /// `len` bytes without access at a multiple of `align`, a power of two above the page size.
