@@ -37,7 +37,11 @@ use crate::{BlockInfo, Error, Observer, Published};
 ///
 /// ```text
 /// gdb -ex 'set breakpoint pending on' -ex 'break nothing' -ex run -ex backtrace ./program
+/// lldb -o 'settings set plugin.jit-loader.gdb.enable on' -o 'breakpoint set --func-regex nothing' -o run -o bt ./program
 /// ```
+///
+/// lldb has to be told to listen, but on Apple's systems, and takes names with a `::` as regular expressions only (seen with
+/// lldb 14 on Linux).
 ///
 /// # Backtraces
 ///
