@@ -219,6 +219,24 @@ fn one_unwinder_serves_arenas_and_threads() {
     assert_eq!(unwinder.registered(), 0);
 }
 
+/// A process whose unwinder is LLVM's, while some library has brought libgcc along: all goes to the one that is used.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[test]
+fn another_unwinder_serves_beside_libgcc() {
+    let llvm = std::fs::read_dir("/usr/lib").unwrap().flatten().map(|entry| entry.path());
+    let mut libraries = llvm.map(|path| path.join("lib/libunwind.so.1")).filter(|path| path.exists()).peekable();
+    if libraries.peek().is_none() || std::env::var_os("CROSS_RUNNER").is_some() {
+        return common::not_run("another_unwinder_serves_beside_libgcc", "LLVM's libunwind is not installed");
+    }
+    for library in libraries {
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "panics_pass_through", "functions_of_a_batch_are_freed_one_by_one"]);
+        let output = command.env("LD_PRELOAD", &library).output().unwrap();
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success() && out.contains("2 passed"), "{}: {out}\n{err}", library.display());
+    }
+}
+
 /// A module's functions, of which its memory is told nothing but by labels.
 #[cfg(all(feature = "cranelift", unix))]
 #[test]

@@ -105,10 +105,19 @@ fn probe() -> Option<RegisterTable> {
         let entry = |body: Vec<u8>| [(body.len() as u32).to_ne_bytes().to_vec(), body].concat();
         [entry(cie), entry(fde)].concat()
     }
+    // A process may have two unwinders, another one that it uses beside a libgcc that some library brought along.
+    let home = |at: *const libc::c_void| {
+        let mut info = std::mem::MaybeUninit::<libc::Dl_info>::zeroed();
+        // SAFETY: valid for the call to write to.
+        let found = unsafe { libc::dladdr(at, info.as_mut_ptr()) } != 0;
+        // SAFETY: zeros are valid, and so is what the call wrote.
+        found.then(|| unsafe { info.assume_init() }.dli_fbase)
+    };
+    let used = home(__register_frame as *const libc::c_void)?;
     let find = |name: &CStr| {
         // SAFETY: a C string; the symbol is looked for in what is loaded.
         let at = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
-        (!at.is_null()).then_some(at)
+        (!at.is_null() && home(at) == Some(used)).then_some(at)
     };
     let (register, deregister, table) =
         (find(c"__register_frame_info")?, find(c"__deregister_frame_info")?, find(c"__register_frame_table")?);
