@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{asm, call, child, fork::fork, jitdump, modes, small};
+use common::{LARGE, asm, call, child, fork::fork, jitdump, modes, small};
 use gaia_jit::observe::{Jitdump, PerfMap};
 use gaia_jit::{Code, CodeArena, CodeBlock, Error, Observer, Published, WxMode};
 
@@ -266,7 +266,7 @@ fn a_limit_on_files_costs_lines_and_nothing_else() {
     }
     child::run("a_limit_on_files_costs_lines_and_nothing_else", || {
         let map = Arc::new(PerfMap::new().unwrap());
-        let arena = CodeArena::builder().capacity(16 << 20).observer(map.clone()).build().unwrap();
+        let arena = CodeArena::builder().capacity(LARGE).observer(map.clone()).build().unwrap();
         let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
         // SAFETY: `limit` is valid for the call to write to.
         assert_eq!(unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &raw mut limit) }, 0);
@@ -317,7 +317,7 @@ fn a_full_disk_costs_records_and_nothing_else() {
         let filler = directory.join("filler");
         fs::write(&filler, vec![1; 100 << 10]).unwrap();
         let dump = Arc::new(Jitdump::in_directory(&directory).unwrap());
-        let arena = small(WxMode::Flip).observer(dump.clone()).build().unwrap();
+        let arena = CodeArena::builder().capacity(16 << 20).observer(dump.clone()).build().unwrap();
         let code = asm::padded(1, 1000);
         let mut blocks: Vec<_> = (0..500).map(|_| arena.publish(&code).unwrap()).collect();
         assert!(dump.flush().is_err() || dump.lost() > 0);

@@ -313,6 +313,9 @@ fn all_at_once(name: &str, mode: WxMode, prepare: Before) {
         if !prepare() {
             return common::not_run(name, "this process may not filter its system calls");
         }
+        if common::sanitized() {
+            common::not_run(name, "at a limit of memory, and a look at what is left, which sanitizers do not survive");
+        }
         let exhausts = !common::sanitized() && limit_address_space();
         // What the process keeps for itself after such a run: allocators, thread stacks, tables.
         run(mode, operations / 10, seed, exhausts);

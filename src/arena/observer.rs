@@ -150,13 +150,17 @@ impl<'a> Live<'a> {
     }
 
     pub(super) fn bytes(self) -> Cow<'a, [u8]> {
-        // Another thread may have no right to read them, and could be sent the slice; and the parent of a forked child may
-        // drop its block and write another into memory that both share.
-        let is_shared = |region: &Region| region.is_dual() && !region.is_own();
-        if self.region.is_some_and(|region| region.is_windowed() || is_shared(region)) {
-            Cow::Owned(self.readable().to_vec())
-        } else {
-            Cow::Borrowed(self.readable())
+        match self.region {
+            // The parent of a forked child may drop its block and write another into memory that both share: these are the
+            // bytes that are there now, and no slice of them is made.
+            Some(region) if region.is_dual() && !region.is_own() => {
+                let start = region.address(self.start);
+                // SAFETY: mapped and readable; volatile, as another process may write there.
+                Cow::Owned((0..self.len).map(|at| unsafe { start.wrapping_add(at).read_volatile() }).collect())
+            }
+            // Another thread may have no right to read them, and could be sent the slice.
+            Some(region) if region.is_windowed() => Cow::Owned(self.readable().to_vec()),
+            _ => Cow::Borrowed(self.readable()),
         }
     }
 
@@ -164,8 +168,8 @@ impl<'a> Live<'a> {
     fn readable(self) -> &'a [u8] {
         let Some(region) = self.region else { return &[] };
         region.let_read();
-        // SAFETY: published bytes are mapped, readable by this thread and initialised, and stay as they are while the
-        // block lives; `CodeBlock::patch`, which changes them, is unsafe and forbids it while such a slice is in use.
+        // SAFETY: published bytes are mapped, readable by this thread and initialised, and in the process they belong to
+        // they stay as they are while the block lives; `CodeBlock::patch`, which changes them, is unsafe and forbids it while such a slice is in use.
         unsafe { std::slice::from_raw_parts(region.address(self.start), self.len) }
     }
 }

@@ -22,9 +22,9 @@
 
 use std::collections::VecDeque;
 use std::fs::{File, Metadata, OpenOptions};
-use std::io::{self, IoSlice, Seek, SeekFrom, Write};
+use std::io;
 use std::mem;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -40,9 +40,11 @@ pub(super) const SHARDS: usize = 16;
 const FULL: usize = 16 << 10;
 /// Empty buffers that are kept: as many as the thread finds when it is woken.
 const SPARE: usize = WORTH / FULL;
-/// Buffers that are written by one call. A file system that is given a megabyte takes a third of the time, line by line, that
-/// it takes for 16 KiB, as it gets memory in larger pieces (ext4 of Linux 6.18: 12 ns of 36 for a line of a perf map).
-const TOGETHER: usize = 128;
+/// Bytes that are written by one call, put together from so many buffers at most. A file system that is given a megabyte
+/// takes a third of the time, line by line, that it takes for 16 KiB, as it gets memory in larger pieces (ext4 of Linux
+/// 6.18: 12 ns of 36 for a line of a perf map).
+const TOGETHER: usize = 1 << 20;
+const PIECES: usize = 256;
 /// Bytes in the queue from which on the thread is woken before its time.
 const WORTH: usize = 1 << 20;
 /// Bytes in the queue from which on those who publish wait.
@@ -101,6 +103,12 @@ struct Queue {
 struct Output {
     file: File,
     len: u64,
+    /// Put together from several buffers to be written, with the length and the records of each; no more than there was
+    /// room for from the beginning.
+    staged: Vec<u8>,
+    pieces: Vec<(usize, u64)>,
+    /// Records that could not be written, and were not counted yet.
+    lost: u64,
 }
 
 impl Sink {
@@ -126,8 +134,10 @@ impl Sink {
     fn begin(generation: u64, path: &Path, head: &[u8], file: File) -> Result<(Self, File, Id), Error> {
         let id = id(&file.metadata().map_err(|source| Error::OperatingSystem { call: "fstat", source })?);
         let other = file.try_clone().map_err(|source| Error::OperatingSystem { call: "dup", source })?;
-        let mut output = Output { file, len: 0 };
-        output.write(&[head]).map_err(|source| Error::OperatingSystem { call: "pwrite", source })?;
+        let mut output = Output { file, len: 0, staged: Vec::new(), pieces: Vec::with_capacity(PIECES), lost: 0 };
+        // Without that memory buffers are written one by one.
+        let _ = output.staged.try_reserve_exact(TOGETHER);
+        output.append(head).map_err(|source| Error::OperatingSystem { call: "pwrite", source })?;
         let shared = Arc::new(Shared {
             generation,
             path: path.into(),
@@ -239,63 +249,77 @@ impl Shared {
         let mut result = Ok(());
         loop {
             let mut queue = self.queue.lock();
-            let count = queue.full.len().min(TOGETHER);
-            let full: Vec<Buffer> = queue.full.drain(..count).collect();
-            queue.bytes -= full.iter().map(|buffer| buffer.bytes.len()).sum::<usize>();
+            let next = queue.full.pop_front();
+            queue.bytes -= next.as_ref().map_or(0, |buffer| buffer.bytes.len());
             drop(queue);
-            if full.is_empty() {
-                return result;
+            if next.as_ref().is_none_or(|buffer| !output.has_room(buffer)) {
+                output.write_staged().unwrap_or_else(|error| result = Err(error));
             }
-            // If not all has room, as much as has.
-            let all: Vec<&[u8]> = full.iter().map(|buffer| &buffer.bytes[..]).collect();
-            if output.write(&all).is_err() {
-                for buffer in &full {
-                    if let Err(error) = output.write(&[&buffer.bytes]) {
-                        self.lost.fetch_add(buffer.records, Ordering::Relaxed);
-                        result = Err(error);
-                    }
-                }
+            let Some(buffer) = next else { break };
+            if output.has_room(&buffer) {
+                output.stage(&buffer);
+            } else {
+                output.write(&buffer.bytes, buffer.records).unwrap_or_else(|error| result = Err(error));
             }
             // One large record must not cost its memory for ever, nor a long queue.
+            let mut bytes = buffer.bytes;
             let mut queue = self.queue.lock();
-            for Buffer { mut bytes, .. } in full {
-                if bytes.capacity() <= 4 * FULL && queue.spare.len() < SPARE {
-                    bytes.clear();
-                    queue.spare.push(bytes);
-                }
+            if bytes.capacity() <= 4 * FULL && queue.spare.len() < SPARE {
+                bytes.clear();
+                queue.spare.push(bytes);
             }
         }
+        self.lost.fetch_add(mem::take(&mut output.lost), Ordering::Relaxed);
+        result
     }
 }
 
 impl Output {
+    /// Whether there is memory to put it together with others: little for each, so none for large ones.
+    fn has_room(&self, buffer: &Buffer) -> bool {
+        buffer.bytes.len() <= self.staged.capacity() - self.staged.len() && self.pieces.len() < self.pieces.capacity()
+    }
+
+    fn stage(&mut self, buffer: &Buffer) {
+        self.staged.extend_from_slice(&buffer.bytes);
+        self.pieces.push((buffer.bytes.len(), buffer.records));
+    }
+
+    /// Writes what was put together: at once, or, if not all of it has room, as much as has.
+    fn write_staged(&mut self) -> io::Result<()> {
+        let (mut staged, mut pieces) = (mem::take(&mut self.staged), mem::take(&mut self.pieces));
+        let mut result = self.append(&staged);
+        if result.is_err() {
+            result = Ok(());
+            let mut rest = &staged[..];
+            for &(len, records) in &pieces {
+                let (piece, behind) = rest.split_at(len);
+                self.write(piece, records).unwrap_or_else(|error| result = Err(error));
+                rest = behind;
+            }
+        }
+        staged.clear();
+        pieces.clear();
+        (self.staged, self.pieces) = (staged, pieces);
+        result
+    }
+
+    /// Appends records, or counts them as lost.
+    fn write(&mut self, bytes: &[u8], records: u64) -> io::Result<()> {
+        self.append(bytes).inspect_err(|_| self.lost += records)
+    }
+
     /// Appends all of it or nothing.
-    fn write(&mut self, pieces: &[&[u8]]) -> io::Result<()> {
-        let end = self.len + pieces.iter().map(|piece| piece.len() as u64).sum::<u64>();
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let end = self.len + bytes.len() as u64;
         if end > file_size_limit() {
             return Err(io::Error::from_raw_os_error(libc::EFBIG));
         }
-        match self.write_all(pieces) {
+        match self.file.write_all_at(bytes, self.len) {
             Ok(()) => self.len = end,
             Err(error) => {
                 let _ = self.file.set_len(self.len);
                 return Err(error);
-            }
-        }
-        Ok(())
-    }
-
-    fn write_all(&mut self, pieces: &[&[u8]]) -> io::Result<()> {
-        self.file.seek(SeekFrom::Start(self.len))?;
-        let mut left: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
-        let mut left = &mut left[..];
-        IoSlice::advance_slices(&mut left, 0);
-        while !left.is_empty() {
-            match self.file.write_vectored(left) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => IoSlice::advance_slices(&mut left, written),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
             }
         }
         Ok(())

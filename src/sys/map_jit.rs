@@ -50,16 +50,17 @@ pub(super) fn reserve(place: &Place) -> Result<Span> {
 pub(super) unsafe fn decommit(span: Span) -> Result<()> {
     // What JavaScriptCore gives its memory back by: from then on it counts to this process no more, and is taken when
     // memory is short.
-    loop {
+    for _ in 0..100 {
         // SAFETY: passed on to the caller.
         if unsafe { libc::madvise(span.start.as_ptr().cast(), span.len, libc::MADV_FREE_REUSABLE) } == 0 {
             return Ok(());
         }
         // Busy is no refusal; it is asked again there too.
         if io::Error::last_os_error().raw_os_error() != Some(libc::EAGAIN) {
-            return Err(Refused::last("madvise"));
+            break;
         }
     }
+    Err(Refused::last("madvise"))
 }
 
 impl WriteWindow {

@@ -227,8 +227,12 @@ fn first_stack() -> usize {
 
 #[cfg(target_os = "freebsd")]
 fn first_stack() -> usize {
-    let here = 0_u8;
-    (&raw const here).addr()
+    let (mut end, mut len) = (0_usize, size_of::<usize>());
+    // SAFETY: the name of a number of this length, which is valid for the call to write to; nothing is set.
+    let got = unsafe {
+        libc::sysctlbyname(c"kern.usrstack".as_ptr(), (&raw mut end).cast(), &raw mut len, std::ptr::null(), 0)
+    };
+    if got != 0 || end < 2 { (&raw const end).addr() } else { end - 1 }
 }
 
 /// `len` bytes without access at a multiple of `align`, a power of two above the page size.
@@ -236,20 +240,19 @@ fn first_stack() -> usize {
 pub(super) fn reserve_aligned(len: usize, align: usize) -> Result<Span> {
     let refused = || Refused::new("mmap", io::ErrorKind::OutOfMemory.into());
     let total = len.checked_add(align).ok_or_else(refused)?;
-    let try_at = |hint| reserve_at(hint, total, libc::PROT_NONE | LATER, NO_RESERVE);
-    // Four gigabytes leave no choice.
-    let mut tries = if cfg!(target_pointer_width = "64") { 16 } else { 0 };
-    let whole = loop {
-        let hint = if tries == 0 { 0 } else { anywhere() };
-        let got = try_at(hint)?;
-        if tries == 0 || got.address() == hint {
-            break got;
-        }
-        // Something else is there. If that goes on and on, it is wherever the system likes.
-        tries -= 1;
+    // FreeBSD adds to a hint.
+    let exactly = if cfg!(target_os = "freebsd") { NO_REPLACE } else { 0 };
+    let try_at = |hint, flags| reserve_at(hint, total, libc::PROT_NONE | LATER, NO_RESERVE | flags);
+    // Something else may be at an address. If that goes on and on, it is wherever the system likes; as in four gigabytes,
+    // which leave no choice.
+    let tries = if cfg!(target_pointer_width = "64") { 16 } else { 0 };
+    let apart = (0..tries).find_map(|_| {
+        let hint = anywhere();
+        let got = try_at(hint, exactly).ok()?;
         // SAFETY: mapped just now and given to nobody.
-        unsafe { release(got)? };
-    };
+        (got.address() == hint || unsafe { release(got) }.is_err()).then_some(got)
+    });
+    let whole = apart.map_or_else(|| try_at(0, 0), Ok)?;
     let skip = whole.address().wrapping_neg() & (align - 1);
     // SAFETY: `skip` is less than `align`, by which the reservation exceeds `len`.
     let start = unsafe { whole.start.add(skip) };

@@ -106,18 +106,11 @@ fn probe() -> Option<RegisterTable> {
         [entry(cie), entry(fde)].concat()
     }
     // A process may have two unwinders, another one that it uses beside a libgcc that some library brought along.
-    let home = |at: *const libc::c_void| {
-        let mut info = std::mem::MaybeUninit::<libc::Dl_info>::zeroed();
-        // SAFETY: valid for the call to write to.
-        let found = unsafe { libc::dladdr(at, info.as_mut_ptr()) } != 0;
-        // SAFETY: zeros are valid, and so is what the call wrote.
-        found.then(|| unsafe { info.assume_init() }.dli_fbase)
-    };
-    let used = home(__register_frame as *const libc::c_void)?;
+    let used = used_unwinder()?;
     let find = |name: &CStr| {
         // SAFETY: a C string; the symbol is looked for in what is loaded.
         let at = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
-        (!at.is_null() && home(at) == Some(used)).then_some(at)
+        (!at.is_null() && home(at).is_some_and(|(base, _)| base == used)).then_some(at)
     };
     let (register, deregister, table) =
         (find(c"__register_frame_info")?, find(c"__deregister_frame_info")?, find(c"__register_frame_table")?);
@@ -145,4 +138,49 @@ fn probe() -> Option<RegisterTable> {
     // SAFETY: as above.
     unsafe { deregister(before) };
     linked.then_some(table)
+}
+
+/// Where the object lies in memory whose `__register_frame` this program calls.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn used_unwinder() -> Option<usize> {
+    let (base, defined) = home(__register_frame as *const libc::c_void)?;
+    if defined {
+        return Some(base);
+    }
+    // The address is that of a jump into it, in a program that is loaded at a fixed place: what comes behind the program
+    // in the order of lookup is where that leads.
+    // SAFETY: a C string; the symbol is looked for in what is loaded.
+    let at = unsafe { libc::dlsym(libc::RTLD_NEXT, c"__register_frame".as_ptr()) };
+    home(at).map(|(base, _)| base)
+}
+
+/// Where the object lies in memory that an address belongs to, and whether the nearest symbol is defined there.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn home(at: *const libc::c_void) -> Option<(usize, bool)> {
+    #[cfg(target_pointer_width = "32")]
+    use libc::Elf32_Sym as Symbol;
+    #[cfg(target_pointer_width = "64")]
+    use libc::Elf64_Sym as Symbol;
+    // Of glibc since 2.3.3; the `libc` crate does not have it.
+    unsafe extern "C" {
+        fn dladdr1(
+            address: *const libc::c_void,
+            info: *mut libc::Dl_info,
+            symbol: *mut *const Symbol,
+            kind: libc::c_int,
+        ) -> libc::c_int;
+    }
+    const RTLD_DL_SYMENT: libc::c_int = 1;
+    let mut info = std::mem::MaybeUninit::<libc::Dl_info>::zeroed();
+    let mut symbol = std::ptr::null();
+    // SAFETY: both are valid for the call to write to, the second of the kind that is asked for.
+    if unsafe { dladdr1(at, info.as_mut_ptr(), &raw mut symbol, RTLD_DL_SYMENT) } == 0 {
+        return None;
+    }
+    // SAFETY: zeros are valid, and so is what the call wrote.
+    let base = unsafe { info.assume_init() }.dli_fbase;
+    // SAFETY: null, or a symbol of an object that is loaded, and stays so: this program or an unwinder that it is linked with.
+    let symbol = unsafe { symbol.as_ref() };
+    // `SHN_UNDEF`.
+    Some((base.addr(), symbol.is_none_or(|symbol| symbol.st_shndx != 0)))
 }

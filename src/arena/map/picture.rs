@@ -33,7 +33,10 @@ impl State {
         if pages.iter().any(|page| page.pending > 0) {
             Self::Pending
         } else if live > 0 {
-            Self::Live((live * SHADES.len() / (page_size * pages.len()).max(1)).min(SHADES.len() - 1))
+            Self::Live(
+                (live.saturating_mul(SHADES.len()) / page_size.saturating_mul(pages.len()).max(1))
+                    .min(SHADES.len() - 1),
+            )
         } else if pages.iter().any(|page| page.resident) {
             Self::Empty
         } else {
