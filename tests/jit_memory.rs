@@ -151,3 +151,28 @@ fn a_gap_is_executable_when_it_is_entered() {
     assert_eq!(protection(jit.as_ptr()), region::Protection::READ_WRITE, "nothing was written there");
     assert_eq!(call_at(jit.as_ptr().wrapping_add(5 * page)), 5);
 }
+
+/// The use that killed processes: functions are added to a block while another thread runs those already there. The
+/// arena's form of it is sound; the block's documented limit is real.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_shared_single_block_dies_where_an_arena_lives() {
+    // What is translated already runs on in a loop there, whatever becomes of its page.
+    if !common::own_kernel("a_shared_single_block_dies_where_an_arena_lives") {
+        return;
+    }
+    let died = common::child::output("a_shared_single_block_dies_where_an_arena_lives", || {
+        let mut jit = JitMemory::new(4096).unwrap();
+        jit.write(&asm::spin()).unwrap();
+        // SAFETY: the code is of this type.
+        let spin = unsafe { jit.entry::<extern "C" fn(*const u32) -> u32>(0) }.unwrap();
+        let flag: &'static std::sync::atomic::AtomicU32 = Box::leak(Box::default());
+        std::thread::spawn(move || spin(flag.as_ptr()));
+        // The page flips under the thread that runs in it.
+        for _ in 0..1_000_000 {
+            jit.write_at(1_024, &asm::constant(1)).unwrap();
+            std::thread::yield_now();
+        }
+    });
+    assert!(!died.status.success(), "the documented limit of a single block is gone: document that");
+}

@@ -6,10 +6,9 @@
 mod common;
 
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 
 use common::{LARGE, asm, call, call_at, child, modes, small};
-use gaia_jit::{Code, CodeArena, CodeBlock, Error, JitMemory, WxMode};
+use gaia_jit::{CodeArena, Error, JitMemory, WxMode};
 
 // The C library's name for the type differs.
 #[cfg(target_env = "gnu")]
@@ -376,98 +375,4 @@ fn locked_memory_works() {
             assert_eq!(call(&arena.publish(&asm::constant(8)).unwrap()), 8);
         }
     });
-}
-
-/// An arena and blocks that stay in it. Never freed: a handler can be late, on any thread of the process.
-struct Watched {
-    arena: CodeArena,
-    blocks: Vec<CodeBlock>,
-    /// That of the mode before: leak checkers know what is never freed by whether it can still be reached.
-    _before: *mut Watched,
-}
-
-static WATCHED: AtomicPtr<Watched> = AtomicPtr::new(std::ptr::null_mut());
-static HANDLED: AtomicUsize = AtomicUsize::new(0);
-static WRONG: AtomicBool = AtomicBool::new(false);
-
-extern "C" fn on_signal(_: libc::c_int) {
-    // SAFETY: set before there were signals, and never freed.
-    let watched = unsafe { &*WATCHED.load(Ordering::Acquire) };
-    for (n, block) in watched.blocks.iter().enumerate() {
-        match watched.arena.lookup(block.as_ptr().wrapping_add(n % 5)) {
-            Some(hit) if hit.tag == n as u64 && hit.len == 64 => {}
-            _ => WRONG.store(true, Ordering::Relaxed),
-        }
-    }
-    HANDLED.fetch_add(1, Ordering::Relaxed);
-}
-
-/// Promise 9: a handler that interrupts a thread anywhere, also in the middle of publishing, finds what is live.
-#[test]
-fn lookup_works_in_a_signal_handler() {
-    child::run("lookup_works_in_a_signal_handler", || {
-        for mode in modes() {
-            let arena = CodeArena::builder().mode(mode).capacity(8 << 20).build().unwrap();
-            let blocks: Vec<_> =
-                (0..64).map(|n| arena.publish(Code::new(&asm::padded(n, 64)).tag(n.into())).unwrap()).collect();
-            let watched =
-                Box::leak(Box::new(Watched { arena: arena.clone(), blocks, _before: WATCHED.load(Ordering::Relaxed) }));
-            WATCHED.store(watched, Ordering::Release);
-            let handler = on_signal as extern "C" fn(libc::c_int) as libc::sighandler_t;
-            // SAFETY: the handler calls nothing that is not safe in one.
-            unsafe { libc::signal(libc::SIGUSR1, handler) };
-            // SAFETY: takes nothing.
-            let publisher = unsafe { libc::pthread_self() } as usize;
-            let done = AtomicBool::new(false);
-            std::thread::scope(|scope| {
-                // One signal after another, each some instructions after the last was handled: bounded by their number,
-                // however long one takes.
-                scope.spawn(|| {
-                    let mut rng = fastrand::Rng::with_seed(1);
-                    for _ in 0..300 {
-                        let before = HANDLED.load(Ordering::Relaxed);
-                        // SAFETY: the thread waits for this one.
-                        assert_eq!(unsafe { libc::pthread_kill(publisher as libc::pthread_t, libc::SIGUSR1) }, 0);
-                        while HANDLED.load(Ordering::Relaxed) == before {
-                            std::thread::yield_now();
-                        }
-                        (0..rng.u32(..3_000)).for_each(|_| std::hint::spin_loop());
-                    }
-                    done.store(true, Ordering::Relaxed);
-                });
-                let mut come_and_go = Vec::new();
-                while !done.load(Ordering::Relaxed) {
-                    come_and_go.push(arena.publish(&asm::padded(1, 48)).unwrap());
-                    if come_and_go.len() > 50 {
-                        come_and_go.clear();
-                    }
-                }
-            });
-            assert!(!WRONG.load(Ordering::Relaxed), "{mode:?}");
-        }
-    });
-}
-
-/// The use that killed processes: functions are added to a block while another thread runs those already there. The
-/// arena's form of it is sound; the block's documented limit is real.
-#[test]
-fn a_shared_single_block_dies_where_an_arena_lives() {
-    // What is translated already runs on in a loop there, whatever becomes of its page.
-    if !common::own_kernel("a_shared_single_block_dies_where_an_arena_lives") {
-        return;
-    }
-    let died = child::output("a_shared_single_block_dies_where_an_arena_lives", || {
-        let mut jit = JitMemory::new(4096).unwrap();
-        jit.write(&asm::spin()).unwrap();
-        // SAFETY: the code is of this type.
-        let spin = unsafe { jit.entry::<extern "C" fn(*const u32) -> u32>(0) }.unwrap();
-        let flag: &'static std::sync::atomic::AtomicU32 = Box::leak(Box::default());
-        std::thread::spawn(move || spin(flag.as_ptr()));
-        // The page flips under the thread that runs in it.
-        for _ in 0..1_000_000 {
-            jit.write_at(1_024, &asm::constant(1)).unwrap();
-            std::thread::yield_now();
-        }
-    });
-    assert!(!died.status.success(), "the documented limit of a single block is gone: document that");
 }

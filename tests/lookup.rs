@@ -120,3 +120,85 @@ fn lookup_never_mixes_two_blocks() {
         enough.store(true, Ordering::Relaxed);
     });
 }
+
+/// In the middle of anything.
+#[cfg(target_os = "linux")]
+mod signals {
+    use std::sync::atomic::AtomicPtr;
+
+    use super::common::child;
+    use super::*;
+
+    /// An arena and blocks that stay in it. Never freed: a handler can be late, on any thread of the process.
+    struct Watched {
+        arena: CodeArena,
+        blocks: Vec<CodeBlock>,
+        /// That of the mode before: leak checkers know what is never freed by whether it can still be reached.
+        _before: *mut Watched,
+    }
+
+    static WATCHED: AtomicPtr<Watched> = AtomicPtr::new(std::ptr::null_mut());
+    static HANDLED: AtomicUsize = AtomicUsize::new(0);
+    static WRONG: AtomicBool = AtomicBool::new(false);
+
+    extern "C" fn on_signal(_: libc::c_int) {
+        // SAFETY: set before there were signals, and never freed.
+        let watched = unsafe { &*WATCHED.load(Ordering::Acquire) };
+        for (n, block) in watched.blocks.iter().enumerate() {
+            match watched.arena.lookup(block.as_ptr().wrapping_add(n % 5)) {
+                Some(hit) if hit.tag == n as u64 && hit.len == 64 => {}
+                _ => WRONG.store(true, Ordering::Relaxed),
+            }
+        }
+        HANDLED.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Promise 9: a handler that interrupts a thread anywhere, also in the middle of publishing, finds what is live.
+    #[test]
+    fn lookup_works_in_a_signal_handler() {
+        child::run("signals::lookup_works_in_a_signal_handler", || {
+            for mode in modes() {
+                let arena = CodeArena::builder().mode(mode).capacity(8 << 20).build().unwrap();
+                let blocks: Vec<_> =
+                    (0..64).map(|n| arena.publish(Code::new(&asm::padded(n, 64)).tag(n.into())).unwrap()).collect();
+                let watched = Box::leak(Box::new(Watched {
+                    arena: arena.clone(),
+                    blocks,
+                    _before: WATCHED.load(Ordering::Relaxed),
+                }));
+                WATCHED.store(watched, Ordering::Release);
+                let handler = on_signal as extern "C" fn(libc::c_int) as libc::sighandler_t;
+                // SAFETY: the handler calls nothing that is not safe in one.
+                unsafe { libc::signal(libc::SIGUSR1, handler) };
+                // SAFETY: takes nothing.
+                let publisher = unsafe { libc::pthread_self() } as usize;
+                let done = AtomicBool::new(false);
+                std::thread::scope(|scope| {
+                    // One signal after another, each some instructions after the last was handled: bounded by their number,
+                    // however long one takes.
+                    scope.spawn(|| {
+                        let mut rng = fastrand::Rng::with_seed(1);
+                        for _ in 0..300 {
+                            let before = HANDLED.load(Ordering::Relaxed);
+                            // SAFETY: the thread waits for this one.
+                            assert_eq!(unsafe { libc::pthread_kill(publisher as libc::pthread_t, libc::SIGUSR1) }, 0);
+                            while HANDLED.load(Ordering::Relaxed) == before {
+                                std::thread::yield_now();
+                            }
+                            (0..rng.u32(..3_000)).for_each(|_| std::hint::spin_loop());
+                        }
+                        done.store(true, Ordering::Relaxed);
+                    });
+                    let mut come_and_go = Vec::new();
+                    while !done.load(Ordering::Relaxed) {
+                        come_and_go.push(arena.publish(&asm::padded(1, 48)).unwrap());
+                        if come_and_go.len() > 50 {
+                            come_and_go.clear();
+                        }
+                    }
+                });
+                assert!(!WRONG.load(Ordering::Relaxed), "{mode:?}");
+            }
+        });
+    }
+}
