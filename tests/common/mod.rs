@@ -15,7 +15,7 @@ pub mod sandbox;
 
 use std::io::Write;
 
-use gaia_jit::{ArenaBuilder, CodeArena, CodeBlock, WxMode};
+use gaia_jit::{ArenaBuilder, CodeArena, CodeBlock, Error, WxMode};
 
 /// Bytes of a large arena, which every architecture's branches reach across.
 pub const LARGE: usize = if cfg!(target_arch = "arm") { 32 << 20 } else { 128 << 20 };
@@ -56,6 +56,15 @@ pub fn small_pages(test: &str) -> bool {
 /// its own, and aborts the process when it can have no more.
 pub fn sanitized() -> bool {
     std::env::var_os("GAIA_TEST_SANITIZER").is_some()
+}
+
+/// Whether an arena that is near to something can be had. A user-mode emulator, whose own memory may fill all of the space
+/// around a program, may have none, said aloud; anywhere else that is an error.
+pub fn near(test: &str, builder: ArenaBuilder) -> Option<CodeArena> {
+    match builder.build() {
+        Err(Error::OutOfReach { .. }) if !own_kernel(test) => None,
+        arena => Some(arena.unwrap()),
+    }
 }
 
 /// Says aloud, as output that is not captured, that a test was not run.
