@@ -34,6 +34,7 @@ impl Faulty {
     }
 
     /// A system whose pages are larger than the real one's: it checks that nobody asks for parts of them.
+    #[cfg(test)]
     pub(crate) fn leaked_with_pages(page: usize) -> &'static Self {
         Self { page: Some(page.max(Native.page_size())), ..Self::default() }.leak()
     }
@@ -59,6 +60,7 @@ impl Faulty {
     }
 
     /// One call in `one_in` fails, from a seed.
+    #[cfg(test)]
     pub(crate) fn fail_randomly(&self, seed: u64, one_in: u32) {
         self.state.lock().dice = Some((fastrand::Rng::with_seed(seed), one_in));
     }
