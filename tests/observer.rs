@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use common::{asm, modes, small};
@@ -307,10 +308,18 @@ fn all_observers_hear_of_the_end_whoever_panics() {
 /// What a panic carries can panic itself when it is dropped.
 #[test]
 fn a_panic_that_panics_ends_where_space_is_told_free() {
+    static CARRIED: AtomicUsize = AtomicUsize::new(0);
+    struct Carried;
+    impl Drop for Carried {
+        fn drop(&mut self) {
+            CARRIED.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
     struct Worse;
     impl Drop for Worse {
         fn drop(&mut self) {
-            panic!("and again");
+            CARRIED.fetch_add(1, Ordering::Relaxed);
+            std::panic::panic_any(Carried);
         }
     }
     struct Bad;
@@ -327,6 +336,7 @@ fn a_panic_that_panics_ends_where_space_is_told_free() {
         drop(guard);
         assert_eq!(arena.stats().free_bytes, arena.capacity());
     }
+    assert_eq!(CARRIED.load(Ordering::Relaxed), 0, "what the second panic carried is lost");
 }
 
 #[test]

@@ -235,24 +235,28 @@ fn first_stack() -> usize {
     if got != 0 || end < 2 { (&raw const end).addr() } else { end - 1 }
 }
 
+/// `len` bytes without access at the first of these addresses where nothing else is; or wherever the system likes.
+#[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
+fn reserve_at_one_of(mut addresses: impl Iterator<Item = usize>, len: usize) -> Result<Span> {
+    // FreeBSD adds to a hint.
+    let exactly = if cfg!(target_os = "freebsd") { NO_REPLACE } else { 0 };
+    let try_at = |hint, flags| reserve_at(hint, len, libc::PROT_NONE | LATER, NO_RESERVE | flags);
+    let chosen = addresses.find_map(|address| {
+        let got = try_at(address, exactly).ok()?;
+        // SAFETY: mapped just now and given to nobody.
+        (got.address() == address || unsafe { release(got) }.is_err()).then_some(got)
+    });
+    chosen.map_or_else(|| try_at(0, 0), Ok)
+}
+
 /// `len` bytes without access at a multiple of `align`, a power of two above the page size.
 #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
 pub(super) fn reserve_aligned(len: usize, align: usize) -> Result<Span> {
     let refused = || Refused::new("mmap", io::ErrorKind::OutOfMemory.into());
     let total = len.checked_add(align).ok_or_else(refused)?;
-    // FreeBSD adds to a hint.
-    let exactly = if cfg!(target_os = "freebsd") { NO_REPLACE } else { 0 };
-    let try_at = |hint, flags| reserve_at(hint, total, libc::PROT_NONE | LATER, NO_RESERVE | flags);
-    // Something else may be at an address. If that goes on and on, it is wherever the system likes; as in four gigabytes,
-    // which leave no choice.
+    // Four gigabytes leave no choice.
     let tries = if cfg!(target_pointer_width = "64") { 16 } else { 0 };
-    let apart = (0..tries).find_map(|_| {
-        let hint = anywhere();
-        let got = try_at(hint, exactly).ok()?;
-        // SAFETY: mapped just now and given to nobody.
-        (got.address() == hint || unsafe { release(got) }.is_err()).then_some(got)
-    });
-    let whole = apart.map_or_else(|| try_at(0, 0), Ok)?;
+    let whole = reserve_at_one_of(std::iter::repeat_with(anywhere).take(tries), total)?;
     let skip = whole.address().wrapping_neg() & (align - 1);
     // SAFETY: `skip` is less than `align`, by which the reservation exceeds `len`.
     let start = unsafe { whole.start.add(skip) };
@@ -266,4 +270,37 @@ pub(super) fn reserve_aligned(len: usize, align: usize) -> Result<Span> {
         }
     }
     Ok(Span { start, len })
+}
+
+#[cfg(all(test, not(loom), target_os = "linux", target_pointer_width = "64"))]
+mod tests {
+    use super::*;
+
+    const LEN: usize = 1 << 20;
+
+    fn at(address: usize) -> Span {
+        reserve_at(address, LEN, libc::PROT_NONE, NO_RESERVE).unwrap()
+    }
+
+    fn give_back(span: Span) {
+        // SAFETY: mapped by this test, and used by nobody.
+        unsafe { release(span) }.unwrap();
+    }
+
+    #[test]
+    fn an_address_that_is_taken_is_passed_over() {
+        let is_free = |address: &usize| {
+            let span = at(*address);
+            give_back(span);
+            span.address() == *address
+        };
+        // Some tools give a program no choice.
+        let Some(free) = std::iter::repeat_with(anywhere).take(16).find(is_free) else { return };
+        let taken = at(0);
+        let got = reserve_at_one_of([taken.address(), free].into_iter(), LEN).unwrap();
+        assert_eq!(got.address(), free);
+        let elsewhere = reserve_at_one_of([taken.address(), free].into_iter(), LEN).unwrap();
+        assert!(![taken.address(), free].contains(&elsewhere.address()));
+        [taken, got, elsewhere].into_iter().for_each(give_back);
+    }
 }

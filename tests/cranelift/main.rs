@@ -1,0 +1,29 @@
+//! Modules of Cranelift in an arena: what `cranelift-jit` documents and tests of its own providers, and what an arena adds.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+#![cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64", target_arch = "s390x"))]
+
+mod clif;
+#[path = "../common/mod.rs"]
+mod common;
+
+mod added;
+mod documented;
+
+use common::small;
+use gaia_jit::cranelift::ArenaMemoryProvider;
+use gaia_jit::{CodeArena, WxMode};
+
+fn arena() -> CodeArena {
+    small(WxMode::Flip).build().unwrap()
+}
+
+fn provider(arena: &CodeArena) -> ArenaMemoryProvider {
+    ArenaMemoryProvider::new(arena.clone()).unwrap()
+}
+
+/// All is free again, and holds no memory once trimmed.
+fn assert_empty(arena: &CodeArena) {
+    arena.trim().unwrap();
+    let stats = arena.stats();
+    assert_eq!((stats.live_blocks, stats.free_bytes, stats.resident_bytes), (0, stats.capacity, 0), "{stats}");
+}
