@@ -169,7 +169,8 @@ impl<'a> Live<'a> {
         let Some(region) = self.region else { return &[] };
         region.let_read();
         // SAFETY: published bytes are mapped, readable by this thread and initialised, and in the process they belong to
-        // they stay as they are while the block lives; `CodeBlock::patch`, which changes them, is unsafe and forbids it while such a slice is in use.
+        // they stay as they are while the block lives; `CodeBlock::patch`, which changes them, is unsafe and forbids it
+        // while such a slice is in use.
         unsafe { std::slice::from_raw_parts(region.address(self.start), self.len) }
     }
 }

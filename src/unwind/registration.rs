@@ -179,7 +179,8 @@ fn home(at: *const libc::c_void) -> Option<(usize, bool)> {
     }
     // SAFETY: zeros are valid, and so is what the call wrote.
     let base = unsafe { info.assume_init() }.dli_fbase;
-    // SAFETY: null, or a symbol of an object that is loaded, and stays so: this program or an unwinder that it is linked with.
+    // SAFETY: null, or a symbol of an object that is loaded, and stays so: this program or an unwinder that it is linked
+    // with.
     let symbol = unsafe { symbol.as_ref() };
     // `SHN_UNDEF`.
     Some((base.addr(), symbol.is_none_or(|symbol| symbol.st_shndx != 0)))
