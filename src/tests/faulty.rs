@@ -118,8 +118,6 @@ impl Faulty {
     }
 }
 
-// SAFETY (all of the unsafe methods): each passes its caller's promises on to the real system, or does nothing.
-#[allow(clippy::undocumented_unsafe_blocks, reason = "said once, above")]
 impl Os for Faulty {
     fn page_size(&self) -> usize {
         self.page.unwrap_or_else(|| Native.page_size())
@@ -149,21 +147,25 @@ impl Os for Faulty {
             // The worst refusal: the system changes one mapping after another, and half of them were.
             let half = Span { len: (span.len / 2) & !(self.page_size() - 1), ..span };
             if half.len > 0 {
+                // SAFETY: a part of what is passed on to the caller.
                 unsafe { Native.protect(half, access)? };
             }
             return Err(refused);
         }
+        // SAFETY: passed on to the caller.
         unsafe { Native.protect(span, access) }
     }
 
     unsafe fn decommit(&self, span: Span) -> Result<()> {
         self.check_pages(span);
         self.enter("decommit")?;
+        // SAFETY: passed on to the caller.
         unsafe { Native.decommit(span) }
     }
 
     unsafe fn release(&self, span: Span) -> Result<()> {
         self.enter("release")?;
+        // SAFETY: passed on to the caller.
         unsafe { Native.release(span) }?;
         assert_eq!(self.state.lock().mapped.remove(&span.address()), Some(span.len), "released what was not mapped");
         Ok(())
@@ -172,22 +174,26 @@ impl Os for Faulty {
     unsafe fn name(&self, span: Span, name: &CStr) -> Result<()> {
         self.check_pages(span);
         self.enter("name")?;
+        // SAFETY: passed on to the caller.
         unsafe { Native.name(span, name) }
     }
 
     unsafe fn advise_huge(&self, span: Span) -> Result<()> {
         self.enter("huge")?;
+        // SAFETY: passed on to the caller.
         unsafe { Native.advise_huge(span) }
     }
 
     unsafe fn collapse(&self, span: Span) -> Result<()> {
         self.check_pages(span);
         self.enter("collapse")?;
+        // SAFETY: passed on to the caller.
         unsafe { Native.collapse(span) }
     }
 
     unsafe fn populate(&self, span: Span) -> Result<()> {
         self.enter("populate")?;
+        // SAFETY: passed on to the caller.
         unsafe { Native.populate(span) }
     }
 
@@ -199,9 +205,11 @@ impl Os for Faulty {
     unsafe fn kernel_write(&self, writer: &KernelWriter, at: NonNull<u8>, bytes: &[u8]) -> Result<()> {
         if let Err(refused) = self.enter("write") {
             // The worst refusal: half of it was written.
+            // SAFETY: a part of what is passed on to the caller.
             unsafe { Native.kernel_write(writer, at, &bytes[..bytes.len() / 2])? };
             return Err(refused);
         }
+        // SAFETY: passed on to the caller.
         unsafe { Native.kernel_write(writer, at, bytes) }
     }
 
@@ -212,6 +220,7 @@ impl Os for Faulty {
 
     unsafe fn freeze(&self, span: Span) -> Result<()> {
         self.enter("freeze")?;
+        // SAFETY: passed on to the caller.
         unsafe { Native.freeze(span) }
     }
 
@@ -222,17 +231,20 @@ impl Os for Faulty {
 
     unsafe fn make_window(&self, span: Span) -> Result<WriteWindow> {
         self.enter("make window")?;
+        // SAFETY: passed on to the caller.
         unsafe { Native.make_window(span) }
     }
 
     unsafe fn window_write(&self, window: &WriteWindow, at: NonNull<u8>, bytes: &[u8]) -> Result<()> {
         self.enter("window write")?;
+        // SAFETY: passed on to the caller.
         unsafe { Native.window_write(window, at, bytes) }
     }
 
     unsafe fn decommit_window(&self, span: Span) -> Result<()> {
         self.check_pages(span);
         self.enter("decommit")?;
+        // SAFETY: passed on to the caller.
         unsafe { Native.decommit_window(span) }
     }
 
@@ -255,11 +267,13 @@ impl Os for Faulty {
         if self.commits() {
             self.enter("commit shared")?;
         }
+        // SAFETY: passed on to the caller.
         unsafe { Native.commit_shared(executable, writable) }
     }
 
     unsafe fn decommit_shared(&self, span: Span) -> Result<()> {
         self.enter("decommit shared")?;
+        // SAFETY: passed on to the caller.
         unsafe { Native.decommit_shared(span) }
     }
 }
