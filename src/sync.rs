@@ -41,7 +41,7 @@ pub(crate) fn thread_number() -> usize {
 pub(crate) mod native {
     pub(crate) use parking_lot::{Mutex, MutexGuard};
     pub(crate) use std::sync::OnceLock;
-    pub(crate) use std::sync::atomic::{AtomicU64, AtomicUsize, fence};
+    pub(crate) use std::sync::atomic::{AtomicU64, fence};
 }
 
 #[cfg(loom)]
@@ -93,6 +93,11 @@ pub(crate) mod modelled {
                 pub(crate) fn fetch_add(&self, value: $value, order: Ordering) -> $value {
                     turn();
                     self.0.fetch_add(value, order)
+                }
+
+                pub(crate) fn fetch_sub(&self, value: $value, order: Ordering) -> $value {
+                    turn();
+                    self.0.fetch_sub(value, order)
                 }
 
                 pub(crate) fn fetch_max(&self, value: $value, order: Ordering) -> $value {

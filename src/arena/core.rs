@@ -67,6 +67,10 @@ pub(crate) struct Pending {
 /// How often the lock is looked at before sleeping on it.
 const PATIENCE: usize = if cfg!(loom) { 0 } else { 200 };
 
+/// How many blocks one call reclaims, unless it would fail otherwise or has to be exact. More than one, so that blocks
+/// do not pile up where each publication meets one drop.
+const RECLAIMED: usize = 64;
+
 /// How much is overwritten with traps at a time.
 const PIECE: usize = 4096;
 
@@ -108,10 +112,17 @@ impl Core {
         })
     }
 
-    /// The bookkeeping, with the space of all that need not wait any more given back.
+    /// The bookkeeping, with the space of some blocks that need not wait any more given back: of so few that the call
+    /// takes microseconds, however many wait.
     pub(crate) fn books(&self) -> MutexGuard<'_, Books> {
         let books = self.lock();
-        if books.pending.is_empty() { books } else { self.reclaim(books) }
+        if books.pending.is_empty() { books } else { self.reclaim(books, RECLAIMED) }
+    }
+
+    /// As [`Core::books`], with the space of all of them given back.
+    fn reclaimed(&self) -> MutexGuard<'_, Books> {
+        let books = self.lock();
+        if books.pending.is_empty() { books } else { self.reclaim(books, usize::MAX) }
     }
 
     /// The books as they are. They are held for some hundred nanoseconds, so it is better to look again for a while than
@@ -143,9 +154,9 @@ impl Core {
 
     /// The books with everything in them, also what was on shelves.
     pub(super) fn gather(&self) -> MutexGuard<'_, Books> {
-        let Some(shelves) = &self.shelves else { return self.books() };
+        let Some(shelves) = &self.shelves else { return self.reclaimed() };
         let mut held = shelves.hold();
-        let mut books = self.books();
+        let mut books = self.reclaimed();
         self.empty(&mut held, &mut books);
         books
     }
@@ -157,17 +168,23 @@ impl Core {
         });
     }
 
-    fn reclaim<'a>(&'a self, mut books: MutexGuard<'a, Books>) -> MutexGuard<'a, Books> {
+    /// Gives back the space of up to `most` blocks that need not wait any more, the oldest first.
+    fn reclaim<'a>(&'a self, mut books: MutexGuard<'a, Books>, most: usize) -> MutexGuard<'a, Books> {
         let oldest = self.guards.oldest();
+        if books.pending.back().is_some_and(|youngest| youngest.epoch == self.guards.epoch()) {
+            // When it was dropped there was no counter left for younger guards; now there may be.
+            self.guards.advance();
+        }
         let ready = |pending: &Pending| oldest.is_none_or(|oldest| pending.epoch < oldest);
         if !self.poison && self.observers.is_empty() {
-            while let Some(pending) = books.pending.front().copied().filter(ready) {
+            for _ in 0..most {
+                let Some(pending) = books.pending.front().copied().filter(ready) else { break };
                 books.pending.pop_front();
                 self.come_free(&mut books, pending);
             }
             return books;
         }
-        let count = books.pending.iter().take_while(|pending| ready(pending)).count();
+        let count = books.pending.iter().take(most).take_while(|pending| ready(pending)).count();
         if count == 0 {
             return books;
         }
@@ -272,7 +289,7 @@ impl Core {
             if books.aside > 0 {
                 drop(books);
                 drop(self.aside.lock());
-                books = self.books();
+                books = self.reclaimed();
             } else if !rescued && !books.stranded.is_empty() {
                 rescued = true;
                 books = self.rescue(books);
@@ -343,7 +360,7 @@ impl Core {
         let run = entry.run();
         self.lookup.remove(entry);
         // Right after the read-modify-write in there, as it has to be.
-        let unguarded = self.guards.oldest().is_none();
+        let unguarded = !self.guards.any();
         if unguarded && !self.poison && !self.observers.is_empty() {
             self.announce_freed([self.info(entry)]);
         }
@@ -367,7 +384,7 @@ impl Core {
         books.pending.push_back(Pending { epoch, entry });
         if self.poison {
             // Overwrites it now, if it need not wait.
-            drop(self.reclaim(books));
+            drop(self.reclaim(books, RECLAIMED));
         }
     }
 

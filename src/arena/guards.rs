@@ -2,69 +2,74 @@
 //!
 //! # Algorithm
 //!
-//! An *epoch* counts the drops that had to wait. A guard takes a free slot (a cache line of its own) and writes the
-//! current epoch there; dropping the guard clears the slot. A block dropped while guards exist is marked with the epoch,
-//! which then moves on; its space is free once no slot holds that number or a smaller one: guards taken later hold
-//! larger numbers, and cannot have got the block's address. With no guard at all a drop does not even touch the epoch.
+//! Guards are counted by *age*. There are [`AGES`] counters, and one of them is the youngest: every new guard adds one
+//! to it, and subtracts one from that same counter when it is dropped. Each counter carries the epoch in which it became
+//! the youngest. A block dropped while guards exist is marked with the epoch of now; then another counter that stands at
+//! zero becomes the youngest, with the next epoch. The block's space is free once every counter of its epoch or an earlier
+//! one stands at zero.
 //!
-//! Each guard has a slot of its own, nested guards of one thread included, so a guard holds back just what was dropped
-//! after it was taken. There is nothing to register and nothing to clean up when a thread ends.
+//! ```text
+//! counter   0     1     2     3    ...        a block marked with epoch 5 waits for counters 0 and 2
+//! guards    2     0     1     4
+//! epoch     3     4     5     6 (youngest)
+//! ```
+//!
+//! A pin is one addition, however many guards there are or ever were. It allocates nothing and touches no thread-local
+//! variable, so it may be called in a signal handler. The counters are kept several times over ([`SHARDS`]), because
+//! threads that add to one cache line wait for each other; a thread is sent to a shard by the address of its stack.
+//!
+//! # When no counter stands at zero
+//!
+//! Then guards of [`AGES`] different ages are held, and the youngest counter stays the youngest: guards that are taken
+//! now count as old as the guards before them. A block that is dropped now waits for all of the other ages in any case,
+//! because they are older than its drop. As soon as one of them ends, its counter becomes the youngest. So a guard younger
+//! than the drop can delay a block only if it was taken while guards of all those earlier ages were held.
 //!
 //! # Why it is right
 //!
 //! A thread takes a guard, then reads the runtime's table of functions; another takes the function out of that table,
-//! then drops it and looks at the slots. Both have a sequentially consistent fence in between, so either the looker sees
-//! the guard, or the guarded thread sees the table without the function (the store-buffering pattern; crossbeam-epoch
-//! and hazard pointers rest on the same). An epoch read too early only makes a guard look older than it is.
+//! then drops it and looks at the counters. Both have a sequentially consistent fence in between, so either the looker
+//! sees the guard, or the guarded thread sees the table without the function (the store-buffering pattern;
+//! crossbeam-epoch and hazard pointers rest on the same).
 //!
-//! All of that is ordered by the two fences, so the accesses around them need no order of their own. What is written
-//! before a guard's fence (its slot, and how many were ever taken) is seen behind a later fence of a looker. An epoch
-//! moves on behind the looker's fence and is read before the guard's, so a guard that reads the new epoch does not find
-//! what was taken out before ([atomics.fences] in the C++ standard, which Rust takes over). Only the end of a guard has
-//! no fence: clearing the slot releases, and whoever looks acquires, also if the slot is another guard's by then, as it
-//! is taken by a read-modify-write ("release sequence" there).
+//! A guard may add to a counter that stopped being the youngest meanwhile. It then looks older than it is, which only
+//! delays. Or the counter became the youngest again meanwhile, with a later epoch. Then the counter was seen at zero
+//! without this guard, behind the fence of every drop that came before: so the guard sees the table as all of these drops
+//! left it, and none of them has to wait for it. Drops that come after are marked with that later epoch or one behind it.
+//!
+//! Only the end of a guard has no fence. Its subtraction releases, and whoever looks acquires, also if others have added
+//! or subtracted since, because these are read-modify-writes ("release sequence" in the C++ standard).
+//!
+//! Epochs change under the arena's lock. Counters are added to and subtracted from without it.
 
-use crate::sync::checked::{AtomicU64, AtomicUsize, OnceLock, fence};
-use crate::sync::{Ordering, thread_number};
+use crate::sync::Ordering;
+use crate::sync::checked::{AtomicU64, fence};
 
-/// Few in a model, so that it comes to the further ones.
-const SLOTS: usize = if cfg!(loom) { 2 } else { 64 };
+/// Guards of so many ages are told apart.
+const AGES: usize = if cfg!(loom) { 3 } else { 16 };
+/// Copies of the counters: a power of two.
+const SHARDS: usize = if cfg!(loom) { 2 } else { 16 };
+/// Where the number of the youngest counter begins, in the word that holds it with its epoch.
+const AGE_BITS: u32 = 4;
 
-#[repr(align(64))]
-struct Slot(AtomicU64);
-
-/// Slots for guards, and further ones if ever more guards than that live at one time.
-struct Slots {
-    slots: [Slot; SLOTS],
-    /// Slots from here on were never taken.
-    used: AtomicUsize,
-    more: OnceLock<Box<Slots>>,
-}
-
-impl Slots {
-    fn new() -> Self {
-        Self {
-            slots: std::array::from_fn(|_| Slot(AtomicU64::new(0))),
-            used: AtomicUsize::new(0),
-            more: OnceLock::new(),
-        }
-    }
-
-    /// Every chain of slots, this one first.
-    fn chain(&self) -> impl Iterator<Item = &Slots> {
-        std::iter::successors(Some(self), |slots| slots.more.get().map(|more| &**more))
-    }
-}
+/// The counters of some threads, alone on their cache lines and those fetched along with them.
+#[repr(align(128))]
+struct Shard([AtomicU64; AGES]);
 
 pub(crate) struct Guards {
-    epoch: AtomicU64,
-    slots: Slots,
+    /// The epoch, and in its lowest bits the number of the youngest counter. Written under the arena's lock.
+    youngest: AtomicU64,
+    /// The epoch in which each counter became the youngest. Written and read under the arena's lock.
+    epochs: [AtomicU64; AGES],
+    /// A bit for each shard that was ever added to.
+    used: AtomicU64,
+    shards: [Shard; SHARDS],
 }
 
 /// Keeps the space of code dropped from now on from being used again; see [`CodeArena::pin`](crate::CodeArena::pin).
 #[must_use = "code is protected only while the guard lives"]
 pub struct Guard<'a> {
-    slot: &'a AtomicU64,
+    counter: &'a AtomicU64,
 }
 
 impl std::fmt::Debug for Guard<'_> {
@@ -75,8 +80,8 @@ impl std::fmt::Debug for Guard<'_> {
 
 impl Drop for Guard<'_> {
     fn drop(&mut self) {
-        // Whoever sees the slot cleared may overwrite the code, after all that was done under the guard.
-        self.slot.store(0, Ordering::Release);
+        // Whoever sees the counter at zero may overwrite the code, after all that was done under the guard.
+        self.counter.fetch_sub(1, Ordering::Release);
     }
 }
 
@@ -90,46 +95,91 @@ pub(super) fn fence_after_rmw() {
     }
 }
 
+/// The shard of this thread, by the megabyte that its stack lies in.
+fn shard() -> usize {
+    if cfg!(loom) {
+        // All threads of a model meet.
+        return 0;
+    }
+    let marker = 0u8;
+    let megabyte = (&raw const marker).addr() as u64 >> 20;
+    (megabyte.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 60) as usize % SHARDS
+}
+
 impl Guards {
     pub(crate) fn new() -> Self {
-        Self { epoch: AtomicU64::new(1), slots: Slots::new() }
-    }
-
-    pub(crate) fn pin(&self) -> Guard<'_> {
-        let epoch = self.epoch.load(Ordering::Relaxed);
-        let first = thread_number() % SLOTS;
-        let mut slots = &self.slots;
-        loop {
-            for index in (first..SLOTS).chain(0..first) {
-                let Slot(slot) = &slots.slots[index];
-                if slot.load(Ordering::Relaxed) != 0 {
-                    continue;
-                }
-                // Before the fence, so that whoever must see the guard looks at its slot.
-                if slots.used.load(Ordering::Relaxed) <= index {
-                    slots.used.fetch_max(index + 1, Ordering::Relaxed);
-                }
-                if slot.compare_exchange(0, epoch, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-                    fence_after_rmw();
-                    return Guard { slot };
-                }
-            }
-            slots = slots.more.get_or_init(|| Box::new(Slots::new()));
+        Self {
+            youngest: AtomicU64::new(1 << AGE_BITS),
+            epochs: std::array::from_fn(|age| AtomicU64::new(u64::from(age == 0))),
+            used: AtomicU64::new(0),
+            shards: std::array::from_fn(|_| Shard(std::array::from_fn(|_| AtomicU64::new(0)))),
         }
     }
 
-    /// The epoch of the oldest guard; `None` without guards. To be called right after an atomic read-modify-write (of
-    /// the lock, of a lookup slot) on this thread.
-    pub(crate) fn oldest(&self) -> Option<u64> {
+    pub(crate) fn pin(&self) -> Guard<'_> {
+        let shard = shard();
+        // Before the fence, so that whoever must see the guard looks at its shard.
+        if self.used.load(Ordering::Relaxed) >> shard & 1 == 0 {
+            self.used.fetch_or(1 << shard, Ordering::Relaxed);
+        }
+        let age = self.youngest.load(Ordering::Relaxed) as usize & ((1 << AGE_BITS) - 1);
+        let counter = &self.shards[shard].0[age];
+        counter.fetch_add(1, Ordering::Relaxed);
         fence_after_rmw();
-        let taken = self.slots.chain().flat_map(|slots| &slots.slots[..slots.used.load(Ordering::Relaxed)]);
-        taken.map(|Slot(slot)| slot.load(Ordering::Acquire)).filter(|&epoch| epoch != 0).min()
+        Guard { counter }
     }
 
-    /// The epoch of a drop that has to wait for the guards of now: those that [`Guards::oldest`] saw before, on this
-    /// thread.
+    /// The counters of one age.
+    fn counters(&self, age: usize) -> impl Iterator<Item = &AtomicU64> {
+        self.used_shards().map(move |Shard(counters)| &counters[age])
+    }
+
+    fn used_shards(&self) -> impl Iterator<Item = &Shard> {
+        let used = self.used.load(Ordering::Relaxed);
+        self.shards.iter().enumerate().filter(move |(shard, _)| used >> shard & 1 == 1).map(|(_, shard)| shard)
+    }
+
+    fn is_held(&self, age: usize) -> bool {
+        self.counters(age).any(|counter| counter.load(Ordering::Acquire) != 0)
+    }
+
+    /// Whether there is a guard. To be called right after an atomic read-modify-write (of the lock, of a lookup slot) on
+    /// this thread.
+    pub(crate) fn any(&self) -> bool {
+        fence_after_rmw();
+        self.used_shards().flat_map(|Shard(counters)| counters).any(|counter| counter.load(Ordering::Acquire) != 0)
+    }
+
+    /// The epoch of the oldest guard; `None` without guards. Under the arena's lock, right after it was taken.
+    pub(crate) fn oldest(&self) -> Option<u64> {
+        fence_after_rmw();
+        let held = (0..AGES).filter(|&age| self.is_held(age));
+        held.map(|age| self.epochs[age].load(Ordering::Relaxed)).min()
+    }
+
+    /// The epoch of a drop that has to wait for the guards of now: those that [`Guards::any`] saw before, on this
+    /// thread. Under the arena's lock.
     pub(crate) fn next_epoch(&self) -> u64 {
-        self.epoch.fetch_add(1, Ordering::Relaxed)
+        let epoch = self.epoch();
+        self.advance();
+        epoch
+    }
+
+    /// The epoch of guards that are taken now.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.youngest.load(Ordering::Relaxed) >> AGE_BITS
+    }
+
+    /// Lets a counter that stands at zero be the youngest from now on, if there is one. Under the arena's lock, behind
+    /// the fences of all drops that were marked.
+    pub(crate) fn advance(&self) {
+        let youngest = self.youngest.load(Ordering::Relaxed);
+        let now = youngest as usize & ((1 << AGE_BITS) - 1);
+        if let Some(age) = (1..AGES).map(|next| (now + next) % AGES).find(|&age| !self.is_held(age)) {
+            let epoch = (youngest >> AGE_BITS) + 1;
+            self.epochs[age].store(epoch, Ordering::Relaxed);
+            self.youngest.store(epoch << AGE_BITS | age as u64, Ordering::Relaxed);
+        }
     }
 }
 
@@ -137,15 +187,12 @@ impl Guards {
 mod tests {
     use super::*;
 
-    fn taken(slots: &Slots) -> usize {
-        slots.slots.iter().filter(|Slot(slot)| slot.load(Ordering::Relaxed) != 0).count()
-    }
-
     #[test]
     fn the_oldest_guard_counts() {
         let guards = Guards::new();
-        assert_eq!(guards.oldest(), None);
+        assert_eq!((guards.oldest(), guards.any()), (None, false));
         let first = guards.pin();
+        assert!(guards.any());
         assert_eq!((guards.oldest(), guards.next_epoch(), format!("{first:?}")), (Some(1), 1, "Guard".into()));
         let second = guards.pin();
         assert_eq!((guards.oldest(), guards.next_epoch()), (Some(1), 2));
@@ -155,39 +202,48 @@ mod tests {
         drop(second);
         assert_eq!(guards.oldest(), Some(3));
         drop(third);
+        assert_eq!((guards.oldest(), guards.any()), (None, false));
+    }
+
+    /// As many ages as there are counters are told apart; one more counts with the youngest of them.
+    #[test]
+    fn guards_are_told_apart_by_age() {
+        let guards = Guards::new();
+        let mut held: Vec<_> = (1..=AGES as u64)
+            .map(|epoch| {
+                let guard = guards.pin();
+                assert_eq!(guards.next_epoch(), epoch);
+                guard
+            })
+            .collect();
+        let last = AGES as u64;
+        assert_eq!((guards.epoch(), guards.oldest()), (last, Some(1)), "there is no counter left to advance to");
+        let younger = guards.pin();
+        assert_eq!(guards.next_epoch(), last);
+        // One age ends: what comes now is younger again.
+        drop(held.remove(6));
+        guards.advance();
+        let youngest = guards.pin();
+        assert_eq!(guards.epoch(), last + 1);
+        held.clear();
+        assert_eq!(guards.oldest(), Some(last), "the one that was counted with the last age");
+        drop(younger);
+        assert_eq!(guards.oldest(), Some(last + 1));
+        drop(youngest);
         assert_eq!(guards.oldest(), None);
     }
 
-    /// Any number of guards, each in a slot of its own, and none looked at that was never taken.
+    /// Guards taken on other threads, and dropped on others again, are counted wherever their stacks lie.
     #[test]
-    fn a_chain_is_full_before_there_is_a_further_one() {
+    fn guards_count_on_any_thread() {
         let guards = Guards::new();
-        let mut all: Vec<_> = (0..SLOTS).map(|_| guards.pin()).collect();
-        assert_eq!((taken(&guards.slots), guards.slots.chain().count()), (SLOTS, 1));
-        all.push(guards.pin());
-        assert_eq!(guards.slots.chain().map(taken).collect::<Vec<_>>(), [SLOTS, 1]);
-        assert_eq!(guards.slots.used.load(Ordering::Relaxed), SLOTS);
-        assert_eq!(guards.oldest(), Some(1));
-        all.drain(..SLOTS);
-        assert_eq!(guards.oldest(), Some(1), "the one in the further chain");
-        all.clear();
-        drop((guards.pin(), guards.pin()));
-        assert_eq!((guards.oldest(), guards.slots.chain().count()), (None, 2));
-    }
-
-    /// Threads begin at different slots, so that they do not share cache lines.
-    #[test]
-    fn each_thread_has_a_first_slot() {
-        let guards = Guards::new();
-        let pin = || {
-            let guard = guards.pin();
-            let first = thread_number() % SLOTS;
-            assert!(std::ptr::eq(guard.slot, &guards.slots.slots[first].0));
-            assert!(guards.slots.used.load(Ordering::Relaxed) > first);
-            assert_eq!(guards.oldest(), Some(1));
-        };
-        for _ in 0..SLOTS + 1 {
-            std::thread::scope(|scope| assert!(scope.spawn(pin).join().is_ok()));
+        for _ in 0..3 * SHARDS {
+            std::thread::scope(|scope| {
+                let guard = scope.spawn(|| guards.pin()).join().unwrap();
+                assert!(guards.any());
+                scope.spawn(move || drop(guard));
+            });
+            assert_eq!((guards.any(), guards.oldest()), (false, None));
         }
     }
 }

@@ -162,6 +162,10 @@ impl CodeArena {
     /// Space of code that is dropped from now on is not used again before; space of code dropped earlier is. Take the
     /// guard *before* reading the pointer to call from wherever it is published, and drop it after the last return.
     ///
+    /// Costs the same however many guards there are, and allocates nothing: a signal handler may call it, and may drop the
+    /// guard. Guards of 16 ages are told apart. While guards of that many ages are held, a block that is dropped may also
+    /// wait for guards taken after its drop, but for none taken after one of these ages has ended.
+    ///
     /// ```
     /// # let arena = gaia_jit::CodeArena::builder().capacity(1 << 20).build()?;
     /// let block = arena.publish(&[0xc3])?;
