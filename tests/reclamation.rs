@@ -6,7 +6,7 @@ mod common;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
-use common::{asm, call, call_at, modes, often, small};
+use common::{asm, call, call_at, modes, often, publish_all, small};
 use gaia_jit::{Code, CodeArena, CodeBlock, Error, WxMode};
 
 /// Promise 5, in both directions.
@@ -149,5 +149,49 @@ fn small_functions_wait_for_guards_too() {
         assert_eq!(arena.stats().pending_blocks, 1);
         drop(guard);
         assert_eq!(arena.stats().pending_blocks, 0);
+    }
+}
+
+/// Many guards at one time leave nothing behind, and each still counts.
+#[test]
+fn guards_of_many_ages_hold_back_what_was_dropped_after_them() {
+    for mode in modes() {
+        let arena = small(mode).build().unwrap();
+        // More ages than are told apart, and a block dropped in each of them.
+        let mut guards = Vec::new();
+        for n in 0..100 {
+            guards.push(arena.pin());
+            drop(arena.publish(&asm::constant(n)).unwrap());
+        }
+        assert_eq!(arena.stats().pending_blocks, 100);
+        // The youngest go first, so that every block still has an older guard.
+        guards.drain(1..).rev().for_each(drop);
+        assert_eq!(arena.stats().pending_blocks, 100);
+        guards.clear();
+        assert_eq!(arena.stats().pending_blocks, 0);
+        // And what comes after is as exact as at the beginning.
+        let block = arena.publish(&asm::constant(1)).unwrap();
+        let older = arena.pin();
+        drop(block);
+        let younger = arena.pin();
+        drop(older);
+        assert_eq!(arena.stats().pending_blocks, 0);
+        drop(younger);
+    }
+}
+
+/// A call reclaims some of what waits, and all of it before it would fail or where figures have to be exact.
+#[test]
+fn what_waited_comes_back_in_parts_or_at_once() {
+    for mode in modes() {
+        let arena = small(mode).build().unwrap();
+        let capacity = arena.capacity();
+        let blocks = publish_all(&arena, (0..1_000).map(asm::constant));
+        let guard = arena.pin();
+        drop(blocks);
+        drop(guard);
+        // All of the capacity can be had at once, although far more blocks wait than one call reclaims.
+        let whole = arena.publish(&asm::padded(7, capacity)).unwrap();
+        assert_eq!((call(&whole), arena.stats().pending_blocks), (7, 0), "{mode:?}");
     }
 }

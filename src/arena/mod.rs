@@ -1,7 +1,9 @@
 //! The code cache.
 
+mod announce;
 mod batch;
 mod block;
+mod branches;
 mod builder;
 mod code;
 mod core;

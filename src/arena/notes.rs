@@ -4,9 +4,9 @@
 
 use std::ops::Range;
 
+use super::announce::Described;
 use super::code::UnwindInfo;
 use super::lookup::Entry;
-use super::observers::Described;
 
 /// Notes on functions, by their number.
 #[derive(Debug, Default)]

@@ -1,11 +1,11 @@
 //! From placed granules to live blocks: what single functions and batches share.
 
+use super::announce::Described;
 use super::batch::{Batch, LONGEST_RUN, STAGED};
 use super::block::{CodeBlock, Lease};
 use super::code::Code;
 use super::core::{Core, bytes_of};
 use super::lookup::Entry;
-use super::observers::Described;
 use super::open_run::OpenRun;
 use super::tally::Tally;
 use crate::Error;

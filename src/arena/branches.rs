@@ -1,0 +1,94 @@
+//! Branches out of the arena: a direct branch to what it may not reach goes to a stub behind the function's own code.
+//!
+//! Stubs belong to the function that uses them: they lie in its block and are freed with it, so there is nothing to count
+//! and nothing to share. A function that is rarely moved costs a granule for each far target; two functions of a batch
+//! that call the same target have a stub each.
+
+use super::batch::{Batch, Slot};
+use super::stubs::Stubs;
+use crate::Error;
+use crate::icache::stub;
+use crate::units::{BRANCH_REACH, GRANULE, round_up};
+
+impl Batch {
+    /// As [`Batch::reserve`], with room for `stubs` stubs behind the `len` bytes of code: one for each target that may be
+    /// out of reach of a direct branch. They are part of the function: of its length, and of what is freed with it.
+    ///
+    /// ```
+    /// # #[cfg(all(target_arch = "x86_64", unix))] {
+    /// extern "C" fn seven() -> i32 {
+    ///     7
+    /// }
+    ///
+    /// # let arena = gaia_jit::CodeArena::builder().capacity(1 << 20).build()?;
+    /// let mut batch = arena.batch();
+    /// let caller = batch.reserve_with_stubs(5, 16, 1)?;
+    /// let to = batch.branch_target(caller, seven as *const u8)?;
+    /// let distance = (to as isize - (batch.address(caller) as isize + 5)) as i32;
+    /// let code = batch.bytes_mut(caller);
+    /// code[0] = 0xe9; // jmp, 32 bits
+    /// code[1..5].copy_from_slice(&distance.to_le_bytes());
+    /// let block = batch.publish()?.remove(caller.index());
+    /// // SAFETY: the code takes nothing and returns a number.
+    /// let call = unsafe { block.as_fn::<unsafe extern "C" fn() -> i32>() };
+    /// // SAFETY: the block is alive.
+    /// assert_eq!(unsafe { call() }, 7);
+    /// # }
+    /// # Ok::<(), gaia_jit::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`Batch::push`].
+    pub fn reserve_with_stubs(&mut self, len: usize, align: usize, stubs: usize) -> Result<Slot, Error> {
+        if len == 0 || stubs == 0 {
+            return self.reserve(len, align);
+        }
+        let first = round_up(len, GRANULE);
+        let total = first.and_then(|first| first.checked_add(stubs.checked_mul(stub::LEN)?));
+        let slot = self.reserve(total.unwrap_or(usize::MAX), align)?;
+        let first = first.unwrap_or(len);
+        self.stubs.push(Stubs { slot: slot.index(), first, capacity: stubs, targets: Vec::new() });
+        Ok(slot)
+    }
+
+    /// Where a direct branch in `slot` has to go so as to arrive at `target`: there, if it is in reach of every byte of the
+    /// slot, or else to a stub of the slot's own. The same target gets the same stub.
+    ///
+    /// # Errors
+    /// [`Error::PastCapacity`] if all stubs of the slot go elsewhere, or it is a slot of another batch.
+    pub fn branch_target(&mut self, slot: Slot, target: *const u8) -> Result<*const u8, Error> {
+        let start = self.address(slot);
+        let end = start.wrapping_add(self.bytes_mut(slot).len());
+        if !start.is_null() && [start, end].into_iter().all(|from| reaches(from, target)) {
+            return Ok(target);
+        }
+        // Slots come in order, and so do their stubs.
+        let own = if start.is_null() {
+            None
+        } else {
+            self.stubs.binary_search_by_key(&slot.index(), |stubs| stubs.slot).ok()
+        };
+        let none = Error::PastCapacity { offset: 0, len: stub::LEN, capacity: 0 };
+        let Some(stubs) = own.and_then(|own| self.stubs.get_mut(own)) else { return Err(none) };
+        let known = stubs.targets.iter().position(|known| *known == target);
+        let index = known.unwrap_or(stubs.targets.len());
+        if index >= stubs.capacity {
+            let (offset, capacity) = (index * stub::LEN, stubs.capacity * stub::LEN);
+            return Err(Error::PastCapacity { offset, len: stub::LEN, capacity });
+        }
+        let offset = stubs.first + index * stub::LEN;
+        if known.is_none() {
+            stubs.targets.push(target);
+            let code = stub::to(start.wrapping_add(offset), target);
+            if let Some(place) = self.bytes_mut(slot).get_mut(offset..offset + stub::LEN) {
+                place.copy_from_slice(&code);
+            }
+        }
+        Ok(start.wrapping_add(offset))
+    }
+}
+
+fn reaches(from: *const u8, to: *const u8) -> bool {
+    // A little less than what the instruction can do, which counts from itself or from its end.
+    cfg!(target_arch = "x86") || from.addr().abs_diff(to.addr()) < BRANCH_REACH - GRANULE
+}
