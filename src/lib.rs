@@ -12,6 +12,7 @@ mod entry;
 mod error;
 mod icache;
 mod jit_memory;
+mod modes;
 #[cfg(all(any(feature = "perf", feature = "gdb", feature = "tracing"), not(loom)))]
 pub mod observe;
 mod region;

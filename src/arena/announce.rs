@@ -6,7 +6,7 @@ use super::observer::{Live, Published, Reservation};
 
 impl Core {
     fn reservation(&self) -> Reservation {
-        Reservation { start: self.region.address(0), len: self.region.len(), mode: self.mode }
+        Reservation { start: self.memory.address(0), len: self.memory.len(), mode: self.memory.mode() }
     }
 
     /// The arena is there.
@@ -22,7 +22,7 @@ impl Core {
         if self.observers.is_empty() {
             return;
         }
-        self.region.let_read();
+        self.memory.let_read();
         // SAFETY: passed on to the caller.
         let published = functions.map(|function| unsafe { self.published(function) });
         let published: Vec<Published<'_>> = published.collect();
@@ -37,7 +37,7 @@ impl Core {
         if self.observers.is_empty() {
             return;
         }
-        self.region.let_read();
+        self.memory.let_read();
         // SAFETY: passed on to the caller.
         let published = [unsafe { self.published(function) }];
         self.observers.tell(|observer| observer.published(&published));
@@ -48,13 +48,13 @@ impl Core {
     unsafe fn published<'a>(&'a self, function: Described<'a>) -> Published<'a> {
         let (block, start) = (self.info(function.entry), bytes_of(function.entry.run()).start);
         // SAFETY: where the block lies; the rest is passed on to the caller.
-        let code = unsafe { Live::new(&self.region, start, block.len) };
+        let code = unsafe { Live::new(&self.memory, start, block.len) };
         Published { block, name: function.name, unwind: function.unwind, code }
     }
 
     /// A block was dropped.
     pub(super) fn announce_retired(&self, block: &BlockInfo) {
-        self.region.let_read();
+        self.memory.let_read();
         self.observers.tell(|observer| observer.retired(block));
     }
 
@@ -78,7 +78,7 @@ pub(super) struct Described<'a> {
 
 impl Drop for Core {
     fn drop(&mut self) {
-        if self.region.is_own() {
+        if self.memory.is_own() {
             self.observers.tell(|observer| observer.released(&self.reservation()));
         }
     }

@@ -23,6 +23,7 @@ use super::stretch::{Home, Stretch};
 use super::stubs::Stubs;
 use crate::Error;
 use crate::icache;
+use crate::modes::WayIn;
 use crate::space::Run;
 use crate::sync::{Arc, AtomicU64, Ordering};
 use crate::units::{GRANULE, MAX_ALIGN, align_granules};
@@ -186,7 +187,7 @@ impl Batch {
     /// The address at which the slot's code will run; null for a slot of another batch.
     pub fn address(&self, slot: Slot) -> *const u8 {
         match self.entry(slot) {
-            Some(entry) => self.core.region.address(bytes_of(entry.run()).start),
+            Some(entry) => self.core.memory.address(bytes_of(entry.run()).start),
             None => std::ptr::null(),
         }
     }
@@ -206,9 +207,9 @@ impl Batch {
         if *home == Home::Written {
             // Written a second time when the batch is published.
             *home = Home::Staged(self.staging.len() as u32);
-            self.core.region.let_read();
+            self.core.memory.let_read();
             // SAFETY: mapped and readable, and nobody writes there while this batch has the place.
-            let written = unsafe { std::slice::from_raw_parts(self.core.region.address(at.start), at.len()) };
+            let written = unsafe { std::slice::from_raw_parts(self.core.memory.address(at.start), at.len()) };
             if self.staging.try_reserve(written.len()).is_err() {
                 *home = Home::Written;
                 return &mut [];
@@ -219,9 +220,9 @@ impl Batch {
         match home {
             Home::Staged(from) => &mut self.staging[from as usize..from as usize + at.len()],
             // The writable view was not inherited.
-            Home::View if !self.core.region.is_own() => &mut [],
+            Home::View if !self.core.memory.is_own() => &mut [],
             Home::View | Home::Run | Home::Written => {
-                let start = self.core.region.writable(at.start);
+                let start = self.core.memory.writable(at.start);
                 // SAFETY: the granules were placed for this batch alone and are not published, so no other reference
                 // to them exists; the view (or the open page) is mapped, writable and initialised, at the least to
                 // zeros. `&mut self` makes the slice the only one.
@@ -245,11 +246,11 @@ impl Batch {
     }
 
     fn add(&mut self, len: usize, align: usize, tag: u64, code: Option<&[u8]>) -> Result<Slot, Error> {
-        self.core.region.check_own("publish")?;
+        self.core.memory.check_own("publish")?;
         let granules = self.core.granules(len)?;
         let align = align_granules(align)?;
         let (run, home) = match code {
-            Some(code) if self.core.region.is_windowed() => self.write(granules, align, code)?,
+            Some(code) if self.core.memory.rules().way_in == WayIn::WriteAtOnce => self.write(granules, align, code)?,
             _ => self.find(granules, align)?,
         };
         self.entries.push(Entry::new(run.start, len as u32, tag));
@@ -261,20 +262,20 @@ impl Batch {
         if let Some(run) = self.runs.last_mut().and_then(|open| open.take(granules, align)) {
             return Ok((run, Home::Run));
         }
-        let fills_holes = self.core.region.fills_holes();
-        if self.core.region.is_dual() {
+        let rules = *self.core.memory.rules();
+        if rules.way_in == WayIn::Stores {
             let run = self.place(granules, align)?;
-            self.core.region.back(bytes_of(run)).inspect_err(|_| self.core.release([run]))?;
+            self.core.memory.back(bytes_of(run)).inspect_err(|_| self.core.release([run]))?;
             return Ok((run, Home::View));
         }
         let staged = self.staging.len() + granules as usize * GRANULE;
         let few = self.no_pages || self.expected.max(staged) <= STAGED;
-        if !self.core.region.opens_pages() || fills_holes && few {
+        if !rules.opens_pages || rules.fills_holes && few {
             return self.stage(granules, align);
         }
         match self.open(granules, align) {
             // No room for whole pages, or the system is at its limit of mappings: holes may still do.
-            Err(error @ (Error::ArenaFull { .. } | Error::OperatingSystem { .. })) if fills_holes => {
+            Err(error @ (Error::ArenaFull { .. } | Error::OperatingSystem { .. })) if rules.fills_holes => {
                 self.no_pages = matches!(error, Error::ArenaFull { .. });
                 self.stage(granules, align)
             }
@@ -294,7 +295,7 @@ impl Batch {
     fn write(&mut self, granules: u32, align: u32, code: &[u8]) -> Result<(Run, Home), Error> {
         let run = self.place(granules, align)?;
         // SAFETY: granules placed for this batch alone, not published yet.
-        match unsafe { self.core.region.write(bytes_of(run).start, code) } {
+        match unsafe { self.core.memory.write(bytes_of(run).start, code) } {
             Ok(()) => Ok((run, Home::Written)),
             Err(error) => {
                 self.core.release([run]);
@@ -314,7 +315,7 @@ impl Batch {
 
     /// Opens another run and takes granules from it.
     fn open(&mut self, granules: u32, align: u32) -> Result<Run, Error> {
-        let page = (self.core.region.page_size() / GRANULE) as u32;
+        let page = (self.core.memory.page_size() / GRANULE) as u32;
         let least = granules.next_multiple_of(page);
         // Twice the last run: few flips for many functions, little opened in vain for few.
         let ahead = match self.runs.last() {
@@ -346,7 +347,7 @@ impl Batch {
         };
         let (mut run, resident, wide) = run;
         let fresh = !resident && self.runs.is_empty() && self.expected > 0;
-        if fresh && wide && self.core.region.wants_huge_pages() && bytes_of(run).len() < MAX_ALIGN {
+        if fresh && wide && self.core.memory.wants_huge_pages() && bytes_of(run).len() < MAX_ALIGN {
             // On fresh memory a whole huge page, if one can be had; what this batch leaves of it serves the next ones,
             // and so does what lies before it: only where there is much room is a huge page begun.
             if let Ok(whole) = self.core.place(huge, huge, |_, run| run) {
@@ -354,16 +355,16 @@ impl Batch {
             }
         }
         let mut open = OpenRun::new(run);
-        open.populated = self.core.region.commits();
+        open.populated = self.core.memory.commits();
         // SAFETY: whole pages placed for this batch alone, so without live code.
-        if let Err(error) = unsafe { self.core.region.open(bytes_of(run)) } {
+        if let Err(error) = unsafe { self.core.memory.open(bytes_of(run)) } {
             // Some of the pages may be open.
             self.core.close(&open);
             return Err(error);
         }
         if fresh {
             // One call, where each page would take a fault of its own.
-            open.populated |= self.core.region.populate(bytes_of(run));
+            open.populated |= self.core.memory.populate(bytes_of(run));
         }
         let taken = open.take(granules, 1);
         self.runs.push(open);
@@ -376,7 +377,7 @@ impl Batch {
     /// [`Error::OperatingSystem`], [`Error::Forked`]; then nothing is published and everything is given back.
     pub fn publish(mut self) -> Result<Vec<CodeBlock>, Error> {
         let core = Arc::clone(&self.core);
-        core.region.check_own("publish")?;
+        core.memory.check_own("publish")?;
         if self.entries.is_empty() {
             return Ok(Vec::new());
         }
@@ -396,24 +397,24 @@ impl Batch {
     fn make_executable(&mut self) -> Result<(), Error> {
         for open in &mut self.runs {
             // SAFETY: opened by this batch; it writes no more, as it is being published.
-            unsafe { self.core.region.seal(bytes_of(open.run))? };
+            unsafe { self.core.memory.seal(bytes_of(open.run))? };
             open.sealed = true;
         }
         for stretch in Stretch::of(&self.entries, &self.homes) {
             let at = bytes_of(stretch.run);
             if let Some(from) = stretch.staged {
                 // SAFETY: granules placed for this batch alone, not published yet.
-                unsafe { self.core.region.write(at.start, &self.staging[from..from + at.len()])? };
+                unsafe { self.core.memory.write(at.start, &self.staging[from..from + at.len()])? };
             }
-            self.core.region.flush(at);
+            self.core.memory.flush(at);
         }
-        self.core.region.sync_cores()
+        self.core.memory.sync_cores()
     }
 }
 
 impl Drop for Batch {
     fn drop(&mut self) {
-        if !self.core.region.is_own() {
+        if !self.core.memory.is_own() {
             return;
         }
         if self.entries.is_empty() {

@@ -52,7 +52,7 @@ impl CodeBlock {
 
     /// The address of the first byte, aligned as asked for.
     pub fn as_ptr(&self) -> *const u8 {
-        self.lease.core.region.address(self.offset())
+        self.lease.core.memory.address(self.offset())
     }
 
     fn offset(&self) -> usize {
@@ -77,7 +77,7 @@ impl CodeBlock {
     /// ```
     pub fn as_bytes(&self) -> Cow<'_, [u8]> {
         // SAFETY: this block's, which lives for as long as it is borrowed.
-        unsafe { Live::new(&self.lease.core.region, self.offset(), self.len()) }.bytes()
+        unsafe { Live::new(&self.lease.core.memory, self.offset(), self.len()) }.bytes()
     }
 
     /// What [`Code::tag`](crate::Code::tag) said.
@@ -103,7 +103,7 @@ impl CodeBlock {
     /// - `F` is a function pointer type (`extern` and, as a rule, `unsafe`) that the code is written for.
     /// - The pointer is not called after the block was dropped, but for a thread that holds a guard taken before.
     pub unsafe fn as_fn<F: Copy>(&self) -> F {
-        self.lease.core.region.let_read();
+        self.lease.core.memory.let_read();
         // SAFETY: passed on to the caller.
         unsafe { crate::entry::cast(self.as_ptr()) }
     }
@@ -136,17 +136,17 @@ impl CodeBlock {
         if offset.checked_add(bytes.len()).is_none_or(|end| end > self.len()) {
             return Err(Error::PastCapacity { offset, len: bytes.len(), capacity: self.len() });
         }
-        let region = &self.lease.core.region;
-        region.check_own("patch")?;
+        let memory = &self.lease.core.memory;
+        memory.check_own("patch")?;
         if bytes.is_empty() {
             return Ok(());
         }
         let at = self.offset() + offset;
         // SAFETY: inside this live block; the rest is passed on to the caller.
-        unsafe { region.write(at, bytes)? };
-        region.counters.flushed.add(bytes.len() as u64);
-        region.flush(at..at + bytes.len());
-        region.sync_cores()
+        unsafe { memory.write(at, bytes)? };
+        memory.counters.flushed.add(bytes.len() as u64);
+        memory.flush(at..at + bytes.len());
+        memory.sync_cores()
     }
 }
 

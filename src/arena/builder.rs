@@ -9,7 +9,8 @@ use super::observers::Observers;
 use super::{CodeArena, WxMode};
 use crate::Error;
 use crate::icache;
-use crate::region::{Plan, Region};
+use crate::modes::CodeMemory;
+use crate::region::Plan;
 use crate::sync::Arc;
 use crate::sys::{Native, Os};
 use crate::units::{BRANCH_REACH, DEFAULT_CAPACITY, round_up};
@@ -160,12 +161,8 @@ impl ArenaBuilder {
             freeze: self.seal,
             name: self.name.as_deref().map(mapping_name),
         };
-        let region = match self.mode {
-            WxMode::Flip => Region::private(self.os, &plan)?,
-            WxMode::DualMap => Region::dual(self.os, &plan)?,
-            WxMode::PerThread => Region::windowed(self.os, &plan)?,
-        };
-        Ok(CodeArena::from_core(Core::new(region, self.mode, self.poison, Observers::new(self.observers))?))
+        let memory = CodeMemory::build(self.os, self.mode, &plan)?;
+        Ok(CodeArena::from_core(Core::new(memory, self.poison, Observers::new(self.observers))?))
     }
 }
 

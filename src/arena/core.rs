@@ -1,4 +1,4 @@
-//! The arena itself: one region, one lock around the bookkeeping, and the ways of a block from free space to free space.
+//! The arena itself: one memory, one lock around the bookkeeping, and the ways of a block from free space to free space.
 //!
 //! The lock is held for bookkeeping only: bytes are copied, flushed and protected, and the system is called, without it.
 //!
@@ -17,7 +17,7 @@ use super::shelves::{Held, Shelves};
 use super::tally::Tally;
 use crate::Error;
 use crate::icache;
-use crate::region::Region;
+use crate::modes::CodeMemory;
 use crate::space::pages::Pages;
 use crate::space::{Run, Space};
 use crate::sync::checked::{AtomicU64, Mutex, MutexGuard};
@@ -25,11 +25,10 @@ use crate::sys::Span;
 use crate::units::{self, GRANULE};
 
 pub(crate) struct Core {
-    pub(crate) region: Region,
+    pub(crate) memory: CodeMemory,
     pub(crate) lookup: Lookup,
     pub(crate) guards: Guards,
     pub(super) observers: Observers,
-    pub(crate) mode: super::WxMode,
     poison: bool,
     /// Unless freed space has to be overwritten, or waits for its page to be empty.
     pub(super) shelves: Option<Shelves>,
@@ -80,11 +79,11 @@ pub(crate) fn bytes_of(run: Run) -> std::ops::Range<usize> {
 }
 
 impl Core {
-    pub(crate) fn new(region: Region, mode: super::WxMode, poison: bool, observers: Observers) -> Result<Self, Error> {
-        let granules = (region.len() / GRANULE) as u32;
+    pub(crate) fn new(memory: CodeMemory, poison: bool, observers: Observers) -> Result<Self, Error> {
+        let granules = (memory.len() / GRANULE) as u32;
         let books = Books {
             space: Space::new(granules)?,
-            pages: Pages::new(granules, (region.page_size() / GRANULE) as u32)?,
+            pages: Pages::new(granules, (memory.page_size() / GRANULE) as u32)?,
             pending: VecDeque::new(),
             stranded: Vec::new(),
             live: Tally::default(),
@@ -93,17 +92,16 @@ impl Core {
             aside: 0,
         };
         let (lookup, guards) = (Lookup::new(granules)?, Guards::new());
-        if let Some((start, len)) = lookup.first_table(region.page_size())?.filter(|(_, len)| *len >= units::MAX_ALIGN)
+        if let Some((start, len)) = lookup.first_table(memory.page_size())?.filter(|(_, len)| *len >= units::MAX_ALIGN)
         {
-            region.advise_table(Span { start, len });
+            memory.advise_table(Span { start, len });
         }
-        let shelves = (!poison && region.fills_holes()).then(Shelves::new);
+        let shelves = (!poison && memory.rules().fills_holes).then(Shelves::new);
         Ok(Self {
-            region,
+            memory,
             lookup,
             guards,
             observers,
-            mode,
             poison,
             shelves,
             recent: AtomicU64::new(0),
@@ -139,7 +137,7 @@ impl Core {
 
     /// As [`Core::books`], but `None` where the lock may be held for ever: in a child forked while another thread held it.
     pub(crate) fn books_to_read(&self) -> Option<MutexGuard<'_, Books>> {
-        if self.region.is_own() {
+        if self.memory.is_own() {
             return Some(self.gather());
         }
         let mut held = match &self.shelves {
@@ -197,7 +195,7 @@ impl Core {
             due.into_iter().partition(|pending| self.fill_with_traps(pending.entry.run()));
         if self.poison {
             // Where other cores cannot be reached the traps come late; what is published there next is refused anyway.
-            let _ = self.region.sync_cores();
+            let _ = self.memory.sync_cores();
         }
         self.announce_freed(done.iter().map(|pending| self.info(pending.entry)));
         let mut books = self.lock();
@@ -215,7 +213,7 @@ impl Core {
 
     /// Where freed code is to be overwritten and can be, does it; whether the space may be used again.
     fn fill_with_traps(&self, run: Run) -> bool {
-        if !self.poison || !self.region.fills_holes() {
+        if !self.poison || !self.memory.rules().fills_holes {
             return true;
         }
         let bytes = bytes_of(run);
@@ -225,10 +223,10 @@ impl Core {
         let written = pieces.all(|at| {
             let piece = &traps[..PIECE.min(bytes.end - at)];
             // SAFETY: the block was retired and every guard older than that is gone: nobody runs or reads it.
-            unsafe { self.region.write(at, piece) }.is_ok()
+            unsafe { self.memory.write(at, piece) }.is_ok()
         });
-        self.region.counters.flushed.add(bytes.len() as u64);
-        self.region.flush(bytes);
+        self.memory.counters.flushed.add(bytes.len() as u64);
+        self.memory.flush(bytes);
         written
     }
 
@@ -260,7 +258,7 @@ impl Core {
 
     /// Checks a size against what the arena could hold empty.
     pub(crate) fn granules(&self, bytes: usize) -> Result<u32, Error> {
-        units::granules(bytes, self.region.len().min(u32::MAX as usize))
+        units::granules(bytes, self.memory.len().min(u32::MAX as usize))
     }
 
     /// Takes `len` granules at a multiple of `align`. `note` does so in the books, under the lock.
@@ -319,7 +317,7 @@ impl Core {
         drop(books);
         let aside = self.aside.lock();
         // SAFETY: stranded pages are open, belong to nobody else and hold no live code.
-        let seal = |run: &Run| unsafe { self.region.seal(bytes_of(*run)) }.is_ok();
+        let seal = |run: &Run| unsafe { self.memory.seal(bytes_of(*run)) }.is_ok();
         let (sealed, still): (Vec<_>, Vec<_>) = stranded.into_iter().partition(seal);
         let mut books = self.lock();
         books.aside -= granules;
@@ -338,7 +336,7 @@ impl Core {
 
     /// The block is dropped: it cannot be found any more, and its space is free as soon as no older guard is left.
     pub(crate) fn retire(&self, entry: Entry) {
-        if !self.region.is_own() {
+        if !self.memory.is_own() {
             // A child leaves its copy of the books alone: it may not even be able to take the lock.
             return;
         }
@@ -353,7 +351,7 @@ impl Core {
 
     /// The second half of a retirement, after the observer.
     fn finish(&self, entry: Entry) {
-        if !self.region.is_own() {
+        if !self.memory.is_own() {
             // The observer forked.
             return;
         }
@@ -390,7 +388,7 @@ impl Core {
 
     pub(crate) fn info(&self, entry: Entry) -> BlockInfo {
         BlockInfo {
-            start: self.region.address(entry.start as usize * GRANULE),
+            start: self.memory.address(entry.start as usize * GRANULE),
             len: entry.len as usize,
             tag: entry.tag,
         }

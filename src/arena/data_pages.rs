@@ -38,13 +38,13 @@ impl DataPages {
     /// `len` zero bytes, writable.
     pub(crate) fn reserve(&mut self, len: usize, align: usize) -> Result<NonNull<u8>, Error> {
         let core = Arc::clone(self.lease.core());
-        core.region.check_own("reserve data")?;
+        core.memory.check_own("reserve data")?;
         let (granules, align) = (core.granules(len)?, align_granules(align)?);
         let run = match self.runs.last_mut().and_then(|open| open.take(granules, align)) {
             Some(run) => run,
             None => self.open(granules, align)?,
         };
-        let (at, bytes) = (core.region.writable(bytes_of(run).start), bytes_of(run).len());
+        let (at, bytes) = (core.memory.writable(bytes_of(run).start), bytes_of(run).len());
         // SAFETY: granules of this value's own in pages that it has open.
         unsafe { at.write_bytes(0, bytes) };
         Ok(at)
@@ -52,7 +52,7 @@ impl DataPages {
 
     fn open(&mut self, granules: u32, align: u32) -> Result<Run, Error> {
         let core = self.lease.core();
-        let page = (core.region.page_size() / GRANULE) as u32;
+        let page = (core.memory.page_size() / GRANULE) as u32;
         // What is not used of a run is lost for as long as the module lives, so the first is as short as can be.
         let ahead = self.runs.last().map_or(0, |last| 2 * last.run.len());
         let least = granules.next_multiple_of(page);
@@ -75,7 +75,7 @@ impl DataPages {
         let run = placed.map_err(|error| error.of_asked(granules as usize * GRANULE))?;
         let mut open = OpenRun::new(run);
         // SAFETY: whole pages placed for this value alone, so without live code.
-        if let Err(error) = unsafe { core.region.open(bytes_of(run)) } {
+        if let Err(error) = unsafe { core.memory.open(bytes_of(run)) } {
             core.lock().data -= run.len() as usize;
             // Some of the pages may be open. No data was written.
             core.close(&open);
@@ -90,12 +90,12 @@ impl DataPages {
     pub(crate) fn make_read_only(&mut self) -> Result<(), Error> {
         let core = self.lease.core();
         if self.runs.iter().any(|open| !open.sealed) {
-            core.region.check_own("protect data")?;
+            core.memory.check_own("protect data")?;
         }
         self.runs.iter_mut().for_each(|open| open.closed = true);
         for open in self.runs.iter_mut().filter(|open| !open.sealed) {
             // SAFETY: opened by this value, and written to no more.
-            unsafe { core.region.make_read_only(bytes_of(open.run))? };
+            unsafe { core.memory.make_read_only(bytes_of(open.run))? };
             open.sealed = true;
         }
         Ok(())
@@ -113,7 +113,7 @@ impl DataPages {
     pub(crate) fn clear(&mut self) {
         let core = self.lease.core();
         for open in self.runs.drain(..) {
-            if !core.region.is_own() {
+            if !core.memory.is_own() {
                 continue;
             }
             core.recover(open.run);
@@ -126,13 +126,13 @@ impl Core {
     fn recover(&self, run: Run) {
         let bytes = bytes_of(run);
         // SAFETY: the pages are out of the free space, and whoever used their data does no more.
-        let Ok(given_back) = (unsafe { self.region.wipe(bytes.clone()) }) else {
+        let Ok(given_back) = (unsafe { self.memory.wipe(bytes.clone()) }) else {
             // Lost to the arena, as what stands in them may not become executable.
             return;
         };
         // Where pages have to be committed those without memory cannot be sealed, and are opened before they are used.
         // SAFETY: as above; wiped.
-        let sealed = given_back && self.region.commits() || unsafe { self.region.seal(bytes) }.is_ok();
+        let sealed = given_back && self.memory.commits() || unsafe { self.memory.seal(bytes) }.is_ok();
         let mut books = self.lock();
         books.data -= run.len() as usize;
         if given_back {

@@ -22,7 +22,7 @@ use crate::units::{GRANULE, align_granules};
 impl CodeArena {
     /// `Err` where pages cannot be written to at the address where they will run.
     pub(crate) fn check_in_place(&self, what: &'static str) -> Result<(), Error> {
-        match self.core().region.opens_pages() {
+        match self.core().memory.rules().opens_pages {
             true => Ok(()),
             false => {
                 Err(Error::unsupported(what, "code is written where it will run, which only `Flip` can, unsealed"))
@@ -32,7 +32,7 @@ impl CodeArena {
 
     /// Whether code that is called through a pointer has to begin with a landing pad.
     pub(crate) fn has_landing_pads(&self) -> bool {
-        self.core().region.has_landing_pads()
+        self.core().memory.has_landing_pads()
     }
 
     /// No functions yet. Only where [`CodeArena::check_in_place`].
@@ -52,14 +52,14 @@ impl InPlace {
     /// Space for a function of `len` bytes, filled with traps. It can be written to until [`InPlace::publish`].
     pub(crate) fn reserve(&mut self, len: usize, align: usize, tag: u64) -> Result<NonNull<u8>, Error> {
         let core = Arc::clone(self.lease.core());
-        core.region.check_own("publish")?;
+        core.memory.check_own("publish")?;
         let (granules, align) = (core.granules(len)?, align_granules(align)?);
         let run = match self.runs.last_mut().and_then(|open| open.take(granules, align)) {
             Some(run) => run,
             None => self.open(granules, align)?,
         };
         self.entries.push(Entry::new(run.start, len as u32, tag));
-        let (at, bytes) = (core.region.writable(bytes_of(run).start), bytes_of(run).len());
+        let (at, bytes) = (core.memory.writable(bytes_of(run).start), bytes_of(run).len());
         // SAFETY: granules of this value's own in pages that it has open, mapped and initialised.
         icache::fill_with_traps(unsafe { std::slice::from_raw_parts_mut(at.as_ptr(), bytes) });
         Ok(at)
@@ -67,7 +67,7 @@ impl InPlace {
 
     fn open(&mut self, granules: u32, align: u32) -> Result<Run, Error> {
         let core = self.lease.core();
-        let page = (core.region.page_size() / GRANULE) as u32;
+        let page = (core.memory.page_size() / GRANULE) as u32;
         let least = granules.next_multiple_of(page);
         // Twice the last run, for few flips; the first as short as can be, as it then fits where a small module was before.
         let ahead = self.runs.last().map_or(0, |last| 2 * last.run.len());
@@ -79,9 +79,9 @@ impl InPlace {
         };
         let run = placed.map_err(|error| error.of_asked(granules as usize * GRANULE))?;
         let mut open = OpenRun::new(run);
-        open.populated = core.region.commits();
+        open.populated = core.memory.commits();
         // SAFETY: whole pages placed for this value alone, so without live code.
-        if let Err(error) = unsafe { core.region.open(bytes_of(run)) } {
+        if let Err(error) = unsafe { core.memory.open(bytes_of(run)) } {
             // Some of the pages may be open.
             core.close(&open);
             return Err(error);
@@ -100,18 +100,18 @@ impl InPlace {
     /// may write to them any more. When this fails they stay what they are, and it can be tried again.
     pub(crate) fn publish(&mut self, notes: &Notes, blocks: &mut Vec<CodeBlock>) -> Result<(), Error> {
         let core = Arc::clone(self.lease.core());
-        core.region.check_own("publish")?;
+        core.memory.check_own("publish")?;
         if self.entries.is_empty() {
             return Ok(());
         }
         self.runs.iter_mut().for_each(|open| open.closed = true);
         for open in self.runs.iter_mut().filter(|open| !open.sealed) {
             // SAFETY: opened by this value; it is written to no more, as it is being published.
-            unsafe { core.region.seal(bytes_of(open.run))? };
+            unsafe { core.memory.seal(bytes_of(open.run))? };
             open.sealed = true;
         }
-        self.runs.iter().for_each(|open| open.used().for_each(|run| core.region.flush(bytes_of(run))));
-        core.region.sync_cores()?;
+        self.runs.iter().for_each(|open| open.used().for_each(|run| core.memory.flush(bytes_of(run))));
+        core.memory.sync_cores()?;
         core.settle(&mut self.entries, &self.runs)?;
         // From here on nothing fails.
         let entries = std::mem::take(&mut self.entries);
@@ -129,7 +129,7 @@ impl InPlace {
         let core = self.lease.core();
         self.entries.clear();
         for open in self.runs.drain(..) {
-            if core.region.is_own() {
+            if core.memory.is_own() {
                 core.close(&open);
             }
         }

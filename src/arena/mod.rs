@@ -50,39 +50,9 @@ pub use observer::{Observer, Published, Reservation};
 pub use stats::Stats;
 
 use crate::Error;
+pub use crate::modes::WxMode;
 use crate::sync::{Arc, thread_number};
 use crate::units::GRANULE;
-
-/// How an arena keeps pages from being writable and executable at once.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[non_exhaustive]
-pub enum WxMode {
-    /// Private memory, one address. A page is opened for writing only while it is empty; holes in executable pages are
-    /// filled through the kernel where the system allows it, and otherwise wait until their page is empty.
-    #[default]
-    Flip,
-    /// Shared memory mapped twice: executable at one address, writable at another that only the arena knows. No system
-    /// calls to publish; the writable view exists as long as the arena does.
-    ///
-    /// A forked child shares the memory: it cannot write to it, but it sees what the parent writes. So it may run a
-    /// block that it inherited only as long as the parent does not drop it; guards of a child are unknown to its parent.
-    ///
-    /// On Windows memory is committed 64 KiB at a time as code comes to lie in it, and stays committed as long as the
-    /// arena lives.
-    DualMap,
-    /// Private memory, one address, writable for the writing thread alone and only while it copies code in: by the
-    /// protection keys of x86-64 on Linux, one for each arena (a process has 15). No system calls to publish, no second
-    /// address, and no thread's rights change while code of the caller's runs, in a batch neither.
-    ///
-    /// Threads that were there before the arena, and signal handlers, can run its code from the start; but to *read* it,
-    /// as code does that keeps constants among its instructions, they have to call [`CodeArena::pin`],
-    /// [`CodeBlock::as_fn`] or [`CodeBlock::as_bytes`] first, which grant them that. A thread that other code once gave
-    /// rights to the very key that this arena was given later keeps them until it makes one of these calls or publishes:
-    /// build the arena before other code of the process uses keys. Writes through the kernel (`process_vm_writev`,
-    /// `/proc/self/mem`) ask for no key.
-    PerThread,
-}
 
 /// A code cache: one reservation of address space into which many functions are packed.
 ///
@@ -179,7 +149,7 @@ impl CodeArena {
     /// # Ok::<(), gaia_jit::Error>(())
     /// ```
     pub fn pin(&self) -> Guard<'_> {
-        self.core().region.let_read();
+        self.core().memory.let_read();
         self.core().guards.pin()
     }
 
@@ -195,7 +165,7 @@ impl CodeArena {
     /// # Ok::<(), gaia_jit::Error>(())
     /// ```
     pub fn lookup(&self, address: *const u8) -> Option<BlockInfo> {
-        let offset = self.core().region.offset_of(address)?;
+        let offset = self.core().memory.offset_of(address)?;
         self.core().lookup.find(offset).map(|entry| self.core().info(entry))
     }
 
@@ -217,7 +187,7 @@ impl CodeArena {
     /// - The block was given up with `into_raw` and not taken back since.
     #[allow(clippy::wrong_self_convention, reason = "the name is the counterpart of `into_raw`")]
     pub unsafe fn from_raw(&self, address: *const u8) -> Result<CodeBlock, Error> {
-        let offset = self.core().region.offset_of(address);
+        let offset = self.core().memory.offset_of(address);
         let found =
             offset.and_then(|offset| self.core().lookup.find(offset).filter(|e| e.start as usize * GRANULE == offset));
         let entry = found.ok_or(Error::NotInArena { address: address.addr() })?;
@@ -275,24 +245,24 @@ impl CodeArena {
 
     /// How this arena keeps W^X.
     pub fn mode(&self) -> WxMode {
-        self.core().mode
+        self.core().memory.mode()
     }
 
     /// Bytes of address space for code.
     pub fn capacity(&self) -> usize {
-        self.core().region.len()
+        self.core().memory.len()
     }
 
     /// Whether `address` lies in this arena's address space, used or not.
     pub fn contains(&self, address: *const u8) -> bool {
-        self.core().region.offset_of(address).is_some()
+        self.core().memory.offset_of(address).is_some()
     }
 }
 
 impl fmt::Debug for CodeArena {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CodeArena")
-            .field("base", &self.core().region.address(0))
+            .field("base", &self.core().memory.address(0))
             .field("capacity", &self.capacity())
             .field("mode", &self.mode())
             .finish_non_exhaustive()

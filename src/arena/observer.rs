@@ -6,7 +6,7 @@ use std::fmt;
 use super::WxMode;
 use super::code::UnwindInfo;
 use super::lookup::BlockInfo;
-use crate::region::Region;
+use crate::modes::{CodeMemory, Readers};
 
 /// Hears of what happens in an arena. Registered with [`ArenaBuilder::observer`](crate::ArenaBuilder::observer).
 ///
@@ -125,7 +125,7 @@ impl<'a> Published<'a> {
     #[cfg(test)]
     #[allow(dead_code, reason = "for tests of `unwind`")]
     pub(crate) fn pretended(block: BlockInfo, unwind: Option<UnwindInfo<'a>>) -> Self {
-        Self { block, name: None, unwind, code: Live { region: None, start: 0, len: 0 } }
+        Self { block, name: None, unwind, code: Live { memory: None, start: 0, len: 0 } }
     }
 }
 
@@ -133,16 +133,16 @@ impl<'a> Published<'a> {
 #[derive(Clone, Copy)]
 pub(super) struct Live<'a> {
     /// `None`: there are no bytes, in a test.
-    region: Option<&'a Region>,
+    memory: Option<&'a CodeMemory>,
     start: usize,
     len: usize,
 }
 
 impl<'a> Live<'a> {
     /// # Safety
-    /// - `len` bytes from offset `start` of the region belong to a block that is published, and stays so for `'a`.
-    pub(super) unsafe fn new(region: &'a Region, start: usize, len: usize) -> Self {
-        Self { region: Some(region), start, len }
+    /// - `len` bytes from offset `start` belong to a block that is published, and stays so for `'a`.
+    pub(super) unsafe fn new(memory: &'a CodeMemory, start: usize, len: usize) -> Self {
+        Self { memory: Some(memory), start, len }
     }
 
     fn with_bytes<T>(self, read: impl FnOnce(&[u8]) -> T) -> T {
@@ -150,28 +150,30 @@ impl<'a> Live<'a> {
     }
 
     pub(super) fn bytes(self) -> Cow<'a, [u8]> {
-        match self.region {
+        match self.memory {
             // The parent of a forked child may drop its block and write another into memory that both share: these are the
             // bytes that are there now, and no slice of them is made.
-            Some(region) if region.is_dual() && !region.is_own() => {
-                let start = region.address(self.start);
+            Some(memory) if memory.rules().readers == Readers::SharedWithParent && !memory.is_own() => {
+                let start = memory.address(self.start);
                 // SAFETY: mapped and readable; volatile, as another process may write there.
                 Cow::Owned((0..self.len).map(|at| unsafe { start.wrapping_add(at).read_volatile() }).collect())
             }
             // Another thread may have no right to read them, and could be sent the slice.
-            Some(region) if region.is_windowed() => Cow::Owned(self.readable().to_vec()),
+            Some(memory) if memory.rules().readers == Readers::EachThreadByItself => {
+                Cow::Owned(self.readable().to_vec())
+            }
             _ => Cow::Borrowed(self.readable()),
         }
     }
 
     /// For this thread alone.
     fn readable(self) -> &'a [u8] {
-        let Some(region) = self.region else { return &[] };
-        region.let_read();
+        let Some(memory) = self.memory else { return &[] };
+        memory.let_read();
         // SAFETY: published bytes are mapped, readable by this thread and initialised, and in the process they belong to
         // they stay as they are while the block lives; `CodeBlock::patch`, which changes them, is unsafe and forbids it
         // while such a slice is in use.
-        unsafe { std::slice::from_raw_parts(region.address(self.start), self.len) }
+        unsafe { std::slice::from_raw_parts(memory.address(self.start), self.len) }
     }
 }
 

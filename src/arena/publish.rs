@@ -50,7 +50,7 @@ impl Core {
     /// Makes pages that hold nothing published executable again and gives them back, or keeps them until that works.
     pub(super) fn close(&self, open: &OpenRun) {
         // SAFETY: the pages belong to a batch that writes no more; nothing in them was published.
-        let sealed = open.sealed || unsafe { self.region.seal(bytes_of(open.run)) }.is_ok();
+        let sealed = open.sealed || unsafe { self.memory.seal(bytes_of(open.run)) }.is_ok();
         // What was written holds memory, published or not: a trim has to find it.
         if open.resident().len() > 0 {
             self.note_resident(open.resident());
@@ -65,12 +65,12 @@ impl Core {
     /// Publishes one function, whose block belongs to `lease`.
     pub(super) fn publish(lease: &Arc<Lease>, code: Code<'_>) -> Result<CodeBlock, Error> {
         let core = lease.core();
-        if core.region.opens_pages() && (code.bytes.len() > STAGED || !core.region.fills_holes()) {
+        if core.memory.rules().opens_pages && (code.bytes.len() > STAGED || !core.memory.rules().fills_holes) {
             let mut batch = Batch::single(Arc::clone(lease));
             batch.push(code)?;
             return batch.publish()?.pop().ok_or(Error::ZeroSize);
         }
-        core.region.check_own("publish")?;
+        core.memory.check_own("publish")?;
         let (granules, align) = (core.granules(code.bytes.len())?, align_granules(code.align)?);
         let len = code.bytes.len() as u32;
         let run = core.place_block(granules, align, len)?;
@@ -132,14 +132,14 @@ impl Core {
     fn fill(&self, run: Run, code: &[u8]) -> Result<(), Error> {
         let at = bytes_of(run);
         // SAFETY: granules placed for this call alone, not published yet.
-        unsafe { self.region.write(at.start, code)? };
+        unsafe { self.memory.write(at.start, code)? };
         // Elsewhere another write costs more than it is worth.
-        if self.region.is_dual() {
+        if self.memory.rules().writes_cheaply {
             let padding = &icache::TRAPS[(code.len() - 1) % GRANULE + 1..];
             // SAFETY: the rest of the last of these granules.
-            unsafe { self.region.write(at.start + code.len(), padding)? };
+            unsafe { self.memory.write(at.start + code.len(), padding)? };
         }
-        self.region.flush(at);
-        self.region.sync_cores()
+        self.memory.flush(at);
+        self.memory.sync_cores()
     }
 }

@@ -54,10 +54,10 @@ pub struct Stats {
 
 impl Core {
     pub(crate) fn stats(&self) -> Stats {
-        let counters = &self.region.counters;
+        let counters = &self.memory.counters;
         let mut stats = Stats {
-            capacity: self.region.len(),
-            fills_holes: self.region.fills_holes(),
+            capacity: self.memory.len(),
+            fills_holes: self.memory.rules().fills_holes,
             flips: counters.flips.get(),
             kernel_writes: counters.kernel_writes.get(),
             decommits: counters.decommits.get(),
@@ -76,7 +76,7 @@ impl Core {
         stats.batch_bytes = stats.capacity.saturating_sub(known);
         stats.flushed_bytes = books.live.flushed() + counters.flushed.get();
         stats.largest_hole = books.space.largest_hole() as usize * GRANULE;
-        stats.resident_bytes = books.pages.resident() * self.region.page_size();
+        stats.resident_bytes = books.pages.resident() * self.memory.page_size();
         stats
     }
 }

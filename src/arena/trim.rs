@@ -16,8 +16,8 @@ const HUGE: u32 = (units::MAX_ALIGN / GRANULE) as u32;
 impl Core {
     /// Gives the memory of wholly free pages back to the system; returns the bytes.
     pub(crate) fn trim(&self) -> Result<usize, Error> {
-        self.region.check_own("trim")?;
-        if !self.region.gives_back() {
+        self.memory.check_own("trim")?;
+        if !self.memory.rules().gives_back {
             return Ok(0);
         }
         let mut books = self.rescue(self.gather());
@@ -34,11 +34,11 @@ impl Core {
         let mut result = Ok(0);
         for run in taken {
             // SAFETY: the pages are taken and hold no block, live or pending.
-            let gone = unsafe { self.region.decommit(bytes_of(run)) };
+            let gone = unsafe { self.memory.decommit(bytes_of(run)) };
             let mut books = self.lock();
             match gone {
                 Ok(()) => {
-                    let bytes = books.pages.gone(run) * self.region.page_size();
+                    let bytes = books.pages.gone(run) * self.memory.page_size();
                     result = result.map(|sum| sum + bytes);
                 }
                 Err(error) => result = result.and(Err(error)),
@@ -55,20 +55,20 @@ impl Core {
 
     /// Puts stretches of 2 MiB that hold memory almost throughout into huge pages; returns the bytes.
     pub(crate) fn collapse(&self) -> Result<usize, Error> {
-        self.region.check_own("collapse")?;
-        let page = self.region.page_size();
+        self.memory.check_own("collapse")?;
+        let page = self.memory.page_size();
         let (mut bytes, mut refused) = (0, None);
-        for start in (0..self.region.len()).step_by(units::MAX_ALIGN) {
+        for start in (0..self.memory.len()).step_by(units::MAX_ALIGN) {
             let range = start..start + units::MAX_ALIGN;
             let pages = range.start / page..range.end / page;
             // So that no trim takes the memory away before it is counted. The books as they are: to reclaim takes this lock.
             let _aside = self.aside.lock();
             let missing = pages.len() - self.lock().pages.count_resident(pages.clone());
-            if range.end > self.region.len() || pages.is_empty() || missing > pages.len() / SPARSEST {
+            if range.end > self.memory.len() || pages.is_empty() || missing > pages.len() / SPARSEST {
                 continue;
             }
-            let collapsed = self.region.collapse(range.clone());
-            if collapsed.is_ok() || self.region.is_dual() {
+            let collapsed = self.memory.collapse(range.clone());
+            if collapsed.is_ok() || self.memory.rules().collapses_in_steps {
                 // A huge page is there as a whole; also if only one of two views is made of it.
                 let run = Run::new((range.start / GRANULE) as u32, (range.len() / GRANULE) as u32);
                 self.lock().pages.touch(run);

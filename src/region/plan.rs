@@ -4,7 +4,6 @@
 use std::ffi::CString;
 use std::io;
 
-use super::probe;
 use crate::Error;
 use crate::sys::{Access, Os, Place, Refused};
 use crate::units::BRANCH_REACH;
@@ -21,19 +20,29 @@ pub(crate) struct Plan {
     pub(crate) name: Option<CString>,
 }
 
-/// What pages with code may be used for.
-pub(super) fn executable(plan: &Plan) -> Access {
-    if plan.landing_pads { Access::ReadExecuteLanding } else { Access::ReadExecute }
+/// A refusal while a mode is set up: a policy's doing is `Unsupported`, all else is the system's error as it is.
+pub(crate) fn refusal(mode: &'static str) -> impl Fn(Refused) -> Error {
+    move |refused| match refused.source.kind() {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported | io::ErrorKind::InvalidInput => {
+            Error::unsupported(mode, format!("{} is refused: {}", refused.call, refused.source))
+        }
+        _ => refused.into(),
+    }
 }
 
 impl Plan {
-    pub(super) fn place(&self, os: &dyn Os) -> Result<Place, Error> {
+    /// What pages with code may be used for.
+    pub(crate) fn executable(&self) -> Access {
+        if self.landing_pads { Access::ReadExecuteLanding } else { Access::ReadExecute }
+    }
+
+    pub(crate) fn place(&self, os: &dyn Os) -> Result<Place, Error> {
         let within = self.near.map(|near| near.saturating_sub(BRANCH_REACH)..near.saturating_add(BRANCH_REACH));
         Place::new(self.len, os.page_size(), within).ok_or(Error::TooLarge { asked: self.len, limit: BRANCH_REACH })
     }
 
     /// What the refusal of a reservation means.
-    pub(super) fn out_of_reach(&self, place: &Place) -> impl Fn(Refused) -> Error {
+    pub(crate) fn out_of_reach(&self, place: &Place) -> impl Fn(Refused) -> Error {
         let (near, len) = (self.near, place.total());
         move |refused| match near {
             Some(address) if refused.source.kind() == io::ErrorKind::AddrNotAvailable => {
@@ -44,9 +53,9 @@ impl Plan {
     }
 
     /// The same, where a refusal can be a policy's against the mode.
-    pub(super) fn no_place(&self, mode: &'static str, place: &Place, refused: Refused) -> Error {
+    pub(crate) fn no_place(&self, mode: &'static str, place: &Place, refused: Refused) -> Error {
         match self.out_of_reach(place)(refused) {
-            Error::OperatingSystem { call, source } => probe::refusal(mode)(Refused::new(call, source)),
+            Error::OperatingSystem { call, source } => refusal(mode)(Refused::new(call, source)),
             other => other,
         }
     }

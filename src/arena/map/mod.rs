@@ -49,8 +49,8 @@ const HOLES: usize = 8;
 
 impl Core {
     pub(crate) fn map(&self) -> Map {
-        let page_size = self.region.page_size();
-        let count = self.region.len() / page_size;
+        let page_size = self.memory.page_size();
+        let count = self.memory.len() / page_size;
         let Some(books) = self.books_to_read() else { return Map { page_size, ..Map::default() } };
         let mut pages: Vec<PageUse> =
             (0..count).map(|page| PageUse { live: 0, pending: 0, resident: books.pages.is_resident(page) }).collect();

@@ -2,12 +2,12 @@
 
 use std::ops::Range;
 
-use super::Region;
+use super::CodeMemory;
 use crate::Error;
 use crate::icache;
 use crate::sys::Access;
 
-impl Region {
+impl CodeMemory {
     /// Makes opened pages readable and nothing more.
     ///
     /// # Safety
@@ -15,12 +15,7 @@ impl Region {
     pub(crate) unsafe fn make_read_only(&self, range: Range<usize>) -> Result<(), Error> {
         self.counters.flips.add(1);
         // SAFETY: passed on to the caller.
-        Ok(unsafe { self.os.protect(self.span(range), Access::Read) }?)
-    }
-
-    /// Whether indirect branches may arrive at landing pads only.
-    pub(crate) fn has_landing_pads(&self) -> bool {
-        self.executable == Access::ReadExecuteLanding
+        Ok(unsafe { self.os().protect(self.span(range), Access::Read) }?)
     }
 
     /// Wipes what data stood in whole pages, which are not executable and stay so. After an error they are not fit for

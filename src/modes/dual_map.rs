@@ -1,0 +1,119 @@
+//! `DualMap`: shared memory mapped twice, executable inside the region and writable at an unrelated address.
+//!
+//! - *Reserved*: the memory, all of it mapped in both views for as long as the arena lives. On systems that hand out shared
+//!   memory only when asked ([`Backing`]), 64 KiB at a time.
+//! - *Bytes get in*, whatever they are part of, by stores to the writable view. No page ever changes its protection.
+//! - *Pages come back* where the system takes memory back behind a mapping: on Linux.
+//! - *A forked child* inherits the executable view, and with it the memory that its parent goes on writing to. It does not
+//!   inherit the writable view.
+
+use std::ops::Range;
+use std::ptr::NonNull;
+
+use super::backing::Backing;
+use super::{CodeMemory, Mode, Readers, Rules, WayIn, WxMode, probe};
+use crate::Error;
+use crate::region::{Plan, Region, refusal};
+use crate::sys::{self, Os, Span};
+
+struct DualMap {
+    writable: Span,
+    /// What of it has memory, where the system wants to be asked.
+    backing: Option<Backing>,
+}
+
+pub(super) fn build(os: &'static dyn Os, plan: &Plan) -> Result<CodeMemory, Error> {
+    let place = plan.place(os)?;
+    let backing = if os.commits() { Some(Backing::new(plan.len)?) } else { None };
+    let memory = os.share(plan.len).map_err(refusal("DualMap"))?;
+    let writable = os.map_writable(&memory, plan.len).map_err(refusal("DualMap"))?;
+    let mapped = os
+        .map_executable(&memory, &place, plan.executable())
+        .map_err(|refused| plan.no_place("DualMap", &place, refused));
+    let reservation = mapped.inspect_err(|_| {
+        // SAFETY: mapped above and given to nobody.
+        unsafe { sys::release_or_park(os, writable) };
+    })?;
+    let region = Region::new(os, plan, &place, reservation);
+    let memory = CodeMemory::new(region, Box::new(DualMap { writable, backing }));
+    memory.advise(plan);
+    probe::rewriting(&memory, "DualMap")?;
+    Ok(memory)
+}
+
+impl DualMap {
+    /// The same bytes in the writable view.
+    fn span(&self, range: Range<usize>) -> Span {
+        debug_assert!(range.start <= range.end && range.end <= self.writable.len);
+        // SAFETY: inside the view, which is as long as the region.
+        Span { start: unsafe { self.writable.start.add(range.start) }, len: range.len() }
+    }
+}
+
+impl Mode for DualMap {
+    fn mode(&self) -> WxMode {
+        WxMode::DualMap
+    }
+
+    fn rules(&self, region: &Region) -> Rules {
+        Rules {
+            fills_holes: true,
+            opens_pages: false,
+            way_in: WayIn::Stores,
+            writes_cheaply: true,
+            gives_back: region.os().returns_shared(),
+            // One view after the other.
+            collapses_in_steps: true,
+            readers: Readers::SharedWithParent,
+        }
+    }
+
+    unsafe fn write(&self, region: &Region, offset: usize, bytes: &[u8]) -> Result<(), Error> {
+        let range = offset..offset + bytes.len();
+        self.back(region, range.clone())?;
+        // SAFETY: inside the writable view; by the caller nobody else uses the bytes.
+        unsafe { self.span(range).start.copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len()) };
+        Ok(())
+    }
+
+    fn writable(&self, _region: &Region, offset: usize) -> NonNull<u8> {
+        self.span(offset..offset).start
+    }
+
+    fn back(&self, region: &Region, bytes: Range<usize>) -> Result<(), Error> {
+        let Some(backing) = &self.backing else { return Ok(()) };
+        backing.ensure(bytes, |piece| {
+            let (executable, writable) = (region.span(piece.clone()), self.span(piece));
+            // SAFETY: the same whole pages in both views.
+            Ok(unsafe { region.os().commit_shared(executable, writable) }?)
+        })
+    }
+
+    unsafe fn decommit(&self, region: &Region, range: Range<usize>) -> sys::Result<()> {
+        // SAFETY: passed on to the caller.
+        unsafe { region.os().decommit_shared(self.span(range)) }
+    }
+
+    fn second_view(&self) -> Option<Span> {
+        Some(self.writable)
+    }
+
+    unsafe fn release(&mut self, region: &Region) {
+        // A child did not inherit it: at its address may be something else.
+        if region.is_own() {
+            // SAFETY: the whole view; passed on to the caller.
+            unsafe { sys::release_or_park(region.os(), self.writable) };
+        }
+        // SAFETY: the whole reservation; passed on to the caller.
+        unsafe { sys::release_or_park(region.os(), region.reservation()) };
+    }
+
+    /// The memory goes back, as it can without a change to the mappings.
+    unsafe fn abandon(&mut self, region: &Region) {
+        if region.is_own() && region.os().returns_shared() {
+            region.counters.decommits.add(1);
+            // SAFETY: passed on to the caller.
+            let _ = unsafe { self.decommit(region, 0..region.len()) };
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! The memory of an arena: a region, and the mode that says how bytes get into it without a page that is writable and
+//! executable.
+//!
+//! Each mode is one file that says all of it: what is reserved, how the bytes of one function, of a batch and of a patch get
+//! in, how pages come back, and what a forked child may do. The arena knows no mode. It asks [`CodeMemory`], which passes
+//! calls on to the mode, and [`Rules`], which say in what a mode differs from others as far as an arena has to know it.
+//!
+//! ```text
+//!             views of the code                  who may write, and when
+//! Flip        one                                nobody, but in pages without live code that a batch has open; or the kernel
+//! DualMap     one executable, one writable       whoever knows the address of the second view
+//! PerThread   one                                the thread that copies code in, while it does
+//! ```
+//!
+//! # To add a mode
+//!
+//! Write a file with a type that implements [`Mode`] and a function that builds it, and add it to [`WxMode`] and to
+//! [`CodeMemory::build`].
+
+mod backing;
+#[cfg(feature = "cranelift")]
+mod data;
+mod dual_map;
+mod flip;
+mod per_thread;
+mod probe;
+
+use std::ops::{Deref, Range};
+use std::ptr::NonNull;
+
+use crate::Error;
+use crate::region::{Plan, Region, refusal};
+use crate::sys::{self, Os, Span};
+
+/// How an arena keeps pages from being writable and executable at once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub enum WxMode {
+    /// Private memory, one address. A page is opened for writing only while it is empty; holes in executable pages are
+    /// filled through the kernel where the system allows it, and otherwise wait until their page is empty.
+    #[default]
+    Flip,
+    /// Shared memory mapped twice: executable at one address, writable at another that only the arena knows. No system
+    /// calls to publish; the writable view exists as long as the arena does.
+    ///
+    /// A forked child shares the memory: it cannot write to it, but it sees what the parent writes. So it may run a
+    /// block that it inherited only as long as the parent does not drop it; guards of a child are unknown to its parent.
+    ///
+    /// On Windows memory is committed 64 KiB at a time as code comes to lie in it, and stays committed as long as the
+    /// arena lives.
+    DualMap,
+    /// Private memory, one address, writable for the writing thread alone and only while it copies code in: by the
+    /// protection keys of x86-64 on Linux, one for each arena (a process has 15). No system calls to publish, no second
+    /// address, and no thread's rights change while code of the caller's runs, in a batch neither.
+    ///
+    /// Threads that were there before the arena, and signal handlers, can run its code from the start; but to *read* it,
+    /// as code does that keeps constants among its instructions, they have to call [`CodeArena::pin`],
+    /// [`CodeBlock::as_fn`] or [`CodeBlock::as_bytes`] first, which grant them that. A thread that other code once gave
+    /// rights to the very key that this arena was given later keeps them until it makes one of these calls or publishes:
+    /// build the arena before other code of the process uses keys. Writes through the kernel (`process_vm_writev`,
+    /// `/proc/self/mem`) ask for no key.
+    PerThread,
+}
+
+/// In what modes differ, as far as an arena has to know it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rules {
+    /// Bytes can be placed in pages that are executable already.
+    pub(crate) fills_holes: bool,
+    /// Whole pages without live code can be opened, written to in their place, and sealed again.
+    pub(crate) opens_pages: bool,
+    /// How the bytes of a batch's function get to a place that is not in opened pages.
+    pub(crate) way_in: WayIn,
+    /// A write costs no more than the copy, so that padding can be written by itself.
+    pub(crate) writes_cheaply: bool,
+    /// Memory of empty pages can be given back.
+    pub(crate) gives_back: bool,
+    /// Pages that are put into a huge page hold memory throughout even if the system refuses half-way.
+    pub(crate) collapses_in_steps: bool,
+    pub(crate) readers: Readers,
+}
+
+/// How the bytes of a batch's function get to their place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WayIn {
+    /// By stores to [`CodeMemory::writable`], until the batch is published.
+    Stores,
+    /// By [`CodeMemory::write`], as soon as they are known.
+    WriteAtOnce,
+    /// By [`CodeMemory::write`], when the batch is published; until then they lie in ordinary memory.
+    WriteAtLast,
+}
+
+/// Who can read code, and whether it stays as it is meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Readers {
+    /// Every thread.
+    All,
+    /// A thread after [`CodeMemory::let_read`].
+    EachThreadByItself,
+    /// Every thread; but in a forked child the parent may write meanwhile.
+    SharedWithParent,
+}
+
+/// A way of keeping W^X.
+trait Mode: Send + Sync {
+    fn mode(&self) -> WxMode;
+
+    fn rules(&self, region: &Region) -> Rules;
+
+    /// Writes `bytes` at `offset` of pages that are executable.
+    ///
+    /// # Safety
+    /// - The bytes are the caller's: inside the region, and nobody runs, reads or writes them meanwhile.
+    unsafe fn write(&self, region: &Region, offset: usize, bytes: &[u8]) -> Result<(), Error>;
+
+    /// Where bytes are written by stores, where the rules allow that.
+    fn writable(&self, region: &Region, offset: usize) -> NonNull<u8> {
+        region.span(offset..offset).start
+    }
+
+    /// Sees to it that bytes behind `writable` have memory.
+    fn back(&self, _region: &Region, _bytes: Range<usize>) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// Gives the memory of whole pages back to the system, where the rules allow that. They can be written to as before.
+    ///
+    /// # Safety
+    /// - The pages hold nothing that anybody needs, and belong to the caller.
+    unsafe fn decommit(&self, region: &Region, range: Range<usize>) -> sys::Result<()>;
+
+    /// Before this thread reads code.
+    fn let_read(&self) {}
+
+    /// A second view of the code, if there is one.
+    fn second_view(&self) -> Option<Span> {
+        None
+    }
+
+    /// Releases the region and all views.
+    ///
+    /// # Safety
+    /// - Nobody uses them, now or later; called once, as the last call.
+    unsafe fn release(&mut self, region: &Region) {
+        // SAFETY: passed on to the caller.
+        unsafe { sys::release_or_park(region.os(), region.reservation()) };
+    }
+
+    /// Leaves the region and all views where they are until the process ends, and gives back what else can be.
+    ///
+    /// # Safety
+    /// - As for [`Mode::release`].
+    unsafe fn abandon(&mut self, _region: &Region) {}
+}
+
+/// A region with its mode.
+pub(crate) struct CodeMemory {
+    region: Region,
+    rules: Rules,
+    mode: Box<dyn Mode>,
+}
+
+impl CodeMemory {
+    /// Memory as planned, tried out before it is returned.
+    pub(crate) fn build(os: &'static dyn Os, mode: WxMode, plan: &Plan) -> Result<Self, Error> {
+        let mut memory = match mode {
+            WxMode::Flip => flip::build(os, plan)?,
+            WxMode::DualMap => dual_map::build(os, plan)?,
+            WxMode::PerThread => per_thread::build(os, plan)?,
+        };
+        if plan.freeze {
+            memory.freeze()?;
+        }
+        Ok(memory)
+    }
+
+    fn new(region: Region, mode: Box<dyn Mode>) -> Self {
+        Self { rules: mode.rules(&region), region, mode }
+    }
+
+    fn set_mode(&mut self, mode: Box<dyn Mode>) {
+        self.rules = mode.rules(&self.region);
+        self.mode = mode;
+    }
+
+    /// What the system may do or not: a refusal leaves small pages, or no name.
+    fn advise(&self, plan: &Plan) {
+        for span in std::iter::once(self.span(0..self.len())).chain(self.mode.second_view()) {
+            if plan.huge_pages {
+                // SAFETY: whole pages of a view.
+                let _ = unsafe { self.os().advise_huge(span) };
+            }
+            if let Some(name) = &plan.name {
+                // SAFETY: as above.
+                let _ = unsafe { self.os().name(span, name) };
+            }
+        }
+    }
+
+    /// Lets nobody change the protections any more.
+    fn freeze(&mut self) -> Result<(), Error> {
+        for span in [Some(self.region.reservation()), self.mode.second_view()].into_iter().flatten() {
+            // SAFETY: whole mappings of this region, and `drop` leaves frozen ones where they are.
+            let frozen = unsafe { self.os().freeze(span) };
+            if frozen.is_ok() {
+                // The first may be frozen when the second is refused.
+                self.region.set_frozen();
+                self.rules = self.mode.rules(&self.region);
+            }
+            frozen.map_err(refusal("seal"))?;
+        }
+        Ok(())
+    }
+
+    /// How W^X is kept.
+    pub(crate) fn mode(&self) -> WxMode {
+        self.mode.mode()
+    }
+
+    pub(crate) fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// Before this thread reads code: where rights differ from thread to thread, it may have none yet.
+    pub(crate) fn let_read(&self) {
+        if self.rules.readers == Readers::EachThreadByItself {
+            self.mode.let_read();
+        }
+    }
+
+    /// Where the bytes at `offset` are written by stores: in the second view, or in place once the pages are open.
+    pub(crate) fn writable(&self, offset: usize) -> NonNull<u8> {
+        self.mode.writable(&self.region, offset)
+    }
+
+    /// Sees to it that bytes behind [`CodeMemory::writable`] have memory.
+    pub(crate) fn back(&self, bytes: Range<usize>) -> Result<(), Error> {
+        self.mode.back(&self.region, bytes)
+    }
+
+    /// Writes `bytes` at `offset` of pages that are executable; no thread is disturbed.
+    ///
+    /// A forked child is refused, here once more than where its calls come in: what it inherited leads to its parent, or
+    /// is not there.
+    ///
+    /// # Safety
+    /// - The bytes are the caller's: inside the region, and nobody runs, reads or writes them meanwhile.
+    pub(crate) unsafe fn write(&self, offset: usize, bytes: &[u8]) -> Result<(), Error> {
+        self.check_own("write")?;
+        // SAFETY: passed on to the caller.
+        unsafe { self.mode.write(&self.region, offset, bytes) }
+    }
+
+    /// Gives the memory of whole pages back to the system, where [`Rules::gives_back`]. They can be written to as before:
+    /// private ones after they were opened, or through the kernel.
+    ///
+    /// # Safety
+    /// - The pages hold nothing that anybody needs, and belong to the caller.
+    pub(crate) unsafe fn decommit(&self, range: Range<usize>) -> Result<(), Error> {
+        if self.is_frozen() && self.mode.second_view().is_none() {
+            return Err(Error::unsupported("giving memory back", "the arena's mappings are sealed"));
+        }
+        self.counters.decommits.add(1);
+        // SAFETY: passed on to the caller.
+        Ok(unsafe { self.mode.decommit(&self.region, range) }?)
+    }
+
+    /// Puts the memory of whole pages into huge pages.
+    pub(crate) fn collapse(&self, range: Range<usize>) -> Result<(), Error> {
+        if self.mode.second_view().is_some() {
+            let second = Span { start: self.writable(range.start), len: range.len() };
+            // SAFETY: whole pages of the view.
+            unsafe { self.os().collapse(second)? };
+        }
+        // SAFETY: whole pages of the view.
+        unsafe { self.os().collapse(self.span(range))? };
+        Ok(())
+    }
+}
+
+impl Deref for CodeMemory {
+    type Target = Region;
+
+    fn deref(&self) -> &Region {
+        &self.region
+    }
+}
+
+impl Drop for CodeMemory {
+    fn drop(&mut self) {
+        if self.region.is_frozen() {
+            // SAFETY: nobody is left to use it, and this is the last call.
+            unsafe { self.mode.abandon(&self.region) };
+        } else {
+            // SAFETY: as above.
+            unsafe { self.mode.release(&self.region) };
+        }
+    }
+}

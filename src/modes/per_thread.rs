@@ -1,0 +1,82 @@
+//! `PerThread`: private memory, one address, writable for the writing thread alone and only while it copies code in.
+//!
+//! - *Reserved*: one view, which the page tables call writable and executable. A window ([`WriteWindow`]: a protection key on
+//!   x86-64, `MAP_JIT` on Apple Silicon) says which thread may write, and nobody may outside of a copy.
+//! - *Bytes get in* by a copy inside of the window: those of a batch at once as they are pushed, and once more when the batch is
+//!   published if they were changed since. So no code of the caller's runs while the window is open.
+//! - *Pages come back* as private memory does.
+//! - *A forked child* has a copy of its own.
+
+use std::ops::Range;
+
+use super::{CodeMemory, Mode, Readers, Rules, WayIn, WxMode, probe};
+use crate::Error;
+use crate::region::{Plan, Region, refusal};
+use crate::sys::{self, Os, WriteWindow};
+
+struct PerThread {
+    /// Gone once it was handed over to be dropped behind the pages.
+    window: Option<WriteWindow>,
+}
+
+pub(super) fn build(os: &'static dyn Os, plan: &Plan) -> Result<CodeMemory, Error> {
+    let place = plan.place(os)?;
+    let reservation = os.reserve_window(&place).map_err(|refused| plan.no_place("PerThread", &place, refused))?;
+    let region = Region::new(os, plan, &place, reservation);
+    let mut memory = CodeMemory::new(region, Box::new(PerThread { window: None }));
+    memory.advise(plan);
+    let span = memory.span(0..memory.len());
+    // SAFETY: whole pages of the reservation, which nobody uses yet; `release` releases them before the window.
+    let window = unsafe { os.make_window(span) }.map_err(refusal("PerThread"))?;
+    memory.set_mode(Box::new(PerThread { window: Some(window) }));
+    probe::rewriting(&memory, "PerThread")?;
+    Ok(memory)
+}
+
+impl Mode for PerThread {
+    fn mode(&self) -> WxMode {
+        WxMode::PerThread
+    }
+
+    fn rules(&self, _region: &Region) -> Rules {
+        Rules {
+            fills_holes: true,
+            opens_pages: false,
+            way_in: WayIn::WriteAtOnce,
+            writes_cheaply: false,
+            gives_back: true,
+            collapses_in_steps: false,
+            readers: Readers::EachThreadByItself,
+        }
+    }
+
+    unsafe fn write(&self, region: &Region, offset: usize, bytes: &[u8]) -> Result<(), Error> {
+        let Some(window) = &self.window else {
+            return Err(Error::unsupported("writing", "the window is gone"));
+        };
+        // SAFETY: inside the pages of the window; the rest is passed on to the caller.
+        unsafe { region.os().window_write(window, region.span(offset..offset).start, bytes)? };
+        Ok(())
+    }
+
+    unsafe fn decommit(&self, region: &Region, range: Range<usize>) -> sys::Result<()> {
+        // SAFETY: passed on to the caller.
+        unsafe { region.os().decommit_window(region.span(range)) }
+    }
+
+    fn let_read(&self) {
+        if let Some(window) = &self.window {
+            window.let_read();
+        }
+    }
+
+    unsafe fn release(&mut self, region: &Region) {
+        // SAFETY: the whole reservation; passed on to the caller.
+        unsafe { sys::release_before(region.os(), region.reservation(), self.window.take()) };
+    }
+
+    /// The mappings stay, and so does what they are tagged with.
+    unsafe fn abandon(&mut self, _region: &Region) {
+        std::mem::forget(self.window.take());
+    }
+}
