@@ -222,14 +222,6 @@ pub(crate) mod modelled {
             unsafe { (*self.value.get()).as_ref() }
         }
 
-        pub(crate) fn get_or_init(&self, value: impl FnOnce() -> T) -> &T {
-            if let Some(value) = self.get() {
-                return value;
-            }
-            let _ = self.set(value());
-            self.get().expect("set")
-        }
-
         pub(crate) fn set(&self, value: T) -> Result<(), T> {
             let _setting = self.setting.lock();
             if self.get().is_some() {

@@ -77,6 +77,6 @@ impl Mode for PerThread {
 
     /// The mappings stay, and so does what they are tagged with.
     unsafe fn abandon(&mut self, _region: &Region) {
-        std::mem::forget(self.window.take());
+        let _stays = std::mem::ManuallyDrop::new(self.window.take());
     }
 }
