@@ -195,3 +195,20 @@ fn what_waited_comes_back_in_parts_or_at_once() {
         assert_eq!((call(&whole), arena.stats().pending_blocks), (7, 0), "{mode:?}");
     }
 }
+
+/// Where every drop has to wait and few publications ask for space, what waits stays in proportion to what is live.
+#[test]
+fn blocks_that_waited_do_not_pile_up() {
+    for mode in modes() {
+        let arena = CodeArena::builder().mode(mode).capacity(8 << 20).build().unwrap();
+        let mut guard = arena.pin();
+        for _ in 0..often(40_000) {
+            drop(arena.publish(&asm::constant(1)).unwrap());
+            let next = arena.pin();
+            drop(std::mem::replace(&mut guard, next));
+        }
+        // Before the books are asked, which reclaims all.
+        let resident = arena.map().pages.iter().filter(|page| page.resident).count() * region::page::size();
+        assert!(resident <= 256 << 10, "{mode:?}: {resident}");
+    }
+}

@@ -1,4 +1,5 @@
-//! What an arena tells its observers, and when. No lock is held meanwhile.
+//! What an arena tells its observers, and when. The books are not locked meanwhile; only `freed` is told while others are
+//! kept from looking after free space.
 
 use super::core::{Core, bytes_of};
 use super::lookup::{BlockInfo, Entry};

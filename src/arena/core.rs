@@ -66,9 +66,10 @@ pub(crate) struct Pending {
 /// How often the lock is looked at before sleeping on it.
 const PATIENCE: usize = if cfg!(loom) { 0 } else { 200 };
 
-/// How many blocks one call reclaims, unless it would fail otherwise or has to be exact. More than one, so that blocks
-/// do not pile up where each publication meets one drop.
+/// How many blocks one call reclaims, unless it would fail otherwise or has to be exact.
 const RECLAIMED: usize = 64;
+/// How many of those that have waited a drop reclaims that has to wait itself.
+const PAID_BY_DROP: usize = 2;
 
 /// How much is overwritten with traps at a time.
 const PIECE: usize = 4096;
@@ -110,8 +111,8 @@ impl Core {
         })
     }
 
-    /// The bookkeeping, with the space of some blocks that need not wait any more given back: of so few that the call
-    /// takes microseconds, however many wait.
+    /// The bookkeeping, with the space of some blocks that need not wait any more given back: of no more
+    /// than [`RECLAIMED`], however many wait.
     pub(crate) fn books(&self) -> MutexGuard<'_, Books> {
         let books = self.lock();
         if books.pending.is_empty() { books } else { self.reclaim(books, RECLAIMED) }
@@ -380,10 +381,9 @@ impl Core {
         let epoch = self.guards.next_epoch();
         books.waiting.add(run, entry.len);
         books.pending.push_back(Pending { epoch, entry });
-        if self.poison {
-            // Overwrites it now, if it need not wait.
-            drop(self.reclaim(books, RECLAIMED));
-        }
+        // With poison it is overwritten now, if it need not wait. Without, each drop that waits pays for more than itself: so
+        // what waits stays in proportion, however few publications ask the books for space.
+        drop(self.reclaim(books, if self.poison { RECLAIMED } else { PAID_BY_DROP }));
     }
 
     pub(crate) fn info(&self, entry: Entry) -> BlockInfo {

@@ -22,8 +22,9 @@
 //!
 //! Then guards of [`AGES`] different ages are held, and the youngest counter stays the youngest: guards that are taken
 //! now count as old as the guards before them. A block that is dropped now waits for all of the other ages in any case,
-//! because they are older than its drop. As soon as one of them ends, its counter becomes the youngest. So a guard younger
-//! than the drop can delay a block only if it was taken while guards of all those earlier ages were held.
+//! because they are older than its drop. Once one of them has ended, the next call that drops or places code under the lock, or
+//! counts, makes its counter the youngest. So a guard younger than the drop can delay a block only if it was taken before
+//! that call.
 //!
 //! # Why it is right
 //!
@@ -35,7 +36,8 @@
 //! A guard may add to a counter that stopped being the youngest meanwhile. It then looks older than it is, which only
 //! delays. Or the counter became the youngest again meanwhile, with a later epoch. Then the counter was seen at zero
 //! without this guard, behind the fence of every drop that came before: so the guard sees the table as all of these drops
-//! left it, and none of them has to wait for it. Drops that come after are marked with that later epoch or one behind it.
+//! left it, and none of them has to wait for it. Drops that come after are marked with that epoch or a later one. The same
+//! holds of a drop that has looked at the counters and is not marked yet, because it is marked under the lock.
 //!
 //! Only the end of a guard has no fence. Its subtraction releases, and whoever looks acquires, also if others have added
 //! or subtracted since, because these are read-modify-writes ("release sequence" in the C++ standard).
@@ -150,9 +152,9 @@ impl Guards {
         self.used_shards().flat_map(|Shard(counters)| counters).any(|counter| counter.load(Ordering::Acquire) != 0)
     }
 
-    /// The epoch of the oldest guard; `None` without guards. Under the arena's lock, right after it was taken.
+    /// The epoch of the oldest guard; `None` without guards. Under the arena's lock. It needs no fence of its own: every
+    /// block that waits was marked behind the fence of [`Guards::any`], and the lock passes that on.
     pub(crate) fn oldest(&self) -> Option<u64> {
-        fence_after_rmw();
         let held = (0..AGES).filter(|&age| self.is_held(age));
         held.map(|age| self.epochs[age].load(Ordering::Relaxed)).min()
     }

@@ -136,7 +136,8 @@ impl CodeArena {
     ///
     /// Costs the same however many guards there are, and allocates nothing: a signal handler may call it, and may drop the
     /// guard. Guards of 16 ages are told apart. While guards of that many ages are held, a block that is dropped may also
-    /// wait for guards taken after its drop, but for none taken after one of these ages has ended.
+    /// wait for guards taken after its drop: for those taken before the first call that drops, places or counts code once one
+    /// of these ages has ended.
     ///
     /// ```
     /// # let arena = gaia_jit::CodeArena::builder().capacity(1 << 20).build()?;

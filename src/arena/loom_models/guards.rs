@@ -5,13 +5,15 @@ use std::sync::atomic::Ordering;
 
 use super::super::guards::Guards;
 use super::{Arc, check, spawn};
-use crate::sync::checked::AtomicUsize;
+use crate::sync::checked::{AtomicU64, AtomicUsize};
 
 /// A runtime with one function: its table says which is there, and loom watches the code's memory for races.
 struct Runtime {
     guards: Guards,
     table: AtomicUsize,
     code: UnsafeCell<usize>,
+    /// Of the lookup: what is written to before the guards are looked at.
+    head: AtomicU64,
 }
 
 // SAFETY: that the cell is not written while it is read is what loom checks.
@@ -19,7 +21,12 @@ unsafe impl Sync for Runtime {}
 
 impl Runtime {
     fn new() -> Arc<Self> {
-        Arc::new(Self { guards: Guards::new(), table: AtomicUsize::new(1), code: UnsafeCell::new(1) })
+        Arc::new(Self {
+            guards: Guards::new(),
+            table: AtomicUsize::new(1),
+            code: UnsafeCell::new(1),
+            head: AtomicU64::new(1),
+        })
     }
 
     /// Runs what the table says, under a guard.
@@ -36,7 +43,8 @@ impl Runtime {
     /// Takes the function out of the table and drops it: the epoch it waits for, if it has to.
     fn retire(&self) -> Option<u64> {
         self.table.store(0, Ordering::Release);
-        self.guards.oldest().map(|_| self.guards.next_epoch())
+        self.head.fetch_and(0, Ordering::Release);
+        self.guards.any().then(|| self.guards.next_epoch())
     }
 
     fn is_due(&self, epoch: Option<u64>) -> bool {
@@ -140,5 +148,41 @@ fn guards_count_when_no_counter_is_left() {
         }
         runner.join().unwrap();
         assert!(runtime.is_due(epoch), "nobody is left to wait for");
+    });
+}
+
+/// What a drop found unguarded is used again at once. Three preemptions.
+#[test]
+fn what_nobody_guards_is_used_again_at_once() {
+    check(3, || {
+        let runtime = Runtime::new();
+        let runner = {
+            let runtime = Arc::clone(&runtime);
+            spawn(move || runtime.run())
+        };
+        if runtime.retire().is_none() {
+            runtime.reuse(2);
+        }
+        runner.join().unwrap();
+    });
+}
+
+/// The counter that a guard is about to add to is passed by, and is the youngest again before it does. Three preemptions.
+#[test]
+fn a_counter_that_is_the_youngest_again_guards_again() {
+    check(3, || {
+        let runtime = Runtime::new();
+        let runner = {
+            let runtime = Arc::clone(&runtime);
+            spawn(move || runtime.run())
+        };
+        let advance = || (0..3).for_each(|_| runtime.guards.advance());
+        advance();
+        let epoch = runtime.retire();
+        advance();
+        if runtime.is_due(epoch) {
+            runtime.reuse(2);
+        }
+        runner.join().unwrap();
     });
 }
