@@ -55,11 +55,15 @@ pub enum WxMode {
     /// address, and no thread's rights change while code of the caller's runs, in a batch neither.
     ///
     /// Threads that were there before the arena, and signal handlers, can run its code from the start; but to *read* it,
-    /// as code does that keeps constants among its instructions, they have to call [`CodeArena::pin`],
-    /// [`CodeBlock::as_fn`] or [`CodeBlock::as_bytes`] first, which grant them that. A thread that other code once gave
-    /// rights to the very key that this arena was given later keeps them until it makes one of these calls or publishes:
-    /// build the arena before other code of the process uses keys. Writes through the kernel (`process_vm_writev`,
-    /// `/proc/self/mem`) ask for no key.
+    /// as code does that keeps constants among its instructions, they have to call [`CodeArena::pin`][pin],
+    /// [`CodeBlock::as_fn`][as_fn] or [`CodeBlock::as_bytes`][as_bytes] first, which grant them that. A thread that other
+    /// code once gave rights to the very key that this arena was given later keeps them until it makes one of these calls
+    /// or publishes: build the arena before other code of the process uses keys. Writes through the kernel
+    /// (`process_vm_writev`, `/proc/self/mem`) ask for no key.
+    ///
+    /// [pin]: crate::CodeArena::pin
+    /// [as_fn]: crate::CodeBlock::as_fn
+    /// [as_bytes]: crate::CodeBlock::as_bytes
     PerThread,
 }
 
