@@ -42,7 +42,12 @@ pub enum Error {
 
     /// No hole is large enough now: a runtime's cue to evict. With `largest_hole >= asked` the space is there, but not
     /// where code can go: misaligned, or (without the kernel write) in pages that still hold live code.
-    #[error("arena full: {asked} bytes asked for, {free} free in all, largest hole {largest_hole}")]
+    ///
+    /// Space that waits for guards comes free when the last of them is dropped.
+    #[error(
+        "arena full: {asked} bytes asked for, {free} free in all, largest hole {largest_hole}, {waiting} wait for guards"
+    )]
+    #[non_exhaustive]
     ArenaFull {
         /// Bytes asked for, rounded up to whole granules.
         asked: usize,
@@ -50,6 +55,8 @@ pub enum Error {
         free: usize,
         /// Bytes of the largest hole.
         largest_hole: usize,
+        /// Bytes of dropped blocks that wait for guards.
+        waiting: usize,
     },
 
     /// A write or an entry point outside the block.
@@ -112,9 +119,16 @@ impl Error {
     /// The same, said of the bytes that were asked for instead of the whole pages looked for.
     pub(crate) fn of_asked(self, asked: usize) -> Self {
         match self {
-            Self::ArenaFull { free, largest_hole, .. } => Self::ArenaFull { asked, free, largest_hole },
+            Self::ArenaFull { free, largest_hole, waiting, .. } => {
+                Self::ArenaFull { asked, free, largest_hole, waiting }
+            }
             other => other,
         }
+    }
+
+    /// The process has no memory for what the crate itself keeps.
+    pub(crate) fn out_of_memory() -> Self {
+        Self::OperatingSystem { call: "malloc", source: io::ErrorKind::OutOfMemory.into() }
     }
 
     pub(crate) fn unsupported(what: &'static str, why: impl Into<String>) -> Self {

@@ -6,7 +6,7 @@ use std::ptr::NonNull;
 
 use crate::Error;
 use crate::icache;
-use crate::space::page_set::PageSet;
+use crate::space::bit_set::BitSet;
 use crate::sys::{self, Access, Native, Os, Span};
 use crate::units::round_up;
 
@@ -63,10 +63,10 @@ pub struct JitMemory {
     page: usize,
     /// Pages that are writable, and pages that are executable. After a call that failed some are in neither: the system
     /// changes one mapping after another, and may stop between.
-    writable: PageSet,
-    executable: PageSet,
+    writable: BitSet,
+    executable: BitSet,
     /// Pages written to since they were last executable.
-    changed: PageSet,
+    changed: BitSet,
     /// Code was flushed, and other cores not yet reached.
     unseen: bool,
 }
@@ -91,7 +91,7 @@ impl JitMemory {
             _ => return Err(Error::TooLarge { asked: capacity, limit }),
         };
         let pages = len / page;
-        let (writable, executable, changed) = (PageSet::full(pages)?, PageSet::empty(pages)?, PageSet::empty(pages)?);
+        let (writable, executable, changed) = (BitSet::full(pages)?, BitSet::empty(pages)?, BitSet::empty(pages)?);
         Ok(Self { os, block: os.map(len)?, len: 0, page, writable, executable, changed, unseen: false })
     }
 

@@ -17,7 +17,7 @@ pub(crate) use native as checked;
 /// A small number for this thread, counted up from 0: where it looks first in what is kept in several copies, so that
 /// threads do not share cache lines.
 #[allow(clippy::missing_const_for_thread_local, reason = "it is const; on OpenBSD clippy looks into the macro")]
-#[cfg(not(loom))]
+#[cfg(all(feature = "perf", not(loom)))]
 pub(crate) fn thread_number() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     thread_local!(static MINE: std::cell::Cell<usize> = const { std::cell::Cell::new(usize::MAX) });
@@ -32,16 +32,52 @@ pub(crate) fn thread_number() -> usize {
 }
 
 /// All threads of a model start at the same place, where they meet.
-#[cfg(loom)]
+#[cfg(all(feature = "perf", loom))]
 pub(crate) fn thread_number() -> usize {
     0
+}
+
+#[cfg(not(loom))]
+thread_local! {
+    /// The heap that this thread used last, of whatever arena that was.
+    #[allow(clippy::missing_const_for_thread_local, reason = "it is const; on OpenBSD clippy looks into the macro")]
+    static LAST_HEAP: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
+/// Returns the number of the heap that this thread used last; 0 where the thread is ending and has nothing of its own.
+#[cfg(not(loom))]
+#[inline]
+pub(crate) fn last_heap() -> usize {
+    LAST_HEAP.try_with(std::cell::Cell::get).unwrap_or(0)
+}
+
+#[cfg(not(loom))]
+pub(crate) fn set_last_heap(index: usize) {
+    let _ = LAST_HEAP.try_with(|last| last.set(index));
+}
+
+/// All threads of a model start at the same place, where they meet.
+#[cfg(loom)]
+pub(crate) fn last_heap() -> usize {
+    0
+}
+
+#[cfg(loom)]
+pub(crate) fn set_last_heap(_index: usize) {}
+
+/// Lets other threads go first.
+pub(crate) fn yield_now() {
+    #[cfg(loom)]
+    loom::thread::yield_now();
+    #[cfg(not(loom))]
+    std::thread::yield_now();
 }
 
 #[cfg(not(loom))]
 pub(crate) mod native {
     pub(crate) use parking_lot::{Mutex, MutexGuard};
     pub(crate) use std::sync::OnceLock;
-    pub(crate) use std::sync::atomic::{AtomicU64, fence};
+    pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, fence};
 }
 
 #[cfg(loom)]
@@ -139,27 +175,19 @@ pub(crate) mod modelled {
         };
     }
 
+    atomic!(AtomicU32, u32);
     atomic!(AtomicU64, u64);
     atomic!(AtomicUsize, usize);
 
-    /// What one thread does at a time, each after the last: loom, which puts the stores to an atomic in the order in which
-    /// it runs them, sees by this that others were possible.
-    #[derive(Debug, Default)]
-    pub(crate) struct Exclusive(loom::cell::UnsafeCell<()>);
-
-    impl Exclusive {
-        pub(crate) fn check(&self) {
-            self.0.with_mut(|_| ());
-        }
+    /// loom's lock with the calls of parking_lot's. A lock that is dropped while it is locked, or locked after that, is a race.
+    pub(crate) struct Mutex<T> {
+        lock: loom::sync::Mutex<T>,
+        alive: loom::cell::UnsafeCell<()>,
     }
 
-    // SAFETY: there is nothing in it.
-    unsafe impl Sync for Exclusive {}
+    // SAFETY: as for the lock in it; in the cell there is nothing.
+    unsafe impl<T: Send> Sync for Mutex<T> {}
 
-    /// loom's lock with the calls of parking_lot's.
-    pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
-
-    /// `None` only while unlocked for a moment.
     pub(crate) struct MutexGuard<'a, T> {
         lock: &'a Mutex<T>,
         guard: Option<loom::sync::MutexGuard<'a, T>>,
@@ -167,24 +195,32 @@ pub(crate) mod modelled {
 
     impl<T> Mutex<T> {
         pub(crate) fn new(value: T) -> Self {
-            Self(loom::sync::Mutex::new(value))
+            Self { lock: loom::sync::Mutex::new(value), alive: loom::cell::UnsafeCell::new(()) }
         }
 
         pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
-            MutexGuard { lock: self, guard: self.0.lock().ok() }
+            let guard = self.lock.lock().ok();
+            self.alive.with(|_| ());
+            MutexGuard { lock: self, guard }
         }
 
         pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
-            self.0.try_lock().ok().map(|guard| MutexGuard { lock: self, guard: Some(guard) })
+            let guard = self.lock.try_lock().ok();
+            self.alive.with(|_| ());
+            guard.map(|guard| MutexGuard { lock: self, guard: Some(guard) })
         }
     }
 
-    impl<T> MutexGuard<'_, T> {
-        pub(crate) fn unlocked<U>(this: &mut Self, f: impl FnOnce() -> U) -> U {
-            this.guard = None;
-            let result = f();
-            this.guard = this.lock.0.lock().ok();
-            result
+    impl<T> Drop for Mutex<T> {
+        fn drop(&mut self) {
+            self.alive.with_mut(|_| ());
+        }
+    }
+
+    impl<T> Drop for MutexGuard<'_, T> {
+        fn drop(&mut self) {
+            self.lock.alive.with(|_| ());
+            self.guard = None;
         }
     }
 

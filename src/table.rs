@@ -6,7 +6,7 @@ use std::ops::Deref;
 use std::ptr::NonNull;
 
 use crate::Error;
-use crate::sync::checked::AtomicU64;
+use crate::sync::checked::{AtomicU32, AtomicU64};
 
 /// Types whose value may be all zero bytes and that need no drop.
 ///
@@ -17,10 +17,8 @@ use crate::sync::checked::AtomicU64;
 pub(crate) unsafe trait Zeroed: Default {}
 // SAFETY: an atomic integer has the representation of the integer.
 unsafe impl Zeroed for AtomicU64 {}
-// SAFETY: plain integers.
-unsafe impl Zeroed for u16 {}
-// SAFETY: plain integers.
-unsafe impl Zeroed for [u32; 2] {}
+// SAFETY: as above.
+unsafe impl Zeroed for AtomicU32 {}
 
 /// A fixed array that began as zeros.
 pub(crate) struct Table<T> {
@@ -36,11 +34,11 @@ const NATURAL: usize = 16;
 impl<T: Zeroed> Table<T> {
     /// `len` zero values, or an error: running out of memory here is no reason to abort.
     pub(crate) fn new(len: usize) -> Result<Self, Error> {
-        let refused = || Error::OperatingSystem { call: "malloc", source: std::io::ErrorKind::OutOfMemory.into() };
         let bytes = len.max(1).checked_mul(size_of::<T>()).and_then(|bytes| bytes.checked_add(align_of::<T>()));
-        let layout = Layout::from_size_align(bytes.ok_or_else(refused)?, NATURAL).map_err(|_| refused())?;
+        let layout = Layout::from_size_align(bytes.ok_or_else(Error::out_of_memory)?, NATURAL)
+            .map_err(|_| Error::out_of_memory())?;
         // SAFETY: `layout` has a size above zero, as it includes an alignment.
-        let block = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or_else(refused)?;
+        let block = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or_else(Error::out_of_memory)?;
         let skip = block.as_ptr().addr().wrapping_neg() & (align_of::<T>() - 1);
         // SAFETY: `skip` is less than the alignment of `T`, by which the block is larger than the values.
         let data = unsafe { block.add(skip) }.cast();
@@ -65,13 +63,6 @@ impl<T> Deref for Table<T> {
     fn deref(&self) -> &[T] {
         // SAFETY: `data` points to `len` values, valid since they were zeroed (`Zeroed`), owned by `self`.
         unsafe { std::slice::from_raw_parts(self.data.as_ptr(), self.len) }
-    }
-}
-
-impl<T> std::ops::DerefMut for Table<T> {
-    fn deref_mut(&mut self) -> &mut [T] {
-        // SAFETY: as in `deref`, and `&mut self` makes the borrow the only one.
-        unsafe { std::slice::from_raw_parts_mut(self.data.as_ptr(), self.len) }
     }
 }
 

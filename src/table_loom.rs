@@ -4,7 +4,7 @@ use std::ops::Deref;
 use std::ptr::NonNull;
 
 use crate::Error;
-use crate::sync::checked::AtomicU64;
+use crate::sync::checked::{AtomicU32, AtomicU64};
 
 /// As in `table.rs`.
 ///
@@ -14,9 +14,7 @@ pub(crate) unsafe trait Zeroed: Default {}
 // SAFETY: nothing to promise.
 unsafe impl Zeroed for AtomicU64 {}
 // SAFETY: nothing to promise.
-unsafe impl Zeroed for u16 {}
-// SAFETY: nothing to promise.
-unsafe impl Zeroed for [u32; 2] {}
+unsafe impl Zeroed for AtomicU32 {}
 
 pub(crate) struct Table<T>(Box<[T]>);
 
@@ -37,11 +35,5 @@ impl<T> Deref for Table<T> {
 
     fn deref(&self) -> &[T] {
         &self.0
-    }
-}
-
-impl<T> std::ops::DerefMut for Table<T> {
-    fn deref_mut(&mut self) -> &mut [T] {
-        &mut self.0
     }
 }

@@ -61,12 +61,17 @@ impl Core {
 
     /// The space of dropped blocks is about to be free.
     pub(super) fn announce_freed(&self, blocks: impl IntoIterator<Item = BlockInfo>) {
-        blocks.into_iter().for_each(|block| self.observers.tell_freed(&block));
+        blocks.into_iter().for_each(|block| self.observers.tell_quietly(|observer| observer.freed(&block)));
     }
 
-    /// Memory went back to the system.
+    /// Memory went back to the system, as it was asked to.
     pub(super) fn announce_trimmed(&self, bytes: usize) {
         self.observers.tell(|observer| observer.trimmed(bytes));
+    }
+
+    /// Memory went back to the system by itself.
+    pub(super) fn announce_shrunk(&self, bytes: usize) {
+        self.observers.tell_quietly(|observer| observer.trimmed(bytes));
     }
 }
 

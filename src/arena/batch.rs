@@ -13,13 +13,14 @@ use std::fmt;
 use std::io;
 use std::marker::PhantomData;
 
-use super::block::{CodeBlock, Lease};
+use super::block::CodeBlock;
 use super::code::{Code, UnwindInfo};
-use super::core::{Core, bytes_of};
+use super::core::bytes_of;
+use super::handle::Handle;
 use super::lookup::Entry;
 use super::notes::Notes;
 use super::open_run::OpenRun;
-use super::stretch::{Home, Stretch};
+use super::pieces::{Piece, Source};
 use super::stubs::Stubs;
 use crate::Error;
 use crate::icache;
@@ -71,12 +72,11 @@ impl Slot {
 /// # Ok::<(), gaia_jit::Error>(())
 /// ```
 pub struct Batch {
-    core: Arc<Core>,
-    lease: Arc<Lease>,
+    core: Arc<Handle>,
     id: u64,
-    /// By slot. Where they stand in the lookup is not known until they are entered there.
+    /// By slot.
     entries: Vec<Entry>,
-    homes: Vec<Home>,
+    sources: Vec<Source>,
     notes: Notes,
     /// By slot, of those that have any.
     pub(super) stubs: Vec<Stubs>,
@@ -93,18 +93,17 @@ pub struct Batch {
 }
 
 impl Batch {
-    pub(crate) fn new(lease: Arc<Lease>) -> Self {
+    pub(crate) fn new(core: Arc<Handle>) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        let recent = lease.core().recent.load(Ordering::Relaxed);
+        let recent = core.recent.load(Ordering::Relaxed);
         // The smaller of the last two, so that one large batch among small ones deceives nobody.
         let expected = (recent >> 32).min(recent & u64::from(u32::MAX)) as usize;
         Self {
-            core: Arc::clone(lease.core()),
-            lease,
+            core,
             id,
             entries: Vec::new(),
-            homes: Vec::new(),
+            sources: Vec::new(),
             notes: Notes::default(),
             stubs: Vec::new(),
             staging: Vec::new(),
@@ -117,8 +116,8 @@ impl Batch {
     }
 
     /// For one function.
-    pub(super) fn single(lease: Arc<Lease>) -> Self {
-        let mut batch = Self::new(lease);
+    pub(super) fn single(core: Arc<Handle>) -> Self {
+        let mut batch = Self::new(core);
         batch.single = true;
         batch
     }
@@ -131,7 +130,7 @@ impl Batch {
     pub fn push<'c>(&mut self, code: impl Into<Code<'c>>) -> Result<Slot, Error> {
         let code = code.into();
         let slot = self.add(code.bytes.len(), code.align, code.tag, Some(code.bytes))?;
-        if !matches!(self.homes[slot.index], Home::Written) {
+        if !matches!(self.sources[slot.index], Source::Written) {
             let granules = self.granules_mut(slot);
             // The code first: stores that go forward are prefetched, and the padding's cache line is then at hand.
             let (code_bytes, padding) = granules.split_at_mut(code.bytes.len());
@@ -200,28 +199,28 @@ impl Batch {
 
     /// The slot's bytes and the padding behind them.
     fn granules_mut(&mut self, slot: Slot) -> &mut [u8] {
-        let (Some(entry), Some(home)) = (self.entry(slot).copied(), self.homes.get_mut(slot.index)) else {
+        let (Some(entry), Some(source)) = (self.entry(slot).copied(), self.sources.get_mut(slot.index)) else {
             return &mut [];
         };
         let at = bytes_of(entry.run());
-        if *home == Home::Written {
+        if *source == Source::Written {
             // Written a second time when the batch is published.
-            *home = Home::Staged(self.staging.len() as u32);
+            *source = Source::Staged(self.staging.len() as u32);
             self.core.memory.let_read();
             // SAFETY: mapped and readable, and nobody writes there while this batch has the place.
             let written = unsafe { std::slice::from_raw_parts(self.core.memory.address(at.start), at.len()) };
             if self.staging.try_reserve(written.len()).is_err() {
-                *home = Home::Written;
+                *source = Source::Written;
                 return &mut [];
             }
             self.staging.extend_from_slice(written);
         }
-        let home = *home;
-        match home {
-            Home::Staged(from) => &mut self.staging[from as usize..from as usize + at.len()],
+        let source = *source;
+        match source {
+            Source::Staged(from) => &mut self.staging[from as usize..from as usize + at.len()],
             // The writable view was not inherited.
-            Home::View if !self.core.memory.is_own() => &mut [],
-            Home::View | Home::Run | Home::Written => {
+            Source::View if !self.core.memory.is_own() => &mut [],
+            Source::View | Source::Run | Source::Written => {
                 let start = self.core.memory.writable(at.start);
                 // SAFETY: the granules were placed for this batch alone and are not published, so no other reference
                 // to them exists; the view (or the open page) is mapped, writable and initialised, at the least to
@@ -249,24 +248,24 @@ impl Batch {
         self.core.memory.check_own("publish")?;
         let granules = self.core.granules(len)?;
         let align = align_granules(align)?;
-        let (run, home) = match code {
+        let (run, source) = match code {
             Some(code) if self.core.memory.rules().way_in == WayIn::WriteAtOnce => self.write(granules, align, code)?,
             _ => self.find(granules, align)?,
         };
         self.entries.push(Entry::new(run.start, len as u32, tag));
-        self.homes.push(home);
+        self.sources.push(source);
         Ok(Slot { batch: self.id, index: self.entries.len() - 1 })
     }
 
-    fn find(&mut self, granules: u32, align: u32) -> Result<(Run, Home), Error> {
+    fn find(&mut self, granules: u32, align: u32) -> Result<(Run, Source), Error> {
         if let Some(run) = self.runs.last_mut().and_then(|open| open.take(granules, align)) {
-            return Ok((run, Home::Run));
+            return Ok((run, Source::Run));
         }
         let rules = *self.core.memory.rules();
         if rules.way_in == WayIn::Stores {
             let run = self.place(granules, align)?;
             self.core.memory.back(bytes_of(run)).inspect_err(|_| self.core.release([run]))?;
-            return Ok((run, Home::View));
+            return Ok((run, Source::View));
         }
         let staged = self.staging.len() + granules as usize * GRANULE;
         let few = self.no_pages || self.expected.max(staged) <= STAGED;
@@ -279,24 +278,24 @@ impl Batch {
                 self.no_pages = matches!(error, Error::ArenaFull { .. });
                 self.stage(granules, align)
             }
-            opened => Ok((opened?, Home::Run)),
+            opened => Ok((opened?, Source::Run)),
         }
     }
 
     /// Granules of this batch's own, in pages that will hold memory.
     fn place(&self, granules: u32, align: u32) -> Result<Run, Error> {
-        self.core.place(granules, align, |books, run| {
-            books.pages.touch(run);
-            run
+        self.core.place(granules, align, |heap, run| {
+            heap.space.touch(&self.core.heaps.tables, run);
+            Ok(run)
         })
     }
 
     /// Writes code to its place at once.
-    fn write(&mut self, granules: u32, align: u32, code: &[u8]) -> Result<(Run, Home), Error> {
+    fn write(&mut self, granules: u32, align: u32, code: &[u8]) -> Result<(Run, Source), Error> {
         let run = self.place(granules, align)?;
         // SAFETY: granules placed for this batch alone, not published yet.
         match unsafe { self.core.memory.write(bytes_of(run).start, code) } {
-            Ok(()) => Ok((run, Home::Written)),
+            Ok(()) => Ok((run, Source::Written)),
             Err(error) => {
                 self.core.release([run]);
                 Err(error)
@@ -304,13 +303,13 @@ impl Batch {
         }
     }
 
-    fn stage(&mut self, granules: u32, align: u32) -> Result<(Run, Home), Error> {
+    fn stage(&mut self, granules: u32, align: u32) -> Result<(Run, Source), Error> {
         let (at, len) = (self.staging.len(), granules as usize * GRANULE);
         let refused = |_| Error::OperatingSystem { call: "malloc", source: io::ErrorKind::OutOfMemory.into() };
         self.staging.try_reserve(len).map_err(refused)?;
         let run = self.place(granules, align)?;
         self.staging.resize(at + len, 0);
-        Ok((run, Home::Staged(at as u32)))
+        Ok((run, Source::Staged(at as u32)))
     }
 
     /// Opens another run and takes granules from it.
@@ -328,9 +327,10 @@ impl Batch {
         let huge = (MAX_ALIGN / GRANULE) as u32;
         // Which of the pages come to hold memory is known when the batch is published.
         let place = |len: u32| {
-            self.core.place(len, align.max(page), |books, run| {
-                let resident = books.pages.all_resident(books.pages.of(Run::new(run.start, page)));
-                (run, resident, books.space.is_free(run.end, run.end + 2 * huge))
+            self.core.place(len, align.max(page), |_, run| {
+                let granules = self.core.heaps.granules();
+                let resident = granules.all_resident(Run::new(run.start, page));
+                Ok((run, resident, granules.is_free(run.end, run.end + 2 * huge)))
             })
         };
         let placed = match place(least.max(ahead)) {
@@ -350,7 +350,7 @@ impl Batch {
         if fresh && wide && self.core.memory.wants_huge_pages() && bytes_of(run).len() < MAX_ALIGN {
             // On fresh memory a whole huge page, if one can be had; what this batch leaves of it serves the next ones,
             // and so does what lies before it: only where there is much room is a huge page begun.
-            if let Ok(whole) = self.core.place(huge, huge, |_, run| run) {
+            if let Ok(whole) = self.core.place(huge, huge, |_, run| Ok(run)) {
                 self.core.release([std::mem::replace(&mut run, whole)]);
             }
         }
@@ -382,13 +382,15 @@ impl Batch {
             return Ok(Vec::new());
         }
         self.make_executable()?;
-        core.settle(&mut self.entries, &self.runs)?;
+        core.enter_all(&self.entries, &self.runs)?;
         // From here on nothing fails.
         let entries = std::mem::take(&mut self.entries);
         self.runs.clear();
         // Owned by blocks from here on, whatever an observer does.
-        let blocks: Vec<_> = entries.iter().map(|entry| CodeBlock::new(Arc::clone(&self.lease), *entry)).collect();
-        let described = blocks.iter().enumerate().map(|(slot, block)| self.notes.describe(slot, block.entry()));
+        // SAFETY: entered and counted just now, for this call alone.
+        let block = |entry: &Entry| unsafe { CodeBlock::new(&core, *entry) };
+        let blocks: Vec<_> = entries.iter().map(block).collect();
+        let described = entries.iter().enumerate().map(|(slot, entry)| self.notes.describe(slot, *entry));
         // SAFETY: published, and returned or dropped behind this.
         unsafe { core.announce(described) };
         Ok(blocks)
@@ -400,9 +402,9 @@ impl Batch {
             unsafe { self.core.memory.seal(bytes_of(open.run))? };
             open.sealed = true;
         }
-        for stretch in Stretch::of(&self.entries, &self.homes) {
-            let at = bytes_of(stretch.run);
-            if let Some(from) = stretch.staged {
+        for piece in Piece::of(&self.entries, &self.sources) {
+            let at = bytes_of(piece.run);
+            if let Some(from) = piece.staged {
                 // SAFETY: granules placed for this batch alone, not published yet.
                 unsafe { self.core.memory.write(at.start, &self.staging[from..from + at.len()])? };
             }
@@ -420,7 +422,7 @@ impl Drop for Batch {
         if self.entries.is_empty() {
             return;
         }
-        let placed = self.entries.iter().zip(&self.homes).filter(|(_, home)| **home != Home::Run);
+        let placed = self.entries.iter().zip(&self.sources).filter(|(_, source)| **source != Source::Run);
         self.core.release(placed.map(|(entry, _)| entry.run()));
         for open in &self.runs {
             self.core.close(open);

@@ -4,12 +4,13 @@ use std::borrow::Cow;
 use std::fmt;
 use std::mem::ManuallyDrop;
 use std::panic::{RefUnwindSafe, UnwindSafe};
+use std::ptr::NonNull;
 
 use super::core::{Core, bytes_of};
+use super::handle::{self, Handle};
 use super::lookup::Entry;
 use super::observer::Live;
 use crate::Error;
-use crate::sync::Arc;
 use crate::units::GRANULE;
 
 /// A live, executable block of an arena. Dropping it retires it.
@@ -20,49 +21,49 @@ use crate::units::GRANULE;
 /// that was taken before the drop is left. Without guards that is at once too: whoever drops a block must know that no
 /// thread is running it, or take guards. In a forked child a drop changes nothing.
 pub struct CodeBlock {
-    lease: Arc<Lease>,
-    entry: Entry,
+    /// Kept by this block, which is counted in a heap.
+    core: NonNull<Core>,
+    start: u32,
+    len: u32,
 }
 
-/// What keeps an arena's memory alive. There are several for each arena, and each thread takes its own, so that threads
-/// that publish and drop do not write to the same count all the time.
-#[repr(align(128))]
-pub(crate) struct Lease {
-    core: Arc<Core>,
-}
-
-impl Lease {
-    pub(crate) fn new(core: Arc<Core>) -> Self {
-        Self { core }
-    }
-
-    pub(crate) fn core(&self) -> &Arc<Core> {
-        &self.core
-    }
-}
+// SAFETY: it is used like an `Arc` of the core, which is both; the block itself is never changed.
+unsafe impl Send for CodeBlock {}
+// SAFETY: as above.
+unsafe impl Sync for CodeBlock {}
 
 impl CodeBlock {
-    pub(crate) fn new(lease: Arc<Lease>, entry: Entry) -> Self {
-        Self { lease, entry }
+    /// Returns the block of an entry.
+    ///
+    /// # Safety
+    /// - The entry is live in the handle's arena and counted in a heap, and no other value owns it.
+    pub(crate) unsafe fn new(handle: &Handle, entry: Entry) -> Self {
+        Self { core: handle.core(), start: entry.start, len: entry.len }
     }
 
-    pub(crate) fn entry(&self) -> Entry {
-        self.entry
+    fn core(&self) -> &Core {
+        // SAFETY: this block is counted in a heap, which keeps the core.
+        unsafe { self.core.as_ref() }
+    }
+
+    /// The block as it was entered, without its tag.
+    fn entry(&self) -> Entry {
+        Entry::new(self.start, self.len, 0)
     }
 
     /// The address of the first byte, aligned as asked for.
     pub fn as_ptr(&self) -> *const u8 {
-        self.lease.core.memory.address(self.offset())
+        self.core().memory.address(self.offset())
     }
 
     fn offset(&self) -> usize {
-        self.entry.start as usize * GRANULE
+        self.start as usize * GRANULE
     }
 
     /// Bytes of code, as published.
     #[allow(clippy::len_without_is_empty, reason = "no block is empty")]
     pub fn len(&self) -> usize {
-        self.entry.len as usize
+        self.len as usize
     }
 
     /// The code, as it stands in memory; a copy of it in [`PerThread`](crate::WxMode::PerThread), where threads differ in
@@ -77,12 +78,12 @@ impl CodeBlock {
     /// ```
     pub fn as_bytes(&self) -> Cow<'_, [u8]> {
         // SAFETY: this block's, which lives for as long as it is borrowed.
-        unsafe { Live::new(&self.lease.core.memory, self.offset(), self.len()) }.bytes()
+        unsafe { Live::new(&self.core().memory, self.offset(), self.len()) }.bytes()
     }
 
     /// What [`Code::tag`](crate::Code::tag) said.
     pub fn tag(&self) -> u64 {
-        self.entry.tag
+        self.core().lookup.at(self.start).map_or(0, |entry| entry.tag)
     }
 
     /// The first byte as a function pointer. Its size is checked when the program is compiled.
@@ -103,7 +104,7 @@ impl CodeBlock {
     /// - `F` is a function pointer type (`extern` and, as a rule, `unsafe`) that the code is written for.
     /// - The pointer is not called after the block was dropped, but for a thread that holds a guard taken before.
     pub unsafe fn as_fn<F: Copy>(&self) -> F {
-        self.lease.core.memory.let_read();
+        self.core().memory.let_read();
         // SAFETY: passed on to the caller.
         unsafe { crate::entry::cast(self.as_ptr()) }
     }
@@ -111,13 +112,7 @@ impl CodeBlock {
     /// Gives the block up without retiring it: it lives until [`CodeArena::from_raw`](crate::CodeArena::from_raw), and
     /// keeps the arena's memory alive.
     pub fn into_raw(self) -> *const u8 {
-        let address = self.as_ptr();
-        let mut this = ManuallyDrop::new(self);
-        // One count of the core stays behind, for `from_raw` to take; the lease goes.
-        std::mem::forget(Arc::clone(&this.lease.core));
-        // SAFETY: dropped once, as `this` is never dropped nor used again.
-        unsafe { std::ptr::drop_in_place(&raw mut this.lease) };
-        address
+        ManuallyDrop::new(self).as_ptr()
     }
 
     /// Overwrites code that may be in use. The bytes are flushed, and other cores brought up to date, before it returns.
@@ -136,7 +131,7 @@ impl CodeBlock {
         if offset.checked_add(bytes.len()).is_none_or(|end| end > self.len()) {
             return Err(Error::PastCapacity { offset, len: bytes.len(), capacity: self.len() });
         }
-        let memory = &self.lease.core.memory;
+        let memory = &self.core().memory;
         memory.check_own("patch")?;
         if bytes.is_empty() {
             return Ok(());
@@ -156,13 +151,14 @@ impl RefUnwindSafe for CodeBlock {}
 
 impl Drop for CodeBlock {
     fn drop(&mut self) {
-        self.lease.core.retire(self.entry);
+        // SAFETY: this block owns its entry, and is gone after this.
+        unsafe { handle::retire(self.core, self.start, self.len) };
     }
 }
 
 impl fmt::Debug for CodeBlock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let bytes = bytes_of(self.entry.run());
+        let bytes = bytes_of(self.entry().run());
         f.debug_struct("CodeBlock")
             .field("start", &self.as_ptr())
             .field("len", &self.len())

@@ -32,6 +32,7 @@ pub struct ArenaBuilder {
     mode: WxMode,
     huge_pages: bool,
     poison: bool,
+    keep_free: usize,
     seal: bool,
     landing_pads: bool,
     near: Option<usize>,
@@ -47,6 +48,7 @@ impl ArenaBuilder {
             mode: WxMode::default(),
             huge_pages: false,
             poison: false,
+            keep_free: usize::MAX,
             seal: false,
             landing_pads: false,
             near: None,
@@ -82,6 +84,24 @@ impl ArenaBuilder {
     /// In `Flip` without the kernel write, code stays until its pages are empty and used again.
     pub fn poison(self, yes: bool) -> Self {
         Self { poison: yes, ..self }
+    }
+
+    /// Gives memory back to the system by itself when more than `bytes` of it are free, as a drop finds it: for users who have
+    /// nobody to call [`CodeArena::trim`]. Only wholly free stretches of 64 KiB count. Off unless set.
+    ///
+    /// In modes that cannot give memory back while the arena lives, it has no effect.
+    ///
+    /// ```
+    /// # use gaia_jit::CodeArena;
+    /// let arena = CodeArena::builder().capacity(4 << 20).keep_free(256 << 10).build()?;
+    /// let blocks: Vec<_> = (0..200).map(|_| arena.publish(&[0xc3; 10_000])).collect::<Result<_, _>>()?;
+    /// let full = arena.stats().resident_bytes;
+    /// drop(blocks);
+    /// assert!(arena.stats().resident_bytes < full / 4 || arena.stats().decommits == 0);
+    /// # Ok::<(), gaia_jit::Error>(())
+    /// ```
+    pub fn keep_free(self, bytes: usize) -> Self {
+        Self { keep_free: bytes, ..self }
     }
 
     /// Places the arena so that a direct branch reaches from all of it to `address` and back, or fails.
@@ -162,7 +182,8 @@ impl ArenaBuilder {
             name: self.name.as_deref().map(mapping_name),
         };
         let memory = CodeMemory::build(self.os, self.mode, &plan)?;
-        Ok(CodeArena::from_core(Core::new(memory, self.poison, Observers::new(self.observers))?))
+        let keep_free = if memory.rules().gives_back { self.keep_free } else { usize::MAX };
+        Ok(CodeArena::from_core(Core::new(memory, self.poison, keep_free, Observers::new(self.observers))?))
     }
 }
 
@@ -180,6 +201,7 @@ impl fmt::Debug for ArenaBuilder {
             .field("mode", &self.mode)
             .field("huge_pages", &self.huge_pages)
             .field("poison", &self.poison)
+            .field("keep_free", &self.keep_free)
             .field("seal", &self.seal)
             .field("landing_pads", &self.landing_pads)
             .field("near", &self.near)

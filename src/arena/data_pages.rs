@@ -3,14 +3,12 @@
 //!
 //! Such a page is readable and writable, or readable alone, and never executable. Before it becomes free space for code
 //! again what stood in it is wiped, so that bytes a program wrote as data are never executable, not as leftovers either.
-//! The pages are taken from the far end of the space, so that they break up neither runs of code nor huge pages, and those
-//! of many modules lie side by side.
 
 use std::ptr::NonNull;
 
 use super::CodeArena;
-use super::block::Lease;
 use super::core::{Core, bytes_of};
+use super::handle::Handle;
 use super::open_run::OpenRun;
 use crate::Error;
 use crate::space::Run;
@@ -23,13 +21,13 @@ const LONGEST_RUN: usize = 64 << 10;
 impl CodeArena {
     /// No data yet. Only where [`CodeArena::check_in_place`].
     pub(crate) fn data_pages(&self) -> DataPages {
-        DataPages { lease: Arc::clone(self.lease()), runs: Vec::new() }
+        DataPages { core: Arc::clone(self.handle()), runs: Vec::new() }
     }
 }
 
 /// Pages with data of one kind. Dropped, it gives them back.
 pub(crate) struct DataPages {
-    lease: Arc<Lease>,
+    core: Arc<Handle>,
     /// `sealed` are those that are read-only.
     runs: Vec<OpenRun>,
 }
@@ -37,7 +35,7 @@ pub(crate) struct DataPages {
 impl DataPages {
     /// `len` zero bytes, writable.
     pub(crate) fn reserve(&mut self, len: usize, align: usize) -> Result<NonNull<u8>, Error> {
-        let core = Arc::clone(self.lease.core());
+        let core = Arc::clone(&self.core);
         core.memory.check_own("reserve data")?;
         let (granules, align) = (core.granules(len)?, align_granules(align)?);
         let run = match self.runs.last_mut().and_then(|open| open.take(granules, align)) {
@@ -51,22 +49,18 @@ impl DataPages {
     }
 
     fn open(&mut self, granules: u32, align: u32) -> Result<Run, Error> {
-        let core = self.lease.core();
+        let core = Arc::clone(&self.core);
         let page = (core.memory.page_size() / GRANULE) as u32;
         // What is not used of a run is lost for as long as the module lives, so the first is as short as can be.
         let ahead = self.runs.last().map_or(0, |last| 2 * last.run.len());
         let least = granules.next_multiple_of(page);
         let align = align.max(page);
         let place = |len: u32| {
-            core.place_by(
-                len,
-                |space| space.alloc_last(len, align),
-                |books, run| {
-                    books.data += run.len() as usize;
-                    books.pages.touch(run);
-                    run
-                },
-            )
+            core.place(len, align, |heap, run| {
+                heap.data += i64::from(run.len());
+                heap.space.touch(&core.heaps.tables, run);
+                Ok(run)
+            })
         };
         let placed = match place(least.max(ahead.min((LONGEST_RUN / GRANULE) as u32).next_multiple_of(page))) {
             Err(Error::ArenaFull { .. }) if ahead > least => place(least),
@@ -76,7 +70,7 @@ impl DataPages {
         let mut open = OpenRun::new(run);
         // SAFETY: whole pages placed for this value alone, so without live code.
         if let Err(error) = unsafe { core.memory.open(bytes_of(run)) } {
-            core.lock().data -= run.len() as usize;
+            core.heaps.of(run.start).data -= i64::from(run.len());
             // Some of the pages may be open. No data was written.
             core.close(&open);
             return Err(error);
@@ -88,7 +82,7 @@ impl DataPages {
 
     /// Makes all of it read-only. When this fails, some may be.
     pub(crate) fn make_read_only(&mut self) -> Result<(), Error> {
-        let core = self.lease.core();
+        let core = Arc::clone(&self.core);
         if self.runs.iter().any(|open| !open.sealed) {
             core.memory.check_own("protect data")?;
         }
@@ -104,14 +98,14 @@ impl DataPages {
     /// Leaves all pages in use for ever, and the arena with them.
     pub(crate) fn leak(&mut self) {
         if !self.runs.is_empty() {
-            std::mem::forget(Arc::clone(&self.lease));
+            std::mem::forget(Arc::clone(&self.core));
             self.runs.clear();
         }
     }
 
     /// Gives all pages back.
     pub(crate) fn clear(&mut self) {
-        let core = self.lease.core();
+        let core = Arc::clone(&self.core);
         for open in self.runs.drain(..) {
             if !core.memory.is_own() {
                 continue;
@@ -133,15 +127,15 @@ impl Core {
         // Where pages have to be committed those without memory cannot be sealed, and are opened before they are used.
         // SAFETY: as above; wiped.
         let sealed = given_back && self.memory.commits() || unsafe { self.memory.seal(bytes) }.is_ok();
-        let mut books = self.lock();
-        books.data -= run.len() as usize;
+        let mut heap = self.heaps.of(run.start);
+        heap.data -= i64::from(run.len());
         if given_back {
-            books.pages.gone(run);
+            heap.space.gone(&self.heaps.tables, run);
         }
         if sealed {
-            self.give_back(&mut books, run);
+            self.free(&mut heap, run);
         } else {
-            books.stranded.push(run);
+            heap.stuck.push(run);
         }
     }
 }

@@ -33,19 +33,20 @@
 //! sees the guard, or the guarded thread sees the table without the function (the store-buffering pattern;
 //! crossbeam-epoch and hazard pointers rest on the same).
 //!
-//! A guard may add to a counter that stopped being the youngest meanwhile. It then looks older than it is, which only
-//! delays. Or the counter became the youngest again meanwhile, with a later epoch. Then the counter was seen at zero
-//! without this guard, behind the fence of every drop that came before: so the guard sees the table as all of these drops
-//! left it, and none of them has to wait for it. Drops that come after are marked with that epoch or a later one. The same
-//! holds of a drop that has looked at the counters and is not marked yet, because it is marked under the lock.
+//! A drop that sees a guard is marked, under a lock, with the epoch of now. No counter carries a later epoch then. Every
+//! change of a counter's epoch that comes after takes that lock too, so it comes behind the drop's fence: it cannot see a
+//! counter at zero to which a guard has added that the drop has to wait for. So that guard's counter keeps an epoch that is no
+//! later than the drop's as long as the guard is there. It does not matter which counter the guard added to, nor whether that
+//! counter was still the youngest by then: a guard that looks older than it is only delays.
 //!
 //! Only the end of a guard has no fence. Its subtraction releases, and whoever looks acquires, also if others have added
 //! or subtracted since, because these are read-modify-writes ("release sequence" in the C++ standard).
 //!
-//! Epochs change under the arena's lock. Counters are added to and subtracted from without it.
+//! Whoever reclaims reads the epochs without the lock. It may read an earlier epoch of a counter than there is now, which only
+//! delays, or a later one, if the guards that it saw are gone and others have come; those are younger.
 
 use crate::sync::Ordering;
-use crate::sync::checked::{AtomicU64, fence};
+use crate::sync::checked::{AtomicU64, Mutex, fence};
 
 /// Guards of so many ages are told apart.
 const AGES: usize = if cfg!(loom) { 3 } else { 16 };
@@ -59,10 +60,11 @@ const AGE_BITS: u32 = 4;
 struct Shard([AtomicU64; AGES]);
 
 pub(crate) struct Guards {
-    /// The epoch, and in its lowest bits the number of the youngest counter. Written under the arena's lock.
+    /// The epoch, and in its lowest bits the number of the youngest counter. Written under `changing`.
     youngest: AtomicU64,
-    /// The epoch in which each counter became the youngest. Written and read under the arena's lock.
+    /// The epoch in which each counter became the youngest. Written under `changing`.
     epochs: [AtomicU64; AGES],
+    changing: Mutex<()>,
     /// A bit for each shard that was ever added to.
     used: AtomicU64,
     shards: [Shard; SHARDS],
@@ -113,6 +115,7 @@ impl Guards {
         Self {
             youngest: AtomicU64::new(1 << AGE_BITS),
             epochs: std::array::from_fn(|age| AtomicU64::new(u64::from(age == 0))),
+            changing: Mutex::new(()),
             used: AtomicU64::new(0),
             shards: std::array::from_fn(|_| Shard(std::array::from_fn(|_| AtomicU64::new(0)))),
         }
@@ -152,29 +155,35 @@ impl Guards {
         self.used_shards().flat_map(|Shard(counters)| counters).any(|counter| counter.load(Ordering::Acquire) != 0)
     }
 
-    /// The epoch of the oldest guard; `None` without guards. Under the arena's lock. It needs no fence of its own: every
-    /// block that waits was marked behind the fence of [`Guards::any`], and the lock passes that on.
+    /// Returns the epoch of the oldest guard; `None` without guards. It needs no fence of its own: every block that waits in
+    /// a heap was marked behind the fence of [`Guards::any`], and the heap's lock passes that on.
     pub(crate) fn oldest(&self) -> Option<u64> {
         let held = (0..AGES).filter(|&age| self.is_held(age));
         held.map(|age| self.epochs[age].load(Ordering::Relaxed)).min()
     }
 
-    /// The epoch of a drop that has to wait for the guards of now: those that [`Guards::any`] saw before, on this
-    /// thread. Under the arena's lock.
+    /// Returns the epoch of a drop that has to wait for the guards of now: those that [`Guards::any`] saw before, on this
+    /// thread.
     pub(crate) fn next_epoch(&self) -> u64 {
+        let changing = self.changing.lock();
         let epoch = self.epoch();
-        self.advance();
+        self.change();
+        drop(changing);
         epoch
     }
 
-    /// The epoch of guards that are taken now.
+    /// Returns the epoch of guards that are taken now.
     pub(crate) fn epoch(&self) -> u64 {
         self.youngest.load(Ordering::Relaxed) >> AGE_BITS
     }
 
-    /// Lets a counter that stands at zero be the youngest from now on, if there is one. Under the arena's lock, behind
-    /// the fences of all drops that were marked.
+    /// Lets a counter that stands at zero be the youngest from now on, if there is one.
     pub(crate) fn advance(&self) {
+        let _changing = self.changing.lock();
+        self.change();
+    }
+
+    fn change(&self) {
         let youngest = self.youngest.load(Ordering::Relaxed);
         let now = youngest as usize & ((1 << AGE_BITS) - 1);
         if let Some(age) = (1..AGES).map(|next| (now + next) % AGES).find(|&age| !self.is_held(age)) {

@@ -8,8 +8,9 @@ use std::ptr::NonNull;
 
 use super::CodeArena;
 use super::batch::LONGEST_RUN;
-use super::block::{CodeBlock, Lease};
+use super::block::CodeBlock;
 use super::core::bytes_of;
+use super::handle::Handle;
 use super::lookup::Entry;
 use super::notes::Notes;
 use super::open_run::OpenRun;
@@ -37,13 +38,13 @@ impl CodeArena {
 
     /// No functions yet. Only where [`CodeArena::check_in_place`].
     pub(crate) fn in_place(&self) -> InPlace {
-        InPlace { lease: Arc::clone(self.lease()), entries: Vec::new(), runs: Vec::new() }
+        InPlace { core: Arc::clone(self.handle()), entries: Vec::new(), runs: Vec::new() }
     }
 }
 
 /// Functions that are being written. Dropped, it gives everything back.
 pub(crate) struct InPlace {
-    lease: Arc<Lease>,
+    core: Arc<Handle>,
     entries: Vec<Entry>,
     runs: Vec<OpenRun>,
 }
@@ -51,7 +52,7 @@ pub(crate) struct InPlace {
 impl InPlace {
     /// Space for a function of `len` bytes, filled with traps. It can be written to until [`InPlace::publish`].
     pub(crate) fn reserve(&mut self, len: usize, align: usize, tag: u64) -> Result<NonNull<u8>, Error> {
-        let core = Arc::clone(self.lease.core());
+        let core = Arc::clone(&self.core);
         core.memory.check_own("publish")?;
         let (granules, align) = (core.granules(len)?, align_granules(align)?);
         let run = match self.runs.last_mut().and_then(|open| open.take(granules, align)) {
@@ -66,13 +67,13 @@ impl InPlace {
     }
 
     fn open(&mut self, granules: u32, align: u32) -> Result<Run, Error> {
-        let core = self.lease.core();
+        let core = Arc::clone(&self.core);
         let page = (core.memory.page_size() / GRANULE) as u32;
         let least = granules.next_multiple_of(page);
         // Twice the last run, for few flips; the first as short as can be, as it then fits where a small module was before.
         let ahead = self.runs.last().map_or(0, |last| 2 * last.run.len());
         let ahead = ahead.min((LONGEST_RUN / GRANULE) as u32).next_multiple_of(page);
-        let place = |len: u32| core.place(len, align.max(page), |_, run| run);
+        let place = |len: u32| core.place(len, align.max(page), |_, run| Ok(run));
         let placed = match place(least.max(ahead)) {
             Err(Error::ArenaFull { .. }) if ahead > least => place(least),
             placed => placed,
@@ -99,7 +100,7 @@ impl InPlace {
     /// Makes all functions executable and adds their blocks to `blocks`, in the order in which they were reserved; nobody
     /// may write to them any more. When this fails they stay what they are, and it can be tried again.
     pub(crate) fn publish(&mut self, notes: &Notes, blocks: &mut Vec<CodeBlock>) -> Result<(), Error> {
-        let core = Arc::clone(self.lease.core());
+        let core = Arc::clone(&self.core);
         core.memory.check_own("publish")?;
         if self.entries.is_empty() {
             return Ok(());
@@ -112,12 +113,13 @@ impl InPlace {
         }
         self.runs.iter().for_each(|open| open.used().for_each(|run| core.memory.flush(bytes_of(run))));
         core.memory.sync_cores()?;
-        core.settle(&mut self.entries, &self.runs)?;
+        core.enter_all(&self.entries, &self.runs)?;
         // From here on nothing fails.
         let entries = std::mem::take(&mut self.entries);
         self.runs.clear();
         // The caller's from here on, whatever an observer does.
-        blocks.extend(entries.iter().map(|entry| CodeBlock::new(Arc::clone(&self.lease), *entry)));
+        // SAFETY: entered and counted just now, for this call alone.
+        blocks.extend(entries.iter().map(|entry| unsafe { CodeBlock::new(&core, *entry) }));
         let described = entries.iter().enumerate().map(|(number, entry)| notes.describe(number, *entry));
         // SAFETY: published, and in `blocks`, which stays borrowed until this is done.
         unsafe { core.announce(described) };
@@ -126,7 +128,7 @@ impl InPlace {
 
     /// Gives everything back that was not published.
     pub(crate) fn clear(&mut self) {
-        let core = self.lease.core();
+        let core = Arc::clone(&self.core);
         self.entries.clear();
         for open in self.runs.drain(..) {
             if core.memory.is_own() {

@@ -10,6 +10,8 @@ mod core;
 #[cfg(feature = "cranelift")]
 mod data_pages;
 mod guards;
+mod handle;
+mod heaps;
 #[cfg(feature = "cranelift")]
 mod in_place;
 mod lookup;
@@ -20,12 +22,12 @@ mod notes;
 mod observer;
 mod observers;
 mod open_run;
+mod pieces;
+mod place;
 mod publish;
-mod shelves;
+mod retire;
 mod stats;
-mod stretch;
 mod stubs;
-mod tally;
 mod trim;
 
 use std::fmt;
@@ -33,13 +35,13 @@ use std::panic::{RefUnwindSafe, UnwindSafe};
 
 pub use batch::{Batch, Slot};
 pub use block::CodeBlock;
-use block::Lease;
 pub use builder::ArenaBuilder;
 pub use code::{Code, UnwindInfo};
 use core::Core;
 #[cfg(feature = "cranelift")]
 pub(crate) use data_pages::DataPages;
 pub use guards::Guard;
+use handle::Handle;
 #[cfg(feature = "cranelift")]
 pub(crate) use in_place::InPlace;
 pub use lookup::BlockInfo;
@@ -51,7 +53,7 @@ pub use stats::Stats;
 
 use crate::Error;
 pub use crate::modes::WxMode;
-use crate::sync::{Arc, thread_number};
+use crate::sync::Arc;
 use crate::units::GRANULE;
 
 /// A code cache: one reservation of address space into which many functions are packed.
@@ -70,18 +72,12 @@ use crate::units::GRANULE;
 /// ```
 #[derive(Clone)]
 pub struct CodeArena {
-    shared: Arc<Shared>,
+    handle: Arc<Handle>,
 }
 
 // As for `CodeBlock`.
 impl UnwindSafe for CodeArena {}
 impl RefUnwindSafe for CodeArena {}
-
-struct Shared {
-    core: Arc<Core>,
-    /// One for each thread, or for a few.
-    leases: Vec<Arc<Lease>>,
-}
 
 impl CodeArena {
     /// An arena with the default settings: `Flip`, 256 MiB of address space (128 MiB on AArch64, 32 MiB on 32 bits).
@@ -99,17 +95,16 @@ impl CodeArena {
 
     fn from_core(core: Core) -> Self {
         core.announce_reserved();
-        let core = Arc::new(core);
-        let leases = (0..shelves::SHELVES).map(|_| Arc::new(Lease::new(Arc::clone(&core)))).collect();
-        Self { shared: Arc::new(Shared { core, leases }) }
+        Self { handle: Arc::new(Handle::new(core)) }
     }
 
-    fn core(&self) -> &Arc<Core> {
-        &self.shared.core
+    fn core(&self) -> &Core {
+        &self.handle
     }
 
-    fn lease(&self) -> &Arc<Lease> {
-        &self.shared.leases[thread_number() % self.shared.leases.len()]
+    #[cfg(feature = "cranelift")]
+    fn handle(&self) -> &Arc<Handle> {
+        &self.handle
     }
 
     /// Copies `code` into the arena and makes it executable.
@@ -121,12 +116,12 @@ impl CodeArena {
     /// [`Error::ArenaFull`] is the cue to evict. [`Error::ZeroSize`], [`Error::TooLarge`], [`Error::BadAlignment`],
     /// [`Error::OperatingSystem`], [`Error::Forked`]. Whatever failed, the arena is as it was.
     pub fn publish<'c>(&self, code: impl Into<Code<'c>>) -> Result<CodeBlock, Error> {
-        Core::publish(self.lease(), code.into())
+        Core::publish(&self.handle, code.into())
     }
 
     /// Begins a batch: many functions, one publication.
     pub fn batch(&self) -> Batch {
-        Batch::new(Arc::clone(self.lease()))
+        Batch::new(Arc::clone(&self.handle))
     }
 
     /// Declares that this thread may be running code of the arena, until the guard is dropped.
@@ -170,6 +165,37 @@ impl CodeArena {
         self.core().lookup.find(offset).map(|entry| self.core().info(entry))
     }
 
+    /// As [`CodeArena::lookup`] for many addresses at once, for instance of a whole stack: their cache misses overlap, so each
+    /// costs a fraction. The shorter of the two slices counts; what is left of `found` becomes `None`. Each answer is right
+    /// for its address at some moment during the call, which need not be the same moment for all.
+    ///
+    /// A return address may lie behind the last byte of the function that called; ask for `pc - 1`.
+    ///
+    /// ```
+    /// # let arena = gaia_jit::CodeArena::builder().capacity(1 << 20).build()?;
+    /// let (first, second) = (arena.publish(&[0xc3])?, arena.publish(&[0x90, 0xc3])?);
+    /// let mut found = [None; 3];
+    /// arena.lookup_many(&[first.as_ptr(), std::ptr::null(), second.as_ptr().wrapping_add(1)], &mut found);
+    /// assert_eq!(found.map(|block| block.map(|block| block.len)), [Some(1), None, Some(2)]);
+    /// # Ok::<(), gaia_jit::Error>(())
+    /// ```
+    pub fn lookup_many(&self, addresses: &[*const u8], found: &mut [Option<BlockInfo>]) {
+        const PIECE: usize = 64;
+        let count = addresses.len().min(found.len());
+        let (answers, rest) = found.split_at_mut(count);
+        rest.fill(None);
+        for (addresses, answers) in addresses.chunks(PIECE).zip(answers.chunks_mut(PIECE)) {
+            let (mut offsets, mut entries) = ([None; PIECE], [None; PIECE]);
+            for (offset, address) in offsets.iter_mut().zip(addresses) {
+                *offset = self.core().memory.offset_of(*address);
+            }
+            self.core().lookup.find_many(&offsets[..answers.len()], &mut entries);
+            for (answer, entry) in answers.iter_mut().zip(entries) {
+                *answer = entry.map(|entry| self.core().info(entry));
+            }
+        }
+    }
+
     /// Takes back a block given up with [`CodeBlock::into_raw`].
     ///
     /// ```
@@ -192,9 +218,8 @@ impl CodeArena {
         let found =
             offset.and_then(|offset| self.core().lookup.find(offset).filter(|e| e.start as usize * GRANULE == offset));
         let entry = found.ok_or(Error::NotInArena { address: address.addr() })?;
-        // SAFETY: `into_raw` left a count of this core behind, and by the caller nobody else takes it.
-        drop(unsafe { Arc::from_raw(Arc::as_ptr(self.core())) });
-        Ok(CodeBlock::new(Arc::clone(self.lease()), entry))
+        // SAFETY: found live just now; its block was forgotten in `into_raw`, and by the caller nobody else took it back.
+        Ok(unsafe { CodeBlock::new(&self.handle, entry) })
     }
 
     /// What the arena holds, and what it has asked of the system. In a forked child whose parent was just at work, only

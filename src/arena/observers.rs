@@ -3,7 +3,6 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-use super::lookup::BlockInfo;
 use super::observer::Observer;
 use crate::sync::{Arc, AtomicU64, Ordering};
 
@@ -52,10 +51,9 @@ impl Observers {
         }
     }
 
-    /// Tells all that a block's space is about to be free. Half-way through giving space back there is nowhere for a panic
-    /// to go, so it ends here.
-    pub(super) fn tell_freed(&self, block: &BlockInfo) {
-        if let Some(payload) = self.tell_each(|observer| observer.freed(block)) {
+    /// Tells all, from where a panic has nowhere to go, half-way through giving space back. So it ends here.
+    pub(super) fn tell_quietly(&self, event: impl Fn(&dyn Observer)) {
+        if let Some(payload) = self.tell_each(event) {
             discard(payload);
         }
     }

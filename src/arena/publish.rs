@@ -2,42 +2,61 @@
 
 use super::announce::Described;
 use super::batch::{Batch, LONGEST_RUN, STAGED};
-use super::block::{CodeBlock, Lease};
+use super::block::CodeBlock;
 use super::code::Code;
 use super::core::{Core, bytes_of};
+use super::handle::Handle;
 use super::lookup::Entry;
 use super::open_run::OpenRun;
-use super::tally::Tally;
 use crate::Error;
 use crate::icache;
 use crate::space::Run;
 use crate::sync::{Arc, Ordering};
 use crate::units::{GRANULE, align_granules};
 
-/// Granules of a stretch: 16 KiB.
-const STRETCH: u32 = 1024;
+/// How many blocks are entered while a heap is locked.
+const ENTERED: usize = 64;
 
 impl Core {
-    /// The blocks are live, and what their runs have left is free; or, if the tables for that cannot be had, nothing has
-    /// changed.
-    pub(super) fn settle(&self, entries: &mut [Entry], runs: &[OpenRun]) -> Result<(), Error> {
-        self.lookup.enter_all(entries)?;
-        let mut live = Tally::default();
-        entries.iter().for_each(|entry| live.publish(entry.run(), entry.len));
-        self.note_batch(live.granules() * GRANULE);
-        let mut books = self.books();
-        books.live.merge(live);
+    /// Makes blocks live, and frees what their runs have left; or, if the tables for that cannot be had, changes nothing.
+    pub(super) fn enter_all(&self, entries: &[Entry], runs: &[OpenRun]) -> Result<(), Error> {
+        let mut done = 0;
+        while let Some(first) = entries.get(done) {
+            let mut heap = self.heaps.of(first.start);
+            let owner = self.heaps.granules().owner_at(first.start);
+            let of_heap = |entry: &&Entry| self.heaps.granules().owner_at(entry.start) == owner;
+            let count = entries[done..].iter().take(ENTERED).take_while(of_heap).count();
+            let piece = &entries[done..done + count];
+            if let Err(error) = self.lookup.enter(piece) {
+                drop(heap);
+                entries[..done].iter().for_each(|entry| self.leave(*entry));
+                return Err(error);
+            }
+            piece.iter().for_each(|entry| heap.publish(entry.run(), entry.len));
+            done += count;
+        }
+        let granules: u32 = entries.iter().map(|entry| entry.run().len()).sum();
+        self.note_batch(granules as usize * GRANULE);
         for open in runs {
+            let mut heap = self.heaps.of(open.run.start);
             if open.populated {
-                books.pages.touch(open.run);
+                heap.space.touch(&self.heaps.tables, open.run);
             }
             for run in open.used() {
-                self.lookup.occupy_all(run);
-                books.pages.touch(run);
+                heap.space.touch(&self.heaps.tables, run);
             }
-            open.rest().for_each(|run| self.give_back(&mut books, run));
+            for run in open.rest() {
+                self.free(&mut heap, run);
+            }
         }
         Ok(())
+    }
+
+    /// Takes a block out of the lookup that nobody got. Its space stays taken.
+    fn leave(&self, entry: Entry) {
+        let mut heap = self.heaps.of(entry.start);
+        self.lookup.remove(entry.start);
+        heap.unpublish(entry.run(), entry.len);
     }
 
     /// Remembers how large a batch was, for the next one.
@@ -58,74 +77,41 @@ impl Core {
         if sealed {
             self.release([open.run]);
         } else {
-            self.strand(open.run);
+            self.keep_stuck(open.run);
         }
     }
 
-    /// Publishes one function, whose block belongs to `lease`.
-    pub(super) fn publish(lease: &Arc<Lease>, code: Code<'_>) -> Result<CodeBlock, Error> {
-        let core = lease.core();
+    /// Publishes one function.
+    pub(super) fn publish(handle: &Arc<Handle>, code: Code<'_>) -> Result<CodeBlock, Error> {
+        let core: &Core = handle;
         if core.memory.rules().opens_pages && (code.bytes.len() > STAGED || !core.memory.rules().fills_holes) {
-            let mut batch = Batch::single(Arc::clone(lease));
+            let mut batch = Batch::single(Arc::clone(handle));
             batch.push(code)?;
             return batch.publish()?.pop().ok_or(Error::ZeroSize);
         }
         core.memory.check_own("publish")?;
         let (granules, align) = (core.granules(code.bytes.len())?, align_granules(code.align)?);
         let len = code.bytes.len() as u32;
-        let run = core.place_block(granules, align, len)?;
-        // All that locks the bus goes before the bytes, so that nothing has to wait until they have left for memory.
-        let entered = core.lookup.enter(run.start, len, code.tag).and_then(|entry| {
-            let block = Arc::clone(lease);
-            core.fill(run, code.bytes).map(|()| CodeBlock::new(block, entry)).inspect_err(|_| core.lookup.remove(entry))
-        });
-        match entered {
-            Ok(block) => {
-                let described = Described { entry: block.entry(), name: code.name, unwind: code.unwind };
-                // SAFETY: published, and returned or dropped behind this.
-                unsafe { core.announce_one(described) };
-                Ok(block)
-            }
-            Err(error) => {
-                let mut books = core.books();
-                books.live.unpublish(run, len);
-                core.give_back(&mut books, run);
-                Err(error)
-            }
+        let entry = core.place(granules, align, |heap, run| {
+            let entry = Entry::new(run.start, len, code.tag);
+            core.lookup.enter(&[entry])?;
+            heap.space.touch(&core.heaps.tables, run);
+            heap.publish(run, len);
+            Ok(entry)
+        })?;
+        if let Err(error) = core.fill(entry.run(), code.bytes) {
+            let mut heap = core.heaps.of(entry.start);
+            core.lookup.remove(entry.start);
+            heap.unpublish(entry.run(), len);
+            core.free(&mut heap, entry.run());
+            return Err(error);
         }
-    }
-
-    /// Space for a block of `len` bytes, counted as live.
-    fn place_block(&self, granules: u32, align: u32, len: u32) -> Result<Run, Error> {
-        let shelves = self.shelves.as_ref().filter(|_| align == 1);
-        if let Some(run) = shelves.and_then(|shelves| shelves.take(granules, len, |rest| self.stretch(rest, granules)))
-        {
-            return Ok(run);
-        }
-        self.place(granules, align, |books, run| {
-            books.live.publish(run, len);
-            books.pages.touch(run);
-            run
-        })
-    }
-
-    /// A new stretch for a shelf, of `least` granules or more; what is left of the last one is free again.
-    ///
-    /// As long as little of the resident memory is free, a stretch is cut where there is most room. Otherwise the space
-    /// asked for is taken from the tightest hole, so that holes fill up again and little memory is ever needed.
-    fn stretch(&self, rest: Run, least: u32) -> Option<Run> {
-        let mut books = self.books();
-        if rest.len() > 0 {
-            self.give_back(&mut books, rest);
-        }
-        let resident = books.pages.resident() as u32 * books.pages.granules();
-        let taken = books.space.granules() - books.space.free_granules();
-        let sparse = resident.saturating_sub(taken) > resident / 16;
-        let wide = if sparse { None } else { books.space.alloc(STRETCH, 1) };
-        let run = wide.or_else(|| books.space.alloc(least, 1))?;
-        self.lookup.occupy_all(run);
-        books.pages.touch(run);
-        Some(run)
+        // SAFETY: entered and counted just now, for this call alone.
+        let block = unsafe { CodeBlock::new(handle, entry) };
+        let described = Described { entry, name: code.name, unwind: code.unwind };
+        // SAFETY: published, and returned or dropped behind this.
+        unsafe { core.announce_one(described) };
+        Ok(block)
     }
 
     /// Writes a function to granules placed for it.

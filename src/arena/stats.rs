@@ -4,6 +4,7 @@
 use std::fmt;
 
 use super::core::Core;
+use super::heaps::{All, Counts};
 use crate::units::GRANULE;
 
 /// Figures of an arena at one moment; bytes unless said otherwise. `{}` prints the most important ones in a line, `{:#}`
@@ -64,20 +65,41 @@ impl Core {
             barriers: counters.barriers.get(),
             ..Stats::default()
         };
-        let Some(books) = self.books_to_read() else { return stats };
-        stats.live_blocks = books.live.blocks();
-        stats.live_bytes = books.live.bytes();
-        stats.padding_bytes = (books.live.granules() * GRANULE).saturating_sub(stats.live_bytes);
-        stats.pending_blocks = books.waiting.blocks();
-        stats.pending_bytes = books.waiting.granules() * GRANULE;
-        stats.free_bytes = books.space.free_granules() as usize * GRANULE;
-        stats.data_bytes = books.data * GRANULE;
+        let Some(all) = self.all_to_read() else { return stats };
+        let (mut live, mut waiting) = (Counts::default(), Counts::default());
+        let mut resident = all.pool.resident_pages() as usize;
+        for heap in &all.heaps {
+            live.merge(heap.live);
+            waiting.merge(heap.waiting);
+            resident += heap.space.resident_pages() as usize;
+        }
+        stats.live_blocks = live.blocks();
+        stats.live_bytes = live.bytes();
+        stats.padding_bytes = (live.granules() * GRANULE).saturating_sub(stats.live_bytes);
+        stats.pending_blocks = waiting.blocks();
+        stats.pending_bytes = waiting.granules() * GRANULE;
+        stats.free_bytes = all.free_granules() as usize * GRANULE;
+        #[cfg(feature = "cranelift")]
+        {
+            let granules: i64 = all.heaps.iter().map(|heap| heap.data).sum();
+            stats.data_bytes = granules.max(0).unsigned_abs() as usize * GRANULE;
+        }
         let known = stats.live_bytes + stats.padding_bytes + stats.pending_bytes + stats.data_bytes + stats.free_bytes;
         stats.batch_bytes = stats.capacity.saturating_sub(known);
-        stats.flushed_bytes = books.live.flushed() + counters.flushed.get();
-        stats.largest_hole = books.space.largest_hole() as usize * GRANULE;
-        stats.resident_bytes = books.pages.resident() * self.memory.page_size();
+        stats.flushed_bytes = live.flushed() + counters.flushed.get();
+        stats.largest_hole = self.largest_hole().len() as usize * GRANULE;
+        stats.resident_bytes = resident * self.memory.page_size();
         stats
+    }
+
+    /// Locks all heaps with everything reclaimed; `None` where a lock may be held for ever: in a child forked while
+    /// another thread held it.
+    pub(super) fn all_to_read(&self) -> Option<All<'_>> {
+        if !self.memory.is_own() {
+            return self.heaps.try_all();
+        }
+        self.reclaim_all().ok()?;
+        Some(self.heaps.all())
     }
 }
 

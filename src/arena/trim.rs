@@ -1,9 +1,11 @@
 //! Memory of free pages goes back to the system, and memory of full ones into huge pages.
 
 use super::core::{Core, bytes_of};
+use super::heaps::All;
 use crate::Error;
 use crate::space::Run;
-use crate::sync::checked::MutexGuard;
+use crate::space::granules::{FREE, SPAN, span_of};
+use crate::sync::Ordering;
 use crate::units::{self, GRANULE};
 
 /// The part of a stretch that may be without memory when it is put into a huge page: a quarter, as the fourth batch of
@@ -13,6 +15,9 @@ const SPARSEST: usize = 4;
 /// Granules in a huge page.
 const HUGE: u32 = (units::MAX_ALIGN / GRANULE) as u32;
 
+/// Spans that a drop gives back with one call: 2 MiB.
+const SPANS: u32 = HUGE / SPAN;
+
 impl Core {
     /// Gives the memory of wholly free pages back to the system; returns the bytes.
     pub(crate) fn trim(&self) -> Result<usize, Error> {
@@ -20,58 +25,149 @@ impl Core {
         if !self.memory.rules().gives_back {
             return Ok(0);
         }
-        let mut books = self.rescue(self.gather());
-        let aside = MutexGuard::unlocked(&mut books, || self.aside.lock());
+        self.reclaim_all()?;
+        self.seal_stuck();
+        let system = self.system.lock();
         // The pages are taken while the system is called, so that nobody places code in them meanwhile.
-        let (mut taken, mut from) = (Vec::new(), 0);
-        while let Some(run) = books.pages.next_to_trim(&books.space, from, HUGE) {
-            books.space.alloc_at(run);
-            from = books.pages.of(run).end;
-            books.aside += run.len() as usize;
-            taken.push(run);
-        }
-        drop(books);
+        let runs = self.take_empty_pages(&mut self.heaps.all());
         let mut result = Ok(0);
-        for run in taken {
-            // SAFETY: the pages are taken and hold no block, live or pending.
-            let gone = unsafe { self.memory.decommit(bytes_of(run)) };
-            let mut books = self.lock();
-            match gone {
-                Ok(()) => {
-                    let bytes = books.pages.gone(run) * self.memory.page_size();
-                    result = result.map(|sum| sum + bytes);
-                }
+        for run in runs {
+            match self.decommit(run) {
+                Ok(bytes) => result = result.map(|sum| sum + bytes),
                 Err(error) => result = result.and(Err(error)),
             }
-            books.aside -= run.len() as usize;
-            self.give_back(&mut books, run);
         }
-        drop(aside);
+        drop(system);
         if let Ok(bytes @ 1..) = result {
             self.announce_trimmed(bytes);
         }
         result
     }
 
+    /// Takes all empty pages that hold memory, and the empty pages around them as far as a huge page reaches: where only some
+    /// pages of a huge page are known to hold memory, the others may hold some too. Each run has one owner.
+    fn take_empty_pages(&self, all: &mut All<'_>) -> Vec<Run> {
+        let (tables, granules) = (&self.heaps.tables, self.heaps.granules());
+        let page = granules.page();
+        let mut taken = Vec::new();
+        let mut at = 0;
+        while at < granules.len() {
+            let free = granules.next_free(at, granules.len());
+            let hole = Run { start: free, end: granules.next_taken(free, granules.len()) };
+            at = hole.end;
+            let pages = Run { start: hole.start.next_multiple_of(page), end: hole.end / page * page };
+            let mut from = pages.start;
+            while let Some(first) = (from..pages.end).step_by(page as usize).find(|at| self.holds_memory(*at)) {
+                let mut end = first;
+                while end < pages.end && self.holds_memory(end) {
+                    end += page;
+                }
+                let run =
+                    Run { start: (first / HUGE * HUGE).max(from), end: end.next_multiple_of(HUGE).min(pages.end) };
+                from = run.end;
+                taken.extend(self.by_owner(run));
+            }
+        }
+        for run in &taken {
+            match granules.owner_at(run.start).unwrap_or(FREE) {
+                FREE => {
+                    all.pool.take(granules, span_of(run.start)..span_of(run.end - 1) + 1);
+                    granules.set(*run);
+                }
+                owner => all.heaps[usize::from(owner) - 1].space.take_at(tables, *run),
+            }
+            self.in_flight.fetch_add(u64::from(run.len()), Ordering::Relaxed);
+        }
+        taken
+    }
+
+    fn holds_memory(&self, granule: u32) -> bool {
+        self.heaps.granules().all_resident(Run::new(granule, self.page()))
+    }
+
+    /// Cuts a run of free granules where the owner changes. Of a free span all is taken or nothing.
+    fn by_owner(&self, run: Run) -> Vec<Run> {
+        let granules = self.heaps.granules();
+        let mut pieces: Vec<(u16, Run)> = Vec::new();
+        for span in span_of(run.start)..=span_of(run.end - 1) {
+            let within = granules.span(span);
+            let owner = granules.owner_at(within.start).unwrap_or(FREE);
+            let part = match owner {
+                FREE => within,
+                _ => Run { start: run.start.max(within.start), end: run.end.min(within.end) },
+            };
+            match pieces.last_mut() {
+                Some((last, piece)) if *last == owner && piece.end == part.start => piece.end = part.end,
+                _ => pieces.push((owner, part)),
+            }
+        }
+        pieces.into_iter().map(|(_, piece)| piece).collect()
+    }
+
+    /// Gives the memory of taken pages back, and makes them free; returns the bytes.
+    fn decommit(&self, run: Run) -> Result<usize, Error> {
+        // SAFETY: the pages are taken and hold no block, live or pending.
+        let gone = unsafe { self.memory.decommit(bytes_of(run)) };
+        let granules = self.heaps.granules();
+        let pages = if granules.owner_at(run.start) == Some(FREE) {
+            let mut pool = self.heaps.pool();
+            let pages = if gone.is_ok() { granules.gone(run) } else { 0 };
+            granules.clear(run);
+            pool.put(granules, span_of(run.start)..span_of(run.end - 1) + 1);
+            pages
+        } else {
+            let mut heap = self.heaps.of(run.start);
+            let pages = if gone.is_ok() { heap.space.gone(&self.heaps.tables, run) } else { 0 };
+            self.free(&mut heap, run);
+            pages
+        };
+        self.in_flight.fetch_sub(u64::from(run.len()), Ordering::Relaxed);
+        gone.map(|()| pages as usize * self.memory.page_size())
+    }
+
+    /// Gives memory of free spans back until no more is left than the arena is to keep. One thread at a time; a refusal ends it,
+    /// and the next drop tries again.
+    #[cold]
+    pub(super) fn shrink(&self) {
+        let Some(system) = self.system.try_lock() else { return };
+        let mut bytes = 0;
+        while self.heaps.free_resident() > self.keep_free {
+            let granules = self.heaps.granules();
+            let run = {
+                let mut pool = self.heaps.pool();
+                let Some(spans) = pool.take_resident_run(granules, SPANS) else { break };
+                let run = Run { start: spans.start * SPAN, end: (spans.end * SPAN).min(granules.len()) };
+                granules.set(run);
+                self.in_flight.fetch_add(u64::from(run.len()), Ordering::Relaxed);
+                run
+            };
+            match self.decommit(run) {
+                Ok(gone) => bytes += gone,
+                Err(_) => break,
+            }
+        }
+        drop(system);
+        if bytes > 0 {
+            self.announce_shrunk(bytes);
+        }
+    }
+
     /// Puts stretches of 2 MiB that hold memory almost throughout into huge pages; returns the bytes.
     pub(crate) fn collapse(&self) -> Result<usize, Error> {
         self.memory.check_own("collapse")?;
-        let page = self.memory.page_size();
         let (mut bytes, mut refused) = (0, None);
-        for start in (0..self.memory.len()).step_by(units::MAX_ALIGN) {
-            let range = start..start + units::MAX_ALIGN;
-            let pages = range.start / page..range.end / page;
-            // So that no trim takes the memory away before it is counted. The books as they are: to reclaim takes this lock.
-            let _aside = self.aside.lock();
-            let missing = pages.len() - self.lock().pages.count_resident(pages.clone());
-            if range.end > self.memory.len() || pages.is_empty() || missing > pages.len() / SPARSEST {
+        for start in (0..self.memory.len() / units::MAX_ALIGN).map(|index| index * units::MAX_ALIGN) {
+            let run = Run::new((start / GRANULE) as u32, HUGE);
+            // So that no trim takes the memory away before it is counted.
+            let _system = self.system.lock();
+            let (pages, resident) = (HUGE / self.page(), self.heaps.granules().count_resident(run));
+            if (pages - resident) as usize > pages as usize / SPARSEST {
                 continue;
             }
-            let collapsed = self.memory.collapse(range.clone());
+            let collapsed = self.memory.collapse(bytes_of(run));
             if collapsed.is_ok() || self.memory.rules().collapses_in_steps {
                 // A huge page is there as a whole; also if only one of two views is made of it.
-                let run = Run::new((range.start / GRANULE) as u32, (range.len() / GRANULE) as u32);
-                self.lock().pages.touch(run);
+                self.heaps.all().touch(&self.heaps.tables, run);
             }
             match collapsed {
                 Ok(()) => bytes += units::MAX_ALIGN,

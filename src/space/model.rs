@@ -1,11 +1,13 @@
-//! The allocator against a plain model, for the property tests and the fuzzer: a vector of bools with one for each
-//! granule, and one with one for each page.
+//! Heaps against a plain model, for the property tests and the fuzzer: a vector of bools with one for each granule, and one
+//! with one for each page.
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::panic, reason = "test code")]
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 
-use super::pages::Pages;
-use super::*;
+use super::granules::{FREE, SPAN, span_of};
+use super::heap::{Heap, Tables};
+use super::pool::Pool;
+use super::{Run, two_mut};
 use crate::tests::model::ops;
 
 #[derive(Clone, Debug)]
@@ -13,18 +15,17 @@ pub struct Program {
     granules: u32,
     /// Granules in a page.
     page: u32,
+    heaps: u16,
     ops: Vec<Op>,
 }
 
 #[derive(Clone, Debug)]
 enum Op {
     Alloc {
+        heap: usize,
         len: u32,
         align: u32,
-    },
-    AllocAt {
-        start: u32,
-        len: u32,
+        bump: bool,
     },
     Free {
         pick: usize,
@@ -32,177 +33,251 @@ enum Op {
     FreeSome {
         keep: usize,
     },
-    /// Gives up the memory of the empty pages from here on.
+    /// Gives a span to another heap.
+    Give {
+        span: u32,
+        heap: usize,
+    },
+    /// Gives up the memory of an empty page.
     Trim {
-        from: usize,
+        page: u32,
     },
 }
 
 impl<'a> Arbitrary<'a> for Program {
     fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
-        let granules = if u.arbitrary()? { u.int_in_range(1..=300)? } else { u.int_in_range(300..=9_000)? };
-        Ok(Self { granules, page: *u.choose(&[4, 64, 256])?, ops: ops(u)? })
+        let granules = if u.arbitrary()? { u.int_in_range(1..=300)? } else { u.int_in_range(300..=40_000)? };
+        let page = *u.choose(&[256, 1024, 4096])?;
+        Ok(Self { granules, page, heaps: u.int_in_range(1..=3)?, ops: ops(u)? })
     }
 }
 
 impl<'a> Arbitrary<'a> for Op {
     fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
-        let short = |u: &mut Unstructured<'a>| u.int_in_range(1..=80);
+        let heap = u.int_in_range(0..=2)?;
+        let (small, bump) = (u.int_in_range(1..=70)?, u.arbitrary()?);
         Ok(match u.int_in_range(0..=15)? {
-            0..=5 => Self::Alloc { len: short(u)?, align: 1 << u.int_in_range(0..=2)? },
-            6 => Self::Alloc { len: u.int_in_range(80..=2_500)?, align: 1 << u.int_in_range(0..=9)? },
-            7 => Self::Alloc { len: short(u)?, align: 1 << u.int_in_range(0..=9)? },
-            8 => Self::AllocAt { start: u.int_in_range(0..=10_000)?, len: u.int_in_range(0..=600)? },
-            9..=13 => Self::Free { pick: u.int_in_range(0..=255)? },
-            14 => Self::FreeSome { keep: u.int_in_range(1..=4)? },
-            _ => Self::Trim { from: u.int_in_range(0..=255)? },
+            0..=5 => Self::Alloc { heap, len: small, align: 1, bump },
+            6 => Self::Alloc { heap, len: small, align: 1 << u.int_in_range(0..=9)?, bump },
+            7 => Self::Alloc { heap, len: u.int_in_range(70..=2_500)?, align: 1 << u.int_in_range(0..=9)?, bump },
+            8 => Self::Alloc { heap, len: u.int_in_range(1..=9_000)?, align: 1 << u.int_in_range(0..=13)?, bump },
+            9..=12 => Self::Free { pick: u.int_in_range(0..=255)? },
+            13 => Self::FreeSome { keep: u.int_in_range(1..=4)? },
+            14 => Self::Give { span: u.int_in_range(0..=9)?, heap },
+            _ => Self::Trim { page: u.int_in_range(0..=700)? },
         })
     }
 }
 
-struct Model {
-    space: Space,
-    pages: Pages,
-    page: u32,
+pub(super) struct Model {
+    pub(super) tables: Tables,
+    pub(super) pool: Pool,
+    pub(super) heaps: Vec<Heap>,
     taken: Vec<bool>,
     resident: Vec<bool>,
-    live: Vec<Run>,
+    page: u32,
+    pub(super) live: Vec<Run>,
 }
 
-/// Every maximal run of what is false, in order.
-fn clear_runs(bits: &[bool]) -> Vec<Run> {
-    let mut found = Vec::new();
-    let mut at = 0;
-    while at < bits.len() {
-        let rest = &bits[at..];
-        let end = at + rest.iter().position(|bit| *bit != rest[0]).unwrap_or(rest.len());
-        if !bits[at] {
-            found.push(Run::from_bits(at, end));
+impl Model {
+    pub(super) fn new(granules: u32, page: u32, heaps: u16) -> Self {
+        let len = granules.next_multiple_of(page);
+        let tables = Tables::new(len, page).unwrap();
+        Self {
+            pool: Pool::new(&tables.granules).unwrap(),
+            tables,
+            heaps: (1..=heaps).map(|owner| Heap::new(owner).unwrap()).collect(),
+            taken: vec![false; len as usize],
+            resident: vec![false; (len / page) as usize],
+            page,
+            live: Vec::new(),
         }
-        at = end;
     }
-    found
+
+    fn owner(&self, span: u32) -> u16 {
+        self.tables.granules.owner_at(span * SPAN).unwrap()
+    }
+
+    fn pages(&self, run: Run) -> std::ops::Range<usize> {
+        (run.start / self.page) as usize..run.end.div_ceil(self.page) as usize
+    }
+
+    fn took(&mut self, heap: usize, run: Run, len: u32, align: u32) {
+        assert_eq!((run.len(), run.start % align), (len, 0));
+        let bits = &mut self.taken[run.start as usize..run.end as usize];
+        assert!(!bits.contains(&true), "overlap at {run:?}");
+        bits.fill(true);
+        let owner = self.heaps[heap].owner();
+        assert!((span_of(run.start)..=span_of(run.end - 1)).all(|span| self.owner(span) == owner), "a foreign span");
+        self.heaps[heap].touch(&self.tables, run);
+        let pages = self.pages(run);
+        self.resident[pages].fill(true);
+        self.live.push(run);
+    }
+
+    /// Allocates as an arena does, without the other heaps.
+    pub(super) fn alloc(&mut self, heap: usize, len: u32, align: u32, bump_first: bool) -> Option<Run> {
+        let (tables, pool) = (&self.tables, &mut self.pool);
+        let granules = &tables.granules;
+        let own = &mut self.heaps[heap];
+        let bumped = if bump_first { own.bump(tables, len, align) } else { None };
+        let mut found = bumped.or_else(|| own.alloc(tables, len, align)).or_else(|| own.bump(tables, len, align));
+        while found.is_none() && len <= SPAN / 2 && align == 1 {
+            let next = own.cursor_end() / SPAN;
+            let Some(spans) = pool.take_resident(granules, next).or_else(|| pool.take_any(granules, next)) else {
+                break;
+            };
+            own.extend(tables, spans);
+            found = own.bump(tables, len, align);
+        }
+        if found.is_none() {
+            let spans =
+                pool.take_run(granules, len, align, true).or_else(|| pool.take_run(granules, len, align, false));
+            if let Some(spans) = spans {
+                found = own.alloc_in(tables, spans, len, align);
+                assert!(found.is_some(), "what was found fits");
+            }
+        }
+        if let Some(run) = found {
+            self.took(heap, run, len, align);
+        }
+        found
+    }
+
+    pub(super) fn free(&mut self, pick: usize) {
+        let run = self.live.swap_remove(pick);
+        self.taken[run.start as usize..run.end as usize].fill(false);
+        let owner = self.owner(span_of(run.start));
+        let spans = self.heaps[usize::from(owner) - 1].free(&self.tables, run);
+        if !spans.is_empty() {
+            assert!(spans.clone().all(|span| {
+                let run = self.tables.granules.span(span);
+                !self.taken[run.start as usize..run.end as usize].contains(&true)
+            }));
+            self.pool.put(&self.tables.granules, spans);
+        }
+    }
+
+    fn give(&mut self, span: u32, to: usize) {
+        if span >= self.tables.granules.spans() {
+            return;
+        }
+        let from = usize::from(self.owner(span));
+        if from == 0 || from - 1 == to || to >= self.heaps.len() {
+            return;
+        }
+        let within = self.tables.granules.span(span);
+        let taken = |at: u32| self.taken.get(at as usize) == Some(&true);
+        if [within.start, within.end].iter().any(|&at| at > 0 && taken(at - 1) && taken(at)) {
+            return;
+        }
+        let (from, to) = two_mut(&mut self.heaps, from - 1, to).unwrap();
+        from.give_span(&self.tables, span, to);
+    }
+
+    fn trim(&mut self, page: u32) {
+        let Some(resident) = self.resident.get_mut(page as usize) else { return };
+        let run = Run::new(page * self.page, self.page);
+        let owner = self.tables.granules.owner_at(run.start).unwrap();
+        if owner == FREE || self.taken[run.start as usize..run.end as usize].contains(&true) {
+            return;
+        }
+        let heap = &mut self.heaps[usize::from(owner) - 1];
+        heap.take_at(&self.tables, run);
+        assert_eq!(heap.gone(&self.tables, run), u32::from(*resident));
+        *resident = false;
+        let spans = heap.free(&self.tables, run);
+        self.pool.put(&self.tables.granules, spans);
+    }
+
+    fn check(&self) {
+        let granules = &self.tables.granules;
+        for (at, taken) in (0..).zip(&self.taken) {
+            assert_eq!(granules.is_taken(at), *taken, "{at}");
+        }
+        for (page, resident) in (0..).zip(&self.resident) {
+            assert_eq!(granules.all_resident(Run::new(page * self.page, self.page)), *resident, "page {page}");
+        }
+        let of = |owner: u16| (0..granules.spans()).filter(move |&span| self.owner(span) == owner);
+        let free_in = |span: u32| {
+            let within = granules.span(span);
+            assert_eq!(granules.count_taken(span), within.len() - self.free_in(within));
+            self.free_in(within)
+        };
+        let resident_in = |span: u32| granules.count_resident(granules.span(span));
+        for heap in &self.heaps {
+            assert_eq!(heap.free_granules(), of(heap.owner()).map(free_in).sum::<u32>());
+            assert_eq!(heap.resident_pages(), of(heap.owner()).map(resident_in).sum::<u32>());
+        }
+        assert_eq!(self.pool.granules(), of(FREE).map(|span| granules.span(span).len()).sum::<u32>());
+        assert_eq!(self.pool.resident_pages(), of(FREE).map(resident_in).sum::<u32>());
+        assert!((0..granules.spans()).all(|span| (self.owner(span) == FREE) == self.pool.is_free(span)));
+    }
+
+    fn free_in(&self, within: Run) -> u32 {
+        self.taken[within.start as usize..within.end as usize].iter().filter(|taken| !**taken).count() as u32
+    }
+
+    /// Lengths of all holes of a heap.
+    fn holes(&self, owner: u16) -> Vec<u32> {
+        let (mut found, mut len) = (Vec::new(), 0);
+        for (at, taken) in (0..).zip(&self.taken) {
+            if !taken && self.owner(span_of(at)) == owner {
+                len += 1;
+            } else if len > 0 {
+                found.push(std::mem::take(&mut len));
+            }
+        }
+        if len > 0 {
+            found.push(len);
+        }
+        found
+    }
+
+    /// Takes all holes of each heap, the largest first: each is found.
+    fn fill(&mut self) {
+        for heap in 0..self.heaps.len() {
+            let mut holes = self.holes(heap as u16 + 1);
+            holes.sort_unstable_by(|a, b| b.cmp(a));
+            for hole in holes {
+                let own = &mut self.heaps[heap];
+                own.relist_all(&self.tables);
+                let found = own.alloc(&self.tables, hole, 1).or_else(|| own.bump(&self.tables, hole, 1));
+                self.took(heap, found.unwrap_or_else(|| panic!("a hole of {hole} is not found")), hole, 1);
+            }
+            assert_eq!((self.heaps[heap].free_granules(), self.holes(heap as u16 + 1).len()), (0, 0));
+        }
+    }
 }
 
 impl Program {
     pub fn run(&self) {
-        let granules = self.granules.next_multiple_of(self.page);
-        let mut model = Model {
-            space: Space::new(granules).unwrap(),
-            pages: Pages::new(granules, self.page).unwrap(),
-            page: self.page,
-            taken: vec![false; granules as usize],
-            resident: vec![false; (granules / self.page) as usize],
-            live: Vec::new(),
-        };
+        let mut model = Model::new(self.granules, self.page, self.heaps);
         for (index, op) in self.ops.iter().enumerate() {
-            model.apply(op);
+            match *op {
+                Op::Alloc { heap, len, align, bump } => {
+                    model.alloc(heap % usize::from(self.heaps), len, align, bump);
+                }
+                Op::Free { pick } if !model.live.is_empty() => model.free(pick % model.live.len()),
+                Op::Free { .. } => {}
+                Op::FreeSome { keep } => {
+                    (0..model.live.len()).rev().filter(|index| index % keep != 0).for_each(|index| model.free(index));
+                }
+                Op::Give { span, heap } => model.give(span, heap),
+                Op::Trim { page } => model.trim(page),
+            }
             // Each check looks at every granule.
-            if index % 4 == 0 {
+            if index % 16 == 0 {
                 model.check();
             }
         }
-        (0..model.live.len()).rev().for_each(|pick| model.free(pick));
+        model.fill();
         model.check();
-        assert_eq!(model.space.largest_hole(), granules, "all comes back as one hole");
-        model.apply(&Op::Trim { from: 0 });
-        assert_eq!(model.pages.resident(), 0);
-    }
-}
-
-impl Model {
-    fn took(&mut self, run: Run) {
-        let bits = &mut self.taken[run.start as usize..run.end as usize];
-        assert!(!bits.contains(&true), "overlap");
-        bits.fill(true);
-        self.pages.touch(run);
-        self.resident[self.pages.of(run)].fill(true);
-        self.live.push(run);
-    }
-
-    fn free(&mut self, pick: usize) {
-        let run = self.live.swap_remove(pick);
-        self.taken[run.start as usize..run.end as usize].fill(false);
-        let hole = self.space.free(run);
-        let (start, end) = (hole.start as usize, hole.end as usize);
-        assert!(hole.start <= run.start && run.end <= hole.end && !self.taken[start..end].contains(&true));
-        let edge = |at: Option<usize>| at.and_then(|at| self.taken.get(at)).is_none_or(|taken| *taken);
-        assert!(edge(start.checked_sub(1)) && edge(Some(end)), "not coalesced");
-    }
-
-    fn is_empty(&self, page: usize) -> bool {
-        let start = page * self.page as usize;
-        self.resident[page] && !self.taken[start..start + self.page as usize].contains(&true)
-    }
-
-    fn trim(&mut self, from: usize) {
-        let count = self.resident.len();
-        let mut from = from % count;
-        while let Some(run) = self.pages.next_empty(&self.space, from) {
-            let pages = self.pages.of(run);
-            let first = (from..count).find(|&page| self.is_empty(page)).unwrap();
-            let end = (first..count).find(|&page| !self.is_empty(page)).unwrap_or(count);
-            assert_eq!(pages, first..end);
-            assert!(self.space.alloc_at(run), "empty pages can be taken");
-            assert_eq!(self.pages.gone(run), pages.len());
-            self.space.free(run);
-            self.resident[pages.clone()].fill(false);
-            from = pages.end;
+        while !model.live.is_empty() {
+            model.free((model.live.len() - 1) / 2);
         }
-        assert!((from..count).all(|page| !self.is_empty(page)), "an empty page was missed");
-    }
-
-    fn apply(&mut self, op: &Op) {
-        match *op {
-            Op::Alloc { len, align } => match self.space.alloc(len, align) {
-                Some(run) => {
-                    assert_eq!((run.len(), run.start % align), (len, 0));
-                    self.took(run);
-                }
-                None => {
-                    assert!(clear_runs(&self.taken).iter().all(|h| h.fit(len, align).is_none()), "refused what fits");
-                }
-            },
-            Op::AllocAt { start, len } => {
-                let run = Run::new(start, len);
-                let bits = self.taken.get(start as usize..run.end as usize);
-                let fits = len > 0 && bits.is_some_and(|bits| !bits.contains(&true));
-                assert_eq!(self.space.alloc_at(run), fits);
-                if fits {
-                    self.took(run);
-                }
-            }
-            Op::Free { pick } if !self.live.is_empty() => self.free(pick % self.live.len()),
-            Op::FreeSome { keep } => {
-                (0..self.live.len()).rev().filter(|index| index % keep != 0).for_each(|index| self.free(index));
-            }
-            Op::Trim { from } => self.trim(from),
-            Op::Free { .. } => {}
-        }
-    }
-
-    /// The index agrees with the bits: each bin is filed under the largest hole that begins in it.
-    fn check(&self) {
-        let (space, granules) = (&self.space, self.taken.len() as u32);
-        let holes = clear_runs(&self.taken);
-        assert_eq!(space.granules(), granules);
-        assert_eq!(space.free_granules() as usize, self.taken.iter().filter(|taken| !**taken).count());
-        assert_eq!(space.largest_hole(), holes.iter().map(|h| h.len()).max().unwrap_or(0));
-        let mut largest = vec![0; self.taken.len().div_ceil(BIN)];
-        for hole in &holes {
-            let bin = &mut largest[bin_of(hole.start)];
-            *bin = hole.len().max(*bin);
-        }
-        for (bin, largest) in largest.into_iter().enumerate() {
-            let filed = if largest == 0 { 0 } else { class_of(largest) };
-            assert_eq!(space.bins.class(bin), filed, "bin {bin}");
-            assert!(filed == 0 || space.bins.of_class(filed).any(|other| other == bin));
-        }
-        let ends = space.taken_runs().flat_map(|run| [run.start, run.end]);
-        let edges: Vec<u32> = std::iter::once(0).chain(ends).chain([granules]).collect();
-        let between = edges.chunks_exact(2).map(|edges| Run { start: edges[0], end: edges[1] });
-        assert!(between.filter(|run| run.len() > 0).eq(holes));
-        assert_eq!(self.pages.resident(), self.resident.iter().filter(|resident| **resident).count());
-        assert!((0..self.resident.len()).all(|page| self.pages.is_resident(page) == self.resident[page]));
+        model.check();
+        let kept = (0..model.tables.granules.spans()).filter(|&span| model.owner(span) != FREE).count();
+        assert!(kept <= usize::from(self.heaps), "a heap keeps one free span at most: {kept}");
     }
 }

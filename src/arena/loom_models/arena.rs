@@ -1,4 +1,4 @@
-//! The arena as a whole: shelves, books, lookup and guards together, over real memory.
+//! The arena as a whole: heaps, lookup and guards together, over real memory.
 
 use std::sync::atomic::Ordering;
 
@@ -18,9 +18,9 @@ fn check_empty(arena: &CodeArena) {
     assert_eq!((stats.pending_bytes, stats.free_bytes, stats.largest_hole), (0, CAPACITY, CAPACITY));
 }
 
-/// Space goes through a shelf that another thread clears, and back: figures stay exact, nothing is lost. Two preemptions.
+/// One thread publishes and drops while another counts: figures stay exact, nothing is lost. Two preemptions.
 #[test]
-fn space_is_never_between_the_shelf_and_the_books() {
+fn figures_are_exact_at_every_moment() {
     check(2, || {
         let arena = arena();
         let publisher = {
@@ -75,6 +75,56 @@ fn a_guarded_block_stays() {
         let other = arena.publish(&[2; 40]).unwrap();
         runner.join().unwrap();
         drop(other);
+        check_empty(&arena);
+    });
+}
+
+/// Two threads publish at one time, so that they may meet in a heap, or one makes another. What they leave is one hole.
+/// Two preemptions.
+#[test]
+fn threads_that_meet_take_space_of_their_own() {
+    check(2, || {
+        let arena = arena();
+        let publisher = {
+            let arena = arena.clone();
+            spawn(move || arena.publish(&[1; 40]).unwrap())
+        };
+        let mine = arena.publish(&[2; 40]).unwrap();
+        let other = publisher.join().unwrap();
+        assert!(mine.as_ptr().addr().abs_diff(other.as_ptr().addr()) >= 48);
+        assert_eq!((&mine.as_bytes()[..], &other.as_bytes()[..]), (&[2; 40][..], &[1; 40][..]));
+        drop((mine, other));
+        check_empty(&arena);
+    });
+}
+
+/// The last handle goes while two threads drop the last blocks: the arena goes with the last of them all, once, and no
+/// heap is locked then or later. Two preemptions.
+#[test]
+fn an_arena_goes_with_whoever_is_last() {
+    check(2, || {
+        let arena = arena();
+        let blocks = [1, 2].map(|byte| arena.publish(&[byte; 40]).unwrap());
+        let droppers = blocks.map(|block| spawn(move || drop(block)));
+        drop(arena);
+        droppers.into_iter().for_each(|dropper| dropper.join().unwrap());
+    });
+}
+
+/// A block is dropped into a heap whose spans become another's meanwhile, because the arena is full otherwise. Two
+/// preemptions.
+#[test]
+fn a_drop_finds_the_heap_that_owns_its_span_now() {
+    check(2, || {
+        let arena = arena();
+        // One after another, so all in one heap; the arena is full.
+        let mut blocks: Vec<_> = (0..4).map(|_| arena.publish(&[1; CAPACITY / 4][..]).unwrap()).collect();
+        let last = blocks.pop();
+        let dropper = spawn(move || drop(last));
+        let other = arena.publish(&[2; CAPACITY / 4][..]);
+        assert!(matches!(other, Ok(_) | Err(crate::Error::ArenaFull { .. })));
+        dropper.join().unwrap();
+        drop((blocks, other));
         check_empty(&arena);
     });
 }

@@ -1,8 +1,9 @@
-//! Lookups against blocks that come and go: what is found was live, and is one block, not parts of two.
+//! Lookups against blocks that come and go: what is found was live, and is one block, not parts of two. A signal handler that
+//! interrupted the writer is one of the orders.
 
 use super::super::lookup::{Entry, Lookup};
 use super::{Arc, check, spawn};
-use crate::space::Run;
+use crate::sync::checked::Mutex;
 use crate::units::GRANULE;
 
 /// Length and tag of the block at a granule, for comparing.
@@ -14,31 +15,59 @@ fn lookup(granules: u32) -> Arc<Lookup> {
     Arc::new(Lookup::new(granules).unwrap())
 }
 
-fn enter(lookup: &Lookup, start: u32, len: u32, tag: u64) -> Entry {
-    lookup.occupy(Run::new(start, len.div_ceil(GRANULE as u32)));
-    lookup.enter(start, len, tag).unwrap()
+fn enter(lookup: &Lookup, start: u32, len: u32, tag: u64) {
+    lookup.enter(&[Entry::new(start, len, tag)]).unwrap();
 }
 
-/// One thread replaces a block by another at the same place, in the same record; one looks it up, and a neighbour that
+/// Runs `writer` on another thread, and returns what `reader` found meanwhile.
+fn beside<T>(
+    lookup: &Arc<Lookup>,
+    writer: impl FnOnce(&Lookup) + Send + 'static,
+    reader: impl FnOnce(&Lookup) -> T,
+) -> T {
+    let thread = {
+        let lookup = Arc::clone(lookup);
+        spawn(move || writer(&lookup))
+    };
+    let found = reader(lookup);
+    thread.join().unwrap();
+    found
+}
+
+/// One thread replaces a block by another at the same place, in the same slot; one looks it up, and a neighbour that
 /// stays. Three preemptions.
 #[test]
 fn a_record_is_never_seen_in_parts() {
     check(3, || {
         let lookup = lookup(128);
-        let first = enter(&lookup, 0, 16, 1);
+        enter(&lookup, 0, 16, 1);
         enter(&lookup, 8, 48, 9);
-        let writer = {
-            let lookup = Arc::clone(&lookup);
-            spawn(move || {
-                lookup.remove(first);
-                lookup.enter(0, 32, 2).unwrap();
-            })
+        let write = |lookup: &Lookup| {
+            lookup.remove(0);
+            enter(lookup, 0, 32, 2);
         };
-        let found = find(&lookup, 0);
+        let (found, neighbour) = beside(&lookup, write, |lookup| (find(lookup, 0), find(lookup, 10)));
         assert!(matches!(found, None | Some((16, 1)) | Some((32, 2))), "{found:?}");
-        assert_eq!(find(&lookup, 10), Some((48, 9)), "a block that stays is always found");
-        writer.join().unwrap();
+        assert_eq!(neighbour, Some((48, 9)), "a block that stays is always found");
         assert_eq!(find(&lookup, 1), Some((32, 2)));
+    });
+}
+
+/// The same where one of them has no tag, and what stands in its place is never read. Three preemptions.
+#[test]
+fn a_tag_belongs_to_its_block() {
+    check(3, || {
+        let lookup = lookup(128);
+        enter(&lookup, 0, 16, 1);
+        let write = |lookup: &Lookup| {
+            lookup.remove(0);
+            enter(lookup, 0, 16, 0);
+            lookup.remove(0);
+            enter(lookup, 0, 16, 3);
+        };
+        let found = beside(&lookup, write, |lookup| find(lookup, 0));
+        assert!(matches!(found, None | Some((16, 0 | 1 | 3))), "{found:?}");
+        assert_eq!(find(&lookup, 0), Some((16, 3)));
     });
 }
 
@@ -48,98 +77,76 @@ fn a_record_is_never_seen_in_parts() {
 fn a_record_that_looks_the_same_is_not_taken_for_it() {
     check(3, || {
         let lookup = lookup(128);
-        let first = enter(&lookup, 0, 16, 1);
-        let writer = {
-            let lookup = Arc::clone(&lookup);
-            spawn(move || {
-                lookup.remove(first);
-                let second = lookup.enter(0, 32, 2).unwrap();
-                lookup.remove(second);
-                lookup.enter(0, 16, 3).unwrap();
-            })
+        enter(&lookup, 0, 16, 1);
+        let write = |lookup: &Lookup| {
+            lookup.remove(0);
+            enter(lookup, 0, 32, 2);
+            lookup.remove(0);
+            enter(lookup, 0, 16, 3);
         };
-        let found = find(&lookup, 0);
+        let found = beside(&lookup, write, |lookup| find(lookup, 0));
         assert!(matches!(found, None | Some((16, 1)) | Some((32, 2)) | Some((16, 3))), "{found:?}");
-        writer.join().unwrap();
     });
 }
 
-/// A record that was freed and taken for another place in the bin. Three preemptions.
+/// A slot that was freed and taken for another place in the bin. Three preemptions.
 #[test]
 fn a_record_that_moved_is_not_found_at_its_old_place() {
     check(3, || {
         let lookup = lookup(128);
-        let first = enter(&lookup, 0, 64, 1);
-        let writer = {
-            let lookup = Arc::clone(&lookup);
-            spawn(move || {
-                lookup.remove(first);
-                lookup.enter(3, 16, 2).unwrap();
-            })
+        enter(&lookup, 0, 64, 1);
+        let write = |lookup: &Lookup| {
+            lookup.remove(0);
+            enter(lookup, 3, 16, 2);
         };
-        let found = find(&lookup, 0);
-        assert!(matches!(found, None | Some((64, 1))), "{found:?}");
-        let found = find(&lookup, 3);
-        assert!(matches!(found, None | Some((64, 1)) | Some((16, 2))), "{found:?}");
-        writer.join().unwrap();
+        let (old, new) = beside(&lookup, write, |lookup| (find(lookup, 0), find(lookup, 3)));
+        assert!(matches!(old, None | Some((64, 1))), "{old:?}");
+        assert!(matches!(new, None | Some((64, 1)) | Some((16, 2))), "{new:?}");
         assert_eq!((find(&lookup, 0), find(&lookup, 3)), (None, Some((16, 2))));
     });
 }
 
-/// A block that was gone before is not found in the record of another that comes to the same place. Three preemptions.
+/// A block that was gone before is not found in the slot of another that comes to the same place. Three preemptions.
 #[test]
 fn what_was_retired_is_not_found_again() {
     check(3, || {
         let lookup = lookup(128);
-        let first = enter(&lookup, 0, 16, 1);
-        lookup.remove(first);
-        let writer = {
-            let lookup = Arc::clone(&lookup);
-            spawn(move || lookup.enter(0, 32, 2).map(drop).unwrap())
-        };
-        let found = find(&lookup, 0);
+        enter(&lookup, 0, 16, 1);
+        lookup.remove(0);
+        let found = beside(&lookup, |lookup| enter(lookup, 0, 32, 2), |lookup| find(lookup, 0));
         assert!(matches!(found, None | Some((32, 2))), "{found:?}");
-        writer.join().unwrap();
     });
 }
 
-/// A slot freed by one thread is taken by another, which must not write to the record before the first one has. Three
+/// A thread enters a block in a bin whose first line is full, so that a further line is made; another looks. Two
 /// preemptions.
 #[test]
-fn a_record_has_one_writer_at_a_time() {
-    check(3, || {
+fn a_full_line_leads_to_the_next() {
+    check(2, || {
         let lookup = lookup(128);
-        let freeing = {
-            let lookup = Arc::clone(&lookup);
-            spawn(move || {
-                let entry = lookup.enter(0, 16, 1).unwrap();
-                lookup.remove(entry);
-            })
-        };
-        lookup.enter(5, 16, 2).unwrap();
-        freeing.join().unwrap();
-        assert_eq!((find(&lookup, 0), find(&lookup, 5)), (None, Some((16, 2))));
+        (0..7).for_each(|slot| enter(&lookup, 2 * slot, 16, u64::from(slot)));
+        let write = |lookup: &Lookup| enter(lookup, 30, 16, 30);
+        let (new, old) = beside(&lookup, write, |lookup| (find(lookup, 30), find(lookup, 10)));
+        assert!(matches!(new, None | Some((16, 30))), "{new:?}");
+        assert_eq!(old, Some((16, 5)));
+        assert_eq!(find(&lookup, 30), Some((16, 30)));
+        // What is taken out of either line is gone.
+        lookup.remove(30);
+        lookup.remove(10);
+        assert_eq!((find(&lookup, 30), find(&lookup, 10), find(&lookup, 12)), (None, None, Some((16, 6))));
     });
 }
 
-/// Two threads enter blocks in a bin whose first group has one slot left, so that a second group, and the table of second
-/// groups, is made by one of them; a third looks. Two preemptions.
+/// Two heaps make their first further lines at one time. Three preemptions.
 #[test]
-fn a_full_group_leads_to_the_next() {
-    check(2, || {
-        let lookup = lookup(128);
-        for slot in 0..6 {
-            enter(&lookup, 2 * slot, 16, u64::from(slot));
+fn further_lines_belong_to_one_bin_each() {
+    check(3, || {
+        let lookup = lookup(512);
+        for bin in [0, 256] {
+            (0..7).for_each(|slot| enter(&lookup, bin + 2 * slot, 16, 1));
         }
-        let writers = [20, 30].map(|start| {
-            let lookup = Arc::clone(&lookup);
-            spawn(move || lookup.enter(start, 16, u64::from(start)).map(drop).unwrap())
-        });
-        let found = find(&lookup, 30);
-        assert!(matches!(found, None | Some((16, 30))), "{found:?}");
-        assert_eq!(find(&lookup, 10), Some((16, 5)));
-        writers.into_iter().for_each(|writer| writer.join().unwrap());
-        assert_eq!((find(&lookup, 20), find(&lookup, 30)), (Some((16, 20)), Some((16, 30))));
+        beside(&lookup, |lookup| enter(lookup, 30, 16, 2), |lookup| enter(lookup, 256 + 30, 16, 3));
+        assert_eq!((find(&lookup, 30), find(&lookup, 256 + 30)), (Some((16, 2)), Some((16, 3))));
     });
 }
 
@@ -149,18 +156,57 @@ fn a_block_is_found_from_the_bins_behind_it() {
     check(3, || {
         let lookup = lookup(256);
         enter(&lookup, 100, 60 * 16, 1);
+        let write = |lookup: &Lookup| {
+            enter(lookup, 200, 16, 2);
+            lookup.remove(200);
+        };
+        let (tail, other) = beside(&lookup, write, |lookup| (find(lookup, 150), find(lookup, 200)));
+        assert_eq!(tail, Some((960, 1)));
+        assert!(matches!(other, None | Some((16, 2))), "{other:?}");
+        assert_eq!(find(&lookup, 200), None);
+    });
+}
+
+/// A block that reaches over whole spans, and one behind it that comes and goes with another that reaches in. Two
+/// preemptions.
+#[test]
+fn a_block_is_found_from_the_spans_that_it_reaches_into() {
+    check(2, || {
+        let lookup = lookup(1024);
+        enter(&lookup, 100, 500 * 16, 1);
+        enter(&lookup, 600, 200 * 16, 2);
+        let write = |lookup: &Lookup| {
+            lookup.remove(600);
+            enter(lookup, 700, 100 * 16, 3);
+        };
+        let found = beside(&lookup, write, |lookup| [300, 599, 650, 790].map(|at| find(lookup, at)));
+        assert_eq!(found[..2], [Some((8000, 1)); 2]);
+        assert!(matches!(found[2], None | Some((3200, 2))), "{found:?}");
+        assert!(matches!(found[3], None | Some((3200, 2)) | Some((1600, 3))), "{found:?}");
+        assert_eq!([300, 599, 650, 790].map(|at| find(&lookup, at).map_or(0, |found| found.1)), [1, 1, 0, 3]);
+    });
+}
+
+/// A bin is emptied under one lock and filled again; looked at from behind. Three preemptions.
+#[test]
+fn writers_come_one_after_another() {
+    check(3, || {
+        let lookup = lookup(256);
+        let lock = Arc::new(Mutex::new(()));
         let writer = {
-            let lookup = Arc::clone(&lookup);
+            let (lookup, lock) = (Arc::clone(&lookup), Arc::clone(&lock));
             spawn(move || {
-                let other = enter(&lookup, 200, 16, 2);
-                lookup.remove(other);
-                lookup.vacate(other.run(), Run { start: 160, end: 256 });
+                let _lock = lock.lock();
+                enter(&lookup, 0, 16, 1);
+                lookup.remove(0);
             })
         };
-        assert_eq!(find(&lookup, 150), Some((960, 1)));
-        let found = find(&lookup, 200);
-        assert!(matches!(found, None | Some((16, 2))), "{found:?}");
+        {
+            let _lock = lock.lock();
+            enter(&lookup, 5, 200 * 16, 2);
+        }
+        assert_eq!(find(&lookup, 150), Some((3200, 2)));
         writer.join().unwrap();
-        assert_eq!(find(&lookup, 200), None);
+        assert_eq!((find(&lookup, 0), find(&lookup, 5)), (None, Some((3200, 2))));
     });
 }

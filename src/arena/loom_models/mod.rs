@@ -7,7 +7,6 @@
 //! that is needed from one that is not.
 
 mod arena;
-mod bitmap;
 mod guards;
 mod lookup;
 

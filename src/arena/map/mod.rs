@@ -51,26 +51,27 @@ impl Core {
     pub(crate) fn map(&self) -> Map {
         let page_size = self.memory.page_size();
         let count = self.memory.len() / page_size;
-        let Some(books) = self.books_to_read() else { return Map { page_size, ..Map::default() } };
+        let Some(all) = self.all_to_read() else { return Map { page_size, ..Map::default() } };
+        let granules = self.heaps.granules();
+        let resident = |page: usize| granules.all_resident(Run::new(page as u32 * granules.page(), granules.page()));
         let mut pages: Vec<PageUse> =
-            (0..count).map(|page| PageUse { live: 0, pending: 0, resident: books.pages.is_resident(page) }).collect();
-        let granules = books.space.granules();
-        let mut holes = Vec::new();
+            (0..count).map(|page| PageUse { live: 0, pending: 0, resident: resident(page) }).collect();
+        let mut holes: Vec<Run> = granules.holes(Run { start: 0, end: granules.len() }).collect();
         let mut free_from = 0;
-        for run in books.space.taken_runs() {
-            holes.push(Run { start: free_from, end: run.start });
-            free_from = run.end;
-            spread(&mut pages, page_size, run, |page, bytes| page.live += bytes);
+        for hole in holes.iter().copied().chain([Run::new(granules.len(), 0)]) {
+            let taken = Run { start: free_from, end: hole.start };
+            free_from = hole.end;
+            if taken.len() > 0 {
+                spread(&mut pages, page_size, taken, |page, bytes| page.live += bytes);
+            }
         }
-        holes.push(Run { start: free_from, end: granules });
-        for pending in &books.pending {
+        for pending in all.heaps.iter().flat_map(|heap| &heap.pending) {
             spread(&mut pages, page_size, pending.entry.run(), |page, bytes| {
                 page.live -= bytes;
                 page.pending += bytes;
             });
         }
-        drop(books);
-        holes.retain(|hole| hole.len() > 0);
+        drop(all);
         holes.sort_by_key(|hole| std::cmp::Reverse(hole.len()));
         holes.truncate(HOLES);
         let holes = holes.into_iter().map(bytes_of).map(|hole| Hole { offset: hole.start, len: hole.len() });

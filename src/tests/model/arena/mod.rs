@@ -171,7 +171,7 @@ impl Model<'_> {
 
     /// Whether it was right to say that the arena is full.
     fn check_full(&self, asked: usize, align: usize, error: &Error) {
-        let Error::ArenaFull { asked: said, free, largest_hole } = *error else { panic!("{error}") };
+        let Error::ArenaFull { asked: said, free, largest_hole, waiting } = *error else { panic!("{error}") };
         // Whole pages where holes are not filled.
         assert!(said >= asked && largest_hole <= free && free <= self.capacity);
         if self.fills_holes && self.open.is_empty() {
@@ -179,6 +179,7 @@ impl Model<'_> {
             let holes = self.holes();
             assert_eq!(free, holes.iter().map(|(_, len)| len).sum::<usize>());
             assert_eq!(largest_hole, holes.iter().map(|&(_, len)| len).max().unwrap_or(0));
+            assert_eq!(waiting, self.waiting.iter().map(|waiting| waiting.len).sum::<usize>());
             let fits = |&(start, room): &(usize, usize)| start.next_multiple_of(align) - start + asked <= room;
             assert!(!holes.iter().any(fits), "refused what fits");
         }

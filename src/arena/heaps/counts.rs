@@ -1,11 +1,11 @@
-//! Sums of blocks, kept in parts: in the books and on the shelves. Only all parts together are what there is; a block
-//! can be counted in by one and out by another.
+//! Sums of blocks, kept by heap. Only the sum over all heaps is what there is: a block can be counted in by one heap and out
+//! by another, after its span changed owner.
 #![forbid(unsafe_code)]
 
 use crate::space::Run;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Tally {
+pub(in crate::arena) struct Counts {
     blocks: isize,
     /// Bytes of code, and granules that they take.
     bytes: isize,
@@ -14,53 +14,53 @@ pub(super) struct Tally {
     flushed: i64,
 }
 
-impl Tally {
+impl Counts {
     /// A block came to be.
-    pub(super) fn publish(&mut self, run: Run, bytes: u32) {
+    pub(in crate::arena) fn publish(&mut self, run: Run, bytes: u32) {
         self.add(run, bytes);
         self.flushed += flushed(run);
     }
 
     /// A block that was counted as published did not come to be.
-    pub(super) fn unpublish(&mut self, run: Run, bytes: u32) {
+    pub(in crate::arena) fn unpublish(&mut self, run: Run, bytes: u32) {
         self.retire(run, bytes);
         self.flushed -= flushed(run);
     }
 
-    /// A block came in from another tally.
-    pub(super) fn add(&mut self, run: Run, bytes: u32) {
+    /// A block came in from another counts.
+    pub(in crate::arena) fn add(&mut self, run: Run, bytes: u32) {
         self.blocks += 1;
         self.bytes += bytes as isize;
         self.granules += run.len() as isize;
     }
 
     /// A block is gone.
-    pub(super) fn retire(&mut self, run: Run, bytes: u32) {
+    pub(in crate::arena) fn retire(&mut self, run: Run, bytes: u32) {
         self.blocks -= 1;
         self.bytes -= bytes as isize;
         self.granules -= run.len() as isize;
     }
 
-    pub(super) fn merge(&mut self, other: Self) {
+    pub(in crate::arena) fn merge(&mut self, other: Self) {
         self.blocks += other.blocks;
         self.bytes += other.bytes;
         self.granules += other.granules;
         self.flushed += other.flushed;
     }
 
-    pub(super) fn blocks(&self) -> usize {
+    pub(in crate::arena) fn blocks(&self) -> usize {
         self.blocks.max(0).unsigned_abs()
     }
 
-    pub(super) fn bytes(&self) -> usize {
+    pub(in crate::arena) fn bytes(&self) -> usize {
         self.bytes.max(0).unsigned_abs()
     }
 
-    pub(super) fn granules(&self) -> usize {
+    pub(in crate::arena) fn granules(&self) -> usize {
         self.granules.max(0).unsigned_abs()
     }
 
-    pub(super) fn flushed(&self) -> u64 {
+    pub(in crate::arena) fn flushed(&self) -> u64 {
         self.flushed.max(0).unsigned_abs()
     }
 }
@@ -73,28 +73,28 @@ fn flushed(run: Run) -> i64 {
 mod tests {
     use super::*;
 
-    fn figures(tally: Tally) -> (usize, usize, usize, u64) {
-        (tally.blocks(), tally.bytes(), tally.granules(), tally.flushed())
+    fn figures(counts: Counts) -> (usize, usize, usize, u64) {
+        (counts.blocks(), counts.bytes(), counts.granules(), counts.flushed())
     }
 
     #[test]
     fn each_step_counts_what_it_says() {
-        let mut tally = Tally::default();
-        tally.publish(Run::new(0, 3), 40);
-        tally.publish(Run::new(9, 5), 80);
-        assert_eq!(figures(tally), (2, 120, 8, 128));
-        tally.retire(Run::new(0, 3), 40);
-        assert_eq!(figures(tally), (1, 80, 5, 128), "what was flushed stays so");
-        tally.add(Run::new(20, 2), 31);
-        assert_eq!(figures(tally), (2, 111, 7, 128));
-        tally.unpublish(Run::new(9, 5), 80);
-        assert_eq!(figures(tally), (1, 31, 2, 48));
+        let mut counts = Counts::default();
+        counts.publish(Run::new(0, 3), 40);
+        counts.publish(Run::new(9, 5), 80);
+        assert_eq!(figures(counts), (2, 120, 8, 128));
+        counts.retire(Run::new(0, 3), 40);
+        assert_eq!(figures(counts), (1, 80, 5, 128), "what was flushed stays so");
+        counts.add(Run::new(20, 2), 31);
+        assert_eq!(figures(counts), (2, 111, 7, 128));
+        counts.unpublish(Run::new(9, 5), 80);
+        assert_eq!(figures(counts), (1, 31, 2, 48));
     }
 
     /// Counted in here and out there: a part by itself may come to less than nothing, which shows as nothing.
     #[test]
     fn parts_add_up_to_the_whole() {
-        let (mut here, mut there) = (Tally::default(), Tally::default());
+        let (mut here, mut there) = (Counts::default(), Counts::default());
         here.publish(Run::new(0, 3), 40);
         here.publish(Run::new(3, 1), 16);
         there.unpublish(Run::new(0, 3), 40);

@@ -1,51 +1,54 @@
-//! A set of pages, for single blocks: bits in words, and where to begin looking.
+//! A set of numbers (of pages, or of spans): bits in words, and where to begin looking.
 #![forbid(unsafe_code)]
 
 use std::ops::Range;
 
 use crate::Error;
 
-pub(crate) struct PageSet {
+pub(crate) struct BitSet {
     words: Vec<u64>,
-    pages: usize,
-    /// No page before this one is in the set.
+    len: usize,
+    /// No number below this one is in the set.
     low: usize,
 }
 
-/// Words for `pages` bits; running out of memory here is no reason to abort.
-fn words(pages: usize, value: u64) -> Result<Vec<u64>, Error> {
-    let (mut words, len) = (Vec::new(), pages.div_ceil(64));
-    let refused = |_| Error::OperatingSystem { call: "malloc", source: std::io::ErrorKind::OutOfMemory.into() };
-    words.try_reserve_exact(len).map_err(refused)?;
+/// Words for `len` bits; running out of memory here is no reason to abort.
+fn words(len: usize, value: u64) -> Result<Vec<u64>, Error> {
+    let (mut words, len) = (Vec::new(), len.div_ceil(64));
+    words.try_reserve_exact(len).map_err(|_| Error::out_of_memory())?;
     words.resize(len, value);
     Ok(words)
 }
 
-impl PageSet {
-    pub(crate) fn empty(pages: usize) -> Result<Self, Error> {
-        Ok(Self { words: words(pages, 0)?, pages, low: pages })
+impl BitSet {
+    pub(crate) fn empty(len: usize) -> Result<Self, Error> {
+        Ok(Self { words: words(len, 0)?, len, low: len })
     }
 
-    pub(crate) fn full(pages: usize) -> Result<Self, Error> {
-        Ok(Self { words: words(pages, u64::MAX)?, pages, low: 0 })
+    pub(crate) fn full(len: usize) -> Result<Self, Error> {
+        Ok(Self { words: words(len, u64::MAX)?, len, low: 0 })
     }
 
-    pub(crate) fn insert(&mut self, pages: Range<usize>) {
-        self.low = if pages.is_empty() { self.low } else { self.low.min(pages.start) };
-        self.each_word(pages, |word, bits| *word |= bits);
+    pub(crate) fn contains(&self, number: usize) -> bool {
+        number < self.len && self.words[number / 64] >> (number % 64) & 1 == 1
     }
 
-    pub(crate) fn remove(&mut self, pages: Range<usize>) {
-        if pages.contains(&self.low) {
-            self.low = pages.end;
+    pub(crate) fn insert(&mut self, range: Range<usize>) {
+        self.low = if range.is_empty() { self.low } else { self.low.min(range.start) };
+        self.each_word(range, |word, bits| *word |= bits);
+    }
+
+    pub(crate) fn remove(&mut self, range: Range<usize>) {
+        if range.contains(&self.low) {
+            self.low = range.end;
         }
-        self.each_word(pages, |word, bits| *word &= !bits);
+        self.each_word(range, |word, bits| *word &= !bits);
     }
 
-    fn each_word(&mut self, pages: Range<usize>, change: impl Fn(&mut u64, u64)) {
-        let mut at = pages.start;
-        while at < pages.end {
-            let end = pages.end.min((at / 64 + 1) * 64);
+    fn each_word(&mut self, range: Range<usize>, change: impl Fn(&mut u64, u64)) {
+        let mut at = range.start;
+        while at < range.end {
+            let end = range.end.min((at / 64 + 1) * 64);
             if let Some(word) = self.words.get_mut(at / 64) {
                 change(word, (u64::MAX << (at % 64)) & (u64::MAX >> (64 - ((end - 1) % 64 + 1))));
             }
@@ -53,30 +56,30 @@ impl PageSet {
         }
     }
 
-    /// The first page at or after `from` that is in the set, or is not.
+    /// The first number at or after `from` that is in the set, or is not.
     fn next(&self, from: usize, within: bool) -> usize {
         let flip = if within { 0 } else { u64::MAX };
         let mut at = from;
-        while at < self.pages {
+        while at < self.len {
             let rest = (self.words[at / 64] ^ flip) & (u64::MAX << (at % 64));
             if rest != 0 {
-                return (at / 64 * 64 + rest.trailing_zeros() as usize).min(self.pages);
+                return (at / 64 * 64 + rest.trailing_zeros() as usize).min(self.len);
             }
             at = (at / 64 + 1) * 64;
         }
-        self.pages
+        self.len
     }
 
-    /// The first run of pages in `range` that are all in the set, or all not.
+    /// The first run of numbers in `range` that are all in the set, or all not.
     pub(crate) fn next_run(&self, range: Range<usize>, within: bool) -> Option<Range<usize>> {
         let start = self.next(range.start, within);
         let end = self.next(start, !within).min(range.end);
         (start < end).then_some(start..end)
     }
 
-    /// The first run of pages in the set.
+    /// The first run of numbers in the set.
     pub(crate) fn first_run(&self) -> Option<Range<usize>> {
-        self.next_run(self.low..self.pages, true)
+        self.next_run(self.low..self.len, true)
     }
 }
 
@@ -88,7 +91,7 @@ mod tests {
     fn agrees_with_a_vector_of_bools() {
         let mut rng = fastrand::Rng::with_seed(5);
         for pages in [1, 63, 64, 65, 500] {
-            let (mut set, mut model) = (PageSet::empty(pages).unwrap(), vec![false; pages]);
+            let (mut set, mut model) = (BitSet::empty(pages).unwrap(), vec![false; pages]);
             for _ in 0..300 {
                 let start = rng.usize(..pages);
                 let range = start..rng.usize(start..=pages);
@@ -100,6 +103,7 @@ mod tests {
                 }
                 model[range].fill(value);
                 let from = rng.usize(..pages);
+                assert_eq!((set.contains(from), set.contains(pages)), (model[from], false));
                 for within in [true, false] {
                     let start = (from..pages).find(|&page| model[page] == within);
                     let expected =
@@ -109,6 +113,6 @@ mod tests {
                 assert_eq!(set.first_run().map(|run| run.start), (0..pages).find(|&page| model[page]));
             }
         }
-        assert_eq!(PageSet::full(70).unwrap().first_run(), Some(0..70));
+        assert_eq!(BitSet::full(70).unwrap().first_run(), Some(0..70));
     }
 }

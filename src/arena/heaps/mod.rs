@@ -1,0 +1,361 @@
+//! The heaps of an arena, and the free spans that belong to none of them.
+//!
+//! A heap owns whole spans and hands out granules of them under a lock of its own. A thread goes to the heap that it used
+//! last. If that one is locked it goes to another, or makes one, so there are as many heaps as threads that met. A block is freed
+//! into the heap that owns its span, whichever thread drops it.
+//!
+//! # Locks, in the order in which they are taken
+//!
+//! 1. Heaps, by number. Who holds one may only *try* to lock others, unless in order from the first ([`Heaps::all`]).
+//! 2. The pool, and the ages of guards. Nothing else is locked under either.
+//!
+//! They are held for bookkeeping only: bytes are copied, flushed and protected, and the system and observers are called,
+//! without them.
+//!
+//! # Who writes what
+//!
+//! | what | under which lock |
+//! |---|---|
+//! | bits and states of a span, its lines in the lookup | its owner's; of a free span the pool's |
+//! | who owns a span | that of the old owner and that of the new one |
+//! | holes, pending blocks, counts of a heap | its own |
+//! | which spans are free | the pool's |
+#![forbid(unsafe_code)]
+
+mod counts;
+
+use std::collections::VecDeque;
+use std::ops::{Deref, DerefMut};
+
+pub(super) use counts::Counts;
+
+use super::lookup::Entry;
+use crate::Error;
+use crate::space::Run;
+use crate::space::granules::{FREE, Granules};
+use crate::space::heap::{Heap as Space, Tables};
+use crate::space::pool::Pool;
+use crate::sync::checked::{AtomicU64, AtomicUsize, Mutex, MutexGuard, OnceLock};
+use crate::sync::{self, Ordering};
+
+/// The most heaps that an arena has.
+const MOST: usize = 64;
+/// Spans for each heap, at the least.
+const SPANS: u32 = if cfg!(loom) { 2 } else { 8 };
+/// How often a lock is looked at before this thread sleeps on it.
+const PATIENCE: usize = if cfg!(loom) { 0 } else { 200 };
+/// How often the lock of the heap used last is looked at before another heap is.
+const LOYALTY: usize = if cfg!(loom) { 1 } else { 20 };
+
+pub(crate) struct Heaps {
+    pub(crate) tables: Tables,
+    pool: Mutex<Pool>,
+    /// Free pages of the pool that hold memory. Written under the pool's lock.
+    free_resident: AtomicU64,
+    heaps: Box<[OnceLock<Box<Heap>>]>,
+    /// How many of them there are. Changes under the pool's lock.
+    made: AtomicUsize,
+}
+
+/// Alone on its cache lines and those fetched along with them.
+#[repr(align(128))]
+struct Heap(Mutex<State>);
+
+/// What a heap's lock guards.
+pub(crate) struct State {
+    /// Its place among the heaps.
+    pub(super) index: usize,
+    pub(super) space: Space,
+    /// Dropped blocks that wait for guards, in the order of their epochs.
+    pub(super) pending: VecDeque<Pending>,
+    /// Whole pages that could not be made executable again. They are tried again before the arena is called full.
+    pub(super) stuck: Vec<Run>,
+    pub(super) live: Counts,
+    pub(super) waiting: Counts,
+    /// Granules of pages with data of modules.
+    #[cfg(feature = "cranelift")]
+    pub(super) data: i64,
+    /// Blocks that keep the arena's memory: published here less dropped here. The sum over all heaps counts.
+    holders: i64,
+    /// No handle is left: blocks are counted down by another count from now on.
+    closed: bool,
+}
+
+/// A dropped block that waits until all guards are younger than its epoch.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pending {
+    pub(super) epoch: u64,
+    pub(super) entry: Entry,
+}
+
+pub(crate) type Locked<'a> = MutexGuard<'a, State>;
+
+/// The pool, locked.
+pub(super) struct LockedPool<'a> {
+    heaps: &'a Heaps,
+    pool: MutexGuard<'a, Pool>,
+}
+
+impl Deref for LockedPool<'_> {
+    type Target = Pool;
+
+    fn deref(&self) -> &Pool {
+        &self.pool
+    }
+}
+
+impl DerefMut for LockedPool<'_> {
+    fn deref_mut(&mut self) -> &mut Pool {
+        &mut self.pool
+    }
+}
+
+impl Drop for LockedPool<'_> {
+    fn drop(&mut self) {
+        self.heaps.free_resident.store(u64::from(self.pool.resident_pages()), Ordering::Relaxed);
+    }
+}
+
+/// All heaps and the pool, locked.
+pub(super) struct All<'a> {
+    pub(super) heaps: Vec<Locked<'a>>,
+    pub(super) pool: LockedPool<'a>,
+}
+
+impl State {
+    fn new(index: usize) -> Result<Self, Error> {
+        Ok(Self {
+            index,
+            space: Space::new(index as u16 + 1)?,
+            pending: VecDeque::new(),
+            stuck: Vec::new(),
+            live: Counts::default(),
+            waiting: Counts::default(),
+            #[cfg(feature = "cranelift")]
+            data: 0,
+            holders: 0,
+            closed: false,
+        })
+    }
+
+    /// Counts a block that keeps the arena's memory, and its figures.
+    pub(super) fn publish(&mut self, run: Run, bytes: u32) {
+        self.live.publish(run, bytes);
+        self.holders += 1;
+    }
+
+    /// Counts a published block out that nobody got.
+    pub(super) fn unpublish(&mut self, run: Run, bytes: u32) {
+        self.live.unpublish(run, bytes);
+        self.holders -= 1;
+    }
+
+    /// Counts out a block that kept the arena's memory. Returns whether no handle is left: then the block has to be counted
+    /// out of those that are left.
+    #[must_use]
+    pub(super) fn let_go(&mut self) -> bool {
+        if !self.closed {
+            self.holders -= 1;
+        }
+        self.closed
+    }
+
+    /// Hands what waits in some spans over to the heap that owns them now.
+    pub(super) fn hand_over(&mut self, to: &mut Self, is_moved: impl Fn(u32) -> bool) {
+        let (moved, kept): (VecDeque<_>, _) = self.pending.drain(..).partition(|pending| is_moved(pending.entry.start));
+        self.pending = kept;
+        moved.into_iter().for_each(|pending| to.wait(pending));
+        let (moved, kept): (Vec<_>, _) = self.stuck.drain(..).partition(|run| is_moved(run.start));
+        self.stuck = kept;
+        to.stuck.extend(moved);
+    }
+
+    /// Puts a block among those that wait, by its epoch.
+    pub(super) fn wait(&mut self, pending: Pending) {
+        let at = self.pending.partition_point(|other| other.epoch <= pending.epoch);
+        self.pending.insert(at, pending);
+    }
+}
+
+impl Heaps {
+    /// Returns the heaps of `granules` granules, all free, in pages of `page` granules.
+    pub(crate) fn new(granules: u32, page: u32) -> Result<Self, Error> {
+        let tables = Tables::new(granules, page)?;
+        let pool = Pool::new(&tables.granules)?;
+        let most = ((tables.granules.spans() / SPANS) as usize).clamp(1, MOST);
+        let this = Self {
+            tables,
+            pool: Mutex::new(pool),
+            free_resident: AtomicU64::new(0),
+            heaps: (0..most).map(|_| OnceLock::new()).collect(),
+            made: AtomicUsize::new(0),
+        };
+        this.make()?;
+        Ok(this)
+    }
+
+    pub(super) fn granules(&self) -> &Granules {
+        &self.tables.granules
+    }
+
+    /// Free pages that hold memory and belong to no heap.
+    pub(super) fn free_resident(&self) -> u64 {
+        self.free_resident.load(Ordering::Relaxed)
+    }
+
+    /// Makes one more heap, if there may be more; returns its place.
+    fn make(&self) -> Result<Option<usize>, Error> {
+        let pool = self.pool.lock();
+        let made = self.made.load(Ordering::Relaxed);
+        let Some(place) = self.heaps.get(made) else { return Ok(None) };
+        let _ = place.set(Box::new(Heap(Mutex::new(State::new(made)?))));
+        self.made.store(made + 1, Ordering::Release);
+        drop(pool);
+        Ok(Some(made))
+    }
+
+    fn heap(&self, index: usize) -> Option<&Mutex<State>> {
+        Some(&self.heaps.get(index)?.get()?.0)
+    }
+
+    fn try_lock(&self, index: usize) -> Option<Locked<'_>> {
+        self.heap(index)?.try_lock()
+    }
+
+    /// Locks a heap that there is. It is held for some hundred nanoseconds as a rule, so it is better to look again for a while
+    /// than to be put to sleep and woken.
+    #[allow(clippy::expect_used, reason = "heaps stay where they are")]
+    pub(super) fn lock(&self, index: usize) -> Locked<'_> {
+        let heap = self.heap(index).expect("a heap that was made");
+        for _ in 0..PATIENCE {
+            match heap.try_lock() {
+                Some(locked) => return locked,
+                None => std::hint::spin_loop(),
+            }
+        }
+        heap.lock()
+    }
+
+    /// Locks a heap for this thread: the one that it used last, or one that nobody else uses now.
+    #[inline]
+    pub(super) fn any(&self) -> Locked<'_> {
+        let made = self.made.load(Ordering::Acquire);
+        let last = sync::last_heap() % made;
+        for _ in 0..LOYALTY {
+            match self.try_lock(last) {
+                Some(locked) => return locked,
+                None => std::hint::spin_loop(),
+            }
+        }
+        self.another(last, made)
+    }
+
+    #[cold]
+    fn another(&self, last: usize, made: usize) -> Locked<'_> {
+        for index in (last + 1..made).chain(0..last) {
+            if let Some(locked) = self.try_lock(index) {
+                sync::set_last_heap(index);
+                return locked;
+            }
+        }
+        match self.make() {
+            Ok(Some(index)) => {
+                sync::set_last_heap(index);
+                self.lock(index)
+            }
+            // As many as there may be, or no memory for more.
+            _ => self.lock(last),
+        }
+    }
+
+    /// Locks the heaps other than `index` one after another, as far as nobody else has them.
+    pub(super) fn others(&self, index: usize) -> impl Iterator<Item = Locked<'_>> {
+        let made = self.made.load(Ordering::Acquire);
+        (index + 1..made).chain(0..index).filter_map(|index| self.try_lock(index))
+    }
+
+    /// Locks the heap that owns a granule. It does own it: there is something taken there.
+    #[inline]
+    pub(super) fn of(&self, granule: u32) -> Locked<'_> {
+        loop {
+            let owner = self.owner(granule);
+            let locked = self.lock(owner);
+            // It may have changed before the lock was had.
+            if self.owner(granule) == owner {
+                return locked;
+            }
+        }
+    }
+
+    #[inline]
+    fn owner(&self, granule: u32) -> usize {
+        let owner = self.granules().owner_at(granule).unwrap_or(FREE);
+        debug_assert!(owner != FREE, "nothing is taken in a free span");
+        usize::from(owner.saturating_sub(1))
+    }
+
+    pub(super) fn pool(&self) -> LockedPool<'_> {
+        LockedPool { heaps: self, pool: self.pool.lock() }
+    }
+
+    /// Locks all heaps and the pool.
+    pub(super) fn all(&self) -> All<'_> {
+        let mut heaps = Vec::new();
+        loop {
+            for index in heaps.len()..self.made.load(Ordering::Acquire) {
+                heaps.push(self.lock(index));
+            }
+            // A heap that is made from here on cannot have spans before the pool is unlocked.
+            let pool = self.pool();
+            if self.made.load(Ordering::Acquire) == heaps.len() {
+                return All { heaps, pool };
+            }
+        }
+    }
+
+    /// As [`Heaps::all`], where locks may be held for ever: in a child forked while another thread held one.
+    pub(super) fn try_all(&self) -> Option<All<'_>> {
+        let made = self.made.load(Ordering::Acquire);
+        let heaps = (0..made).map(|index| self.try_lock(index)).collect::<Option<_>>()?;
+        let pool = self.pool.try_lock()?;
+        Some(All { heaps, pool: LockedPool { heaps: self, pool } })
+    }
+
+    /// The heaps that there are, one locked after another.
+    pub(super) fn each(&self) -> impl Iterator<Item = Locked<'_>> {
+        (0..self.made.load(Ordering::Acquire)).map(|index| self.lock(index))
+    }
+}
+
+impl<'a> All<'a> {
+    /// Unlocks all but one heap.
+    pub(super) fn into_heap(mut self, index: usize) -> Locked<'a> {
+        self.heaps.swap_remove(index)
+    }
+
+    /// Marks that no handle is left; returns how many blocks are.
+    pub(super) fn close(&mut self) -> u64 {
+        self.heaps.iter_mut().for_each(|heap| heap.closed = true);
+        self.heaps.iter().map(|heap| heap.holders).sum::<i64>().max(0).unsigned_abs()
+    }
+
+    /// Free granules in all.
+    pub(super) fn free_granules(&self) -> u32 {
+        self.pool.granules() + self.heaps.iter().map(|heap| heap.space.free_granules()).sum::<u32>()
+    }
+
+    /// Marks pages as holding memory, whoever owns them.
+    pub(super) fn touch(&mut self, tables: &Tables, run: Run) {
+        let granules = &tables.granules;
+        let mut at = run.start;
+        while at < run.end {
+            let within = granules.span(crate::space::granules::span_of(at));
+            let part = Run { start: at, end: run.end.min(within.end) };
+            match granules.owner_at(at).unwrap_or(FREE) {
+                FREE => self.pool.touch(granules, part),
+                owner => self.heaps[usize::from(owner) - 1].space.touch(tables, part),
+            }
+            at = part.end;
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! A line of the lookup: where seven blocks of a bin begin, and how long they are.
+//!
+//! ```text
+//! head    | MORE | start 6 | start 5 | ... | start 0 |      a byte each; a start is 0x80 + granule within the bin
+//! state 0 | generation: 24 | tagged: 1 | start: 7 | length: 32 |
+//! ...
+//! state 6
+//! ```
+//!
+//! The order of accesses that makes this right is described at the [lookup](super).
+#![forbid(unsafe_code)]
+
+use super::Entry;
+use crate::sync::Ordering;
+use crate::sync::checked::{AtomicU64, fence};
+
+/// Granules in a bin: as many as seven bits can tell apart.
+pub(super) const BIN: u32 = 128;
+/// Blocks in a line.
+pub(super) const SLOTS: usize = 7;
+
+/// In the last byte of a head: the bin has a further line.
+pub(super) const MORE: u64 = 1 << 63;
+/// One in each byte for a start.
+const EACH: u64 = 0x0001_0101_0101_0101;
+const LIVE: u64 = 0x80 * EACH;
+
+const LEN_BITS: u32 = 32;
+const START_BITS: u32 = 7;
+const TAGGED: u64 = 1 << (LEN_BITS + START_BITS);
+const GENERATION: u32 = LEN_BITS + START_BITS + 1;
+
+#[derive(Default)]
+#[repr(C, align(64))]
+pub(super) struct Line {
+    pub(super) head: AtomicU64,
+    states: [AtomicU64; SLOTS],
+}
+
+/// The tags of a line's blocks.
+#[derive(Default)]
+#[repr(C, align(8))]
+pub(super) struct Tags([AtomicU64; SLOTS]);
+
+fn state(generation: u64, block: &Entry, len: u32) -> u64 {
+    let tagged = if block.tag == 0 { 0 } else { TAGGED };
+    generation << GENERATION | tagged | u64::from(block.start % BIN) << LEN_BITS | u64::from(len)
+}
+
+/// Returns the slot whose byte of `bytes` is zero, the lowest; seven if there is none. The last byte does not count.
+fn zero_slot(bytes: u64) -> usize {
+    let zero = bytes.wrapping_sub(EACH) & !bytes & LIVE;
+    zero.trailing_zeros() as usize / 8
+}
+
+/// Returns the largest start in a head that is at most granule `at` of the bin, with its slot. All seven bytes at once and
+/// without a branch, because nothing about them can be predicted.
+#[inline]
+pub(super) fn last_start(head: u64, at: u32) -> Option<(u32, usize)> {
+    let (live, starts) = (head & LIVE, head & (0x7f * EACH));
+    // Bit 7 of each byte: whether it begins at or before `at`. Nothing is borrowed from the next byte.
+    let before = u64::from(0x80 | at) * EACH - starts;
+    let keys = head & (((live & before) >> 7) * 0xff);
+    let last = keys.to_le_bytes().into_iter().fold(0, u8::max);
+    let slot = zero_slot(keys ^ (u64::from(last) * EACH));
+    Some((u32::from(last.checked_sub(0x80)?), slot))
+}
+
+/// Returns the slot of the block that begins at a granule.
+#[inline]
+pub(super) fn slot_of(head: u64, start: u32) -> Option<usize> {
+    let key = u64::from(0x80 | (start % BIN));
+    Some(zero_slot((head ^ (key * EACH)) & !(0xff << 56))).filter(|slot| *slot < SLOTS)
+}
+
+/// Whether no block begins in a line.
+pub(super) fn is_empty(head: u64) -> bool {
+    head & LIVE == 0
+}
+
+/// What was read of a block: its length and tag.
+pub(super) struct Read {
+    pub(super) len: u32,
+    pub(super) tag: u64,
+}
+
+impl Line {
+    /// Enters the first of these blocks of one bin, as many as there is room for; returns how many. Only by the writer.
+    pub(super) fn enter(&self, tags: &Tags, blocks: &[Entry]) -> usize {
+        let mut head = self.head.load(Ordering::Relaxed);
+        let mut entered = 0;
+        for block in blocks {
+            let free = !head & LIVE;
+            if free == 0 {
+                break;
+            }
+            let slot = free.trailing_zeros() as usize / 8;
+            if let (Some(state), Some(tag)) = (self.states.get(slot), tags.0.get(slot)) {
+                fill(state, tag, block);
+            }
+            head |= u64::from(0x80 | (block.start % BIN)) << (8 * slot);
+            entered += 1;
+        }
+        if entered > 0 {
+            self.head.store(head, Ordering::Relaxed);
+        }
+        entered
+    }
+
+    /// Takes a block out; returns the head without it. Only by the writer. A read-modify-write, because what comes behind
+    /// looks whether there are guards.
+    pub(super) fn remove(&self, slot: usize) -> u64 {
+        let mask = !(0xff << (8 * slot));
+        self.head.fetch_and(mask, Ordering::Relaxed) & mask
+    }
+
+    /// Reads what a head showed; `None` if it was taken out meanwhile.
+    #[inline]
+    pub(super) fn read(&self, tags: &Tags, start: u32, slot: usize) -> Option<Read> {
+        let state = self.states.get(slot)?;
+        let before = state.load(Ordering::Acquire);
+        let tag = if before & TAGGED == 0 { 0 } else { tags.0.get(slot)?.load(Ordering::Relaxed) };
+        fence(Ordering::Acquire);
+        let after = state.load(Ordering::Relaxed);
+        if before != after || (before >> LEN_BITS) as u32 % BIN != start {
+            return None;
+        }
+        Some(Read { len: before as u32, tag })
+    }
+}
+
+fn fill(place: &AtomicU64, tag: &AtomicU64, block: &Entry) {
+    let generation = (place.load(Ordering::Relaxed) >> GENERATION) + 1;
+    // A reader that sees the new tag sees, behind its own fence, at least this state, and gives up.
+    place.store(state(generation, block, 0), Ordering::Relaxed);
+    fence(Ordering::Release);
+    if block.tag != 0 {
+        tag.store(block.tag, Ordering::Relaxed);
+    }
+    place.store(state(generation, block, block.len), Ordering::Release);
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_start_is_found_whatever_the_order() {
+        let mut rng = fastrand::Rng::with_seed(4);
+        for _ in 0..20_000 {
+            let mut head = rng.u64(..) & (0xff << 56);
+            let mut starts: Vec<(u32, usize)> = Vec::new();
+            for slot in 0..SLOTS {
+                let start = rng.u32(..BIN);
+                if rng.bool() && starts.iter().all(|&(other, _)| other != start) {
+                    head |= u64::from(0x80 | start) << (8 * slot);
+                    starts.push((start, slot));
+                }
+            }
+            for at in [0, 1, rng.u32(..BIN), 126, 127] {
+                assert_eq!(last_start(head, at), starts.iter().copied().filter(|(start, _)| *start <= at).max());
+                let exact = starts.iter().find(|(start, _)| *start == at);
+                assert_eq!(slot_of(head, at), exact.map(|(_, slot)| *slot));
+            }
+            assert_eq!(is_empty(head), starts.is_empty());
+        }
+    }
+}

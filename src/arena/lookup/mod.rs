@@ -1,0 +1,341 @@
+//! From any address inside a block to the block, wait-free, also in a signal handler.
+//!
+//! # Structure
+//!
+//! The region is cut into bins of 128 granules (2 KiB), 32 to a span. Each bin has a [line](line) of 64 bytes with the
+//! starts and lengths of the blocks that begin in it. Tags lie apart, in a table of the same order, because many runtimes
+//! use none: a block without a tag neither reads nor writes there. Bins with more than seven blocks have
+//! [further lines](overflow). One word for each span says in which of its bins blocks begin, and where the block begins that reaches
+//! into the span from before:
+//!
+//! ```text
+//! 63                     32 31             0
+//! | start of that block + 1 | a bit a bin    |
+//! ```
+//!
+//! So a search looks at the bin of the address, then at the last bin before it with a block, then at the block that reaches
+//! in.
+//!
+//! # Who may write
+//!
+//! All that concerns a span is written under the lock of the heap that owns it, with plain stores. A reader takes no lock.
+//! It may be a signal handler that interrupted the writer between any two stores.
+//!
+//! # Why it is right
+//!
+//! A head is one atomic word, so loading it gives all blocks of a line that were live at one moment. Live blocks do not
+//! overlap. So if a block is live for the whole lookup and covers the address, no other start can lie between its own and
+//! the address, and it is found: its bit in the span's word is set the whole time, and if it begins in an earlier span, the
+//! word says where. A bin whose bit is set while no block begins there any more, or not yet, is passed over. Nothing is
+//! retried; the steps are bounded by the bins of a span and the lines of a bin.
+//!
+//! A state can be used again after its head was read. It carries a generation and the start within the bin, and is read
+//! again after the tag. If it changed, the block was retired during the lookup, and there was a moment when no block
+//! covered the address: `None` is a right answer.
+//!
+//! A block is entered when it has its space, a moment before its bytes are there: nobody has its address yet.
+//!
+//! # Which order of memory accesses it takes
+//!
+//! The head orders nothing: a reader may see a start before the state behind it. A writer first changes the state to one
+//! without a length, then comes a release fence, then the tag, the state with its length, and the head. A reader looks at
+//! the head, the state and the tag, then comes an acquire fence, then the state again. If it saw the start, or the tag, of
+//! some generation, the two fences pair up ([atomics.fences] in the C++ standard, which Rust takes over), and its second
+//! look at the state sees that generation or a later one. If the first look saw the same, the tag is no older, by the
+//! state's own release and acquire; and no newer, or the second look would have seen that generation. So what was retired
+//! before the lookup, or stands in parts, is never found. A block that was entered before the lookup, seen from this thread,
+//! is there in full. One whose start is seen and whose length is not is being entered, and is not found.
+
+mod line;
+mod overflow;
+
+use std::ptr::NonNull;
+
+use line::{BIN, Line, MORE, Read, SLOTS, Tags};
+use overflow::Overflow;
+
+use crate::Error;
+use crate::space::Run;
+use crate::space::granules::{SPAN, span_of};
+use crate::sync::Ordering;
+use crate::sync::checked::{AtomicU32, AtomicU64};
+use crate::table::{Table, Zeroed};
+use crate::units::GRANULE;
+
+/// What is known of a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BlockInfo {
+    /// Its first byte.
+    pub start: *const u8,
+    /// Its bytes of code.
+    pub len: usize,
+    /// What [`Code::tag`](crate::Code::tag) said.
+    pub tag: u64,
+}
+
+// SAFETY: an address and numbers; to follow the pointer takes `unsafe` code of its own.
+unsafe impl Send for BlockInfo {}
+// SAFETY: as for `Send`.
+unsafe impl Sync for BlockInfo {}
+
+// SAFETY: atomic integers through and through.
+unsafe impl Zeroed for Line {}
+// SAFETY: as above.
+unsafe impl Zeroed for Tags {}
+
+/// Bins in a span.
+const BINS: u32 = SPAN / BIN;
+/// Where the start of the block begins that reaches into a span.
+const LEAD: u32 = 32;
+/// Addresses that are looked up side by side.
+const ABREAST: usize = 16;
+
+/// A block as it was entered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) start: u32,
+    pub(crate) len: u32,
+    pub(crate) tag: u64,
+}
+
+impl Entry {
+    pub(crate) fn new(start: u32, len: u32, tag: u64) -> Self {
+        Self { start, len, tag }
+    }
+
+    /// Returns the granules of the block.
+    pub(crate) fn run(self) -> Run {
+        Run::new(self.start, self.len.div_ceil(GRANULE as u32))
+    }
+}
+
+pub(crate) struct Lookup {
+    spans: Table<AtomicU64>,
+    /// By bin, as the next two.
+    lines: Table<Line>,
+    tags: Table<Tags>,
+    /// The next line of a bin: its number in `overflow`, plus one.
+    more: Table<AtomicU32>,
+    overflow: Overflow,
+}
+
+/// One line of a bin, with what belongs to it.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    line: &'a Line,
+    tags: &'a Tags,
+    next: &'a AtomicU32,
+}
+
+impl Lookup {
+    pub(crate) fn new(granules: u32) -> Result<Self, Error> {
+        let bins = granules.div_ceil(BIN) as usize;
+        Ok(Self {
+            spans: Table::new(granules.div_ceil(SPAN) as usize)?,
+            lines: Table::new(bins)?,
+            tags: Table::new(bins)?,
+            more: Table::new(bins)?,
+            overflow: Overflow::new(),
+        })
+    }
+
+    /// Returns the whole pages of the table of lines: where code is packed it is used from end to end, so it may lie in
+    /// huge pages.
+    pub(crate) fn table(&self, page: usize) -> Option<(NonNull<u8>, usize)> {
+        self.lines.pages(page)
+    }
+
+    /// Returns the first line of a bin.
+    #[inline]
+    fn first(&self, bin: u32) -> Option<Place<'_>> {
+        let bin = bin as usize;
+        Some(Place { line: self.lines.get(bin)?, tags: self.tags.get(bin)?, next: self.more.get(bin)? })
+    }
+
+    fn after(&self, place: Place<'_>) -> Option<Place<'_>> {
+        self.overflow.follow(place.next).map(|more| Place { line: &more.line, tags: &more.tags, next: &more.next })
+    }
+
+    /// Makes blocks findable: all of them, or none. Under the lock of the heap that owns their spans.
+    pub(crate) fn enter(&self, blocks: &[Entry]) -> Result<(), Error> {
+        let mut done = 0;
+        while let Some(first) = blocks.get(done) {
+            let bin = first.start / BIN;
+            let count = blocks[done..].iter().take_while(|block| block.start / BIN == bin).count();
+            if let Err(error) = self.enter_in_bin(bin, &blocks[done..done + count]) {
+                blocks[..done].iter().for_each(|block| self.remove(block.start));
+                return Err(error);
+            }
+            done += count;
+        }
+        Ok(())
+    }
+
+    fn enter_in_bin(&self, bin: u32, blocks: &[Entry]) -> Result<(), Error> {
+        let Some(mut place) = self.first(bin) else { return Ok(()) };
+        let mut done = 0;
+        loop {
+            done += place.line.enter(place.tags, &blocks[done..]);
+            if done == blocks.len() {
+                break;
+            }
+            if let Some(next) = self.after(place) {
+                place = next;
+                continue;
+            }
+            if let Err(error) = self.overflow.add(place.next) {
+                self.note(bin);
+                blocks[..done].iter().for_each(|block| self.remove(block.start));
+                return Err(error);
+            }
+            let head = place.line.head.load(Ordering::Relaxed);
+            place.line.head.store(head | MORE, Ordering::Relaxed);
+        }
+        self.note(bin);
+        blocks.iter().for_each(|block| self.set_lead(block.run(), block.start + 1));
+        Ok(())
+    }
+
+    /// Notes that blocks begin in a bin.
+    #[inline]
+    fn note(&self, bin: u32) {
+        if let Some(span) = self.spans.get((bin / BINS) as usize) {
+            let (old, bit) = (span.load(Ordering::Relaxed), 1 << (bin % BINS));
+            if old & bit == 0 {
+                span.store(old | bit, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Notes in each span behind the first that `run` reaches into it.
+    #[inline]
+    fn set_lead(&self, run: Run, lead: u32) {
+        for index in span_of(run.start) + 1..=span_of(run.end - 1) {
+            if let Some(span) = self.spans.get(index as usize) {
+                let bins = span.load(Ordering::Relaxed) & ((1 << LEAD) - 1);
+                span.store(bins | u64::from(lead) << LEAD, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Makes a live block unfindable. Under the lock of the heap that owns its spans. Ends with an atomic
+    /// read-modify-write, and stores that nobody waits for.
+    pub(crate) fn remove(&self, start: u32) {
+        let bin = start / BIN;
+        let mut next = self.first(bin);
+        while let Some(place) = next {
+            let head = place.line.head.load(Ordering::Relaxed);
+            if let Some(slot) = line::slot_of(head, start) {
+                let len = place.line.read(place.tags, start % BIN, slot).map_or(1, |read| read.len);
+                let left = place.line.remove(slot);
+                if line::is_empty(left) {
+                    self.forget(bin);
+                }
+                self.set_lead(Entry::new(start, len, 0).run(), 0);
+                return;
+            }
+            next = self.after(place);
+        }
+    }
+
+    /// Notes that no block begins in a bin any more, if so.
+    fn forget(&self, bin: u32) {
+        let mut next = self.first(bin);
+        while let Some(place) = next {
+            if !line::is_empty(place.line.head.load(Ordering::Relaxed)) {
+                return;
+            }
+            next = self.after(place);
+        }
+        if let Some(span) = self.spans.get((bin / BINS) as usize) {
+            let bit = 1 << (bin % BINS);
+            span.store(span.load(Ordering::Relaxed) & !bit, Ordering::Relaxed);
+        }
+    }
+
+    /// Returns the live block that holds the byte at `offset`.
+    #[inline]
+    pub(crate) fn find(&self, offset: usize) -> Option<Entry> {
+        let granule = (offset / GRANULE) as u32;
+        let bin = granule / BIN;
+        let found = match self.last(bin, granule % BIN) {
+            Some(found) => found?,
+            None => self.find_before(bin)?,
+        };
+        let begin = found.start as usize * GRANULE;
+        (offset - begin < found.len as usize).then_some(found)
+    }
+
+    /// Returns the last block that begins before a bin, if it may reach there.
+    fn find_before(&self, bin: u32) -> Option<Entry> {
+        let (span, within) = (bin / BINS, bin % BINS);
+        let word = self.spans.get(span as usize)?.load(Ordering::Relaxed);
+        let mut bins = word as u32 & ((1 << within) - 1);
+        while let Some(last) = bins.checked_ilog2() {
+            if let Some(found) = self.last(span * BINS + last, BIN - 1) {
+                return found;
+            }
+            bins ^= 1 << last;
+        }
+        self.at((word >> LEAD).checked_sub(1)? as u32)
+    }
+
+    /// Returns the block that begins at a granule.
+    pub(crate) fn at(&self, start: u32) -> Option<Entry> {
+        self.last(start / BIN, start % BIN)?.filter(|found| found.start == start)
+    }
+
+    /// Returns the block that begins last in `bin`, at or before granule `at` of it; `Some(None)` if it was retired
+    /// meanwhile.
+    #[inline]
+    fn last(&self, bin: u32, at: u32) -> Option<Option<Entry>> {
+        let place = self.first(bin)?;
+        let head = place.line.head.load(Ordering::Relaxed);
+        let (mut best, mut of) = (line::last_start(head, at), place);
+        if head & MORE != 0 {
+            let mut next = self.after(place);
+            while let Some(place) = next {
+                let found = line::last_start(place.line.head.load(Ordering::Relaxed), at);
+                // By the start first; `None` is less than any.
+                if found > best {
+                    (best, of) = (found, place);
+                }
+                next = self.after(place);
+            }
+        }
+        let (start, slot) = best?;
+        let read = of.line.read(of.tags, start, slot);
+        Some(read.map(|Read { len, tag }| Entry { start: bin * BIN + start, len, tag }))
+    }
+
+    /// As [`Lookup::find`] for many offsets, whose cache misses overlap. `None` stays `None`.
+    pub(crate) fn find_many(&self, offsets: &[Option<usize>], found: &mut [Option<Entry>]) {
+        for (offsets, found) in offsets.chunks(ABREAST).zip(found.chunks_mut(ABREAST)) {
+            // First all heads, none of which waits for another.
+            let mut heads = [0; ABREAST];
+            for (head, offset) in heads.iter_mut().zip(offsets) {
+                let bin = offset.and_then(|offset| self.lines.get(offset / GRANULE / BIN as usize));
+                *head = bin.map_or(0, |line| line.head.load(Ordering::Relaxed));
+            }
+            for ((head, offset), found) in heads.iter().zip(offsets).zip(found) {
+                *found = offset.and_then(|offset| self.find_by(*head, offset));
+            }
+        }
+    }
+
+    /// As [`Lookup::find`], with the head of the offset's own bin.
+    #[inline]
+    fn find_by(&self, head: u64, offset: usize) -> Option<Entry> {
+        let granule = (offset / GRANULE) as u32;
+        let bin = granule / BIN;
+        let own = if head & MORE == 0 { line::last_start(head, granule % BIN) } else { None };
+        let Some((start, slot)) = own else { return self.find(offset) };
+        let place = self.first(bin)?;
+        let Read { len, tag } = place.line.read(place.tags, start, slot)?;
+        let found = Entry { start: bin * BIN + start, len, tag };
+        (offset - found.start as usize * GRANULE < len as usize).then_some(found)
+    }
+}
+
+const _: () = assert!(SLOTS * 8 < 64 && BINS <= 32);

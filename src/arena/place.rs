@@ -1,0 +1,214 @@
+//! Where the next block goes.
+//!
+//! A heap takes space in this order: its own holes; free spans that hold memory; holes of other heaps that have many; then
+//! memory that was never used. While little of its memory is free (a sixteenth), functions are placed one after another,
+//! for locality; otherwise in the tightest hole, so that holes fill up again and little memory is ever needed.
+//!
+//! Before the arena is called full, all heaps are locked and every run of free granules counts, across spans of different
+//! owners. Then a span with its blocks can change owner: only there.
+
+use super::core::{Core, bytes_of};
+use super::heaps::{All, Locked, State};
+use super::retire::RECLAIMED;
+use crate::Error;
+use crate::space::granules::{FREE, SPAN, span_of};
+use crate::space::{Run, two_mut};
+use crate::sync::{self, Ordering};
+use crate::units::GRANULE;
+
+/// How often space is waited for that others have in flight.
+const WAITS: usize = 64;
+
+impl Core {
+    /// Takes `len` granules at a multiple of `align`. `note` does its part under the heap's lock; if it fails, the space is
+    /// free again.
+    #[inline]
+    pub(crate) fn place<T>(
+        &self,
+        len: u32,
+        align: u32,
+        note: impl FnOnce(&mut State, Run) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let mut heap = self.heaps.any();
+        if !heap.pending.is_empty() {
+            heap = self.reclaim(heap, RECLAIMED)?;
+        }
+        let (mut heap, run) = match self.find(&mut heap, len, align) {
+            Some(run) => (heap, run),
+            None => self.find_elsewhere(heap, len, align)?,
+        };
+        note(&mut heap, run).inspect_err(|_| self.free(&mut heap, run))
+    }
+
+    /// Takes granules from the holes of a heap.
+    #[inline]
+    fn find(&self, heap: &mut State, len: u32, align: u32) -> Option<Run> {
+        let (tables, space) = (&self.heaps.tables, &mut heap.space);
+        if align == 1 && !space.is_sparse(tables) {
+            let next = match self.heaps.free_resident() {
+                0 => space.bump(tables, len, 1),
+                _ => space.bump_resident(tables, len, 1),
+            };
+            if next.is_some() {
+                return next;
+            }
+        }
+        space.alloc(tables, len, align).or_else(|| space.bump_resident(tables, len, align))
+    }
+
+    #[cold]
+    fn find_elsewhere<'a>(&'a self, mut heap: Locked<'a>, len: u32, align: u32) -> Result<(Locked<'a>, Run), Error> {
+        if let Some(run) = self.take_spans(&mut heap, len, align, true) {
+            return Ok((heap, run));
+        }
+        let own = heap.index;
+        drop(heap);
+        for mut other in self.heaps.others(own) {
+            if !other.pending.is_empty() {
+                other = self.reclaim(other, RECLAIMED)?;
+            }
+            if !other.space.is_sparse(&self.heaps.tables) {
+                continue;
+            }
+            if let Some(run) = self.find(&mut other, len, align) {
+                // Here is more of what it needs.
+                sync::set_last_heap(other.index);
+                return Ok((other, run));
+            }
+        }
+        let mut heap = self.heaps.lock(own);
+        let fresh = heap.space.bump(&self.heaps.tables, len, align);
+        match fresh.or_else(|| self.take_spans(&mut heap, len, align, false)) {
+            Some(run) => Ok((heap, run)),
+            None => {
+                drop(heap);
+                self.find_exactly(len, align)
+            }
+        }
+    }
+
+    /// Takes granules from free spans: ones that hold memory, or any.
+    fn take_spans(&self, heap: &mut State, len: u32, align: u32, resident: bool) -> Option<Run> {
+        if resident && self.heaps.free_resident() == 0 {
+            return None;
+        }
+        let (tables, granules) = (&self.heaps.tables, self.heaps.granules());
+        let small = align == 1 && len <= SPAN / 2;
+        // The last span may be too short, but then there is another.
+        for _ in 0..if small { 2 } else { 0 } {
+            let (next, mut pool) = (heap.space.cursor_end() / SPAN, self.heaps.pool());
+            let spans = if resident { pool.take_resident(granules, next) } else { pool.take_any(granules, next) };
+            heap.space.extend(tables, spans?);
+            let found = heap.space.bump(tables, len, align);
+            if found.is_some() {
+                return found;
+            }
+        }
+        let spans = self.heaps.pool().take_run(granules, len, align, resident)?;
+        heap.space.alloc_in(tables, spans, len, align)
+    }
+
+    /// Takes granules wherever there are enough, or says how much there is.
+    fn find_exactly(&self, len: u32, align: u32) -> Result<(Locked<'_>, Run), Error> {
+        for _ in 0..WAITS {
+            self.reclaim_all()?;
+            self.seal_stuck();
+            let mut all = self.heaps.all();
+            if let Some((heap, run)) = self.find_in_all(&mut all, len, align) {
+                return Ok((all.into_heap(heap), run));
+            }
+            if self.in_flight.load(Ordering::Relaxed) == 0 {
+                return Err(self.full(&mut all, len));
+            }
+            drop(all);
+            // Whoever has space in flight holds this, or is about to.
+            drop(self.system.lock());
+            sync::yield_now();
+        }
+        Err(self.full(&mut self.heaps.all(), len))
+    }
+
+    fn full(&self, all: &mut All<'_>, len: u32) -> Error {
+        let waiting: usize = all.heaps.iter().map(|heap| heap.waiting.granules()).sum();
+        Error::ArenaFull {
+            asked: len as usize * GRANULE,
+            free: all.free_granules() as usize * GRANULE,
+            largest_hole: self.largest_hole().len() as usize * GRANULE,
+            waiting: waiting * GRANULE,
+        }
+    }
+
+    /// The largest run of free granules, whoever owns them. All heaps are locked.
+    pub(super) fn largest_hole(&self) -> Run {
+        let granules = self.heaps.granules();
+        let all = Run { start: 0, end: granules.len() };
+        granules.holes(all).max_by_key(|hole| hole.len()).unwrap_or(Run::new(0, 0))
+    }
+
+    /// Takes granules out of any holes; returns the heap that owns them now.
+    fn find_in_all(&self, all: &mut All<'_>, len: u32, align: u32) -> Option<(usize, Run)> {
+        let (tables, granules) = (&self.heaps.tables, self.heaps.granules());
+        for (index, heap) in all.heaps.iter_mut().enumerate() {
+            if let Some(run) = heap.space.alloc_exactly(tables, len, align) {
+                return Some((index, run));
+            }
+        }
+        if let Some(spans) = all.pool.take_run(granules, len, align, false) {
+            return all.heaps[0].space.alloc_in(tables, spans, len, align).map(|run| (0, run));
+        }
+        let whole = Run { start: 0, end: granules.len() };
+        let run = granules.holes(whole).find_map(|hole| hole.fit(len, align))?;
+        let heap = self.gather(all, run);
+        all.heaps[heap].space.take_at(tables, run);
+        Some((heap, run))
+    }
+
+    /// Makes one heap the owner of all spans that a run of free granules lies in; returns which.
+    fn gather(&self, all: &mut All<'_>, run: Run) -> usize {
+        let (tables, granules) = (&self.heaps.tables, self.heaps.granules());
+        let owner = |span: u32| granules.owner_at(span * SPAN).unwrap_or(FREE);
+        let (mut first, mut last) = (span_of(run.start), span_of(run.end - 1));
+        let heir = (first..=last).map(owner).find(|owner| *owner != FREE).unwrap_or(1);
+        // Whatever lies across the end of a span goes along, as far as it does.
+        let crosses = |edge: u32| edge < granules.len() && granules.is_taken(edge - 1) && granules.is_taken(edge);
+        while owner(first) != heir && first > 0 && crosses(first * SPAN) {
+            first -= 1;
+        }
+        while owner(last) != heir && crosses((last + 1) * SPAN) {
+            last += 1;
+        }
+        let to = usize::from(heir) - 1;
+        for span in first..=last {
+            let from = owner(span);
+            if from == FREE {
+                let spans = all.pool.take(granules, span..span + 1);
+                all.heaps[to].space.adopt(tables, spans);
+            } else if let Some((from, to)) = two_mut(&mut all.heaps, usize::from(from) - 1, to) {
+                from.space.give_span(tables, span, &mut to.space);
+                from.hand_over(to, |start| span_of(start) == span);
+            }
+        }
+        to
+    }
+
+    /// Tries again to make pages executable that could not be.
+    pub(super) fn seal_stuck(&self) {
+        let stuck: Vec<Run> = self.heaps.each().flat_map(|mut heap| std::mem::take(&mut heap.stuck)).collect();
+        if stuck.is_empty() {
+            return;
+        }
+        let granules: u64 = stuck.iter().map(|run| u64::from(run.len())).sum();
+        self.in_flight.fetch_add(granules, Ordering::Relaxed);
+        let system = self.system.lock();
+        for run in stuck {
+            // SAFETY: such pages are open, belong to nobody else and hold no live code.
+            if unsafe { self.memory.seal(bytes_of(run)) }.is_ok() {
+                self.release([run]);
+            } else {
+                self.keep_stuck(run);
+            }
+        }
+        self.in_flight.fetch_sub(granules, Ordering::Relaxed);
+        drop(system);
+    }
+}

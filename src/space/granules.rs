@@ -1,0 +1,361 @@
+//! Which granules are taken, and to whom each span belongs: tables that all heaps share.
+//!
+//! One bit a granule, and for each span (4,096 granules, 64 KiB) one word that says which of its 64 words of bits have any
+//! set. So the end of a hole is found in a few steps at any distance.
+//!
+//! ```text
+//! span 0 (64 KiB)                        span 1
+//! summary: 64 bits, one for each word    summary
+//! word 0 | word 1 | ... | word 63        word 0 | word 1 | ...
+//! 64 granules of 16 bytes each
+//! ```
+//!
+//! # Who may write what
+//!
+//! All that concerns a span is written by its owner alone: the heap it belongs to, under that heap's lock, or, while it is
+//! free, whoever holds the lock of the free spans. The owner itself changes under both locks. So the words are written with
+//! plain stores. They are atomic because a drop reads the owner without a lock.
+#![forbid(unsafe_code)]
+
+use super::Run;
+use crate::Error;
+use crate::sync::Ordering;
+use crate::sync::checked::AtomicU64;
+use crate::table::Table;
+
+/// Granules in a span: a multiple of the pages of every system.
+pub(crate) const SPAN: u32 = if cfg!(loom) { 256 } else { 4096 };
+/// Words of bits in a span.
+const WORDS: usize = SPAN as usize / 64;
+
+/// Who owns a span: a heap by its number, or nobody.
+pub(crate) type Owner = u16;
+/// The owner of a free span.
+pub(crate) const FREE: Owner = 0;
+
+/// Bits of a span's state: its owner, then a bit for each page that holds memory, then flags.
+const RESIDENT: u32 = 16;
+const FLAGS: u32 = 32;
+
+pub(crate) struct Granules {
+    words: Table<AtomicU64>,
+    summaries: Table<AtomicU64>,
+    states: Table<AtomicU64>,
+    len: u32,
+    /// Granules in a page of the system.
+    page: u32,
+}
+
+fn load(word: &AtomicU64) -> u64 {
+    word.load(Ordering::Relaxed)
+}
+
+/// The span that a granule lies in.
+pub(crate) const fn span_of(granule: u32) -> u32 {
+    granule / SPAN
+}
+
+impl Granules {
+    /// `len` free granules, whole pages of `page` granules.
+    pub(crate) fn new(len: u32, page: u32) -> Result<Self, Error> {
+        let spans = len.div_ceil(SPAN) as usize;
+        let this = Self {
+            words: Table::new(spans * WORDS)?,
+            summaries: Table::new(spans)?,
+            states: Table::new(spans)?,
+            len,
+            page,
+        };
+        // What a short last span lacks is taken for ever.
+        this.set(Run { start: len, end: spans as u32 * SPAN });
+        Ok(this)
+    }
+
+    /// Granules in all.
+    pub(crate) fn len(&self) -> u32 {
+        self.len
+    }
+
+    pub(crate) fn spans(&self) -> u32 {
+        self.states.len() as u32
+    }
+
+    /// The granules of a span; the last may be short.
+    pub(crate) fn span(&self, span: u32) -> Run {
+        Run { start: span * SPAN, end: ((span + 1) * SPAN).min(self.len) }
+    }
+
+    #[inline]
+    fn word(&self, index: usize) -> u64 {
+        self.words.get(index).map_or(u64::MAX, load)
+    }
+
+    #[inline]
+    pub(crate) fn is_taken(&self, granule: u32) -> bool {
+        self.word(granule as usize / 64) >> (granule % 64) & 1 == 1
+    }
+
+    /// Marks granules as taken.
+    #[inline]
+    pub(crate) fn set(&self, run: Run) {
+        self.each_word(run, |old, bits| old | bits);
+    }
+
+    /// Marks granules as free.
+    #[inline]
+    pub(crate) fn clear(&self, run: Run) {
+        self.each_word(run, |old, bits| old & !bits);
+    }
+
+    #[inline]
+    fn each_word(&self, run: Run, change: impl Fn(u64, u64) -> u64) {
+        let mut at = run.start;
+        while at < run.end {
+            let index = at as usize / 64;
+            let count = (run.end - at).min(64 - at % 64);
+            let bits = u64::MAX >> (64 - count) << (at % 64);
+            if let Some(word) = self.words.get(index) {
+                let old = load(word);
+                let new = change(old, bits);
+                word.store(new, Ordering::Relaxed);
+                if (old == 0) != (new == 0) {
+                    self.summarise(index, new != 0);
+                }
+            }
+            at += count;
+        }
+    }
+
+    fn summarise(&self, index: usize, any: bool) {
+        if let Some(summary) = self.summaries.get(index / WORDS) {
+            let bit = 1 << (index % WORDS);
+            let old = load(summary);
+            summary.store(if any { old | bit } else { old & !bit }, Ordering::Relaxed);
+        }
+    }
+
+    /// The first taken granule at or behind `from` in the span that `from` lies in, or the end of that span.
+    #[inline]
+    fn next_taken_in_span(&self, from: u32) -> u32 {
+        let index = from as usize / 64;
+        let rest = self.word(index) & (u64::MAX << (from % 64));
+        if rest != 0 {
+            return index as u32 * 64 + rest.trailing_zeros();
+        }
+        let next = index + 1;
+        let end = (index / WORDS + 1) * WORDS;
+        if next == end {
+            return end as u32 * 64;
+        }
+        let word = self.word(next);
+        if word != 0 {
+            return next as u32 * 64 + word.trailing_zeros();
+        }
+        let later = self.summaries.get(index / WORDS).map_or(0, load) & (u64::MAX << (next % WORDS));
+        if later == 0 {
+            return end as u32 * 64;
+        }
+        let found = index / WORDS * WORDS + later.trailing_zeros() as usize;
+        found as u32 * 64 + self.word(found).trailing_zeros()
+    }
+
+    /// One behind the last taken granule before `before`, in the span of the granule before that; or the start of that span.
+    #[inline]
+    fn prev_taken_in_span(&self, before: u32) -> u32 {
+        let last = before - 1;
+        let index = last as usize / 64;
+        let rest = self.word(index) & (u64::MAX >> (63 - last % 64));
+        if rest != 0 {
+            return index as u32 * 64 + 64 - rest.leading_zeros();
+        }
+        let first = index / WORDS * WORDS;
+        if index == first {
+            return first as u32 * 64;
+        }
+        let word = self.word(index - 1);
+        if word != 0 {
+            return index as u32 * 64 - word.leading_zeros();
+        }
+        let earlier = self.summaries.get(index / WORDS).map_or(0, load) & !(u64::MAX << (index % WORDS));
+        if earlier == 0 {
+            return first as u32 * 64;
+        }
+        let found = first + earlier.ilog2() as usize;
+        found as u32 * 64 + 64 - self.word(found).leading_zeros()
+    }
+
+    /// Where the free granules that begin at `from` end, as far as their spans belong to `owner`.
+    #[inline]
+    pub(crate) fn hole_end(&self, from: u32, owner: Owner) -> u32 {
+        let mut at = from;
+        if at % SPAN == 0 && self.owner_at(at) != Some(owner) {
+            return at;
+        }
+        loop {
+            let taken = self.next_taken_in_span(at);
+            // Inside of the span, or at an end behind which somebody else's begins.
+            if taken % SPAN != 0 || taken == at && self.is_taken(at) || self.owner_at(taken) != Some(owner) {
+                return taken;
+            }
+            at = taken;
+            if self.is_taken(at) {
+                return at;
+            }
+        }
+    }
+
+    /// Where the free granules that end at `to` begin, as far as their spans belong to `owner`.
+    #[inline]
+    pub(crate) fn hole_start(&self, to: u32, owner: Owner) -> u32 {
+        let mut at = to;
+        loop {
+            if at == 0 || at % SPAN == 0 && self.owner_at(at - 1) != Some(owner) {
+                return at;
+            }
+            let begin = self.prev_taken_in_span(at);
+            if begin % SPAN != 0 || begin == at {
+                return begin;
+            }
+            at = begin;
+        }
+    }
+
+    fn state(&self, span: u32) -> u64 {
+        self.states.get(span as usize).map_or(0, load)
+    }
+
+    fn update(&self, span: u32, change: impl Fn(u64) -> u64) {
+        if let Some(state) = self.states.get(span as usize) {
+            state.store(change(load(state)), Ordering::Relaxed);
+        }
+    }
+
+    /// The owner of the span that a granule lies in; `None` behind the last span.
+    #[inline]
+    pub(crate) fn owner_at(&self, granule: u32) -> Option<Owner> {
+        self.states.get(span_of(granule) as usize).map(|state| load(state) as Owner)
+    }
+
+    /// Gives a span to another owner. Under the locks of both.
+    pub(crate) fn set_owner(&self, span: u32, owner: Owner) {
+        self.update(span, |state| state & !u64::from(Owner::MAX) | u64::from(owner));
+    }
+
+    /// Whether holes of the span may be known to nobody.
+    pub(crate) fn is_unlisted(&self, span: u32) -> bool {
+        self.state(span) >> FLAGS & 1 == 1
+    }
+
+    pub(crate) fn set_unlisted(&self, span: u32, yes: bool) {
+        self.update(span, |state| state & !(1 << FLAGS) | u64::from(yes) << FLAGS);
+    }
+
+    /// Bits of the pages that `run` touches inside of a span.
+    fn pages(&self, span: u32, run: Run) -> u64 {
+        let begin = span * SPAN;
+        let (start, end) = (run.start.max(begin), run.end.min(begin + SPAN));
+        if start >= end {
+            return 0;
+        }
+        let (first, last) = ((start - begin) / self.page, (end - 1 - begin) / self.page);
+        (u64::MAX >> (63 - (last - first))) << (RESIDENT + first)
+    }
+
+    /// Pages that `run` lies in hold memory from now on; returns how many did not before.
+    #[inline]
+    pub(crate) fn touch(&self, run: Run) -> u32 {
+        let mut new = 0;
+        for span in span_of(run.start)..=span_of(run.end - 1) {
+            let (pages, state) = (self.pages(span, run), self.state(span));
+            if state & pages != pages {
+                new += (pages & !state).count_ones();
+                self.update(span, |state| state | pages);
+            }
+        }
+        new
+    }
+
+    /// Pages of `run` hold no memory any more; returns how many did.
+    pub(crate) fn gone(&self, run: Run) -> u32 {
+        let mut gone = 0;
+        for span in span_of(run.start)..=span_of(run.end - 1) {
+            let pages = self.pages(span, run);
+            gone += (self.state(span) & pages).count_ones();
+            self.update(span, |state| state & !pages);
+        }
+        gone
+    }
+
+    /// Whether all pages that `run` touches hold memory.
+    pub(crate) fn all_resident(&self, run: Run) -> bool {
+        (span_of(run.start)..=span_of(run.end - 1)).all(|span| {
+            let pages = self.pages(span, run);
+            self.state(span) & pages == pages
+        })
+    }
+
+    /// How many granules of a span are taken.
+    pub(crate) fn count_taken(&self, span: u32) -> u32 {
+        let first = span as usize * WORDS;
+        let within = self.span(span);
+        let behind = (span + 1) * SPAN - within.end;
+        (first..first + WORDS).map(|index| self.word(index).count_ones()).sum::<u32>() - behind
+    }
+
+    /// How many of the pages that `run` touches hold memory.
+    pub(crate) fn count_resident(&self, run: Run) -> u32 {
+        (span_of(run.start)..=span_of(run.end - 1))
+            .map(|span| (self.state(span) & self.pages(span, run)).count_ones())
+            .sum()
+    }
+
+    /// Granules in a page.
+    pub(crate) fn page(&self) -> u32 {
+        self.page
+    }
+
+    /// The holes that begin in `within`, whoever owns them, each cut off at the end of `within`.
+    pub(crate) fn holes(&self, within: Run) -> impl Iterator<Item = Run> + '_ {
+        let mut at = within.start;
+        std::iter::from_fn(move || {
+            at = self.next_free(at, within.end);
+            let start = at;
+            if start >= within.end {
+                return None;
+            }
+            at = self.next_taken(start, within.end);
+            Some(Run { start, end: at })
+        })
+    }
+
+    /// Whether no granule in `from..end` is taken.
+    pub(crate) fn is_free(&self, from: u32, end: u32) -> bool {
+        end <= self.len && self.next_taken(from, end) == end
+    }
+
+    /// The first taken granule in `from..end`, or `end`.
+    pub(crate) fn next_taken(&self, from: u32, end: u32) -> u32 {
+        let mut at = from;
+        while at < end {
+            let taken = self.next_taken_in_span(at);
+            if taken % SPAN != 0 || taken < end && self.is_taken(taken) {
+                return taken.min(end);
+            }
+            at = taken;
+        }
+        end
+    }
+
+    /// The first free granule in `from..end`, or `end`.
+    pub(crate) fn next_free(&self, from: u32, end: u32) -> u32 {
+        let mut at = from;
+        while at < end {
+            let free = !self.word(at as usize / 64) & (u64::MAX << (at % 64));
+            if free != 0 {
+                return (at / 64 * 64 + free.trailing_zeros()).min(end);
+            }
+            at = (at / 64 + 1) * 64;
+        }
+        end
+    }
+}

@@ -1,0 +1,123 @@
+//! The spans that belong to no heap, all of them wholly free.
+#![forbid(unsafe_code)]
+
+use std::ops::Range;
+
+use super::Run;
+use super::bit_set::BitSet;
+use super::granules::{FREE, Granules, SPAN, span_of};
+use crate::Error;
+
+/// Free spans.
+pub(crate) struct Pool {
+    free: BitSet,
+    /// Those of which some page holds memory: they are used first.
+    resident: BitSet,
+    /// Granules of all of them.
+    granules: u32,
+    /// Pages of them that hold memory.
+    pages: u32,
+}
+
+fn bits(spans: &Range<u32>) -> Range<usize> {
+    spans.start as usize..spans.end as usize
+}
+
+/// The granules of adjacent spans.
+fn run_of(granules: &Granules, spans: &Range<u32>) -> Run {
+    Run { start: spans.start * SPAN, end: (spans.end * SPAN).min(granules.len()) }
+}
+
+impl Pool {
+    /// Returns a pool of all spans.
+    pub(crate) fn new(granules: &Granules) -> Result<Self, Error> {
+        let count = granules.spans() as usize;
+        Ok(Self { free: BitSet::full(count)?, resident: BitSet::empty(count)?, granules: granules.len(), pages: 0 })
+    }
+
+    /// Free granules in all.
+    pub(crate) fn granules(&self) -> u32 {
+        self.granules
+    }
+
+    /// Free pages that hold memory.
+    pub(crate) fn resident_pages(&self) -> u32 {
+        self.pages
+    }
+
+    pub(crate) fn is_free(&self, span: u32) -> bool {
+        self.free.contains(span as usize)
+    }
+
+    /// Takes one span out that holds memory: `preferred`, if it does.
+    pub(crate) fn take_resident(&mut self, granules: &Granules, preferred: u32) -> Option<Range<u32>> {
+        let first = match self.resident.contains(preferred as usize) {
+            true => preferred,
+            false => self.resident.first_run()?.start as u32,
+        };
+        Some(self.take(granules, first..first + 1))
+    }
+
+    /// Takes up to `most` adjacent spans out that hold memory.
+    pub(crate) fn take_resident_run(&mut self, granules: &Granules, most: u32) -> Option<Range<u32>> {
+        let run = self.resident.first_run()?;
+        let first = run.start as u32;
+        Some(self.take(granules, first..(run.end as u32).min(first + most)))
+    }
+
+    /// Takes the span `preferred` out if it is free, or else the first.
+    pub(crate) fn take_any(&mut self, granules: &Granules, preferred: u32) -> Option<Range<u32>> {
+        let span = match self.is_free(preferred) {
+            true => preferred,
+            false => self.free.first_run()?.start as u32,
+        };
+        Some(self.take(granules, span..span + 1))
+    }
+
+    /// Takes the spans out in which the first `len` granules at a multiple of `align` lie: spans that hold memory, or any.
+    pub(crate) fn take_run(&mut self, granules: &Granules, len: u32, align: u32, resident: bool) -> Option<Range<u32>> {
+        let set = if resident { &self.resident } else { &self.free };
+        let (mut at, count) = (0, granules.spans() as usize);
+        let spans = loop {
+            let spans = set.next_run(at..count, true)?;
+            at = spans.end;
+            let hole = run_of(granules, &(spans.start as u32..spans.end as u32));
+            if let Some(found) = hole.fit(len, align) {
+                break span_of(found.start)..span_of(found.end - 1) + 1;
+            }
+        };
+        Some(self.take(granules, spans))
+    }
+
+    /// Takes free spans out.
+    pub(crate) fn take(&mut self, granules: &Granules, spans: Range<u32>) -> Range<u32> {
+        let run = run_of(granules, &spans);
+        self.free.remove(bits(&spans));
+        self.resident.remove(bits(&spans));
+        self.granules -= run.len();
+        self.pages -= granules.count_resident(run);
+        spans
+    }
+
+    /// Takes spans in that belong to nobody from now on. They are wholly free.
+    pub(crate) fn put(&mut self, granules: &Granules, spans: Range<u32>) {
+        for span in spans.clone() {
+            granules.set_owner(span, FREE);
+            granules.set_unlisted(span, false);
+            let pages = granules.count_resident(granules.span(span));
+            if pages > 0 {
+                self.resident.insert(span as usize..span as usize + 1);
+            }
+            self.pages += pages;
+        }
+        self.free.insert(bits(&spans));
+        self.granules += run_of(granules, &spans).len();
+    }
+
+    /// Marks the pages that `run` touches as holding memory. `run` lies in one free span.
+    pub(crate) fn touch(&mut self, granules: &Granules, run: Run) {
+        let span = span_of(run.start) as usize;
+        self.pages += granules.touch(run);
+        self.resident.insert(span..span + 1);
+    }
+}
