@@ -76,10 +76,11 @@ impl Core {
     }
 
     /// Makes taken granules free, in a heap that owns their spans.
+    #[inline]
     pub(super) fn free(&self, heap: &mut State, run: Run) {
         let spans = heap.space.free(&self.heaps.tables, run);
         if !spans.is_empty() {
-            self.heaps.pool().put(self.heaps.granules(), spans);
+            self.heaps.put(spans);
         }
     }
 

@@ -89,7 +89,7 @@ impl Drop for Guard<'_> {
     }
 }
 
-/// A sequentially consistent fence right after an atomic read-modify-write. On x86 that is a locked instruction, and so
+/// A sequentially consistent fence, after an atomic read-modify-write that can stand for it. On x86 that is a locked instruction, and so
 /// a full barrier already (Intel SDM volume 3, "Memory Ordering"); a fence beside it would only cost.
 pub(super) fn fence_after_rmw() {
     if cfg!(all(any(target_arch = "x86", target_arch = "x86_64"), not(any(miri, loom)))) {
@@ -148,10 +148,13 @@ impl Guards {
         self.counters(age).any(|counter| counter.load(Ordering::Acquire) != 0)
     }
 
-    /// Whether there is a guard. To be called right after an atomic read-modify-write (of the lock, of a lookup slot) on
-    /// this thread.
+    /// Whether there is a guard. Between this and what makes the block unfindable there is an atomic read-modify-write on this
+    /// thread (the lock of a heap).
     pub(crate) fn any(&self) -> bool {
         fence_after_rmw();
+        if self.used.load(Ordering::Relaxed) == 0 {
+            return false;
+        }
         self.used_shards().flat_map(|Shard(counters)| counters).any(|counter| counter.load(Ordering::Acquire) != 0)
     }
 

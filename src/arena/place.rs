@@ -43,6 +43,16 @@ impl Core {
     /// Takes granules from the holes of a heap.
     #[inline]
     fn find(&self, heap: &mut State, len: u32, align: u32) -> Option<Run> {
+        let tables = &self.heaps.tables;
+        if align == 1 && heap.space.is_sparse(tables) {
+            if let Some(run) = heap.space.take_hinted(tables, len) {
+                return Some(run);
+            }
+        }
+        self.find_in(heap, len, align)
+    }
+
+    fn find_in(&self, heap: &mut State, len: u32, align: u32) -> Option<Run> {
         let (tables, space) = (&self.heaps.tables, &mut heap.space);
         if align == 1 && !space.is_sparse(tables) {
             let next = match self.heaps.free_resident() {

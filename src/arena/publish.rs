@@ -55,7 +55,7 @@ impl Core {
     /// Takes a block out of the lookup that nobody got. Its space stays taken.
     fn leave(&self, entry: Entry) {
         let mut heap = self.heaps.of(entry.start);
-        self.lookup.remove(entry.start);
+        self.lookup.take_out(entry.run());
         heap.unpublish(entry.run(), entry.len);
     }
 
@@ -94,14 +94,14 @@ impl Core {
         let len = code.bytes.len() as u32;
         let entry = core.place(granules, align, |heap, run| {
             let entry = Entry::new(run.start, len, code.tag);
-            core.lookup.enter(&[entry])?;
+            core.lookup.enter_one(entry)?;
             heap.space.touch(&core.heaps.tables, run);
             heap.publish(run, len);
             Ok(entry)
         })?;
         if let Err(error) = core.fill(entry.run(), code.bytes) {
             let mut heap = core.heaps.of(entry.start);
-            core.lookup.remove(entry.start);
+            core.lookup.take_out(entry.run());
             heap.unpublish(entry.run(), len);
             core.free(&mut heap, entry.run());
             return Err(error);
@@ -117,14 +117,9 @@ impl Core {
     /// Writes a function to granules placed for it.
     fn fill(&self, run: Run, code: &[u8]) -> Result<(), Error> {
         let at = bytes_of(run);
+        let padding = &icache::TRAPS[(code.len() - 1) % GRANULE + 1..];
         // SAFETY: granules placed for this call alone, not published yet.
-        unsafe { self.memory.write(at.start, code)? };
-        // Elsewhere another write costs more than it is worth.
-        if self.memory.rules().writes_cheaply {
-            let padding = &icache::TRAPS[(code.len() - 1) % GRANULE + 1..];
-            // SAFETY: the rest of the last of these granules.
-            unsafe { self.memory.write(at.start + code.len(), padding)? };
-        }
+        unsafe { self.memory.fill(at.start, code, padding)? };
         self.memory.flush(at);
         self.memory.sync_cores()
     }

@@ -37,9 +37,10 @@ impl Core {
             return self.retire_observed(start, panicked);
         }
         let entry = Entry::new(start, len, 0);
+        let retired = self.lookup.retire(start);
         let mut heap = self.heaps.of(start);
-        self.lookup.remove(start);
-        // Right behind the read-modify-write in there, as it has to be.
+        self.lookup.remove(entry.run(), retired);
+        // Locking was the read-modify-write between retiring and this.
         if self.guards.any() || self.poison {
             return self.let_wait(heap, entry);
         }
@@ -57,8 +58,9 @@ impl Core {
             // The observer forked.
             return None;
         }
+        let retired = self.lookup.retire(start);
         let heap = self.heaps.of(start);
-        self.lookup.remove(start);
+        self.lookup.remove(entry.run(), retired);
         if self.guards.any() || self.poison {
             return self.let_wait(heap, entry);
         }

@@ -60,7 +60,6 @@ impl Mode for DualMap {
             fills_holes: true,
             opens_pages: false,
             way_in: WayIn::Stores,
-            writes_cheaply: true,
             gives_back: region.os().returns_shared(),
             // One view after the other.
             collapses_in_steps: true,
@@ -73,6 +72,19 @@ impl Mode for DualMap {
         self.back(region, range.clone())?;
         // SAFETY: inside the writable view; by the caller nobody else uses the bytes.
         unsafe { self.span(range).start.copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len()) };
+        Ok(())
+    }
+
+    unsafe fn fill(&self, region: &Region, offset: usize, code: &[u8], padding: &[u8]) -> Result<(), Error> {
+        let range = offset..offset + code.len() + padding.len();
+        self.back(region, range.clone())?;
+        let start = self.span(range).start;
+        // SAFETY: inside the writable view; by the caller nobody else uses the bytes.
+        unsafe { start.copy_from_nonoverlapping(NonNull::from(code).cast(), code.len()) };
+        // SAFETY: inside the view, as the code and the padding are.
+        let behind = unsafe { start.add(code.len()) };
+        // SAFETY: as for the code.
+        unsafe { behind.copy_from_nonoverlapping(NonNull::from(padding).cast(), padding.len()) };
         Ok(())
     }
 

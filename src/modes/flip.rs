@@ -48,7 +48,6 @@ impl Mode for Flip {
             fills_holes: self.writer.is_some(),
             opens_pages: !region.is_frozen(),
             way_in: WayIn::WriteAtLast,
-            writes_cheaply: false,
             gives_back: true,
             collapses_in_steps: false,
             readers: Readers::All,

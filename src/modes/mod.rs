@@ -76,8 +76,6 @@ pub(crate) struct Rules {
     pub(crate) opens_pages: bool,
     /// How the bytes of a batch's function get to a place that is not in opened pages.
     pub(crate) way_in: WayIn,
-    /// A write costs no more than the copy, so that padding can be written by itself.
-    pub(crate) writes_cheaply: bool,
     /// Memory of empty pages can be given back.
     pub(crate) gives_back: bool,
     /// Pages that are put into a huge page hold memory throughout even if the system refuses half-way.
@@ -118,6 +116,15 @@ trait Mode: Send + Sync {
     /// # Safety
     /// - The bytes are the caller's: inside the region, and nobody runs, reads or writes them meanwhile.
     unsafe fn write(&self, region: &Region, offset: usize, bytes: &[u8]) -> Result<(), Error>;
+
+    /// Writes a function, and `padding` behind it where that costs no more than the copy.
+    ///
+    /// # Safety
+    /// - As for [`Mode::write`], of the padding too.
+    unsafe fn fill(&self, region: &Region, offset: usize, code: &[u8], _padding: &[u8]) -> Result<(), Error> {
+        // SAFETY: passed on to the caller.
+        unsafe { self.write(region, offset, code) }
+    }
 
     /// Where bytes are written by stores, where the rules allow that.
     fn writable(&self, region: &Region, offset: usize) -> NonNull<u8> {
@@ -255,6 +262,17 @@ impl CodeMemory {
         self.check_own("write")?;
         // SAFETY: passed on to the caller.
         unsafe { self.mode.write(&self.region, offset, bytes) }
+    }
+
+    /// Writes a function as [`CodeMemory::write`] does, and perhaps `padding` behind it.
+    ///
+    /// # Safety
+    /// - As for [`CodeMemory::write`], of the padding too.
+    #[inline]
+    pub(crate) unsafe fn fill(&self, offset: usize, code: &[u8], padding: &[u8]) -> Result<(), Error> {
+        self.check_own("write")?;
+        // SAFETY: passed on to the caller.
+        unsafe { self.mode.fill(&self.region, offset, code, padding) }
     }
 
     /// Gives the memory of whole pages back to the system, where [`Rules::gives_back`]. They can be written to as before:

@@ -43,7 +43,6 @@ impl Mode for PerThread {
             fills_holes: true,
             opens_pages: false,
             way_in: WayIn::WriteAtOnce,
-            writes_cheaply: false,
             gives_back: true,
             collapses_in_steps: false,
             readers: Readers::EachThreadByItself,

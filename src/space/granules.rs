@@ -42,8 +42,8 @@ pub(crate) struct Granules {
     summaries: Table<AtomicU64>,
     states: Table<AtomicU64>,
     len: u32,
-    /// Granules in a page of the system.
-    page: u32,
+    /// The logarithm of the granules in a page of the system.
+    page_shift: u32,
 }
 
 fn load(word: &AtomicU64) -> u64 {
@@ -64,7 +64,7 @@ impl Granules {
             summaries: Table::new(spans)?,
             states: Table::new(spans)?,
             len,
-            page,
+            page_shift: page.trailing_zeros(),
         };
         // What a short last span lacks is taken for ever.
         this.set(Run { start: len, end: spans as u32 * SPAN });
@@ -220,10 +220,12 @@ impl Granules {
         }
     }
 
+    #[inline]
     fn state(&self, span: u32) -> u64 {
         self.states.get(span as usize).map_or(0, load)
     }
 
+    #[inline]
     fn update(&self, span: u32, change: impl Fn(u64) -> u64) {
         if let Some(state) = self.states.get(span as usize) {
             state.store(change(load(state)), Ordering::Relaxed);
@@ -251,19 +253,32 @@ impl Granules {
     }
 
     /// Bits of the pages that `run` touches inside of a span.
+    #[inline]
     fn pages(&self, span: u32, run: Run) -> u64 {
         let begin = span * SPAN;
         let (start, end) = (run.start.max(begin), run.end.min(begin + SPAN));
         if start >= end {
             return 0;
         }
-        let (first, last) = ((start - begin) / self.page, (end - 1 - begin) / self.page);
+        let (first, last) = ((start - begin) >> self.page_shift, (end - 1 - begin) >> self.page_shift);
         (u64::MAX >> (63 - (last - first))) << (RESIDENT + first)
     }
 
     /// Pages that `run` lies in hold memory from now on; returns how many did not before.
     #[inline]
     pub(crate) fn touch(&self, run: Run) -> u32 {
+        let first = span_of(run.start);
+        if first == span_of(run.end - 1) {
+            let pages = self.pages(first, run);
+            if self.state(first) & pages == pages {
+                return 0;
+            }
+        }
+        self.touch_all(run)
+    }
+
+    #[cold]
+    fn touch_all(&self, run: Run) -> u32 {
         let mut new = 0;
         for span in span_of(run.start)..=span_of(run.end - 1) {
             let (pages, state) = (self.pages(span, run), self.state(span));
@@ -286,6 +301,7 @@ impl Granules {
         gone
     }
 
+    #[inline]
     /// Whether all pages that `run` touches hold memory.
     pub(crate) fn all_resident(&self, run: Run) -> bool {
         (span_of(run.start)..=span_of(run.end - 1)).all(|span| {
@@ -310,8 +326,9 @@ impl Granules {
     }
 
     /// Granules in a page.
+    #[inline]
     pub(crate) fn page(&self) -> u32 {
-        self.page
+        1 << self.page_shift
     }
 
     /// The holes that begin in `within`, whoever owns them, each cut off at the end of `within`.

@@ -98,6 +98,7 @@ impl Heap {
         self.resident
     }
 
+    #[inline]
     /// Whether more than a sixteenth of the memory that its spans hold is free.
     pub(crate) fn is_sparse(&self, tables: &Tables) -> bool {
         let resident = self.resident * tables.granules.page();
@@ -145,6 +146,7 @@ impl Heap {
         self.alloc_slow(tables, len, align)
     }
 
+    #[cold]
     fn alloc_slow(&mut self, tables: &Tables, len: u32, align: u32) -> Option<Run> {
         let found = self.take_unhinted(tables, len, align);
         // What is listed can push out other hints, so this is done once and not until there is no such span any more.
@@ -195,7 +197,7 @@ impl Heap {
 
     /// Takes the tightest hinted hole of at least `len` granules.
     #[inline]
-    fn take_hinted(&mut self, tables: &Tables, len: u32) -> Option<Run> {
+    pub(crate) fn take_hinted(&mut self, tables: &Tables, len: u32) -> Option<Run> {
         if len >= SMALL {
             return None;
         }
@@ -220,6 +222,7 @@ impl Heap {
     }
 
     /// Whether the cursor's hole begins here.
+    #[inline]
     fn is_cursor(&self, start: u32) -> bool {
         self.cursor.len() > 0 && self.cursor.start == start
     }
@@ -297,6 +300,7 @@ impl Heap {
         self.file(tables, Run { start: run.end, end: hole.end });
     }
 
+    #[inline]
     fn file(&mut self, tables: &Tables, hole: Run) {
         match hole.len() {
             0 => {}
@@ -399,6 +403,7 @@ impl Heap {
     }
 
     /// `run` has become part of `hole`, and what was a hole on either side of it no longer is one.
+    #[inline]
     fn merge(&mut self, tables: &Tables, run: Run, hole: Run) -> Range<u32> {
         let at_cursor = self.cursor.len() > 0 && self.cursor.start <= hole.end && hole.start <= self.cursor.end;
         if hole.end - run.end >= SMALL {

@@ -25,7 +25,7 @@
 mod counts;
 
 use std::collections::VecDeque;
-use std::ops::{Deref, DerefMut};
+use std::ops::{Deref, DerefMut, Range};
 
 pub(super) use counts::Counts;
 
@@ -139,6 +139,7 @@ impl State {
     }
 
     /// Counts a block that keeps the arena's memory, and its figures.
+    #[inline]
     pub(super) fn publish(&mut self, run: Run, bytes: u32) {
         self.live.publish(run, bytes);
         self.holders += 1;
@@ -153,6 +154,7 @@ impl State {
     /// Counts out a block that kept the arena's memory. Returns whether no handle is left: then the block has to be counted
     /// out of those that are left.
     #[must_use]
+    #[inline]
     pub(super) fn let_go(&mut self) -> bool {
         if !self.closed {
             self.holders -= 1;
@@ -194,11 +196,13 @@ impl Heaps {
         Ok(this)
     }
 
+    #[inline]
     pub(super) fn granules(&self) -> &Granules {
         &self.tables.granules
     }
 
     /// Free pages that hold memory and belong to no heap.
+    #[inline]
     pub(super) fn free_resident(&self) -> u64 {
         self.free_resident.load(Ordering::Relaxed)
     }
@@ -214,10 +218,12 @@ impl Heaps {
         Ok(Some(made))
     }
 
+    #[inline]
     fn heap(&self, index: usize) -> Option<&Mutex<State>> {
         Some(&self.heaps.get(index)?.get()?.0)
     }
 
+    #[inline]
     fn try_lock(&self, index: usize) -> Option<Locked<'_>> {
         self.heap(index)?.try_lock()
     }
@@ -225,8 +231,17 @@ impl Heaps {
     /// Locks a heap that there is. It is held for some hundred nanoseconds as a rule, so it is better to look again for a while
     /// than to be put to sleep and woken.
     #[allow(clippy::expect_used, reason = "heaps stay where they are")]
+    #[inline]
     pub(super) fn lock(&self, index: usize) -> Locked<'_> {
         let heap = self.heap(index).expect("a heap that was made");
+        match heap.try_lock() {
+            Some(locked) => locked,
+            None => Self::wait_for(heap),
+        }
+    }
+
+    #[cold]
+    fn wait_for(heap: &Mutex<State>) -> Locked<'_> {
         for _ in 0..PATIENCE {
             match heap.try_lock() {
                 Some(locked) => return locked,
@@ -240,7 +255,11 @@ impl Heaps {
     #[inline]
     pub(super) fn any(&self) -> Locked<'_> {
         let made = self.made.load(Ordering::Acquire);
-        let last = sync::last_heap() % made;
+        // Without a division as a rule.
+        let last = match sync::last_heap() {
+            last if last < made => last,
+            other => other % made,
+        };
         for _ in 0..LOYALTY {
             match self.try_lock(last) {
                 Some(locked) => return locked,
@@ -296,6 +315,12 @@ impl Heaps {
 
     pub(super) fn pool(&self) -> LockedPool<'_> {
         LockedPool { heaps: self, pool: self.pool.lock() }
+    }
+
+    /// Puts wholly free spans into the pool. They belonged to a heap that is locked.
+    #[cold]
+    pub(super) fn put(&self, spans: Range<u32>) {
+        self.pool().put(self.granules(), spans);
     }
 
     /// Locks all heaps and the pool.

@@ -86,6 +86,7 @@ pub(super) struct Read {
 
 impl Line {
     /// Enters the first of these blocks of one bin, as many as there is room for; returns how many. Only by the writer.
+    #[inline]
     pub(super) fn enter(&self, tags: &Tags, blocks: &[Entry]) -> usize {
         let mut head = self.head.load(Ordering::Relaxed);
         let mut entered = 0;
@@ -107,11 +108,32 @@ impl Line {
         entered
     }
 
-    /// Takes a block out; returns the head without it. Only by the writer. A read-modify-write, because what comes behind
-    /// looks whether there are guards.
+    /// Enters one block; returns whether there was room. Only by the writer.
+    #[inline]
+    pub(super) fn enter_one(&self, tags: &Tags, block: &Entry) -> bool {
+        let head = self.head.load(Ordering::Relaxed);
+        let slot = (!head & LIVE).trailing_zeros() as usize / 8;
+        let (Some(state), Some(tag)) = (self.states.get(slot), tags.0.get(slot)) else { return false };
+        fill(state, tag, block);
+        self.head.store(head | u64::from(0x80 | (block.start % BIN)) << (8 * slot), Ordering::Relaxed);
+        true
+    }
+
+    /// Makes a block unfindable, by its length. Only by the block's owner, whom its state belongs to as long as it is live.
+    #[inline]
+    pub(super) fn retire(&self, slot: usize) {
+        if let Some(state) = self.states.get(slot) {
+            let length = (1 << LEN_BITS) - 1;
+            state.store(state.load(Ordering::Relaxed) & !length, Ordering::Relaxed);
+        }
+    }
+
+    /// Frees the slot of a block; returns the head without it. Only by the writer.
+    #[inline]
     pub(super) fn remove(&self, slot: usize) -> u64 {
-        let mask = !(0xff << (8 * slot));
-        self.head.fetch_and(mask, Ordering::Relaxed) & mask
+        let left = self.head.load(Ordering::Relaxed) & !(0xff << (8 * slot));
+        self.head.store(left, Ordering::Relaxed);
+        left
     }
 
     /// Reads what a head showed; `None` if it was taken out meanwhile.
@@ -129,6 +151,7 @@ impl Line {
     }
 }
 
+#[inline]
 fn fill(place: &AtomicU64, tag: &AtomicU64, block: &Entry) {
     let generation = (place.load(Ordering::Relaxed) >> GENERATION) + 1;
     // A reader that sees the new tag sees, behind its own fence, at least this state, and gives up.

@@ -18,8 +18,11 @@
 //!
 //! # Who may write
 //!
-//! All that concerns a span is written under the lock of the heap that owns it, with plain stores. A reader takes no lock.
-//! It may be a signal handler that interrupted the writer between any two stores.
+//! All that concerns a span is written under the lock of the heap that owns it, with plain stores. The exception is the
+//! state of a live block: it belongs to the block's owner, who makes the block unfindable by one store to it, before the heap is
+//! locked. So the locking, which is a read-modify-write, comes between that store and the look at the guards: no fence of its
+//! own is needed (on x86), and a thread that takes a guard and then finds the block can rely on it. A reader takes no lock. It
+//! may be a signal handler that interrupted the writer between any two stores.
 //!
 //! # Why it is right
 //!
@@ -44,7 +47,7 @@
 //! look at the state sees that generation or a later one. If the first look saw the same, the tag is no older, by the
 //! state's own release and acquire; and no newer, or the second look would have seen that generation. So what was retired
 //! before the lookup, or stands in parts, is never found. A block that was entered before the lookup, seen from this thread,
-//! is there in full. One whose start is seen and whose length is not is being entered, and is not found.
+//! is there in full. One whose start is seen and whose length is not is being entered or was retired, and is not found.
 
 mod line;
 mod overflow;
@@ -120,6 +123,12 @@ pub(crate) struct Lookup {
     overflow: Overflow,
 }
 
+/// The slot of a block that was retired.
+pub(crate) struct Retired<'a> {
+    line: &'a Line,
+    slot: usize,
+}
+
 /// One line of a bin, with what belongs to it.
 #[derive(Clone, Copy)]
 struct Place<'a> {
@@ -158,18 +167,33 @@ impl Lookup {
     }
 
     /// Makes blocks findable: all of them, or none. Under the lock of the heap that owns their spans.
+    #[inline]
     pub(crate) fn enter(&self, blocks: &[Entry]) -> Result<(), Error> {
         let mut done = 0;
         while let Some(first) = blocks.get(done) {
             let bin = first.start / BIN;
             let count = blocks[done..].iter().take_while(|block| block.start / BIN == bin).count();
             if let Err(error) = self.enter_in_bin(bin, &blocks[done..done + count]) {
-                blocks[..done].iter().for_each(|block| self.remove(block.start));
+                blocks[..done].iter().for_each(|block| self.take_out(block.run()));
                 return Err(error);
             }
             done += count;
         }
         Ok(())
+    }
+
+    /// Makes one block findable. Under the lock of the heap that owns its spans.
+    #[inline]
+    pub(crate) fn enter_one(&self, block: Entry) -> Result<(), Error> {
+        let bin = block.start / BIN;
+        match self.first(bin) {
+            Some(first) if first.line.enter_one(first.tags, &block) => {
+                self.note(bin);
+                self.set_lead(block.run(), block.start + 1);
+                Ok(())
+            }
+            _ => self.enter_in_bin(bin, &[block]),
+        }
     }
 
     fn enter_in_bin(&self, bin: u32, blocks: &[Entry]) -> Result<(), Error> {
@@ -186,7 +210,7 @@ impl Lookup {
             }
             if let Err(error) = self.overflow.add(place.next) {
                 self.note(bin);
-                blocks[..done].iter().for_each(|block| self.remove(block.start));
+                blocks[..done].iter().for_each(|block| self.take_out(block.run()));
                 return Err(error);
             }
             let head = place.line.head.load(Ordering::Relaxed);
@@ -219,27 +243,38 @@ impl Lookup {
         }
     }
 
-    /// Makes a live block unfindable. Under the lock of the heap that owns its spans. Ends with an atomic
-    /// read-modify-write, and stores that nobody waits for.
-    pub(crate) fn remove(&self, start: u32) {
-        let bin = start / BIN;
-        let mut next = self.first(bin);
+    /// Makes a live block unfindable, without a lock. Only by the block's owner, who then has its slot
+    /// [freed](Lookup::remove).
+    #[inline]
+    pub(crate) fn retire(&self, start: u32) -> Option<Retired<'_>> {
+        let mut next = self.first(start / BIN);
         while let Some(place) = next {
-            let head = place.line.head.load(Ordering::Relaxed);
-            if let Some(slot) = line::slot_of(head, start) {
-                let len = place.line.read(place.tags, start % BIN, slot).map_or(1, |read| read.len);
-                let left = place.line.remove(slot);
-                if line::is_empty(left) {
-                    self.forget(bin);
-                }
-                self.set_lead(Entry::new(start, len, 0).run(), 0);
-                return;
+            if let Some(slot) = line::slot_of(place.line.head.load(Ordering::Relaxed), start) {
+                place.line.retire(slot);
+                return Some(Retired { line: place.line, slot });
             }
             next = self.after(place);
         }
+        None
+    }
+
+    /// Frees the slot of a retired block. Under the lock of the heap that owns its spans.
+    #[inline]
+    pub(crate) fn remove(&self, run: Run, retired: Option<Retired<'_>>) {
+        let Some(Retired { line, slot }) = retired else { return };
+        if line::is_empty(line.remove(slot)) {
+            self.forget(run.start / BIN);
+        }
+        self.set_lead(run, 0);
+    }
+
+    /// Takes a block out that nobody got. Under the lock of the heap that owns its spans.
+    pub(crate) fn take_out(&self, run: Run) {
+        self.remove(run, self.retire(run.start));
     }
 
     /// Notes that no block begins in a bin any more, if so.
+    #[cold]
     fn forget(&self, bin: u32) {
         let mut next = self.first(bin);
         while let Some(place) = next {

@@ -19,6 +19,10 @@ fn enter(lookup: &Lookup, start: u32, len: u32, tag: u64) {
     lookup.enter(&[Entry::new(start, len, tag)]).unwrap();
 }
 
+fn remove(lookup: &Lookup, start: u32) {
+    lookup.take_out(lookup.at(start).unwrap().run());
+}
+
 /// Runs `writer` on another thread, and returns what `reader` found meanwhile.
 fn beside<T>(
     lookup: &Arc<Lookup>,
@@ -43,7 +47,7 @@ fn a_record_is_never_seen_in_parts() {
         enter(&lookup, 0, 16, 1);
         enter(&lookup, 8, 48, 9);
         let write = |lookup: &Lookup| {
-            lookup.remove(0);
+            remove(lookup, 0);
             enter(lookup, 0, 32, 2);
         };
         let (found, neighbour) = beside(&lookup, write, |lookup| (find(lookup, 0), find(lookup, 10)));
@@ -60,9 +64,9 @@ fn a_tag_belongs_to_its_block() {
         let lookup = lookup(128);
         enter(&lookup, 0, 16, 1);
         let write = |lookup: &Lookup| {
-            lookup.remove(0);
+            remove(lookup, 0);
             enter(lookup, 0, 16, 0);
-            lookup.remove(0);
+            remove(lookup, 0);
             enter(lookup, 0, 16, 3);
         };
         let found = beside(&lookup, write, |lookup| find(lookup, 0));
@@ -79,9 +83,9 @@ fn a_record_that_looks_the_same_is_not_taken_for_it() {
         let lookup = lookup(128);
         enter(&lookup, 0, 16, 1);
         let write = |lookup: &Lookup| {
-            lookup.remove(0);
+            remove(lookup, 0);
             enter(lookup, 0, 32, 2);
-            lookup.remove(0);
+            remove(lookup, 0);
             enter(lookup, 0, 16, 3);
         };
         let found = beside(&lookup, write, |lookup| find(lookup, 0));
@@ -96,7 +100,7 @@ fn a_record_that_moved_is_not_found_at_its_old_place() {
         let lookup = lookup(128);
         enter(&lookup, 0, 64, 1);
         let write = |lookup: &Lookup| {
-            lookup.remove(0);
+            remove(lookup, 0);
             enter(lookup, 3, 16, 2);
         };
         let (old, new) = beside(&lookup, write, |lookup| (find(lookup, 0), find(lookup, 3)));
@@ -112,7 +116,7 @@ fn what_was_retired_is_not_found_again() {
     check(3, || {
         let lookup = lookup(128);
         enter(&lookup, 0, 16, 1);
-        lookup.remove(0);
+        remove(&lookup, 0);
         let found = beside(&lookup, |lookup| enter(lookup, 0, 32, 2), |lookup| find(lookup, 0));
         assert!(matches!(found, None | Some((32, 2))), "{found:?}");
     });
@@ -131,8 +135,8 @@ fn a_full_line_leads_to_the_next() {
         assert_eq!(old, Some((16, 5)));
         assert_eq!(find(&lookup, 30), Some((16, 30)));
         // What is taken out of either line is gone.
-        lookup.remove(30);
-        lookup.remove(10);
+        remove(&lookup, 30);
+        remove(&lookup, 10);
         assert_eq!((find(&lookup, 30), find(&lookup, 10), find(&lookup, 12)), (None, None, Some((16, 6))));
     });
 }
@@ -158,7 +162,7 @@ fn a_block_is_found_from_the_bins_behind_it() {
         enter(&lookup, 100, 60 * 16, 1);
         let write = |lookup: &Lookup| {
             enter(lookup, 200, 16, 2);
-            lookup.remove(200);
+            remove(lookup, 200);
         };
         let (tail, other) = beside(&lookup, write, |lookup| (find(lookup, 150), find(lookup, 200)));
         assert_eq!(tail, Some((960, 1)));
@@ -176,7 +180,7 @@ fn a_block_is_found_from_the_spans_that_it_reaches_into() {
         enter(&lookup, 100, 500 * 16, 1);
         enter(&lookup, 600, 200 * 16, 2);
         let write = |lookup: &Lookup| {
-            lookup.remove(600);
+            remove(lookup, 600);
             enter(lookup, 700, 100 * 16, 3);
         };
         let found = beside(&lookup, write, |lookup| [300, 599, 650, 790].map(|at| find(lookup, at)));
@@ -198,7 +202,7 @@ fn writers_come_one_after_another() {
             spawn(move || {
                 let _lock = lock.lock();
                 enter(&lookup, 0, 16, 1);
-                lookup.remove(0);
+                remove(&lookup, 0);
             })
         };
         {
