@@ -28,6 +28,8 @@ mod publish;
 mod retire;
 mod stats;
 mod stubs;
+#[cfg(all(test, not(loom)))]
+mod tests;
 mod trim;
 
 use std::fmt;
@@ -105,6 +107,12 @@ impl CodeArena {
     #[cfg(feature = "cranelift")]
     fn handle(&self) -> &Arc<Handle> {
         &self.handle
+    }
+
+    /// Sends this thread to one of the heaps, which are made as far as there may be so many.
+    #[cfg(all(any(test, fuzzing), not(loom)))]
+    pub(crate) fn go_to_heap(&self, index: usize) {
+        self.core().heaps.go_to(index);
     }
 
     /// Copies `code` into the arena and makes it executable.

@@ -549,12 +549,14 @@ impl Heap {
             start: tables.granules.hole_start(granule + 1, self.owner),
             end: tables.granules.hole_end(granule, self.owner),
         };
-        if hole.len() < SMALL {
+        // A hole that was large and ends at the edge now. What does not reach the end of its bin was never large, and another
+        // hole that is may begin there.
+        if hole.len() < SMALL && bin_of(hole.end) > bin_of(hole.start) {
             self.large.file(&tables.links, bin_of(hole.start), 0);
         }
-        // What began behind its start begins there no more.
+        // What began at the edge begins there no more.
         let edge = granule.next_multiple_of(SPAN);
-        if hole.start < edge && edge < hole.end {
+        if hole.start < edge && edge < hole.end && hole.end - edge >= SMALL {
             self.large.file(&tables.links, bin_of(edge), 0);
         }
         self.file(tables, hole);

@@ -158,7 +158,7 @@ impl Model {
         }
     }
 
-    fn give(&mut self, span: u32, to: usize) {
+    pub(super) fn give(&mut self, span: u32, to: usize) {
         if span >= self.tables.granules.spans() {
             return;
         }
@@ -190,7 +190,7 @@ impl Model {
         self.pool.put(&self.tables.granules, spans);
     }
 
-    fn check(&self) {
+    pub(super) fn check(&self) {
         let granules = &self.tables.granules;
         for (at, taken) in (0..).zip(&self.taken) {
             assert_eq!(granules.is_taken(at), *taken, "{at}");
@@ -235,14 +235,13 @@ impl Model {
     }
 
     /// Takes all holes of each heap, the largest first: each is found.
-    fn fill(&mut self) {
+    pub(super) fn fill(&mut self) {
         for heap in 0..self.heaps.len() {
             let mut holes = self.holes(heap as u16 + 1);
             holes.sort_unstable_by(|a, b| b.cmp(a));
             for hole in holes {
                 let own = &mut self.heaps[heap];
-                own.relist_all(&self.tables);
-                let found = own.alloc(&self.tables, hole, 1).or_else(|| own.bump(&self.tables, hole, 1));
+                let found = own.alloc_exactly(&self.tables, hole, 1);
                 self.took(heap, found.unwrap_or_else(|| panic!("a hole of {hole} is not found")), hole, 1);
             }
             assert_eq!((self.heaps[heap].free_granules(), self.holes(heap as u16 + 1).len()), (0, 0));

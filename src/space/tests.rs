@@ -118,3 +118,18 @@ fn what_is_freed_is_used_before_what_never_was() {
         assert_eq!(model.heaps[0].resident_pages() + model.pool.resident_pages(), resident);
     }
 }
+
+/// The hole that grows over the edge of a span that changes owner is small on its far side, and a large one begins in the
+/// same bin behind it.
+#[test]
+fn a_span_that_changes_owner_hides_no_hole_of_its_neighbour() {
+    let mut model = Model::new(2 * SPAN, 256, 2);
+    model.alloc(0, 1, 1, true).unwrap();
+    for start in [SPAN, SPAN + 1] {
+        assert_eq!(model.alloc(1, 1, 1, true), Some(Run::new(start, 1)));
+    }
+    model.free(1);
+    model.give(0, 1);
+    model.check();
+    model.fill();
+}

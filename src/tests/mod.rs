@@ -2,7 +2,7 @@
 //! The models serve the fuzzer too (`cfg(fuzzing)`, see `fuzz/`).
 
 #[path = "../../tests/common/mod.rs"]
-mod common;
+pub(crate) mod common;
 mod faulty;
 #[cfg(all(test, feature = "cranelift"))]
 mod in_place;

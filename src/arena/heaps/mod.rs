@@ -287,6 +287,13 @@ impl Heaps {
         }
     }
 
+    /// Sends this thread to a heap, for tests.
+    #[cfg(all(any(test, fuzzing), not(loom)))]
+    pub(super) fn go_to(&self, index: usize) {
+        while self.made.load(Ordering::Acquire) <= index && matches!(self.make(), Ok(Some(_))) {}
+        sync::set_last_heap(index % self.made.load(Ordering::Acquire));
+    }
+
     /// Locks the heaps other than `index` one after another, as far as nobody else has them.
     pub(super) fn others(&self, index: usize) -> impl Iterator<Item = Locked<'_>> {
         let made = self.made.load(Ordering::Acquire);

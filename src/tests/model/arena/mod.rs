@@ -220,6 +220,17 @@ impl Model<'_> {
         for live in &self.live {
             self.check_live(live);
         }
+        // All first and last bytes, and those around, at once and one by one.
+        let ends = self.live.iter().flat_map(|live| {
+            let (start, len) = (live.owner.address(), live.bytes.len());
+            [start.wrapping_sub(1), start, start.wrapping_add(len - 1), start.wrapping_add(len)]
+        });
+        let ends: Vec<*const u8> = ends.collect();
+        let mut found = vec![None; ends.len() + 1];
+        found[ends.len()] = self.live.first().and_then(|live| self.arena.lookup(live.owner.address()));
+        self.arena.lookup_many(&ends, &mut found);
+        assert_eq!(found.pop(), Some(None));
+        assert!(ends.iter().zip(found).all(|(address, found)| self.arena.lookup(*address) == found));
         for open in &mut self.open {
             assert_eq!((open.batch.len(), open.batch.is_empty()), (open.slots.len(), open.slots.is_empty()));
             for (slot, bytes, _) in &open.slots {
@@ -407,6 +418,7 @@ impl Model<'_> {
                 }
             }
             Op::DropClone => drop(self.clones.pop()),
+            Op::Heap { index } => self.arena.go_to_heap(index),
             Op::Check => self.check(),
             Op::Drop { .. } | Op::Unpin { .. } | Op::IntoRaw { .. } => {}
         }

@@ -6,31 +6,72 @@ use super::super::{align, len};
 
 #[derive(Clone, Debug)]
 pub(super) enum Op {
-    Publish { len: usize, align: usize, tag: u64 },
+    Publish {
+        len: usize,
+        align: usize,
+        tag: u64,
+    },
     Open,
-    Push { batch: usize, len: usize, align: usize },
-    PushMany { batch: usize, count: usize, len: usize },
-    Reserve { batch: usize, len: usize, align: usize },
-    Finish { batch: usize, publish: bool },
-    Drop { pick: usize },
-    DropSome { keep: usize },
+    Push {
+        batch: usize,
+        len: usize,
+        align: usize,
+    },
+    PushMany {
+        batch: usize,
+        count: usize,
+        len: usize,
+    },
+    Reserve {
+        batch: usize,
+        len: usize,
+        align: usize,
+    },
+    Finish {
+        batch: usize,
+        publish: bool,
+    },
+    Drop {
+        pick: usize,
+    },
+    DropSome {
+        keep: usize,
+    },
     Pin,
-    Unpin { pick: usize },
+    Unpin {
+        pick: usize,
+    },
     Trim,
     Collapse,
-    IntoRaw { pick: usize },
-    FromRaw { pick: usize },
-    Patch { pick: usize, offset: usize, len: usize },
-    Lookup { offset: usize },
-    Refused { kind: u8 },
+    IntoRaw {
+        pick: usize,
+    },
+    FromRaw {
+        pick: usize,
+    },
+    Patch {
+        pick: usize,
+        offset: usize,
+        len: usize,
+    },
+    Lookup {
+        offset: usize,
+    },
+    Refused {
+        kind: u8,
+    },
     Clone,
     DropClone,
+    /// What comes next is done by another heap.
+    Heap {
+        index: usize,
+    },
     Check,
 }
 
 impl<'a> Arbitrary<'a> for Op {
     fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
-        let kind = u.int_in_range(0..=39u8)?;
+        let kind = u.int_in_range(0..=42u8)?;
         let mut pick = || u.arbitrary::<u8>().map(usize::from);
         Ok(match kind {
             0..=8 => Self::Publish { len: len(u)?, align: align(u)?, tag: u.int_in_range(0..=u64::MAX)? },
@@ -53,6 +94,7 @@ impl<'a> Arbitrary<'a> for Op {
             35 => Self::Refused { kind: u.arbitrary()? },
             36 => Self::Clone,
             37 => Self::DropClone,
+            38..=40 => Self::Heap { index: u.int_in_range(0..=3)? },
             _ => Self::Check,
         })
     }
