@@ -37,34 +37,6 @@ pub(crate) fn thread_number() -> usize {
     0
 }
 
-#[cfg(not(loom))]
-thread_local! {
-    /// The heap that this thread used last, of whatever arena that was.
-    #[allow(clippy::missing_const_for_thread_local, reason = "it is const; on OpenBSD clippy looks into the macro")]
-    static LAST_HEAP: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
-}
-
-/// Returns the number of the heap that this thread used last; 0 where the thread is ending and has nothing of its own.
-#[cfg(not(loom))]
-#[inline]
-pub(crate) fn last_heap() -> usize {
-    LAST_HEAP.try_with(std::cell::Cell::get).unwrap_or(0)
-}
-
-#[cfg(not(loom))]
-pub(crate) fn set_last_heap(index: usize) {
-    let _ = LAST_HEAP.try_with(|last| last.set(index));
-}
-
-/// All threads of a model start at the same place, where they meet.
-#[cfg(loom)]
-pub(crate) fn last_heap() -> usize {
-    0
-}
-
-#[cfg(loom)]
-pub(crate) fn set_last_heap(_index: usize) {}
-
 /// Lets other threads go first.
 pub(crate) fn yield_now() {
     #[cfg(loom)]

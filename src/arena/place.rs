@@ -8,7 +8,7 @@
 //! owners. Then a span with its blocks can change owner: only there.
 
 use super::core::{Core, bytes_of};
-use super::heaps::{All, Locked, State};
+use super::heaps::{All, Locked, State, last};
 use super::retire::RECLAIMED;
 use crate::Error;
 use crate::space::granules::{FREE, SPAN, span_of};
@@ -82,7 +82,7 @@ impl Core {
             }
             if let Some(run) = self.find(&mut other, len, align) {
                 // Here is more of what it needs.
-                sync::set_last_heap(other.index);
+                last::set(other.index);
                 return Ok((other, run));
             }
         }

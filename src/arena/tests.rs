@@ -2,6 +2,7 @@
 
 use std::thread;
 
+use super::heaps::last;
 use crate::space::granules::SPAN;
 use crate::tests::common::{asm, call, child, modes};
 use crate::units::GRANULE;
@@ -46,7 +47,8 @@ fn a_thread_goes_where_nobody_else_is() {
     let first = arena.publish(&asm::constant(1)).unwrap();
     let other = {
         let _held = arena.core().heaps.lock(0);
-        // On this thread, so that it would wait for ever.
+        // On this thread, which would wait for ever if it did not know that it meets another again and again.
+        assert!((0..last::MISSES).fold(false, |_, _| last::count_miss(0)));
         arena.publish(&asm::constant(2)).unwrap()
     };
     arena.go_to_heap(0);

@@ -14,7 +14,7 @@
 //!   another.
 //!
 //! Spans that are wholly free are handed back to whoever keeps the free spans, but for the one at the cursor: a heap whose only
-//! block comes and goes asks nobody.
+//! block comes and goes asks nobody. (Heaps other than the first, which are there because threads met, give that one back too.)
 //!
 //! # Cost
 //!
@@ -26,7 +26,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 
 use super::Run;
-use super::granules::{Granules, Owner, SPAN, span_of};
+use super::granules::{FREE, Granules, Owner, SPAN, span_of};
 use super::large::{Large, Links, SMALL, bin_of, class_of};
 use crate::Error;
 
@@ -34,6 +34,8 @@ use crate::Error;
 const HINTS: usize = 256;
 /// Large holes that are looked at for one that fits an alignment, or more closely.
 const TRIES: usize = 8;
+/// The heap that serves whoever meets nobody.
+const FIRST: Owner = FREE + 1;
 /// Unlisted spans that are listed again before more memory is taken.
 const RELISTED: usize = 4;
 
@@ -409,8 +411,9 @@ impl Heap {
         if hole.end - run.end >= SMALL {
             self.large.file(&tables.links, bin_of(run.end), 0);
         }
-        // Spans that are wholly free, but for the one at the cursor.
-        let first = hole.start.div_ceil(SPAN) + u32::from(at_cursor);
+        // Spans that are wholly free, but for the one at the cursor. A heap other than the first that has nothing gives that one too.
+        let keeps = at_cursor && (self.taken > 0 || self.owner == FIRST);
+        let first = hole.start.div_ceil(SPAN) + u32::from(keeps);
         let last = if hole.end == tables.granules.len() { tables.granules.spans() } else { hole.end / SPAN };
         if first >= last {
             if at_cursor {

@@ -133,6 +133,31 @@ fn modules_come_and_go_in_flat_memory() {
     assert_eq!(figures[10], figures[999], "{figures:?}");
 }
 
+/// Rounds that use most of the arena and free all of it: the pages of the last round come before pages that never were used,
+/// without a call that counts or trims in between.
+#[test]
+fn freed_pages_are_used_before_fresh_ones() {
+    for modules in [60, 100, 160, 240] {
+        let arena = arena();
+        let mut figures = Vec::new();
+        for _ in 0..4 {
+            let modules: Vec<JITModule> = (0..modules)
+                .map(|n| {
+                    let mut module = module(provider(&arena));
+                    let id = constant(&mut module, "one", n);
+                    module.finalize_definitions().unwrap();
+                    assert_eq!(i64::from(call(&module, id)), n);
+                    module
+                })
+                .collect();
+            figures.push(arena.stats().resident_bytes);
+            // SAFETY: nobody runs the code any more.
+            modules.into_iter().for_each(|module| unsafe { module.free_memory() });
+        }
+        assert!(figures.iter().all(|pages| *pages == figures[0]), "{modules}: {figures:?}");
+    }
+}
+
 #[test]
 fn a_dropped_module_leaves_what_was_finalized_and_nothing_else() {
     let arena = arena();

@@ -1,8 +1,8 @@
 //! The heaps of an arena, and the free spans that belong to none of them.
 //!
 //! A heap owns whole spans and hands out granules of them under a lock of its own. A thread goes to the heap that it used
-//! last. If that one is locked it goes to another, or makes one, so there are as many heaps as threads that met. A block is freed
-//! into the heap that owns its span, whichever thread drops it.
+//! last. If that one is locked again and again it goes to another, or makes one; now and then it tries an earlier one. So as many
+//! heaps are in use as threads meet. A block is freed into the heap that owns its span, whichever thread drops it.
 //!
 //! # Locks, in the order in which they are taken
 //!
@@ -23,6 +23,7 @@
 #![forbid(unsafe_code)]
 
 mod counts;
+pub(super) mod last;
 
 use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut, Range};
@@ -35,8 +36,8 @@ use crate::space::Run;
 use crate::space::granules::{FREE, Granules};
 use crate::space::heap::{Heap as Space, Tables};
 use crate::space::pool::Pool;
-use crate::sync::checked::{AtomicU64, AtomicUsize, Mutex, MutexGuard, OnceLock};
-use crate::sync::{self, Ordering};
+use crate::sync::Ordering;
+use crate::sync::checked::{AtomicU32, AtomicU64, AtomicUsize, Mutex, MutexGuard, OnceLock};
 
 /// The most heaps that an arena has.
 const MOST: usize = 64;
@@ -44,8 +45,6 @@ const MOST: usize = 64;
 const SPANS: u32 = if cfg!(loom) { 2 } else { 8 };
 /// How often a lock is looked at before this thread sleeps on it.
 const PATIENCE: usize = if cfg!(loom) { 0 } else { 200 };
-/// How often the lock of the heap used last is looked at before another heap is.
-const LOYALTY: usize = if cfg!(loom) { 1 } else { 20 };
 
 pub(crate) struct Heaps {
     pub(crate) tables: Tables,
@@ -59,7 +58,11 @@ pub(crate) struct Heaps {
 
 /// Alone on its cache lines and those fetched along with them.
 #[repr(align(128))]
-struct Heap(Mutex<State>);
+struct Heap {
+    state: Mutex<State>,
+    /// How many publications it has seen. Written under the lock.
+    publications: AtomicU32,
+}
 
 /// What a heap's lock guards.
 pub(crate) struct State {
@@ -212,20 +215,20 @@ impl Heaps {
         let pool = self.pool.lock();
         let made = self.made.load(Ordering::Relaxed);
         let Some(place) = self.heaps.get(made) else { return Ok(None) };
-        let _ = place.set(Box::new(Heap(Mutex::new(State::new(made)?))));
+        let _ = place.set(Box::new(Heap { state: Mutex::new(State::new(made)?), publications: AtomicU32::new(0) }));
         self.made.store(made + 1, Ordering::Release);
         drop(pool);
         Ok(Some(made))
     }
 
     #[inline]
-    fn heap(&self, index: usize) -> Option<&Mutex<State>> {
-        Some(&self.heaps.get(index)?.get()?.0)
+    fn heap(&self, index: usize) -> Option<&Heap> {
+        self.heaps.get(index)?.get().map(|heap| &**heap)
     }
 
     #[inline]
     fn try_lock(&self, index: usize) -> Option<Locked<'_>> {
-        self.heap(index)?.try_lock()
+        self.heap(index)?.state.try_lock()
     }
 
     /// Locks a heap that there is. It is held for some hundred nanoseconds as a rule, so it is better to look again for a while
@@ -233,7 +236,7 @@ impl Heaps {
     #[allow(clippy::expect_used, reason = "heaps stay where they are")]
     #[inline]
     pub(super) fn lock(&self, index: usize) -> Locked<'_> {
-        let heap = self.heap(index).expect("a heap that was made");
+        let heap = &self.heap(index).expect("a heap that was made").state;
         match heap.try_lock() {
             Some(locked) => locked,
             None => Self::wait_for(heap),
@@ -251,35 +254,54 @@ impl Heaps {
         heap.lock()
     }
 
-    /// Locks a heap for this thread: the one that it used last, or one that nobody else uses now.
+    /// Locks a heap for this thread, to publish: the one that it used last, or another if that one is locked all the time.
     #[inline]
     pub(super) fn any(&self) -> Locked<'_> {
         let made = self.made.load(Ordering::Acquire);
         // Without a division as a rule.
-        let last = match sync::last_heap() {
+        let last = match last::heap() {
             last if last < made => last,
             other => other % made,
         };
-        for _ in 0..LOYALTY {
-            match self.try_lock(last) {
-                Some(locked) => return locked,
-                None => std::hint::spin_loop(),
+        if last > 0 && last::count_use() {
+            if let Some(locked) = self.earlier(last) {
+                return locked;
             }
         }
-        self.another(last, made)
+        let Some(heap) = self.heap(last) else { return self.lock(0) };
+        let locked = match heap.state.try_lock() {
+            Some(locked) => locked,
+            None => return self.crowded(last, made),
+        };
+        heap.publications.store(heap.publications.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+        locked
     }
 
+    /// Goes to an earlier heap, if one is unlocked. So few heaps are in use once fewer threads meet.
     #[cold]
-    fn another(&self, last: usize, made: usize) -> Locked<'_> {
+    fn earlier(&self, last: usize) -> Option<Locked<'_>> {
+        let locked = (0..last).find_map(|index| self.try_lock(index))?;
+        last::set(locked.index);
+        Some(locked)
+    }
+
+    /// Waits for a locked heap, or goes to another if it is locked again and again. One that is locked now and then is not
+    /// left, because each heap has free memory of its own.
+    #[cold]
+    fn crowded(&self, last: usize, made: usize) -> Locked<'_> {
+        let publications = self.heap(last).map_or(0, |heap| heap.publications.load(Ordering::Relaxed));
+        if !last::count_miss(publications) {
+            return self.lock(last);
+        }
         for index in (last + 1..made).chain(0..last) {
             if let Some(locked) = self.try_lock(index) {
-                sync::set_last_heap(index);
+                last::set(index);
                 return locked;
             }
         }
         match self.make() {
             Ok(Some(index)) => {
-                sync::set_last_heap(index);
+                last::set(index);
                 self.lock(index)
             }
             // As many as there may be, or no memory for more.
@@ -291,7 +313,7 @@ impl Heaps {
     #[cfg(all(any(test, fuzzing), not(loom)))]
     pub(super) fn go_to(&self, index: usize) {
         while self.made.load(Ordering::Acquire) <= index && matches!(self.make(), Ok(Some(_))) {}
-        sync::set_last_heap(index % self.made.load(Ordering::Acquire));
+        last::set(index % self.made.load(Ordering::Acquire));
     }
 
     /// Locks the heaps other than `index` one after another, as far as nobody else has them.
