@@ -1,4 +1,5 @@
 //! How much memory an arena takes for what it holds, and which memory it takes first.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod common;
 

@@ -1,5 +1,6 @@
 //! How much stack calls need: 32 KiB to build an arena and 16 KiB for everything else, optimised; for fibers, coroutines and
 //! threads of small C libraries. Unoptimised under 64 KiB.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 #![cfg(all(target_os = "linux", not(miri)))]
 
 mod common;
