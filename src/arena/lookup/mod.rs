@@ -2,10 +2,10 @@
 //!
 //! # Structure
 //!
-//! The region is cut into bins of 128 granules (2 KiB), 32 to a span. Each bin has a [line](line) of 64 bytes with the
+//! The region is cut into bins of 128 granules (2 KiB), 32 to a span. Each bin has a [line](mod@line) of 64 bytes with the
 //! starts and lengths of the blocks that begin in it. Tags lie apart, in a table of the same order, because many runtimes
 //! use none: a block without a tag neither reads nor writes there. Bins with more than seven blocks have
-//! [further lines](overflow). One word for each span says in which of its bins blocks begin, and where the block begins that reaches
+//! [further lines](mod@overflow). One word for each span says in which of its bins blocks begin, and where the block begins that reaches
 //! into the span from before:
 //!
 //! ```text
