@@ -76,6 +76,21 @@ pub(crate) mod modelled {
         atomic::fence(order);
     }
 
+    /// What an atomic read-modify-write is on x86, before and after it.
+    fn barrier() {
+        if cfg!(loom_x86) {
+            atomic::fence(Ordering::SeqCst);
+        }
+    }
+
+    fn locked<T>(access: impl FnOnce() -> T) -> T {
+        turn();
+        barrier();
+        let result = access();
+        barrier();
+        result
+    }
+
     /// loom's atomics, each access a turn.
     macro_rules! atomic {
         ($name:ident, $value:ty) => {
@@ -99,28 +114,23 @@ pub(crate) mod modelled {
                 }
 
                 pub(crate) fn fetch_add(&self, value: $value, order: Ordering) -> $value {
-                    turn();
-                    self.0.fetch_add(value, order)
+                    locked(|| self.0.fetch_add(value, order))
                 }
 
                 pub(crate) fn fetch_sub(&self, value: $value, order: Ordering) -> $value {
-                    turn();
-                    self.0.fetch_sub(value, order)
+                    locked(|| self.0.fetch_sub(value, order))
                 }
 
                 pub(crate) fn fetch_max(&self, value: $value, order: Ordering) -> $value {
-                    turn();
-                    self.0.fetch_max(value, order)
+                    locked(|| self.0.fetch_max(value, order))
                 }
 
                 pub(crate) fn fetch_and(&self, value: $value, order: Ordering) -> $value {
-                    turn();
-                    self.0.fetch_and(value, order)
+                    locked(|| self.0.fetch_and(value, order))
                 }
 
                 pub(crate) fn fetch_or(&self, value: $value, order: Ordering) -> $value {
-                    turn();
-                    self.0.fetch_or(value, order)
+                    locked(|| self.0.fetch_or(value, order))
                 }
 
                 pub(crate) fn compare_exchange(
@@ -130,8 +140,7 @@ pub(crate) mod modelled {
                     success: Ordering,
                     failure: Ordering,
                 ) -> Result<$value, $value> {
-                    turn();
-                    self.0.compare_exchange(old, new, success, failure)
+                    locked(|| self.0.compare_exchange(old, new, success, failure))
                 }
 
                 pub(crate) fn compare_exchange_weak(
@@ -171,13 +180,17 @@ pub(crate) mod modelled {
         }
 
         pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+            barrier();
             let guard = self.lock.lock().ok();
+            barrier();
             self.alive.with(|_| ());
             MutexGuard { lock: self, guard }
         }
 
         pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+            barrier();
             let guard = self.lock.try_lock().ok();
+            barrier();
             self.alive.with(|_| ());
             guard.map(|guard| MutexGuard { lock: self, guard: Some(guard) })
         }

@@ -202,3 +202,36 @@ mod signals {
         });
     }
 }
+
+#[test]
+fn a_tag_does_not_outlive_its_block() {
+    let arena = small(WxMode::Flip).build().unwrap();
+    let block = arena.publish(Code::new(&[0xc3; 16]).tag(7)).unwrap();
+    let at = block.as_ptr();
+    drop(block);
+    let block = arena.publish(&[0xc3; 16]).unwrap();
+    assert_eq!((block.as_ptr(), block.tag(), arena.lookup(at).unwrap().tag), (at, 0, 0));
+}
+
+/// The first seven blocks of a bin go, and the eighth, which reaches into the bins behind, stays.
+#[test]
+fn a_bin_may_have_one_block_in_its_second_line() {
+    let arena = small(WxMode::Flip).build().unwrap();
+    let mut first: Vec<_> = (0..7).map(|_| arena.publish(&[0xc3; 16]).unwrap()).collect();
+    let long = arena.publish(&[0xc3; 10_000][..]).unwrap();
+    first.clear();
+    let hit = arena.lookup(long.as_ptr().wrapping_add(9_000)).unwrap();
+    assert_eq!((hit.start, hit.len), (long.as_ptr(), 10_000));
+}
+
+#[test]
+fn many_in_one_bin_are_looked_up_at_once() {
+    let arena = small(WxMode::Flip).build().unwrap();
+    let blocks: Vec<_> = (0..100).map(|n| arena.publish(Code::new(&[0xc3; 16]).tag(n)).unwrap()).collect();
+    let addresses: Vec<_> = blocks.iter().map(gaia_jit::CodeBlock::as_ptr).collect();
+    let mut found = vec![None; 100];
+    arena.lookup_many(&addresses, &mut found);
+    for (n, (hit, block)) in (0..).zip(found.iter().zip(&blocks)) {
+        assert_eq!(hit.map(|hit| (hit.start, hit.len, hit.tag)), Some((block.as_ptr(), 16, n)));
+    }
+}

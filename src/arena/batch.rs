@@ -10,7 +10,6 @@
 //! are writable while the crate copies, and never while the caller's code runs.
 
 use std::fmt;
-use std::io;
 use std::marker::PhantomData;
 
 use super::block::CodeBlock;
@@ -248,6 +247,8 @@ impl Batch {
         self.core.memory.check_own("publish")?;
         let granules = self.core.granules(len)?;
         let align = align_granules(align)?;
+        let more = self.entries.try_reserve(1).and_then(|()| self.sources.try_reserve(1));
+        more.map_err(|_| Error::out_of_memory())?;
         let (run, source) = match code {
             Some(code) if self.core.memory.rules().way_in == WayIn::WriteAtOnce => self.write(granules, align, code)?,
             _ => self.find(granules, align)?,
@@ -305,8 +306,7 @@ impl Batch {
 
     fn stage(&mut self, granules: u32, align: u32) -> Result<(Run, Source), Error> {
         let (at, len) = (self.staging.len(), granules as usize * GRANULE);
-        let refused = |_| Error::OperatingSystem { call: "malloc", source: io::ErrorKind::OutOfMemory.into() };
-        self.staging.try_reserve(len).map_err(refused)?;
+        self.staging.try_reserve(len).map_err(|_| Error::out_of_memory())?;
         let run = self.place(granules, align)?;
         self.staging.resize(at + len, 0);
         Ok((run, Source::Staged(at as u32)))
@@ -382,6 +382,8 @@ impl Batch {
             return Ok(Vec::new());
         }
         self.make_executable()?;
+        let mut blocks = Vec::new();
+        blocks.try_reserve_exact(self.entries.len()).map_err(|_| Error::out_of_memory())?;
         core.enter_all(&self.entries, &self.runs)?;
         // From here on nothing fails.
         let entries = std::mem::take(&mut self.entries);
@@ -389,7 +391,7 @@ impl Batch {
         // Owned by blocks from here on, whatever an observer does.
         // SAFETY: entered and counted just now, for this call alone.
         let block = |entry: &Entry| unsafe { CodeBlock::new(&core, *entry) };
-        let blocks: Vec<_> = entries.iter().map(block).collect();
+        blocks.extend(entries.iter().map(block));
         let described = entries.iter().enumerate().map(|(slot, entry)| self.notes.describe(slot, *entry));
         // SAFETY: published, and returned or dropped behind this.
         unsafe { core.announce(described) };

@@ -182,7 +182,7 @@ impl ArenaBuilder {
             name: self.name.as_deref().map(mapping_name),
         };
         let memory = CodeMemory::build(self.os, self.mode, &plan)?;
-        let keep_free = if memory.rules().gives_back { self.keep_free } else { usize::MAX };
+        let keep_free = if memory.can_shrink() { self.keep_free } else { usize::MAX };
         Ok(CodeArena::from_core(Core::new(memory, self.poison, keep_free, Observers::new(self.observers))?))
     }
 }

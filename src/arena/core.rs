@@ -25,8 +25,10 @@ pub(crate) struct Core {
     pub(super) heaps: Heaps,
     /// Freed code is overwritten with traps before its space is used again.
     pub(super) poison: bool,
-    /// The most free pages in whole spans that may hold memory.
-    pub(super) keep_free: u64,
+    /// The most free pages in whole spans that may hold memory; more where the system refused to take some back.
+    pub(super) keep_free: AtomicU64,
+    /// As the builder said.
+    pub(super) least_kept: u64,
     /// Bytes of the last two batches, 32 bits each: what the next one may come to.
     pub(super) recent: AtomicU64,
     /// Held while free granules are marked as taken because the system or an observer is called about them, and taken
@@ -56,7 +58,8 @@ impl Core {
             guards: Guards::new(),
             observers,
             poison,
-            keep_free: (keep_free / memory.page_size()) as u64,
+            keep_free: AtomicU64::new((keep_free / memory.page_size()) as u64),
+            least_kept: (keep_free / memory.page_size()) as u64,
             recent: AtomicU64::new(0),
             system: Mutex::new(()),
             in_flight: AtomicU64::new(0),

@@ -65,6 +65,8 @@ pub(crate) struct Guards {
     /// The epoch in which each counter became the youngest. Written under `changing`.
     epochs: [AtomicU64; AGES],
     changing: Mutex<()>,
+    /// Not zero if there was no counter for younger guards when a block was dropped last. Written under `changing`.
+    owed: AtomicU64,
     /// A bit for each shard that was ever added to.
     used: AtomicU64,
     shards: [Shard; SHARDS],
@@ -92,7 +94,7 @@ impl Drop for Guard<'_> {
 /// A sequentially consistent fence, after an atomic read-modify-write that can stand for it. On x86 that is a locked instruction, and so
 /// a full barrier already (Intel SDM volume 3, "Memory Ordering"); a fence beside it would only cost.
 pub(super) fn fence_after_rmw() {
-    if cfg!(all(any(target_arch = "x86", target_arch = "x86_64"), not(any(miri, loom)))) {
+    if cfg!(any(loom_x86, all(any(target_arch = "x86", target_arch = "x86_64"), not(any(miri, loom))))) {
         std::sync::atomic::compiler_fence(Ordering::SeqCst);
     } else {
         fence(Ordering::SeqCst);
@@ -116,6 +118,7 @@ impl Guards {
             youngest: AtomicU64::new(1 << AGE_BITS),
             epochs: std::array::from_fn(|age| AtomicU64::new(u64::from(age == 0))),
             changing: Mutex::new(()),
+            owed: AtomicU64::new(0),
             used: AtomicU64::new(0),
             shards: std::array::from_fn(|_| Shard(std::array::from_fn(|_| AtomicU64::new(0)))),
         }
@@ -162,7 +165,9 @@ impl Guards {
     /// a heap was marked behind the fence of [`Guards::any`], and the heap's lock passes that on.
     pub(crate) fn oldest(&self) -> Option<u64> {
         let held = (0..AGES).filter(|&age| self.is_held(age));
-        held.map(|age| self.epochs[age].load(Ordering::Relaxed)).min()
+        // Acquire: where the guard that was seen has ended meanwhile, and its counter has a later epoch by now, what was done
+        // under it comes before what is done to the code next.
+        held.map(|age| self.epochs[age].load(Ordering::Acquire)).min()
     }
 
     /// Returns the epoch of a drop that has to wait for the guards of now: those that [`Guards::any`] saw before, on this
@@ -180,7 +185,16 @@ impl Guards {
         self.youngest.load(Ordering::Relaxed) >> AGE_BITS
     }
 
+    /// Lets a counter that stands at zero be the youngest if there was none when a block was dropped, and there is one now.
+    #[inline]
+    pub(crate) fn catch_up(&self) {
+        if self.owed.load(Ordering::Relaxed) != 0 {
+            self.advance();
+        }
+    }
+
     /// Lets a counter that stands at zero be the youngest from now on, if there is one.
+    #[cold]
     pub(crate) fn advance(&self) {
         let _changing = self.changing.lock();
         self.change();
@@ -189,9 +203,12 @@ impl Guards {
     fn change(&self) {
         let youngest = self.youngest.load(Ordering::Relaxed);
         let now = youngest as usize & ((1 << AGE_BITS) - 1);
-        if let Some(age) = (1..AGES).map(|next| (now + next) % AGES).find(|&age| !self.is_held(age)) {
+        let next = (1..AGES).map(|next| (now + next) % AGES).find(|&age| !self.is_held(age));
+        self.owed.store(u64::from(next.is_none()), Ordering::Relaxed);
+        if let Some(age) = next {
             let epoch = (youngest >> AGE_BITS) + 1;
-            self.epochs[age].store(epoch, Ordering::Relaxed);
+            // Release: the ends of its guards were acquired by `is_held`.
+            self.epochs[age].store(epoch, Ordering::Release);
             self.youngest.store(epoch << AGE_BITS | age as u64, Ordering::Relaxed);
         }
     }

@@ -87,8 +87,13 @@ pub(super) unsafe fn retire(core: NonNull<Core>, start: u32, len: u32) {
     let mut panicked = None;
     // SAFETY: the block keeps the core until it is counted out.
     let heap = unsafe { core.as_ref() }.retire(start, len, &mut panicked);
-    // The guard unlocks the heap here, in a function that holds no reference to the core.
-    if heap.is_some_and(|mut heap| heap.let_go()) {
+    let mut closed = false;
+    if let Some(mut heap) = heap {
+        closed = heap.let_go();
+        // Here, in a function that holds no reference to the core.
+        drop(heap);
+    }
+    if closed {
         // SAFETY: the sum contains the block, as the heap was closed before it was counted out.
         unsafe { count_out(core) };
     }

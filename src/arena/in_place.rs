@@ -55,6 +55,7 @@ impl InPlace {
         let core = Arc::clone(&self.core);
         core.memory.check_own("publish")?;
         let (granules, align) = (core.granules(len)?, align_granules(align)?);
+        self.entries.try_reserve(1).map_err(|_| Error::out_of_memory())?;
         let run = match self.runs.last_mut().and_then(|open| open.take(granules, align)) {
             Some(run) => run,
             None => self.open(granules, align)?,
@@ -113,6 +114,7 @@ impl InPlace {
         }
         self.runs.iter().for_each(|open| open.used().for_each(|run| core.memory.flush(bytes_of(run))));
         core.memory.sync_cores()?;
+        blocks.try_reserve(self.entries.len()).map_err(|_| Error::out_of_memory())?;
         core.enter_all(&self.entries, &self.runs)?;
         // From here on nothing fails.
         let entries = std::mem::take(&mut self.entries);

@@ -159,6 +159,9 @@ impl CodeArena {
 
     /// The live block that holds the byte at `address`: wait-free, allocates nothing, safe in a signal handler.
     ///
+    /// A block is found from a moment before its publication returns, when its bytes may not all be there yet. A guard protects a
+    /// block that was found under it, unless its publication fails.
+    ///
     /// ```
     /// # use gaia_jit::Code;
     /// # let arena = gaia_jit::CodeArena::builder().capacity(1 << 20).build()?;

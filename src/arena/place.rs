@@ -8,7 +8,7 @@
 //! owners. Then a span with its blocks can change owner: only there.
 
 use super::core::{Core, bytes_of};
-use super::heaps::{All, Locked, State, last};
+use super::heaps::{All, Counts, Locked, State, last};
 use super::retire::RECLAIMED;
 use crate::Error;
 use crate::space::granules::{FREE, SPAN, span_of};
@@ -29,6 +29,7 @@ impl Core {
         align: u32,
         note: impl FnOnce(&mut State, Run) -> Result<T, Error>,
     ) -> Result<T, Error> {
+        self.guards.catch_up();
         let mut heap = self.heaps.any();
         if !heap.pending.is_empty() {
             heap = self.reclaim(heap, RECLAIMED)?;
@@ -114,7 +115,8 @@ impl Core {
                 return found;
             }
         }
-        let spans = self.heaps.pool().take_run(granules, len, align, resident)?;
+        let mut pool = self.heaps.pool();
+        let spans = pool.take_run(granules, len, align, resident)?;
         heap.space.alloc_in(tables, spans, len, align)
     }
 
@@ -139,20 +141,22 @@ impl Core {
     }
 
     fn full(&self, all: &mut All<'_>, len: u32) -> Error {
-        let waiting: usize = all.heaps.iter().map(|heap| heap.waiting.granules()).sum();
+        let mut waiting = Counts::default();
+        all.heaps.iter().for_each(|heap| waiting.merge(heap.waiting));
         Error::ArenaFull {
             asked: len as usize * GRANULE,
             free: all.free_granules() as usize * GRANULE,
-            largest_hole: self.largest_hole().len() as usize * GRANULE,
-            waiting: waiting * GRANULE,
+            largest_hole: self.largest_hole(all) as usize * GRANULE,
+            waiting: waiting.granules() * GRANULE,
         }
     }
 
-    /// The largest run of free granules, whoever owns them. All heaps are locked.
-    pub(super) fn largest_hole(&self) -> Run {
-        let granules = self.heaps.granules();
-        let all = Run { start: 0, end: granules.len() };
-        granules.holes(all).max_by_key(|hole| hole.len()).unwrap_or(Run::new(0, 0))
+    /// Granules of the largest run that is free, whoever owns them.
+    pub(super) fn largest_hole(&self, all: &mut All<'_>) -> u32 {
+        let (tables, granules) = (&self.heaps.tables, self.heaps.granules());
+        let of_heaps = all.heaps.iter_mut().map(|heap| heap.space.largest(tables)).fold(0, u32::max);
+        let across = granules.holes_across_owners().map(|hole| hole.len()).fold(of_heaps, u32::max);
+        across.max(all.pool.largest(granules))
     }
 
     /// Takes granules out of any holes; returns the heap that owns them now.
@@ -166,8 +170,7 @@ impl Core {
         if let Some(spans) = all.pool.take_run(granules, len, align, false) {
             return all.heaps[0].space.alloc_in(tables, spans, len, align).map(|run| (0, run));
         }
-        let whole = Run { start: 0, end: granules.len() };
-        let run = granules.holes(whole).find_map(|hole| hole.fit(len, align))?;
+        let run = granules.holes_across_owners().find_map(|hole| hole.fit(len, align))?;
         let heap = self.gather(all, run);
         all.heaps[heap].space.take_at(tables, run);
         Some((heap, run))
@@ -177,14 +180,13 @@ impl Core {
     fn gather(&self, all: &mut All<'_>, run: Run) -> usize {
         let (tables, granules) = (&self.heaps.tables, self.heaps.granules());
         let owner = |span: u32| granules.owner_at(span * SPAN).unwrap_or(FREE);
-        let (mut first, mut last) = (span_of(run.start), span_of(run.end - 1));
+        let (first, mut last) = (span_of(run.start), span_of(run.end - 1));
         let heir = (first..=last).map(owner).find(|owner| *owner != FREE).unwrap_or(1);
-        // Whatever lies across the end of a span goes along, as far as it does.
+        // Whatever lies across the end of the last span goes along, as far as it does. (Before the first nothing does, because
+        // that one is the heir's or free.) A span of another owner is not meant, nor a free one, whose granules are taken
+        // while its memory is given back.
         let crosses = |edge: u32| edge < granules.len() && granules.is_taken(edge - 1) && granules.is_taken(edge);
-        while owner(first) != heir && first > 0 && crosses(first * SPAN) {
-            first -= 1;
-        }
-        while owner(last) != heir && crosses((last + 1) * SPAN) {
+        while owner(last) != heir && owner(last + 1) == owner(last) && crosses((last + 1) * SPAN) {
             last += 1;
         }
         let to = usize::from(heir) - 1;
@@ -203,12 +205,18 @@ impl Core {
 
     /// Tries again to make pages executable that could not be.
     pub(super) fn seal_stuck(&self) {
-        let stuck: Vec<Run> = self.heaps.each().flat_map(|mut heap| std::mem::take(&mut heap.stuck)).collect();
+        let granules = |stuck: &[Run]| stuck.iter().map(|run| u64::from(run.len())).sum::<u64>();
+        let take = |mut heap: Locked<'_>| {
+            let stuck = std::mem::take(&mut heap.stuck);
+            // While the heap is locked, so that nobody sees neither.
+            self.in_flight.fetch_add(granules(&stuck), Ordering::Relaxed);
+            stuck
+        };
+        let stuck: Vec<Run> = self.heaps.each().flat_map(take).collect();
         if stuck.is_empty() {
             return;
         }
-        let granules: u64 = stuck.iter().map(|run| u64::from(run.len())).sum();
-        self.in_flight.fetch_add(granules, Ordering::Relaxed);
+        let taken = granules(&stuck);
         let system = self.system.lock();
         for run in stuck {
             // SAFETY: such pages are open, belong to nobody else and hold no live code.
@@ -218,7 +226,7 @@ impl Core {
                 self.keep_stuck(run);
             }
         }
-        self.in_flight.fetch_sub(granules, Ordering::Relaxed);
+        self.in_flight.fetch_sub(taken, Ordering::Relaxed);
         drop(system);
     }
 }

@@ -78,12 +78,18 @@ impl Core {
     /// Gives memory back to the system if more of it is free than the arena is to keep.
     #[inline]
     fn give_back<'a>(&'a self, heap: Locked<'a>) -> Option<Locked<'a>> {
-        if self.heaps.free_resident() <= self.keep_free {
+        if self.heaps.free_resident() <= self.keep_free.load(Ordering::Relaxed) {
             return Some(heap);
         }
+        let index = heap.index;
         drop(heap);
         self.shrink();
-        Some(self.heaps.any())
+        if !self.memory.is_own() {
+            // An observer forked.
+            return None;
+        }
+        // Not a new one: where no handle is left, it would not know.
+        Some(self.heaps.lock(index))
     }
 
     /// Puts a block that was taken out of the lookup among those that wait, and lets it pay for others.
@@ -101,11 +107,8 @@ impl Core {
     /// Gives back the space of up to `most` blocks of a heap that need not wait any more, the oldest first. The heap may be
     /// unlocked meanwhile. An error only in a child that an observer forked.
     pub(super) fn reclaim<'a>(&'a self, mut heap: Locked<'a>, most: usize) -> Result<Locked<'a>, Error> {
+        self.guards.catch_up();
         let oldest = self.guards.oldest();
-        if heap.pending.back().is_some_and(|youngest| youngest.epoch == self.guards.epoch()) {
-            // When it was dropped there was no counter left for younger guards; now there may be.
-            self.guards.advance();
-        }
         let ready = |pending: &Pending| oldest.is_none_or(|oldest| pending.epoch < oldest);
         if !self.poison && self.observers.is_empty() {
             for _ in 0..most {
@@ -146,6 +149,7 @@ impl Core {
 
     /// Gives back all space that need not wait any more.
     pub(super) fn reclaim_all(&self) -> Result<(), Error> {
+        self.guards.catch_up();
         for heap in self.heaps.each() {
             if !heap.pending.is_empty() {
                 drop(self.reclaim(heap, usize::MAX)?);

@@ -65,7 +65,7 @@ impl Core {
             barriers: counters.barriers.get(),
             ..Stats::default()
         };
-        let Some(all) = self.all_to_read() else { return stats };
+        let Some(mut all) = self.all_to_read() else { return stats };
         let (mut live, mut waiting) = (Counts::default(), Counts::default());
         let mut resident = all.pool.resident_pages() as usize;
         for heap in &all.heaps {
@@ -87,7 +87,7 @@ impl Core {
         let known = stats.live_bytes + stats.padding_bytes + stats.pending_bytes + stats.data_bytes + stats.free_bytes;
         stats.batch_bytes = stats.capacity.saturating_sub(known);
         stats.flushed_bytes = live.flushed() + counters.flushed.get();
-        stats.largest_hole = self.largest_hole().len() as usize * GRANULE;
+        stats.largest_hole = self.largest_hole(&mut all) as usize * GRANULE;
         stats.resident_bytes = resident * self.memory.page_size();
         stats
     }

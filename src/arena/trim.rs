@@ -57,7 +57,7 @@ impl Core {
             at = hole.end;
             let pages = Run { start: hole.start.next_multiple_of(page), end: hole.end / page * page };
             let mut from = pages.start;
-            while let Some(first) = (from..pages.end).step_by(page as usize).find(|at| self.holds_memory(*at)) {
+            while let Some(first) = self.next_resident(from, pages.end) {
                 let mut end = first;
                 while end < pages.end && self.holds_memory(end) {
                     end += page;
@@ -79,6 +79,23 @@ impl Core {
             self.in_flight.fetch_add(u64::from(run.len()), Ordering::Relaxed);
         }
         taken
+    }
+
+    /// The first page in `from..end` that holds memory.
+    fn next_resident(&self, from: u32, end: u32) -> Option<u32> {
+        let granules = self.heaps.granules();
+        let mut at = from;
+        while at < end {
+            let within = granules.span(span_of(at));
+            if granules.count_resident(within) == 0 {
+                at = within.end;
+            } else if self.holds_memory(at) {
+                return Some(at);
+            } else {
+                at += granules.page();
+            }
+        }
+        None
     }
 
     fn holds_memory(&self, granule: u32) -> bool {
@@ -125,13 +142,13 @@ impl Core {
         gone.map(|()| pages as usize * self.memory.page_size())
     }
 
-    /// Gives memory of free spans back until no more is left than the arena is to keep. One thread at a time; a refusal ends it,
-    /// and the next drop tries again.
+    /// Gives memory of free spans back until no more is left than the arena is to keep. One thread at a time. A refusal ends it,
+    /// and it is tried again when twice as much is free.
     #[cold]
     pub(super) fn shrink(&self) {
         let Some(system) = self.system.try_lock() else { return };
         let mut bytes = 0;
-        while self.heaps.free_resident() > self.keep_free {
+        while self.heaps.free_resident() > self.keep_free.load(Ordering::Relaxed) {
             let granules = self.heaps.granules();
             let run = {
                 let mut pool = self.heaps.pool();
@@ -142,8 +159,11 @@ impl Core {
                 run
             };
             match self.decommit(run) {
-                Ok(gone) => bytes += gone,
-                Err(_) => break,
+                Ok(gone) => {
+                    bytes += gone;
+                    self.keep_free.store(self.least_kept, Ordering::Relaxed);
+                }
+                Err(_) => self.keep_free.store(2 * self.heaps.free_resident(), Ordering::Relaxed),
             }
         }
         drop(system);

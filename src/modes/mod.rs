@@ -281,12 +281,22 @@ impl CodeMemory {
     /// # Safety
     /// - The pages hold nothing that anybody needs, and belong to the caller.
     pub(crate) unsafe fn decommit(&self, range: Range<usize>) -> Result<(), Error> {
-        if self.is_frozen() && self.mode.second_view().is_none() {
+        if self.is_sealed() {
             return Err(Error::unsupported("giving memory back", "the arena's mappings are sealed"));
         }
         self.counters.decommits.add(1);
         // SAFETY: passed on to the caller.
         Ok(unsafe { self.mode.decommit(&self.region, range) }?)
+    }
+
+    /// Whether no memory can be given back, because the arena's mappings are sealed.
+    fn is_sealed(&self) -> bool {
+        self.is_frozen() && self.mode.second_view().is_none()
+    }
+
+    /// Whether memory can be given back while the arena lives.
+    pub(crate) fn can_shrink(&self) -> bool {
+        self.rules.gives_back && !self.is_sealed()
     }
 
     /// Puts the memory of whole pages into huge pages.

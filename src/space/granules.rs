@@ -33,9 +33,10 @@ pub(crate) type Owner = u16;
 /// The owner of a free span.
 pub(crate) const FREE: Owner = 0;
 
-/// Bits of a span's state: its owner, then a bit for each page that holds memory, then flags.
+/// Bits of a span's state: its owner, then a bit for each page that holds memory, then what its owner notes about holes.
 const RESIDENT: u32 = 16;
-const FLAGS: u32 = 32;
+const QUEUED: u32 = 32;
+const LOST: u32 = 40;
 
 pub(crate) struct Granules {
     words: Table<AtomicU64>,
@@ -243,13 +244,30 @@ impl Granules {
         self.update(span, |state| state & !u64::from(Owner::MAX) | u64::from(owner));
     }
 
-    /// Whether holes of the span may be known to nobody.
-    pub(crate) fn is_unlisted(&self, span: u32) -> bool {
-        self.state(span) >> FLAGS & 1 == 1
+    /// The largest hole of a span that nothing may lead to, at the most; below 128.
+    #[inline]
+    pub(crate) fn lost(&self, span: u32) -> u32 {
+        (self.state(span) >> LOST) as u32 & 0xff
     }
 
-    pub(crate) fn set_unlisted(&self, span: u32, yes: bool) {
-        self.update(span, |state| state & !(1 << FLAGS) | u64::from(yes) << FLAGS);
+    pub(crate) fn set_lost(&self, span: u32, lost: u32) {
+        self.update(span, |state| state & !(0xff << LOST) | u64::from(lost) << LOST);
+    }
+
+    /// Whether the owner has the span in its queue of those with lost holes.
+    #[inline]
+    pub(crate) fn is_queued(&self, span: u32) -> bool {
+        self.state(span) >> QUEUED & 1 == 1
+    }
+
+    pub(crate) fn set_queued(&self, span: u32, yes: bool) {
+        self.update(span, |state| state & !(1 << QUEUED) | u64::from(yes) << QUEUED);
+    }
+
+    /// Forgets what an owner noted about lost holes.
+    pub(crate) fn forget_lost(&self, span: u32) {
+        self.set_lost(span, 0);
+        self.set_queued(span, false);
     }
 
     /// Bits of the pages that `run` touches inside of a span.
@@ -342,6 +360,36 @@ impl Granules {
             }
             at = self.next_taken(start, within.end);
             Some(Run { start, end: at })
+        })
+    }
+
+    /// Where the free granules that end at `to` begin, whoever owns them.
+    pub(crate) fn free_start(&self, to: u32) -> u32 {
+        let mut at = to;
+        while at > 0 {
+            let begin = self.prev_taken_in_span(at);
+            if begin % SPAN != 0 || begin == at {
+                return begin;
+            }
+            at = begin;
+        }
+        0
+    }
+
+    /// Runs of free granules that lie in spans of different owners, free spans among them.
+    pub(crate) fn holes_across_owners(&self) -> impl Iterator<Item = Run> + '_ {
+        let mut edge = SPAN;
+        std::iter::from_fn(move || {
+            while edge < self.len {
+                let at = edge;
+                edge += SPAN;
+                if self.owner_at(at) != self.owner_at(at - 1) && !self.is_taken(at) && !self.is_taken(at - 1) {
+                    let hole = Run { start: self.free_start(at), end: self.next_taken(at, self.len) };
+                    edge = edge.max(hole.end.next_multiple_of(SPAN));
+                    return Some(hole);
+                }
+            }
+            None
         })
     }
 

@@ -143,6 +143,12 @@ impl Large {
         Some((word * 64 + bits.trailing_zeros() as usize) as u16)
     }
 
+    /// The largest class with a bin in it.
+    pub(super) fn last(&self) -> Option<u16> {
+        let (word, bits) = self.occupied.iter().enumerate().rev().find(|(_, bits)| **bits != 0)?;
+        Some((word * 64) as u16 + bits.ilog2() as u16)
+    }
+
     /// The bins of a class, the one filed last first.
     pub(super) fn of_class<'a>(&'a self, links: &'a Links, class: u16) -> impl Iterator<Item = u32> + 'a {
         std::iter::successors(self.heads[usize::from(class)].checked_sub(1), |bin| links.link(*bin, NEXT))
@@ -190,6 +196,7 @@ mod tests {
             model[bin as usize] = class;
             let from = rng.u16(1..577);
             assert_eq!(large.at_least(from), model.iter().copied().filter(|&class| class >= from).min());
+            assert_eq!(large.last(), model.iter().copied().filter(|&class| class > 0).max());
             let mut listed: Vec<u32> = large.of_class(&links, class.max(1)).collect();
             listed.sort_unstable();
             let filed = (0..50).filter(|&bin| model[bin as usize] == class.max(1));

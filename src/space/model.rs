@@ -234,6 +234,21 @@ impl Model {
         found
     }
 
+    /// The largest hole of each heap, of the pool, and across owners.
+    fn check_largest(&mut self) {
+        for heap in 0..self.heaps.len() {
+            let largest = self.holes(heap as u16 + 1).into_iter().max().unwrap_or(0);
+            assert_eq!(self.heaps[heap].largest(&self.tables), largest);
+        }
+        let granules = &self.tables.granules;
+        let all = granules.holes(Run { start: 0, end: granules.len() });
+        let owner = |at: u32| granules.owner_at(at);
+        let of_several =
+            |hole: &Run| (span_of(hole.start)..span_of(hole.end - 1)).any(|s| owner(s * SPAN) != owner((s + 1) * SPAN));
+        assert!(granules.holes_across_owners().eq(all.filter(of_several)));
+        assert_eq!(self.pool.largest(granules), self.holes(FREE).into_iter().max().unwrap_or(0));
+    }
+
     /// Takes all holes of each heap, the largest first: each is found.
     pub(super) fn fill(&mut self) {
         for heap in 0..self.heaps.len() {
@@ -268,6 +283,7 @@ impl Program {
             // Each check looks at every granule.
             if index % 16 == 0 {
                 model.check();
+                model.check_largest();
             }
         }
         model.fill();

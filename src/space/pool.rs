@@ -89,6 +89,16 @@ impl Pool {
         Some(self.take(granules, spans))
     }
 
+    /// Returns the longest run of granules in free spans.
+    pub(crate) fn largest(&self, granules: &Granules) -> u32 {
+        let (mut at, mut most) = (0, 0);
+        while let Some(spans) = self.free.next_run(at..granules.spans() as usize, true) {
+            at = spans.end;
+            most = most.max(run_of(granules, &(spans.start as u32..spans.end as u32)).len());
+        }
+        most
+    }
+
     /// Takes free spans out.
     pub(crate) fn take(&mut self, granules: &Granules, spans: Range<u32>) -> Range<u32> {
         let run = run_of(granules, &spans);
@@ -103,7 +113,7 @@ impl Pool {
     pub(crate) fn put(&mut self, granules: &Granules, spans: Range<u32>) {
         for span in spans.clone() {
             granules.set_owner(span, FREE);
-            granules.set_unlisted(span, false);
+            granules.forget_lost(span);
             let pages = granules.count_resident(granules.span(span));
             if pages > 0 {
                 self.resident.insert(span as usize..span as usize + 1);

@@ -8,8 +8,20 @@ use std::ptr::NonNull;
 use crate::sync::Mutex;
 use crate::sys::{Access, KernelWriter, Native, Os, Place, Refused, Result, SharedMemory, Span, WriteWindow};
 
+/// Something to be done in the midst of a call.
+#[derive(Default)]
+struct Hook(Option<Box<dyn FnOnce() + Send>>);
+
+impl std::fmt::Debug for Hook {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Hook")
+    }
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Faulty {
+    /// Called once, within the next call that gives private memory back.
+    in_decommit: Mutex<Hook>,
     /// Bytes in a page, if not what they really are.
     page: Option<usize>,
     state: Mutex<State>,
@@ -29,6 +41,12 @@ struct State {
 }
 
 impl Faulty {
+    /// Does something in the midst of the next call that gives private memory back.
+    #[cfg(test)]
+    pub(crate) fn in_decommit(&self, hook: impl FnOnce() + Send + 'static) {
+        self.in_decommit.lock().0 = Some(Box::new(hook));
+    }
+
     pub(crate) fn leaked() -> &'static Self {
         Self::default().leak()
     }
@@ -159,6 +177,8 @@ impl Os for Faulty {
     unsafe fn decommit(&self, span: Span) -> Result<()> {
         self.check_pages(span);
         self.enter("decommit")?;
+        let hook = self.in_decommit.lock().0.take();
+        hook.into_iter().for_each(|hook| hook());
         // SAFETY: passed on to the caller.
         unsafe { Native.decommit(span) }
     }
@@ -244,6 +264,8 @@ impl Os for Faulty {
     unsafe fn decommit_window(&self, span: Span) -> Result<()> {
         self.check_pages(span);
         self.enter("decommit")?;
+        let hook = self.in_decommit.lock().0.take();
+        hook.into_iter().for_each(|hook| hook());
         // SAFETY: passed on to the caller.
         unsafe { Native.decommit_window(span) }
     }

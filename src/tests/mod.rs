@@ -3,7 +3,7 @@
 
 #[path = "../../tests/common/mod.rs"]
 pub(crate) mod common;
-mod faulty;
+pub(crate) mod faulty;
 #[cfg(all(test, feature = "cranelift"))]
 mod in_place;
 pub mod model;

@@ -1,15 +1,17 @@
 //! The floors: bare system calls, and copying into memory that is there already.
 
 use std::io;
+use std::ops::Range;
 use std::ptr::NonNull;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
-use super::{Bulk, Store};
+use super::{BATCH, Bulk, Store};
 
 pub const SYSCALLS: &str = "bare mmap per function";
 pub const COPY_WARM: &str = "floor: copy to populated huge pages, mprotect";
 pub const HUGE_PAGES: &str = "floor: populated huge pages";
+pub const COPY_BATCHES: &str = "floor: copy to populated huge pages, flipped by batch";
 pub const COPY_FRESH: &str = "floor: mmap, populate huge pages, copy, mprotect";
 
 const HUGE: usize = 2 << 20;
@@ -50,6 +52,15 @@ impl Mapping {
     pub fn protect(&self, protection: libc::c_int) -> Result<()> {
         // SAFETY: a whole mapping of our own, whose users know of the change.
         check(unsafe { libc::mprotect(self.as_ptr().cast(), self.len, protection) }, "mprotect")
+    }
+
+    fn protect_some(&self, bytes: Range<usize>, protection: libc::c_int) -> Result<()> {
+        ensure!(bytes.end <= self.len, "past the end of a mapping");
+        // SAFETY: whole pages of a mapping of our own, as just checked, whose users know of the change.
+        check(
+            unsafe { libc::mprotect(self.as_ptr().wrapping_add(bytes.start).cast(), bytes.len(), protection) },
+            "mprotect",
+        )
     }
 
     fn advise(&self, advice: libc::c_int, call: &'static str) -> Result<()> {
@@ -108,6 +119,8 @@ pub struct PopulatedCopy {
 impl PopulatedCopy {
     pub fn new(sizes: &[u16]) -> Result<Self> {
         let len = sizes.iter().map(|&size| usize::from(size).next_multiple_of(16)).sum::<usize>();
+        // Batches that begin a page each take a little more.
+        let len = len + sizes.len().div_ceil(BATCH) * page_size();
         let memory = Mapping::new(len.next_multiple_of(HUGE) + HUGE, READ_WRITE)?;
         // A kernel without huge pages has a slower floor.
         let _ = memory.advise(libc::MADV_HUGEPAGE, "madvise(MADV_HUGEPAGE)");
@@ -129,6 +142,39 @@ impl Bulk for PopulatedCopy {
 
     fn empty(&mut self) -> Result<()> {
         self.memory.protect(READ_WRITE)
+    }
+}
+
+/// The same, but the pages of each batch are made writable before it is copied, and executable after it.
+pub struct CopyInBatches(PopulatedCopy);
+
+impl CopyInBatches {
+    pub fn new(sizes: &[u16]) -> Result<Self> {
+        let memory = PopulatedCopy::new(sizes)?;
+        memory.memory.protect(READ_EXECUTE)?;
+        Ok(Self(memory))
+    }
+}
+
+impl Bulk for CopyInBatches {
+    fn load(&mut self, sizes: &[u16], source: &[u8]) -> Result<()> {
+        let mut at = self.0.start;
+        for sizes in sizes.chunks(BATCH) {
+            let len = sizes.iter().map(|&size| usize::from(size).next_multiple_of(16)).sum::<usize>();
+            let pages = at..at + len.next_multiple_of(page_size());
+            self.0.memory.protect_some(pages.clone(), READ_WRITE)?;
+            for &size in sizes {
+                self.0.memory.write(at, &source[..usize::from(size)]);
+                at += usize::from(size).next_multiple_of(16);
+            }
+            self.0.memory.protect_some(pages.clone(), READ_EXECUTE)?;
+            at = pages.end;
+        }
+        Ok(())
+    }
+
+    fn empty(&mut self) -> Result<()> {
+        Ok(())
     }
 }
 

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use gaia_jit::WxMode;
 
+use crate::code;
 use crate::group::{Group, Row, Target, Task, ns_text};
-use crate::measure::{Contender, race};
+use crate::measure::{Contender, race, try_time};
 use crate::peers::churner::Churner;
 use crate::peers::verify::verify;
 use crate::peers::{Store, asmkit, dynasm, floors, gaia, gaia01, jit_allocator2, malloc};
@@ -19,6 +20,10 @@ pub const GROUP: Group =
 pub const METRIC: &str = "ns/replacement";
 const VERIFY: &str = "verify";
 const LIVE: [usize; 5] = [1_000, 10_000, 100_000, 400_000, 1_000_000];
+/// What each is to cost, in malloc's of the same.
+const TARGETS: [f64; 5] = [2.0, 2.0, 1.25, 1.1, 1.1];
+/// One block of one instruction, published and dropped.
+const ONE: &str = "one instruction";
 /// With more, the peers with a mapping for each function would take gigabytes.
 const MOST_MAPPINGS: usize = 100_000;
 
@@ -29,7 +34,7 @@ fn tasks(scale: Scale) -> Vec<Task> {
         [Task::new(live)].into_iter().chain(alone)
     };
     let verify = jit_allocator2::ALL.into_iter().map(|peer| Task::alone(VERIFY, peer));
-    live.iter().flat_map(of).chain(verify).collect()
+    live.iter().flat_map(of).chain(verify).chain([Task::new(ONE)]).collect()
 }
 
 /// Fills and ages a store, both outside the race.
@@ -48,6 +53,9 @@ fn churning<'a, S: Store + 'a>(peer: &str, live: usize, scale: Scale, store: Res
 fn run(task: &Task, scale: Scale) -> Result<Vec<Sample>> {
     if task.case == VERIFY {
         return alone(task, 0, scale);
+    }
+    if task.case == ONE {
+        return one(scale);
     }
     let live: usize = task.case.parse()?;
     let gated = matches!(live, 10_000 | 400_000);
@@ -76,6 +84,27 @@ fn run(task: &Task, scale: Scale) -> Result<Vec<Sample>> {
     }
     samples.extend(race(GROUP.name, &task.case, METRIC, scale.rounds(if gated { 11 } else { 5 }), contenders));
     Ok(samples)
+}
+
+/// Publishes one instruction and drops it, again and again.
+fn one(scale: Scale) -> Result<Vec<Sample>> {
+    let (code, count) = (code::returns(1), scale.count(200_000));
+    let code = &code[..];
+    fn again<'a, S: Store + 'a>(name: &str, mut store: S, code: &'a [u8], count: usize) -> Contender<'a> {
+        Contender::new(name, move || {
+            try_time(count, |_| {
+                let block = store.publish(code)?;
+                store.retire(block)
+            })
+        })
+    }
+    let ours = gaia::name(WxMode::DualMap, false);
+    let contenders = vec![
+        again(&ours, gaia::Arena::new(WxMode::DualMap, false, 1_000)?, code, count),
+        again(asmkit::DUAL, asmkit::Pool::new(asmkit::DUAL), code, count),
+        again(malloc::GLIBC, malloc::Glibc, code, count),
+    ];
+    Ok(race(GROUP.name, ONE, METRIC, scale.rounds(11), contenders))
 }
 
 /// A peer that may crash: its figure is passed on again and again, for as long as it lives.
@@ -111,21 +140,33 @@ fn is_peer(name: &str) -> bool {
 
 fn judge(samples: Samples<'_>) -> Vec<Row> {
     let ours = gaia::name(WxMode::DualMap, false);
-    let ns = |case, peer: &str| samples.best(case, peer, METRIC);
-    let against = |what, case| {
-        Row::new(what, Target::AtMost(2.0), ns(case, &ours) / ns(case, malloc::GLIBC), "x malloc")
-            .ours(ns_text(ns(case, &ours)))
-            .floor(format!("{} {}", ns_text(ns(case, malloc::GLIBC)), malloc::GLIBC))
-            .best_peer(samples.least(case, METRIC, is_peer))
+    let ns = |case: &str, peer: &str| samples.best(case, peer, METRIC);
+    let against = |(live, target): (usize, f64)| {
+        let case = live.to_string();
+        let (mine, malloc) = (ns(&case, &ours), ns(&case, malloc::GLIBC));
+        let live = match live {
+            1_000_000 => "1,000,000".to_owned(),
+            live => format!("{},000", live / 1_000),
+        };
+        Row::new(format!("churn, DualMap, {live} live"), Target::AtMost(target), mine / malloc, "x malloc")
+            .ours(ns_text(mine))
+            .floor(format!("{} {}", ns_text(malloc), malloc::GLIBC))
+            .best_peer(samples.least(&case, METRIC, is_peer))
     };
     let growth = |peer: &str| ns("400000", peer) / ns("10000", peer);
     let flattest = "asmkit dual";
-    vec![
-        against("churn, DualMap, 10,000 live", "10000"),
-        against("churn, DualMap, 400,000 live", "400000"),
-        Row::new("churn, DualMap, 400,000 / 10,000 live", Target::AtMost(2.0), growth(&ours), "x")
-            .ours(ns_text(ns("400000", &ours)))
-            .peer(format!("{:.1} x {flattest}", growth(flattest)))
-            .floor(format!("{:.1} x {}", growth(malloc::GLIBC), malloc::GLIBC)),
-    ]
+    let growth = Row::new("churn, DualMap, 400,000 / 10,000 live", Target::None, growth(&ours), "x")
+        .ours(ns_text(ns("400000", &ours)))
+        .peer(format!("{:.1} x {flattest}", growth(flattest)))
+        .floor(format!("{:.1} x {}", growth(malloc::GLIBC), malloc::GLIBC));
+    let one = Row::new(
+        "publish and drop of one instruction, DualMap",
+        Target::AtMost(1.0),
+        ns(ONE, &ours) / ns(ONE, asmkit::DUAL),
+        "x asmkit",
+    )
+    .ours(ns_text(ns(ONE, &ours)))
+    .peer(format!("{} {}", ns_text(ns(ONE, asmkit::DUAL)), asmkit::DUAL))
+    .floor(format!("{} {}", ns_text(ns(ONE, malloc::GLIBC)), malloc::GLIBC));
+    LIVE.into_iter().zip(TARGETS).map(against).chain([growth, one]).collect()
 }

@@ -3,11 +3,14 @@
 mod bulk;
 mod calls;
 mod churn;
+mod drops;
+mod handover;
 mod jit_memory;
 mod lookup;
 mod mappings;
 mod one_at_a_time;
 mod pin;
+mod tables;
 mod threads;
 
 pub use calls::Called;
@@ -26,10 +29,13 @@ pub const ALL: &[Group] = &[
     bulk::GROUP,
     one_at_a_time::GROUP,
     churn::GROUP,
+    drops::GROUP,
     calls::GROUP,
     threads::GROUP,
+    handover::GROUP,
     lookup::GROUP,
     pin::GROUP,
     jit_memory::GROUP,
     mappings::GROUP,
+    tables::GROUP,
 ];

@@ -42,12 +42,12 @@ pub(super) struct Line {
 #[repr(C, align(8))]
 pub(super) struct Tags([AtomicU64; SLOTS]);
 
-fn state(generation: u64, block: &Entry, len: u32) -> u64 {
+fn state(generation: u64, block: &Entry) -> u64 {
     let tagged = if block.tag == 0 { 0 } else { TAGGED };
-    generation << GENERATION | tagged | u64::from(block.start % BIN) << LEN_BITS | u64::from(len)
+    generation << GENERATION | tagged | u64::from(block.start % BIN) << LEN_BITS | u64::from(block.len)
 }
 
-/// Returns the slot whose byte of `bytes` is zero, the lowest; seven if there is none. The last byte does not count.
+/// Returns the slot whose byte of `bytes` is zero, the lowest; eight if there is none. The last byte does not count.
 fn zero_slot(bytes: u64) -> usize {
     let zero = bytes.wrapping_sub(EACH) & !bytes & LIVE;
     zero.trailing_zeros() as usize / 8
@@ -154,13 +154,13 @@ impl Line {
 #[inline]
 fn fill(place: &AtomicU64, tag: &AtomicU64, block: &Entry) {
     let generation = (place.load(Ordering::Relaxed) >> GENERATION) + 1;
-    // A reader that sees the new tag sees, behind its own fence, at least this state, and gives up.
-    place.store(state(generation, block, 0), Ordering::Relaxed);
+    // The state has no length by now: the last block here was retired, or there was none. A reader that sees the new tag sees,
+    // behind its own fence, at least that, and finds nothing.
     fence(Ordering::Release);
     if block.tag != 0 {
         tag.store(block.tag, Ordering::Relaxed);
     }
-    place.store(state(generation, block, block.len), Ordering::Release);
+    place.store(state(generation, block), Ordering::Release);
 }
 
 #[cfg(all(test, not(loom)))]

@@ -32,6 +32,9 @@
 //! word says where. A bin whose bit is set while no block begins there any more, or not yet, is passed over. Nothing is
 //! retried; the steps are bounded by the bins of a span and the lines of a bin.
 //!
+//! The generation has 24 bits. A tag could be taken for another's if a reader were interrupted twice at the right places while
+//! the slot is used again a multiple of 2^24 times with the same start and length.
+//!
 //! A state can be used again after its head was read. It carries a generation and the start within the bin, and is read
 //! again after the tag. If it changed, the block was retired during the lookup, and there was a moment when no block
 //! covered the address: `None` is a right answer.
@@ -40,8 +43,8 @@
 //!
 //! # Which order of memory accesses it takes
 //!
-//! The head orders nothing: a reader may see a start before the state behind it. A writer first changes the state to one
-//! without a length, then comes a release fence, then the tag, the state with its length, and the head. A reader looks at
+//! The head orders nothing: a reader may see a start before the state behind it. The last block of a slot leaves a state
+//! without a length. A writer begins with a release fence, then the tag, the state with its length, and the head. A reader looks at
 //! the head, the state and the tag, then comes an acquire fence, then the state again. If it saw the start, or the tag, of
 //! some generation, the two fences pair up ([atomics.fences] in the C++ standard, which Rust takes over), and its second
 //! look at the state sees that generation or a later one. If the first look saw the same, the tag is no older, by the
@@ -53,6 +56,7 @@ mod line;
 mod overflow;
 
 use std::ptr::NonNull;
+use std::sync::atomic::compiler_fence;
 
 use line::{BIN, Line, MORE, Read, SLOTS, Tags};
 use overflow::Overflow;
@@ -251,6 +255,8 @@ impl Lookup {
         while let Some(place) = next {
             if let Some(slot) = line::slot_of(place.line.head.load(Ordering::Relaxed), start) {
                 place.line.retire(slot);
+                // What locks the heap next acquires, behind which the compiler could move this store.
+                compiler_fence(Ordering::SeqCst);
                 return Some(Retired { line: place.line, slot });
             }
             next = self.after(place);

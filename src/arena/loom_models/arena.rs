@@ -98,33 +98,105 @@ fn threads_that_meet_take_space_of_their_own() {
     });
 }
 
+/// How many arenas of a model were built and released. What loom runs outlives no run, but these do.
+struct Watch(std::sync::atomic::AtomicUsize, std::sync::atomic::AtomicUsize);
+
+impl crate::Observer for &'static Watch {
+    fn reserved(&self, _: &crate::Reservation) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn released(&self, _: &crate::Reservation) {
+        self.1.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Watch {
+    const fn new() -> Self {
+        Self(std::sync::atomic::AtomicUsize::new(0), std::sync::atomic::AtomicUsize::new(0))
+    }
+
+    fn check(&self) {
+        let (built, released) = (self.0.load(Ordering::Relaxed), self.1.load(Ordering::Relaxed));
+        assert_eq!(built, released, "an arena was never released, or twice");
+    }
+}
+
 /// The last handle goes while two threads drop the last blocks: the arena goes with the last of them all, once, and no
 /// heap is locked then or later. Two preemptions.
 #[test]
 fn an_arena_goes_with_whoever_is_last() {
+    static WATCH: Watch = Watch::new();
     check(2, || {
-        let arena = arena();
+        let builder = CodeArena::builder().capacity(CAPACITY).mode(WxMode::DualMap);
+        let arena = builder.observer(std::sync::Arc::new(&WATCH)).build().unwrap();
         let blocks = [1, 2].map(|byte| arena.publish(&[byte; 40]).unwrap());
         let droppers = blocks.map(|block| spawn(move || drop(block)));
         drop(arena);
         droppers.into_iter().for_each(|dropper| dropper.join().unwrap());
+        WATCH.check();
     });
 }
 
-/// A block is dropped into a heap whose spans become another's meanwhile, because the arena is full otherwise. Two
-/// preemptions.
+/// The same where drops give memory back, and lock a heap once more for that. Two preemptions.
 #[test]
-fn a_drop_finds_the_heap_that_owns_its_span_now() {
+fn an_arena_that_shrinks_goes_too() {
+    static WATCH: Watch = Watch::new();
+    check(2, || {
+        let builder = CodeArena::builder().capacity(CAPACITY).mode(WxMode::DualMap).keep_free(0);
+        let arena = builder.observer(std::sync::Arc::new(&WATCH)).build().unwrap();
+        let blocks = [1, 2].map(|byte| arena.publish(&[byte; 4096][..]).unwrap());
+        let droppers = blocks.map(|block| spawn(move || drop(block)));
+        drop(arena);
+        droppers.into_iter().for_each(|dropper| dropper.join().unwrap());
+        WATCH.check();
+    });
+}
+
+/// A thread that takes a guard and then finds a block by its address can rely on it. Two preemptions.
+#[test]
+fn a_block_that_is_found_under_a_guard_stays() {
     check(2, || {
         let arena = arena();
-        // One after another, so all in one heap; the arena is full.
-        let mut blocks: Vec<_> = (0..4).map(|_| arena.publish(&[1; CAPACITY / 4][..]).unwrap()).collect();
-        let last = blocks.pop();
-        let dropper = spawn(move || drop(last));
-        let other = arena.publish(&[2; CAPACITY / 4][..]);
-        assert!(matches!(other, Ok(_) | Err(crate::Error::ArenaFull { .. })));
+        let block = arena.publish(crate::Code::new(&[1; 40]).tag(1)).unwrap();
+        let address = block.as_ptr().addr();
+        let runner = {
+            let arena = arena.clone();
+            spawn(move || {
+                let address = std::ptr::without_provenance::<u8>(address);
+                let guard = arena.pin();
+                if arena.lookup(address).is_some_and(|hit| hit.tag == 1) {
+                    // SAFETY: mapped memory of the arena; loom runs one thread at a time.
+                    assert_eq!(unsafe { *address }, 1, "reused under a guard");
+                }
+                drop(guard);
+            })
+        };
+        drop(block);
+        let other = arena.publish(crate::Code::new(&[2; 40]).tag(2)).unwrap();
+        runner.join().unwrap();
+        drop(other);
+        check_empty(&arena);
+    });
+}
+
+/// A span changes owner, because the only hole that is large enough lies across its start, while a block in it is dropped.
+/// Two preemptions.
+#[test]
+fn a_span_changes_owner_under_a_drop() {
+    check(2, || {
+        let arena = arena();
+        let first = arena.publish(&[1; 3000]).unwrap();
+        let (left, right) = {
+            let _held = arena.core().heaps.lock(0);
+            (arena.publish(&[2; 1024]).unwrap(), arena.publish(&[3; 3000]).unwrap())
+        };
+        let rest = [4u8, 5].map(|byte| arena.publish(&[byte; 4096][..]).unwrap());
+        drop(left);
+        let dropper = spawn(move || drop(right));
+        let across = arena.publish(&[6; 2000]).unwrap();
         dropper.join().unwrap();
-        drop((blocks, other));
+        drop((first, rest, across));
         check_empty(&arena);
     });
 }

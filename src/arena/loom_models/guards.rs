@@ -186,3 +186,49 @@ fn a_counter_that_is_the_youngest_again_guards_again() {
         runner.join().unwrap();
     });
 }
+
+/// One thread lets counters be the youngest again while another reclaims: what was done under a guard that has ended comes before
+/// what is done to the code next. Three preemptions.
+#[test]
+fn the_end_of_a_guard_is_seen_by_its_counters_next_epoch() {
+    check(3, || {
+        let runtime = Runtime::new();
+        let runner = {
+            let runtime = Arc::clone(&runtime);
+            spawn(move || runtime.run())
+        };
+        let advancer = {
+            let runtime = Arc::clone(&runtime);
+            spawn(move || (0..2).for_each(|_| runtime.guards.advance()))
+        };
+        let epoch = runtime.retire();
+        if runtime.is_due(epoch) {
+            runtime.reuse(2);
+        }
+        runner.join().unwrap();
+        advancer.join().unwrap();
+    });
+}
+
+/// Two threads drop at one time, each in another heap; what one of them drops is run. Three preemptions.
+#[test]
+fn drops_in_two_heaps_agree_on_epochs() {
+    check(3, || {
+        let runtime = Runtime::new();
+        let runner = {
+            let runtime = Arc::clone(&runtime);
+            spawn(move || runtime.run())
+        };
+        let other = {
+            let runtime = Arc::clone(&runtime);
+            spawn(move || (0..2).for_each(|_| assert!(runtime.guards.next_epoch() > 0)))
+        };
+        let epoch = runtime.retire();
+        if runtime.is_due(epoch) {
+            runtime.reuse(2);
+        }
+        runner.join().unwrap();
+        other.join().unwrap();
+        assert!(runtime.is_due(epoch), "nobody is left to wait for");
+    });
+}

@@ -214,3 +214,35 @@ fn writers_come_one_after_another() {
         assert_eq!((find(&lookup, 0), find(&lookup, 5)), (None, Some((3200, 2))));
     });
 }
+
+/// An owner retires its block without the lock while whoever holds it writes to the same line; the slot of another is used
+/// again. Three preemptions.
+#[test]
+fn an_owner_retires_without_the_lock() {
+    check(3, || {
+        let lookup = lookup(128);
+        let lock = Arc::new(Mutex::new(()));
+        enter(&lookup, 0, 16, 1);
+        enter(&lookup, 5, 16, 2);
+        let owner = {
+            let (lookup, lock) = (Arc::clone(&lookup), Arc::clone(&lock));
+            spawn(move || {
+                let retired = lookup.retire(0);
+                assert_eq!(find(&lookup, 0), None);
+                let _lock = lock.lock();
+                lookup.remove(Entry::new(0, 16, 1).run(), retired);
+            })
+        };
+        {
+            let retired = lookup.retire(5);
+            let _lock = lock.lock();
+            lookup.remove(Entry::new(5, 16, 2).run(), retired);
+            lookup.enter_one(Entry::new(5, 32, 3)).unwrap();
+        }
+        assert_eq!(find(&lookup, 5), Some((32, 3)));
+        let found = find(&lookup, 0);
+        assert!(matches!(found, None | Some((16, 1))), "{found:?}");
+        owner.join().unwrap();
+        assert_eq!((find(&lookup, 0), find(&lookup, 5)), (None, Some((32, 3))));
+    });
+}

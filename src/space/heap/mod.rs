@@ -22,22 +22,23 @@
 //! summaries of its spans, of which a hole touches two, as a rule.
 #![forbid(unsafe_code)]
 
-use std::collections::VecDeque;
+mod change;
+mod exact;
+mod lost;
+
 use std::ops::Range;
 
+use lost::Lost;
+
 use super::Run;
-use super::granules::{FREE, Granules, Owner, SPAN, span_of};
+use super::granules::{FREE, Granules, Owner, SPAN};
 use super::large::{Large, Links, SMALL, bin_of, class_of};
 use crate::Error;
 
-/// Hints that are kept for each size.
-const HINTS: usize = 256;
 /// Large holes that are looked at for one that fits an alignment, or more closely.
 const TRIES: usize = 8;
 /// The heap that serves whoever meets nobody.
 const FIRST: Owner = FREE + 1;
-/// Unlisted spans that are listed again before more memory is taken.
-const RELISTED: usize = 4;
 
 /// The tables that all heaps of a space share.
 pub(crate) struct Tables {
@@ -62,8 +63,7 @@ pub(crate) struct Heap {
     large: Large,
     /// The hole that functions are cut off one after another; it may be empty.
     cursor: Run,
-    /// Spans with holes that nothing leads to. Those of other owners are no longer meant.
-    unlisted: VecDeque<u32>,
+    lost: Lost,
     /// Granules of its spans, and those of them that are taken.
     owned: u32,
     taken: u32,
@@ -83,7 +83,7 @@ impl Heap {
             sizes: 0,
             large: Large::new()?,
             cursor: Run::new(0, 0),
-            unlisted: VecDeque::new(),
+            lost: Lost::default(),
             owned: 0,
             taken: 0,
             resident: 0,
@@ -152,7 +152,7 @@ impl Heap {
     fn alloc_slow(&mut self, tables: &Tables, len: u32, align: u32) -> Option<Run> {
         let found = self.take_unhinted(tables, len, align);
         // What is listed can push out other hints, so this is done once and not until there is no such span any more.
-        if found.is_some() || !self.relist(tables, RELISTED) {
+        if found.is_some() || !self.relist(tables, len) {
             return found;
         }
         let found = if align == 1 { self.take_hinted(tables, len) } else { None };
@@ -162,20 +162,6 @@ impl Heap {
     fn take_unhinted(&mut self, tables: &Tables, len: u32, align: u32) -> Option<Run> {
         let found = if align > 1 { self.take_hinted_aligned(tables, len, align) } else { None };
         found.or_else(|| self.take_large(tables, len, align))
-    }
-
-    /// As [`Heap::alloc`], but misses no hole, except one that only an alignment makes hard to find. Takes its time.
-    pub(crate) fn alloc_exactly(&mut self, tables: &Tables, len: u32, align: u32) -> Option<Run> {
-        self.relist_all(tables);
-        self.give_cursor_up(tables);
-        if let Some(run) = self.alloc(tables, len, align) {
-            return Some(run);
-        }
-        let least = class_of(len.max(SMALL));
-        let (run, hole) = self.find_large(tables, least, least, len, align)?;
-        self.large.file(&tables.links, bin_of(hole.start), 0);
-        self.take(tables, run, hole);
-        Some(run)
     }
 
     /// Takes granules off the front of the cursor's hole.
@@ -311,87 +297,6 @@ impl Heap {
         }
     }
 
-    #[inline]
-    fn hint(&mut self, tables: &Tables, start: u32, size: u32) {
-        let list = &mut self.hints[size as usize];
-        if list.len() == list.capacity() && (list.len() >= HINTS || list.try_reserve(1).is_err()) {
-            self.push_out(tables, size);
-        }
-        match self.hints[size as usize].capacity() {
-            0 => self.unlist(tables, span_of(start)),
-            _ => self.hints[size as usize].push(start),
-        }
-        self.sizes |= 1 << size;
-    }
-
-    /// Makes room in a list of hints; spans of those that go are unlisted.
-    #[cold]
-    fn push_out(&mut self, tables: &Tables, size: u32) {
-        let list = &mut self.hints[size as usize];
-        let kept = list.len() / 2;
-        list.rotate_right(kept);
-        while self.hints[size as usize].len() > kept {
-            let Some(start) = self.hints[size as usize].pop() else { break };
-            if tables.granules.owner_at(start) == Some(self.owner) {
-                self.unlist(tables, span_of(start));
-            }
-        }
-    }
-
-    /// Notes that holes of a span of this heap may be filed nowhere.
-    fn unlist(&mut self, tables: &Tables, span: u32) {
-        if !tables.granules.is_unlisted(span) {
-            tables.granules.set_unlisted(span, true);
-            // Without memory for the list the mark alone is left, which only a full search goes by.
-            if self.unlisted.try_reserve(1).is_ok() {
-                self.unlisted.push_back(span);
-            }
-        }
-    }
-
-    /// Files the holes of all unlisted spans. For searches that may miss nothing.
-    pub(crate) fn relist_all(&mut self, tables: &Tables) {
-        for span in 0..tables.granules.spans() {
-            if tables.granules.is_unlisted(span) && tables.granules.owner_at(span * SPAN) == Some(self.owner) {
-                self.relist_span(tables, span);
-            }
-        }
-    }
-
-    /// Files all holes of up to `most` unlisted spans; whether there was one.
-    fn relist(&mut self, tables: &Tables, most: usize) -> bool {
-        let mut any = false;
-        for _ in 0..most {
-            let Some(span) = self.unlisted.pop_front() else { break };
-            let own = tables.granules.owner_at(span * SPAN) == Some(self.owner);
-            if !own || !tables.granules.is_unlisted(span) {
-                continue;
-            }
-            self.relist_span(tables, span);
-            any = true;
-        }
-        any
-    }
-
-    fn relist_span(&mut self, tables: &Tables, span: u32) {
-        tables.granules.set_unlisted(span, false);
-        let within = tables.granules.span(span);
-        // A hole that runs in from the span before begins there.
-        let runs_in = tables.granules.hole_start(within.start, self.owner) < within.start;
-        let mut at = within.start;
-        while at < within.end {
-            let start = tables.granules.next_free(at, within.end);
-            if start == within.end {
-                break;
-            }
-            let end = tables.granules.hole_end(start, self.owner);
-            if !(self.is_cursor(start) || start == within.start && runs_in) {
-                self.file(tables, Run { start, end });
-            }
-            at = end;
-        }
-    }
-
     /// Gives back granules that are all taken, in spans of this heap. Returns spans that are wholly free now: they are no
     /// longer part of any hole of the heap, and whoever keeps free spans has to take them.
     #[inline]
@@ -442,131 +347,5 @@ impl Heap {
         self.owned -= given.len();
         self.resident -= tables.granules.count_resident(given);
         first..last
-    }
-
-    /// Takes over spans that belong to nobody; they are wholly free. They become the cursor's, or part of its hole.
-    pub(crate) fn extend(&mut self, tables: &Tables, spans: Range<u32>) {
-        let hole = self.open(tables, spans);
-        if hole.start > self.cursor.end || hole.end < self.cursor.start {
-            let old = std::mem::replace(&mut self.cursor, hole);
-            self.file(tables, old);
-        } else {
-            self.cursor = hole;
-        }
-    }
-
-    /// Takes over spans that belong to nobody, among its holes; they are wholly free.
-    pub(crate) fn adopt(&mut self, tables: &Tables, spans: Range<u32>) {
-        self.give_cursor_up(tables);
-        let hole = self.open(tables, spans);
-        self.file(tables, hole);
-    }
-
-    /// Takes over wholly free spans, and of them granules that fit. They do fit.
-    pub(crate) fn alloc_in(&mut self, tables: &Tables, spans: Range<u32>, len: u32, align: u32) -> Option<Run> {
-        let hole = self.open(tables, spans);
-        if self.cursor.len() > 0 && self.cursor.start <= hole.end && hole.start <= self.cursor.end {
-            self.cursor = Run::new(hole.start, 0);
-        }
-        let Some(run) = hole.fit(len, align) else {
-            self.file(tables, hole);
-            return None;
-        };
-        self.take(tables, run, hole);
-        Some(run)
-    }
-
-    /// Makes spans this heap's own. The hole that they are part of then is filed nowhere, but may contain the cursor.
-    fn open(&mut self, tables: &Tables, spans: Range<u32>) -> Run {
-        for span in spans.clone() {
-            tables.granules.set_owner(span, self.owner);
-            tables.granules.set_unlisted(span, false);
-        }
-        let (start, end) = (spans.start * SPAN, (spans.end * SPAN).min(tables.granules.len()));
-        self.owned += end - start;
-        self.resident += tables.granules.count_resident(Run { start, end });
-        let hole = Run {
-            start: tables.granules.hole_start(start, self.owner),
-            end: tables.granules.hole_end(end, self.owner),
-        };
-        for part in [Run { start: hole.start, end: start }, Run { start: end, end: hole.end }] {
-            if part.len() >= SMALL {
-                self.large.file(&tables.links, bin_of(part.start), 0);
-            }
-        }
-        hole
-    }
-
-    /// Takes just these granules, which are free and in spans of this heap.
-    pub(crate) fn take_at(&mut self, tables: &Tables, run: Run) {
-        let hole = Run {
-            start: tables.granules.hole_start(run.start + 1, self.owner),
-            end: tables.granules.hole_end(run.start, self.owner),
-        };
-        if self.is_cursor(hole.start) {
-            self.cursor = Run::new(0, 0);
-        } else if hole.len() >= SMALL {
-            self.large.file(&tables.links, bin_of(hole.start), 0);
-        }
-        self.take(tables, run, hole);
-    }
-
-    /// Gives a span up, with what is in it, to another heap. No block lies across its ends.
-    pub(crate) fn give_span(&mut self, tables: &Tables, span: u32, to: &mut Heap) {
-        let within = tables.granules.span(span);
-        self.give_cursor_up(tables);
-        to.give_cursor_up(tables);
-        for bin in bin_of(within.start)..=bin_of(within.end - 1) {
-            self.large.file(&tables.links, bin, 0);
-        }
-        tables.granules.set_unlisted(span, false);
-        tables.granules.set_owner(span, to.owner);
-        let (taken, resident) = (tables.granules.count_taken(span), tables.granules.count_resident(within));
-        for (from, to, n) in [
-            (&mut self.owned, &mut to.owned, within.len()),
-            (&mut self.taken, &mut to.taken, taken),
-            (&mut self.resident, &mut to.resident, resident),
-        ] {
-            *from -= n;
-            *to += n;
-        }
-        // Holes across its ends have become shorter on one side, and longer on the other.
-        for (owner, heap) in [(self.owner, &mut *self), (to.owner, &mut *to)] {
-            for edge in [within.start, within.end] {
-                for granule in [edge.wrapping_sub(1), edge] {
-                    if tables.granules.owner_at(granule) == Some(owner) && granule < tables.granules.len() {
-                        heap.refile_around(tables, granule);
-                    }
-                }
-            }
-        }
-        to.unlist(tables, span);
-    }
-
-    /// Files the hole around a free granule of this heap anew, if it is one.
-    fn refile_around(&mut self, tables: &Tables, granule: u32) {
-        if tables.granules.is_taken(granule) {
-            return;
-        }
-        let hole = Run {
-            start: tables.granules.hole_start(granule + 1, self.owner),
-            end: tables.granules.hole_end(granule, self.owner),
-        };
-        // A hole that was large and ends at the edge now. What does not reach the end of its bin was never large, and another
-        // hole that is may begin there.
-        if hole.len() < SMALL && bin_of(hole.end) > bin_of(hole.start) {
-            self.large.file(&tables.links, bin_of(hole.start), 0);
-        }
-        // What began at the edge begins there no more.
-        let edge = granule.next_multiple_of(SPAN);
-        if hole.start < edge && edge < hole.end && hole.end - edge >= SMALL {
-            self.large.file(&tables.links, bin_of(edge), 0);
-        }
-        self.file(tables, hole);
-    }
-
-    fn give_cursor_up(&mut self, tables: &Tables) {
-        let cursor = std::mem::replace(&mut self.cursor, Run::new(0, 0));
-        self.file(tables, cursor);
     }
 }

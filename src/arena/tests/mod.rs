@@ -1,12 +1,17 @@
 //! Several heaps in one arena: who takes from which, who frees into which, and what happens at the borders.
 
+mod random;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use super::heaps::last;
 use crate::space::granules::SPAN;
 use crate::tests::common::{asm, call, child, modes};
+use crate::tests::faulty::Faulty;
 use crate::units::GRANULE;
-use crate::{CodeArena, CodeBlock, Error};
+use crate::{CodeArena, CodeBlock, Error, Observer, Reservation, WxMode};
 
 const SPAN_BYTES: usize = SPAN as usize * GRANULE;
 
@@ -141,6 +146,10 @@ fn a_hole_across_two_heaps_is_found() {
     assert_eq!((hit.start, hit.len), (across.as_ptr(), SPAN_BYTES));
     drop(guard);
     assert_eq!(arena.stats().pending_blocks, 0);
+    match arena.publish(&[0; 4 * SPAN_BYTES][..]) {
+        Err(Error::ArenaFull { waiting, .. }) => assert_eq!(waiting, 0, "what waited came free in another heap"),
+        other => panic!("{other:?}"),
+    }
     for block in &blocks {
         assert!(matches!(call(block), 1 | 2));
         assert_eq!(arena.lookup(block.as_ptr()).unwrap().len, SPAN_BYTES / 2);
@@ -174,6 +183,125 @@ fn blocks_across_the_ends_of_a_span_go_along() {
     assert_eq!(offset(&arena, &large), 0);
     assert_eq!(call(&large), 9);
     drop((large, d, rest));
+    check_empty(&arena);
+}
+
+/// A publication that finds space only across two heaps, while a free span next to them is being given back to the system.
+#[test]
+fn a_span_in_flight_belongs_to_nobody() {
+    let system = Faulty::leaked();
+    let arena = CodeArena::builder().capacity(16 * SPAN_BYTES).keep_free(0).os(system).build().unwrap();
+    let granules = |n: usize| asm::padded(n as u32, n * GRANULE);
+    let put = |heap: usize, n: usize| {
+        arena.go_to_heap(heap);
+        arena.publish(&granules(n)[..]).unwrap()
+    };
+    let mut rest = vec![put(0, 2048), put(0, 1048)];
+    let left = put(0, 1000);
+    let right = put(1, 1000);
+    rest.extend([put(1, 2048), put(1, 1048)]);
+    let free = put(1, 4096);
+    rest.extend((3..16).map(|_| put(1, 4096)));
+    assert_eq!((owner(&arena, 0), owner(&arena, 1), span(&arena, &free)), (1, 2, 2));
+    drop((left, right));
+    let (send, receive) = std::sync::mpsc::channel();
+    let other = arena.clone();
+    system.in_decommit(move || {
+        let code = asm::padded(7, 1500 * GRANULE);
+        send.send(thread::spawn(move || other.publish(&code[..]).unwrap()).join().unwrap()).unwrap();
+    });
+    drop(free);
+    let across = receive.recv().unwrap();
+    assert_eq!((offset(&arena, &across) / GRANULE, call(&across)), (3096, 7));
+    random::check_figures(&arena);
+    drop((across, rest));
+    check_empty(&arena);
+}
+
+/// How many arenas were released.
+#[derive(Default)]
+struct Released(AtomicUsize);
+
+impl Observer for Released {
+    fn released(&self, _: &Reservation) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// The last blocks go on several threads at one time, and memory back to the system, once no handle is left.
+#[test]
+fn every_arena_is_released_once() {
+    let released = Arc::new(Released::default());
+    for round in 0..60 {
+        let builder = CodeArena::builder().capacity(4 << 20).mode(WxMode::Flip).observer(released.clone());
+        let arena = builder.keep_free(if round % 2 == 0 { 0 } else { usize::MAX }).build().unwrap();
+        let mut parts: [Vec<CodeBlock>; 4] = Default::default();
+        (0..60).for_each(|n| parts[n % 4].push(publish(&arena, n % 3, 40_000).unwrap()));
+        drop(arena);
+        thread::scope(|scope| parts.into_iter().for_each(|part| drop(scope.spawn(move || drop(part)))));
+    }
+    assert_eq!(released.0.load(Ordering::Relaxed), 60);
+}
+
+/// An age of guards ends, and the next call that places code does so in another heap than the one where a block waits: a guard
+/// that is taken after that call does not hold the block back.
+#[test]
+fn a_call_in_another_heap_makes_guards_younger() {
+    let arena = arena(16);
+    let blocks: Vec<_> = (0..17).map(|_| publish(&arena, 0, 16).unwrap()).collect();
+    let mut guards = Vec::new();
+    for block in blocks {
+        guards.push(arena.pin());
+        drop(block);
+    }
+    drop(guards.remove(6));
+    let placed = publish(&arena, 1, 16).unwrap();
+    let young = arena.pin();
+    guards.clear();
+    assert_eq!(arena.stats().pending_blocks, 0);
+    drop((young, placed));
+    check_empty(&arena);
+}
+
+/// While pages that could not be sealed are being sealed again by one thread, another does not hear that the arena is full.
+#[test]
+fn what_is_sealed_again_is_waited_for() {
+    for _ in 0..200 {
+        let system = Faulty::leaked();
+        let arena = CodeArena::builder().capacity(4 * SPAN_BYTES).os(system).build().unwrap();
+        let fill = arena.publish(&[0xc3; SPAN_BYTES][..]).unwrap();
+        let mut batch = arena.batch();
+        batch.push(&[0xc3; 3 * SPAN_BYTES][..]).unwrap();
+        system.refuse(&["seal"]);
+        drop(batch);
+        system.heal();
+        let barrier = std::sync::Barrier::new(2);
+        let publish = || {
+            barrier.wait();
+            arena.publish(&asm::constant(1)).unwrap()
+        };
+        let blocks = thread::scope(|scope| [scope.spawn(publish), scope.spawn(publish)].map(|thread| thread.join()));
+        assert!(blocks.iter().all(|block| call(block.as_ref().unwrap()) == 1));
+        drop((fill, blocks));
+        check_empty(&arena);
+    }
+}
+
+/// Where the system takes nothing back, it is not asked at every drop.
+#[test]
+fn a_refusal_is_not_repeated_at_every_drop() {
+    let system = Faulty::leaked();
+    let arena = CodeArena::builder().capacity(8 << 20).keep_free(0).os(system).build().unwrap();
+    let (blocks, kept): (Vec<_>, Vec<_>) =
+        (0..100).map(|n| (n, publish(&arena, 0, 60_000).unwrap())).partition(|(n, _)| *n > 0);
+    system.refuse(&["decommit"]);
+    drop(blocks);
+    system.take_log();
+    (0..100).for_each(|_| drop(arena.publish(&asm::constant(1)).unwrap()));
+    assert!(system.take_log().iter().filter(|call| **call == "decommit").count() <= 1);
+    system.heal();
+    drop(kept);
+    arena.trim().unwrap();
     check_empty(&arena);
 }
 
@@ -212,7 +340,10 @@ fn a_thread_that_ends_publishes_and_drops() {
             drop(arena);
         }
     }
-    thread_local!(static LAST: std::cell::RefCell<Last> = const { std::cell::RefCell::new(Last(None)) });
+    thread_local! {
+        #[allow(clippy::missing_const_for_thread_local, reason = "it is const; on OpenBSD clippy looks into the macro")]
+        static LAST: std::cell::RefCell<Last> = const { std::cell::RefCell::new(Last(None)) };
+    }
     let arena = arena(16);
     for _ in 0..20 {
         let block = arena.publish(&asm::constant(5)).unwrap();

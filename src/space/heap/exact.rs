@@ -1,0 +1,78 @@
+//! Searches that miss nothing, before an arena is called full. They take their time.
+#![forbid(unsafe_code)]
+
+use super::{Heap, Tables};
+use crate::space::Run;
+use crate::space::large::{SMALL, bin_of, class_of};
+
+impl Heap {
+    /// As [`Heap::alloc`], but misses no hole of this heap.
+    pub(crate) fn alloc_exactly(&mut self, tables: &Tables, len: u32, align: u32) -> Option<Run> {
+        self.give_cursor_up(tables);
+        if let Some(run) = self.alloc(tables, len, align) {
+            return Some(run);
+        }
+        let least = class_of(len.max(SMALL));
+        if let Some((run, hole)) = self.find_large(tables, least, least, len, align) {
+            self.large.file(&tables.links, bin_of(hole.start), 0);
+            self.take(tables, run, hole);
+            return Some(run);
+        }
+        if len >= SMALL {
+            return None;
+        }
+        self.relist_all(tables, len);
+        if align == 1 {
+            return self.take_hinted(tables, len);
+        }
+        let run = self.find_small(tables, len, align)?;
+        self.take_at(tables, run);
+        Some(run)
+    }
+
+    /// Finds an aligned place in a small hole: by all hints, then in all spans where holes are lost.
+    fn find_small(&self, tables: &Tables, len: u32, align: u32) -> Option<Run> {
+        let hinted = (len..SMALL).find_map(|size| {
+            let holes = self.hints[size as usize].iter().map(|&start| Run::new(start, size));
+            holes.filter(|hole| self.is_hole(tables, hole.start, size)).find_map(|hole| hole.fit(len, align))
+        });
+        let granules = &tables.granules;
+        let in_span = |span: u32| granules.holes(granules.span(span)).find_map(|hole| hole.fit(len, align));
+        hinted.or_else(|| {
+            let spans = self.lost_spans(tables).filter(|(_, lost)| *lost >= len).map(|(span, _)| span);
+            spans.chain(self.all_spans(tables)).find_map(in_span)
+        })
+    }
+
+    /// All spans of this heap, if it does not know in which of them holes are lost.
+    fn all_spans<'a>(&'a self, tables: &'a Tables) -> impl Iterator<Item = u32> + 'a {
+        let count = if self.lost.is_partial { tables.granules.spans() } else { 0 };
+        let own = |span: &u32| tables.granules.owner_at(tables.granules.span(*span).start) == Some(self.owner);
+        (0..count).filter(own)
+    }
+
+    /// Returns the length of the largest hole.
+    pub(crate) fn largest(&mut self, tables: &Tables) -> u32 {
+        let mut most = self.cursor.len();
+        if let Some(class) = self.large.last() {
+            let holes = self.large.of_class(&tables.links, class).map(|bin| self.large_hole(tables, bin).len());
+            most = holes.fold(most, u32::max);
+        }
+        for size in (most + 1..SMALL).rev() {
+            while let Some(&start) = self.hints[size as usize].last() {
+                if self.is_hole(tables, start, size) {
+                    most = size;
+                    break;
+                }
+                self.hints[size as usize].pop();
+            }
+            if most == size {
+                break;
+            }
+        }
+        let granules = &tables.granules;
+        let lost = self.lost_spans(tables).filter(|(_, lost)| *lost > most).map(|(span, _)| span);
+        let in_span = |span: u32| granules.holes(granules.span(span)).map(|hole| hole.len()).max().unwrap_or(0);
+        lost.chain(self.all_spans(tables)).map(in_span).fold(most, u32::max)
+    }
+}

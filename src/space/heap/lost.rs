@@ -1,0 +1,202 @@
+//! Hints, and what becomes of holes for which there is no room among them.
+//!
+//! The list of a size holds at most [`HINTS`] places. When it is full, the older half is pushed out, and each span concerned is
+//! marked with the size of the largest hole that was pushed out there: an upper bound of what is *lost* in it. The span also goes
+//! to the end of a queue. A search that finds nothing looks at some spans of the queue, in turn, and lists the holes of those again
+//! whose bound is large enough. Holes that are smaller than what is asked for stay lost, so a search for large holes does not work
+//! through small ones. Once it has been seen that no span has a bound of some size, searches of that size end at once.
+#![forbid(unsafe_code)]
+
+use std::collections::VecDeque;
+
+use super::{Heap, Tables};
+use crate::space::Run;
+use crate::space::granules::{SPAN, span_of};
+use crate::space::large::SMALL;
+
+/// Hints that are kept for each size.
+pub(super) const HINTS: usize = 256;
+/// Spans that one search looks at, and of which it lists the holes.
+const LOOKED_AT: usize = 64;
+const LISTED: usize = 4;
+
+#[derive(Default)]
+pub(super) struct Lost {
+    /// Spans with lost holes. Entries may be stale: a span that has left the heap is no longer meant.
+    queue: VecDeque<u32>,
+    /// No bound is larger.
+    most: u32,
+    /// So many spans in a row were seen to have a bound below `below`: those at the end of the queue.
+    seen: usize,
+    below: u32,
+    /// There was no memory for the queue once, so it does not lead to all spans.
+    pub(super) is_partial: bool,
+}
+
+impl Heap {
+    /// Notes where a small hole begins.
+    #[inline]
+    pub(super) fn hint(&mut self, tables: &Tables, start: u32, size: u32) {
+        let list = &mut self.hints[size as usize];
+        if list.len() == list.capacity() && (list.len() >= HINTS || list.try_reserve(1).is_err()) {
+            self.push_out(tables, size);
+        }
+        match self.hints[size as usize].capacity() {
+            0 => self.lose(tables, span_of(start), size),
+            _ => self.hints[size as usize].push(start),
+        }
+        self.sizes |= 1 << size;
+    }
+
+    /// Makes room in a list of hints.
+    #[cold]
+    fn push_out(&mut self, tables: &Tables, size: u32) {
+        let list = &mut self.hints[size as usize];
+        let kept = list.len() / 2;
+        list.rotate_right(kept);
+        while self.hints[size as usize].len() > kept {
+            let Some(start) = self.hints[size as usize].pop() else { break };
+            if self.is_hole(tables, start, size) {
+                self.lose(tables, span_of(start), size);
+            }
+        }
+    }
+
+    /// Notes that nothing leads to a hole of this size in a span of this heap.
+    fn lose(&mut self, tables: &Tables, span: u32, size: u32) {
+        tables.granules.set_lost(span, tables.granules.lost(span).max(size));
+        self.lost.most = self.lost.most.max(size);
+        if size >= self.lost.below {
+            self.lost.seen = 0;
+        }
+        if !tables.granules.is_queued(span) {
+            self.queue(tables, span);
+        }
+    }
+
+    fn queue(&mut self, tables: &Tables, span: u32) {
+        let own = (self.owned / SPAN) as usize;
+        if self.lost.queue.len() > 2 * own + 16 {
+            self.drop_stale(tables);
+        }
+        if self.lost.queue.try_reserve(1).is_err() {
+            self.lost.is_partial = true;
+            return;
+        }
+        tables.granules.set_queued(span, true);
+        self.lost.queue.push_back(span);
+    }
+
+    fn is_queued(&self, tables: &Tables, span: u32) -> bool {
+        tables.granules.owner_at(span * SPAN) == Some(self.owner) && tables.granules.is_queued(span)
+    }
+
+    /// Drops entries of spans that have left, and those that are there twice because their span has come back.
+    fn drop_stale(&mut self, tables: &Tables) {
+        let mut queue = std::mem::take(&mut self.lost.queue);
+        queue.retain(|&span| {
+            let meant = self.is_queued(tables, span);
+            if meant {
+                tables.granules.set_queued(span, false);
+            }
+            meant
+        });
+        queue.iter().for_each(|&span| tables.granules.set_queued(span, true));
+        self.lost.queue = queue;
+        self.lost.seen = 0;
+    }
+
+    /// Lists holes of at least `len` granules in some spans again; returns whether there may be one.
+    pub(super) fn relist(&mut self, tables: &Tables, len: u32) -> bool {
+        if self.lost.most < len {
+            return false;
+        }
+        if len < self.lost.below {
+            self.lost.seen = 0;
+        }
+        self.lost.below = len;
+        let mut listed = 0;
+        for _ in 0..LOOKED_AT {
+            if self.lost.seen >= self.lost.queue.len() {
+                // All of them.
+                if !self.lost.is_partial {
+                    self.lost.most = len - 1;
+                }
+                break;
+            }
+            let Some(span) = self.lost.queue.pop_front() else { break };
+            if !self.is_queued(tables, span) {
+                continue;
+            }
+            if tables.granules.lost(span) >= len {
+                self.relist_span(tables, span, len);
+                listed += 1;
+            }
+            match tables.granules.lost(span) {
+                0 => tables.granules.set_queued(span, false),
+                lost => {
+                    self.lost.queue.push_back(span);
+                    self.lost.seen = if lost < len { self.lost.seen + 1 } else { 0 };
+                }
+            }
+            if listed == LISTED {
+                break;
+            }
+        }
+        listed > 0
+    }
+
+    /// As [`Heap::relist`], but of all spans.
+    pub(super) fn relist_all(&mut self, tables: &Tables, len: u32) {
+        if self.lost.is_partial {
+            for span in 0..tables.granules.spans() {
+                if tables.granules.owner_at(span * SPAN) == Some(self.owner) {
+                    self.relist_span(tables, span, len);
+                }
+            }
+        } else if self.lost.most >= len {
+            for index in 0..self.lost.queue.len() {
+                let span = self.lost.queue[index];
+                if self.is_queued(tables, span) && tables.granules.lost(span) >= len {
+                    self.relist_span(tables, span, len);
+                }
+            }
+        }
+    }
+
+    /// The bounds of what is lost, for each span concerned.
+    pub(super) fn lost_spans<'a>(&'a self, tables: &'a Tables) -> impl Iterator<Item = (u32, u32)> + 'a {
+        let spans = self.lost.queue.iter().copied().filter(|&span| self.is_queued(tables, span));
+        spans.map(|span| (span, tables.granules.lost(span)))
+    }
+
+    /// Lists the holes of a span of this heap: those of at least `len` granules, as far as there is room. The others are lost.
+    pub(super) fn relist_span(&mut self, tables: &Tables, span: u32, len: u32) {
+        let mut lost = 0;
+        let within = tables.granules.span(span);
+        // A hole that runs in from the span before begins there.
+        let runs_in = tables.granules.hole_start(within.start, self.owner) < within.start;
+        let mut at = within.start;
+        while at < within.end {
+            let start = tables.granules.next_free(at, within.end);
+            if start == within.end {
+                break;
+            }
+            let hole = Run { start, end: tables.granules.hole_end(start, self.owner) };
+            at = hole.end;
+            if self.is_cursor(start) || start == within.start && runs_in {
+                continue;
+            }
+            match hole.len() {
+                size if size >= SMALL || size >= len && self.hints[size as usize].len() < HINTS / 2 => {
+                    self.file(tables, hole);
+                }
+                size => lost = lost.max(size),
+            }
+        }
+        tables.granules.set_lost(span, lost);
+        if lost > 0 {
+            self.lose(tables, span, lost);
+        }
+    }
+}
