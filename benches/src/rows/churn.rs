@@ -1,5 +1,6 @@
 //! Churn: drop a random block, publish another, at several numbers of live functions.
 
+use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -93,7 +94,7 @@ fn one(scale: Scale) -> Result<Vec<Sample>> {
     fn again<'a, S: Store + 'a>(name: &str, mut store: S, code: &'a [u8], count: usize) -> Contender<'a> {
         Contender::new(name, move || {
             try_time(count, |_| {
-                let block = store.publish(code)?;
+                let block = black_box(store.publish(code)?);
                 store.retire(block)
             })
         })

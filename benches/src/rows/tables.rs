@@ -23,7 +23,7 @@ const TABLES: &str = "100,000 live";
 const SMALL: &str = "64 KiB";
 const LARSON: &str = "1,500 live, ten generations of threads";
 const CHURNED: [&str; 2] = ["10000", "100000"];
-const OURS: &str = "gaia-jit DualMap";
+const OURS: &str = "gaia-jit Flip";
 const SHARE: &str = "% of code";
 const BYTES: &str = "bytes";
 
@@ -49,7 +49,7 @@ fn run(task: &Task, scale: Scale) -> Result<Vec<Sample>> {
         LARSON => generations(scale),
         live => {
             let live = scale.count(live.parse()?);
-            let mut churner = Churner::new(gaia::Arena::new(WxMode::DualMap, false, live)?, live, 12)?;
+            let mut churner = Churner::new(gaia::Arena::new(WxMode::Flip, false, live)?, live, 12)?;
             churner.run(10 * live)?;
             Ok(vec![sample(&task.case, SHARE, payload(&churner.store.0)?)])
         }
@@ -59,7 +59,7 @@ fn run(task: &Task, scale: Scale) -> Result<Vec<Sample>> {
 fn tables(scale: Scale) -> Result<Vec<Sample>> {
     let live = scale.count(100_000);
     let before = proc::rss()?;
-    let mut churner = Churner::new(gaia::Arena::new(WxMode::DualMap, false, live)?, live, 13)?;
+    let mut churner = Churner::new(gaia::Arena::new(WxMode::Flip, false, live)?, live, 13)?;
     for _ in 0..20 {
         churner.run(live / 20)?;
     }
@@ -76,7 +76,7 @@ fn small(scale: Scale) -> Result<Vec<Sample>> {
     let mut lists = 0;
     let (before, mut code) = (proc::rss()?, 0);
     for _ in 0..count {
-        let arena = CodeArena::builder().capacity(64 << 10).mode(WxMode::DualMap).build()?;
+        let arena = CodeArena::builder().capacity(64 << 10).mode(WxMode::Flip).build()?;
         let mut blocks = Vec::with_capacity(128);
         lists += 128 * size_of::<CodeBlock>();
         for size in (100..).step_by(7).take(110) {
@@ -96,7 +96,7 @@ fn small(scale: Scale) -> Result<Vec<Sample>> {
 /// As the larson benchmark, one thread at a time.
 fn generations(scale: Scale) -> Result<Vec<Sample>> {
     let live = 1_500;
-    let mut churner = Churner::new(gaia::Arena::new(WxMode::DualMap, false, 8 * live)?, live, 14)?;
+    let mut churner = Churner::new(gaia::Arena::new(WxMode::Flip, false, 8 * live)?, live, 14)?;
     for _ in 0..10 {
         std::thread::scope(|scope| {
             let thread = scope.spawn(|| churner.run(scale.count(20_000)));
