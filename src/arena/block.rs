@@ -7,9 +7,9 @@ use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::ptr::NonNull;
 
 use super::core::{Core, bytes_of};
+use super::events::observer::Live;
 use super::handle::{self, Handle};
 use super::lookup::Entry;
-use super::observer::Live;
 use crate::Error;
 use crate::units::GRANULE;
 

@@ -4,8 +4,8 @@ use std::ffi::CString;
 use std::fmt;
 
 use super::core::Core;
-use super::observer::Observer;
-use super::observers::Observers;
+use super::events::observer::Observer;
+use super::events::observers::Observers;
 use super::{CodeArena, WxMode};
 use crate::Error;
 use crate::icache;

@@ -6,10 +6,10 @@
 //! `DualMap` publishing makes no system call; in `Flip` it makes one (the kernel write) for a single function, and two
 //! (open, seal) for each run of pages of a batch.
 
+use super::events::observers::Observers;
 use super::guards::Guards;
 use super::heaps::{Heaps, State};
 use super::lookup::{BlockInfo, Entry, Lookup};
-use super::observers::Observers;
 use crate::Error;
 use crate::modes::CodeMemory;
 use crate::space::Run;

@@ -1,57 +1,51 @@
 //! The code cache.
+//!
+//! - [`CodeArena`], [`builder`], [`block`], [`batch`], [`code`]: what users hold.
+//! - [`core`](mod@core): what all of them share; [`handle`]: who keeps it alive.
+//! - [`heaps`]: who owns which space, and the locks. [`life`]: from placed to given back.
+//! - [`lookup`]: from an address to a block. [`guards`]: which threads may be running what was dropped.
+//! - [`events`]: what observers are told. [`figures`]: statistics and maps.
+//! - `in_place`: code and data that somebody else writes at its final address, for Cranelift.
 
-mod announce;
 mod batch;
 mod block;
-mod branches;
 mod builder;
 mod code;
 mod core;
-#[cfg(feature = "cranelift")]
-mod data_pages;
+mod events;
+mod figures;
 mod guards;
 mod handle;
 mod heaps;
 #[cfg(feature = "cranelift")]
 mod in_place;
+mod life;
 mod lookup;
 #[cfg(all(test, loom))]
 mod loom_models;
-mod map;
-mod notes;
-mod observer;
-mod observers;
-mod open_run;
-mod pieces;
-mod place;
-mod publish;
-mod retire;
-mod stats;
-mod stubs;
 #[cfg(all(test, not(loom)))]
 mod tests;
-mod trim;
 
 use std::fmt;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 
+#[cfg(feature = "cranelift")]
+pub(crate) use batch::notes::Notes;
 pub use batch::{Batch, Slot};
 pub use block::CodeBlock;
 pub use builder::ArenaBuilder;
 pub use code::{Code, UnwindInfo};
 use core::Core;
-#[cfg(feature = "cranelift")]
-pub(crate) use data_pages::DataPages;
+pub use events::observer::{Observer, Published, Reservation};
+pub use figures::map::{Hole, Map, PageUse};
+pub use figures::stats::Stats;
 pub use guards::Guard;
 use handle::Handle;
 #[cfg(feature = "cranelift")]
 pub(crate) use in_place::InPlace;
-pub use lookup::BlockInfo;
-pub use map::{Hole, Map, PageUse};
 #[cfg(feature = "cranelift")]
-pub(crate) use notes::Notes;
-pub use observer::{Observer, Published, Reservation};
-pub use stats::Stats;
+pub(crate) use in_place::data_pages::DataPages;
+pub use lookup::BlockInfo;
 
 use crate::Error;
 pub use crate::modes::WxMode;

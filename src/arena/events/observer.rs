@@ -3,9 +3,9 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use super::WxMode;
-use super::code::UnwindInfo;
-use super::lookup::BlockInfo;
+use crate::arena::WxMode;
+use crate::arena::code::UnwindInfo;
+use crate::arena::lookup::BlockInfo;
 use crate::modes::{CodeMemory, Readers};
 
 /// Hears of what happens in an arena. Registered with [`ArenaBuilder::observer`](crate::ArenaBuilder::observer).
@@ -106,7 +106,7 @@ pub struct Published<'a> {
     /// What [`Code::unwind`](crate::Code::unwind) said.
     pub unwind: Option<UnwindInfo<'a>>,
     /// Where its bytes are. Not what `block` says: whoever has a copy of this can write another address there.
-    pub(super) code: Live<'a>,
+    pub(in crate::arena) code: Live<'a>,
 }
 
 impl<'a> Published<'a> {
@@ -131,7 +131,7 @@ impl<'a> Published<'a> {
 
 /// The bytes of a block that stays published for as long as this lives.
 #[derive(Clone, Copy)]
-pub(super) struct Live<'a> {
+pub(in crate::arena) struct Live<'a> {
     /// `None`: there are no bytes, in a test.
     memory: Option<&'a CodeMemory>,
     start: usize,
@@ -141,7 +141,7 @@ pub(super) struct Live<'a> {
 impl<'a> Live<'a> {
     /// # Safety
     /// - `len` bytes from offset `start` belong to a block that is published, and stays so for `'a`.
-    pub(super) unsafe fn new(memory: &'a CodeMemory, start: usize, len: usize) -> Self {
+    pub(in crate::arena) unsafe fn new(memory: &'a CodeMemory, start: usize, len: usize) -> Self {
         Self { memory: Some(memory), start, len }
     }
 
@@ -149,7 +149,7 @@ impl<'a> Live<'a> {
         read(self.readable())
     }
 
-    pub(super) fn bytes(self) -> Cow<'a, [u8]> {
+    pub(in crate::arena) fn bytes(self) -> Cow<'a, [u8]> {
         match self.memory {
             // The parent of a forked child may drop its block and write another into memory that both share: these are the
             // bytes that are there now, and no slice of them is made.

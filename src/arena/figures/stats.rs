@@ -3,8 +3,8 @@
 
 use std::fmt;
 
-use super::core::Core;
-use super::heaps::{All, Counts};
+use crate::arena::core::Core;
+use crate::arena::heaps::{All, Counts};
 use crate::units::GRANULE;
 
 /// Figures of an arena at one moment; bytes unless said otherwise. `{}` prints the most important ones in a line, `{:#}`
@@ -94,7 +94,7 @@ impl Core {
 
     /// Locks all heaps with everything reclaimed; `None` where a lock may be held for ever: in a child forked while
     /// another thread held it.
-    pub(super) fn all_to_read(&self) -> Option<All<'_>> {
+    pub(in crate::arena) fn all_to_read(&self) -> Option<All<'_>> {
         if !self.memory.is_own() {
             return self.heaps.try_all();
         }

@@ -1,14 +1,14 @@
 //! From placed granules to live blocks: what single functions and batches share.
 
-use super::announce::Described;
-use super::batch::{Batch, LONGEST_RUN, STAGED};
-use super::block::CodeBlock;
-use super::code::Code;
-use super::core::{Core, bytes_of};
-use super::handle::Handle;
-use super::lookup::Entry;
-use super::open_run::OpenRun;
 use crate::Error;
+use crate::arena::batch::open_run::OpenRun;
+use crate::arena::batch::{Batch, LONGEST_RUN, STAGED};
+use crate::arena::block::CodeBlock;
+use crate::arena::code::Code;
+use crate::arena::core::{Core, bytes_of};
+use crate::arena::events::announce::Described;
+use crate::arena::handle::Handle;
+use crate::arena::lookup::Entry;
 use crate::icache;
 use crate::space::Run;
 use crate::sync::{Arc, Ordering};
@@ -19,7 +19,7 @@ const ENTERED: usize = 64;
 
 impl Core {
     /// Makes blocks live, and frees what their runs have left; or, if the tables for that cannot be had, changes nothing.
-    pub(super) fn enter_all(&self, entries: &[Entry], runs: &[OpenRun]) -> Result<(), Error> {
+    pub(in crate::arena) fn enter_all(&self, entries: &[Entry], runs: &[OpenRun]) -> Result<(), Error> {
         let mut done = 0;
         while let Some(first) = entries.get(done) {
             let mut heap = self.heaps.of(first.start);
@@ -67,7 +67,7 @@ impl Core {
     }
 
     /// Makes pages that hold nothing published executable again and gives them back, or keeps them until that works.
-    pub(super) fn close(&self, open: &OpenRun) {
+    pub(in crate::arena) fn close(&self, open: &OpenRun) {
         // SAFETY: the pages belong to a batch that writes no more; nothing in them was published.
         let sealed = open.sealed || unsafe { self.memory.seal(bytes_of(open.run)) }.is_ok();
         // What was written holds memory, published or not: a trim has to find it.
@@ -82,7 +82,7 @@ impl Core {
     }
 
     /// Publishes one function.
-    pub(super) fn publish(handle: &Arc<Handle>, code: Code<'_>) -> Result<CodeBlock, Error> {
+    pub(in crate::arena) fn publish(handle: &Arc<Handle>, code: Code<'_>) -> Result<CodeBlock, Error> {
         let core: &Core = handle;
         if core.memory.rules().opens_pages && (code.bytes.len() > STAGED || !core.memory.rules().fills_holes) {
             let mut batch = Batch::single(Arc::clone(handle));

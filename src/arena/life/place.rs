@@ -7,10 +7,10 @@
 //! Before the arena is called full, all heaps are locked and every run of free granules counts, across spans of different
 //! owners. Then a span with its blocks can change owner: only there.
 
-use super::core::{Core, bytes_of};
-use super::heaps::{All, Counts, Locked, State, last};
 use super::retire::RECLAIMED;
 use crate::Error;
+use crate::arena::core::{Core, bytes_of};
+use crate::arena::heaps::{All, Counts, Locked, State, last};
 use crate::space::granules::{FREE, SPAN, span_of};
 use crate::space::{Run, two_mut};
 use crate::sync::{self, Ordering};
@@ -152,7 +152,7 @@ impl Core {
     }
 
     /// Granules of the largest run that is free, whoever owns them.
-    pub(super) fn largest_hole(&self, all: &mut All<'_>) -> u32 {
+    pub(in crate::arena) fn largest_hole(&self, all: &mut All<'_>) -> u32 {
         let (tables, granules) = (&self.heaps.tables, self.heaps.granules());
         let of_heaps = all.heaps.iter_mut().map(|heap| heap.space.largest(tables)).fold(0, u32::max);
         let across = granules.holes_across_owners().map(|hole| hole.len()).fold(of_heaps, u32::max);
@@ -204,7 +204,7 @@ impl Core {
     }
 
     /// Tries again to make pages executable that could not be.
-    pub(super) fn seal_stuck(&self) {
+    pub(in crate::arena) fn seal_stuck(&self) {
         let granules = |stuck: &[Run]| stuck.iter().map(|run| u64::from(run.len())).sum::<u64>();
         let take = |mut heap: Locked<'_>| {
             let stuck = std::mem::take(&mut heap.stuck);

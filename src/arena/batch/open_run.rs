@@ -4,27 +4,27 @@
 use crate::space::Run;
 
 /// Whole pages, open for writing.
-pub(super) struct OpenRun {
-    pub(super) run: Run,
+pub(in crate::arena) struct OpenRun {
+    pub(in crate::arena) run: Run,
     /// The first granule not handed out.
     next: u32,
     /// Skipped for alignment.
     gaps: Vec<Run>,
-    pub(super) sealed: bool,
+    pub(in crate::arena) sealed: bool,
     /// Nothing more is handed out: pages whose protection was to change may have changed, some of them even where the
     /// system refused.
-    pub(super) closed: bool,
+    pub(in crate::arena) closed: bool,
     /// All of it holds memory.
-    pub(super) populated: bool,
+    pub(in crate::arena) populated: bool,
 }
 
 impl OpenRun {
-    pub(super) fn new(run: Run) -> Self {
+    pub(in crate::arena) fn new(run: Run) -> Self {
         Self { run, next: run.start, gaps: Vec::new(), sealed: false, closed: false, populated: false }
     }
 
     /// Hands out granules, from where it left off.
-    pub(super) fn take(&mut self, granules: u32, align: u32) -> Option<Run> {
+    pub(in crate::arena) fn take(&mut self, granules: u32, align: u32) -> Option<Run> {
         if self.closed {
             return None;
         }
@@ -38,19 +38,19 @@ impl OpenRun {
     }
 
     /// What holds memory: all that was handed out, or all there is.
-    pub(super) fn resident(&self) -> Run {
+    pub(in crate::arena) fn resident(&self) -> Run {
         if self.populated { self.run } else { Run { start: self.run.start, end: self.next } }
     }
 
     /// What items took: everything handed out but for the gaps.
-    pub(super) fn used(&self) -> impl Iterator<Item = Run> {
+    pub(in crate::arena) fn used(&self) -> impl Iterator<Item = Run> {
         let starts = std::iter::once(self.run.start).chain(self.gaps.iter().map(|gap| gap.end));
         let ends = self.gaps.iter().map(|gap| gap.start).chain(std::iter::once(self.next));
         starts.zip(ends).filter(|(start, end)| start < end).map(|(start, end)| Run { start, end })
     }
 
     /// What no item took.
-    pub(super) fn rest(&self) -> impl Iterator<Item = Run> {
+    pub(in crate::arena) fn rest(&self) -> impl Iterator<Item = Run> {
         let tail = Run { start: self.next, end: self.run.end };
         self.gaps.iter().copied().chain((tail.len() > 0).then_some(tail))
     }

@@ -1,13 +1,13 @@
 //! Where the bytes of a batch come from when it is published, and which functions are written and flushed together.
 #![forbid(unsafe_code)]
 
-use super::core::bytes_of;
-use super::lookup::Entry;
+use crate::arena::core::bytes_of;
+use crate::arena::lookup::Entry;
 use crate::space::Run;
 
 /// Where a function's bytes are until they are published.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Source {
+pub(in crate::arena) enum Source {
     /// In the second view.
     View,
     /// In a run of open pages.
@@ -19,15 +19,15 @@ pub(super) enum Source {
 }
 
 /// Functions that lie one after another, in the arena and in the staging memory: written and flushed with one call.
-pub(super) struct Piece {
-    pub(super) run: Run,
+pub(in crate::arena) struct Piece {
+    pub(in crate::arena) run: Run,
     /// Where it begins in the staging memory.
-    pub(super) staged: Option<usize>,
+    pub(in crate::arena) staged: Option<usize>,
 }
 
 impl Piece {
     /// All functions of a batch, in the order of the slots.
-    pub(super) fn of(entries: &[Entry], sources: &[Source]) -> Vec<Self> {
+    pub(in crate::arena) fn of(entries: &[Entry], sources: &[Source]) -> Vec<Self> {
         let mut pieces: Vec<Self> = Vec::new();
         for (entry, source) in entries.iter().zip(sources) {
             let staged = if let Source::Staged(at) = source { Some(*at as usize) } else { None };

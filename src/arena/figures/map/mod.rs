@@ -3,7 +3,7 @@
 
 mod picture;
 
-use super::core::{Core, bytes_of};
+use crate::arena::core::{Core, bytes_of};
 use crate::space::Run;
 
 /// The use of an arena's address space at one moment, for pictures and for tuning. Made by

@@ -6,11 +6,11 @@
 
 use std::ptr::NonNull;
 
-use super::CodeArena;
-use super::core::{Core, bytes_of};
-use super::handle::Handle;
-use super::open_run::OpenRun;
 use crate::Error;
+use crate::arena::CodeArena;
+use crate::arena::batch::open_run::OpenRun;
+use crate::arena::core::{Core, bytes_of};
+use crate::arena::handle::Handle;
 use crate::space::Run;
 use crate::sync::Arc;
 use crate::units::{GRANULE, align_granules};

@@ -1,8 +1,8 @@
 //! Memory of free pages goes back to the system, and memory of full ones into huge pages.
 
-use super::core::{Core, bytes_of};
-use super::heaps::All;
 use crate::Error;
+use crate::arena::core::{Core, bytes_of};
+use crate::arena::heaps::All;
 use crate::space::Run;
 use crate::space::granules::{FREE, SPAN, span_of};
 use crate::sync::Ordering;
@@ -145,7 +145,7 @@ impl Core {
     /// Gives memory of free spans back until no more is left than the arena is to keep. One thread at a time. A refusal ends it,
     /// and it is tried again when twice as much is free.
     #[cold]
-    pub(super) fn shrink(&self) {
+    pub(in crate::arena) fn shrink(&self) {
         let Some(system) = self.system.try_lock() else { return };
         let mut bytes = 0;
         while self.heaps.free_resident() > self.keep_free.load(Ordering::Relaxed) {

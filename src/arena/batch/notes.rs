@@ -4,9 +4,9 @@
 
 use std::ops::Range;
 
-use super::announce::Described;
-use super::code::UnwindInfo;
-use super::lookup::Entry;
+use crate::arena::code::UnwindInfo;
+use crate::arena::events::announce::Described;
+use crate::arena::lookup::Entry;
 
 /// Notes on functions, by their number.
 #[derive(Debug, Default)]
@@ -59,7 +59,7 @@ impl Notes {
     }
 
     /// A function with its notes, if it has any.
-    pub(super) fn describe(&self, function: usize, entry: Entry) -> Described<'_> {
+    pub(in crate::arena) fn describe(&self, function: usize, entry: Entry) -> Described<'_> {
         let note = self.of.get(function);
         Described {
             entry,

@@ -2,11 +2,11 @@
 #![forbid(unsafe_code)]
 
 /// The stubs of one slot.
-pub(super) struct Stubs {
-    pub(super) slot: usize,
+pub(in crate::arena) struct Stubs {
+    pub(in crate::arena) slot: usize,
     /// Where they begin, in bytes from the start of the slot.
-    pub(super) first: usize,
-    pub(super) capacity: usize,
+    pub(in crate::arena) first: usize,
+    pub(in crate::arena) capacity: usize,
     /// Where each of them goes to.
-    pub(super) targets: Vec<*const u8>,
+    pub(in crate::arena) targets: Vec<*const u8>,
 }

@@ -3,16 +3,16 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::core::{Core, bytes_of};
-use super::heaps::{Locked, Pending, State};
-use super::lookup::Entry;
 use crate::Error;
+use crate::arena::core::{Core, bytes_of};
+use crate::arena::heaps::{Locked, Pending, State};
+use crate::arena::lookup::Entry;
 use crate::icache;
 use crate::space::Run;
 use crate::sync::Ordering;
 
 /// How many blocks one call reclaims, unless it would fail otherwise or has to be exact.
-pub(super) const RECLAIMED: usize = 64;
+pub(in crate::arena) const RECLAIMED: usize = 64;
 /// How many of those that have waited a drop reclaims that has to wait itself. More than one, so that what waits stays in
 /// proportion however few publications there are.
 const PAID_BY_DROP: usize = 2;
@@ -21,14 +21,14 @@ const PAID_BY_DROP: usize = 2;
 const PIECE: usize = 4096;
 
 /// What an observer panicked with.
-pub(super) type Panic = Box<dyn Any + Send>;
+pub(in crate::arena) type Panic = Box<dyn Any + Send>;
 
 impl Core {
     /// Drops a block: it cannot be found any more, and its space is free as soon as no older guard is left.
     ///
     /// Returns a locked heap. The caller counts the block out of it ([`State::let_go`]) as the last thing that it does with the
     /// arena. `None` in a forked child, where nothing is counted.
-    pub(super) fn retire(&self, start: u32, len: u32, panicked: &mut Option<Panic>) -> Option<Locked<'_>> {
+    pub(in crate::arena) fn retire(&self, start: u32, len: u32, panicked: &mut Option<Panic>) -> Option<Locked<'_>> {
         if !self.memory.is_own() {
             // A child leaves its copy of the heaps alone: a lock may be held for ever there.
             return None;
@@ -106,7 +106,7 @@ impl Core {
 
     /// Gives back the space of up to `most` blocks of a heap that need not wait any more, the oldest first. The heap may be
     /// unlocked meanwhile. An error only in a child that an observer forked.
-    pub(super) fn reclaim<'a>(&'a self, mut heap: Locked<'a>, most: usize) -> Result<Locked<'a>, Error> {
+    pub(in crate::arena) fn reclaim<'a>(&'a self, mut heap: Locked<'a>, most: usize) -> Result<Locked<'a>, Error> {
         self.guards.catch_up();
         let oldest = self.guards.oldest();
         let ready = |pending: &Pending| oldest.is_none_or(|oldest| pending.epoch < oldest);
@@ -148,7 +148,7 @@ impl Core {
     }
 
     /// Gives back all space that need not wait any more.
-    pub(super) fn reclaim_all(&self) -> Result<(), Error> {
+    pub(in crate::arena) fn reclaim_all(&self) -> Result<(), Error> {
         self.guards.catch_up();
         for heap in self.heaps.each() {
             if !heap.pending.is_empty() {

@@ -4,17 +4,19 @@
 //! free afterwards. Nothing is staged, so this is for private memory only, and functions never share pages with what was
 //! live before.
 
+pub(in crate::arena) mod data_pages;
+
 use std::ptr::NonNull;
 
-use super::CodeArena;
-use super::batch::LONGEST_RUN;
-use super::block::CodeBlock;
-use super::core::bytes_of;
-use super::handle::Handle;
-use super::lookup::Entry;
-use super::notes::Notes;
-use super::open_run::OpenRun;
 use crate::Error;
+use crate::arena::CodeArena;
+use crate::arena::batch::LONGEST_RUN;
+use crate::arena::batch::notes::Notes;
+use crate::arena::batch::open_run::OpenRun;
+use crate::arena::block::CodeBlock;
+use crate::arena::core::bytes_of;
+use crate::arena::handle::Handle;
+use crate::arena::lookup::Entry;
 use crate::icache;
 use crate::space::Run;
 use crate::sync::Arc;

@@ -4,9 +4,9 @@
 //! and nothing to share. A function that is rarely moved costs a granule for each far target; two functions of a batch
 //! that call the same target have a stub each.
 
-use super::batch::{Batch, Slot};
-use super::stubs::Stubs;
 use crate::Error;
+use crate::arena::batch::stubs::Stubs;
+use crate::arena::batch::{Batch, Slot};
 use crate::icache::stub;
 use crate::units::{BRANCH_REACH, GRANULE, round_up};
 

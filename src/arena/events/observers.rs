@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-use super::observer::Observer;
+use crate::arena::events::observer::Observer;
 use crate::sync::{Arc, AtomicU64, Ordering};
 
 #[derive(Default)]
@@ -19,12 +19,12 @@ impl Observers {
         Self { list, ..Self::default() }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::arena) fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
 
     /// Notes that a block's space came free, to be told when no lock is held.
-    pub(super) fn note_reclaimed(&self, bytes: usize) {
+    pub(in crate::arena) fn note_reclaimed(&self, bytes: usize) {
         if !self.is_empty() {
             self.reclaimed_blocks.fetch_add(1, Ordering::Relaxed);
             self.reclaimed_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
@@ -32,7 +32,7 @@ impl Observers {
     }
 
     /// Tells all, also if one of them panics; the first panic goes on behind that.
-    pub(super) fn tell(&self, event: impl Fn(&dyn Observer)) {
+    pub(in crate::arena) fn tell(&self, event: impl Fn(&dyn Observer)) {
         let mut panicked = self.tell_each(event);
         if self.reclaimed_blocks.load(Ordering::Relaxed) > 0 {
             let (blocks, bytes) =
@@ -52,7 +52,7 @@ impl Observers {
     }
 
     /// Tells all, from where a panic has nowhere to go, half-way through giving space back. So it ends here.
-    pub(super) fn tell_quietly(&self, event: impl Fn(&dyn Observer)) {
+    pub(in crate::arena) fn tell_quietly(&self, event: impl Fn(&dyn Observer)) {
         if let Some(payload) = self.tell_each(event) {
             discard(payload);
         }

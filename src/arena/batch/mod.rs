@@ -9,29 +9,35 @@
 //! In `PerThread` pushed bytes are written to their place at once, and what is still to be changed is staged: so pages
 //! are writable while the crate copies, and never while the caller's code runs.
 
+mod branches;
+pub(in crate::arena) mod notes;
+pub(in crate::arena) mod open_run;
+mod pieces;
+mod stubs;
+
 use std::fmt;
 use std::marker::PhantomData;
 
-use super::block::CodeBlock;
-use super::code::{Code, UnwindInfo};
-use super::core::bytes_of;
-use super::handle::Handle;
-use super::lookup::Entry;
-use super::notes::Notes;
-use super::open_run::OpenRun;
-use super::pieces::{Piece, Source};
-use super::stubs::Stubs;
 use crate::Error;
+use crate::arena::block::CodeBlock;
+use crate::arena::code::{Code, UnwindInfo};
+use crate::arena::core::bytes_of;
+use crate::arena::handle::Handle;
+use crate::arena::lookup::Entry;
 use crate::icache;
 use crate::modes::WayIn;
 use crate::space::Run;
 use crate::sync::{Arc, AtomicU64, Ordering};
 use crate::units::{GRANULE, MAX_ALIGN, align_granules};
+use notes::Notes;
+use open_run::OpenRun;
+use pieces::{Piece, Source};
+use stubs::Stubs;
 
 /// Bytes that a `Flip` batch stages before it opens pages.
-pub(super) const STAGED: usize = 64 << 10;
+pub(in crate::arena) const STAGED: usize = 64 << 10;
 /// The longest run of pages that a batch opens ahead of its needs.
-pub(super) const LONGEST_RUN: usize = 2 << 20;
+pub(in crate::arena) const LONGEST_RUN: usize = 2 << 20;
 
 /// A place in a batch, and in the list of blocks that [`Batch::publish`] returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -78,7 +84,7 @@ pub struct Batch {
     sources: Vec<Source>,
     notes: Notes,
     /// By slot, of those that have any.
-    pub(super) stubs: Vec<Stubs>,
+    pub(in crate::arena) stubs: Vec<Stubs>,
     staging: Vec<u8>,
     runs: Vec<OpenRun>,
     /// There were no whole pages to open: not asked for again.
@@ -115,7 +121,7 @@ impl Batch {
     }
 
     /// For one function.
-    pub(super) fn single(core: Arc<Handle>) -> Self {
+    pub(in crate::arena) fn single(core: Arc<Handle>) -> Self {
         let mut batch = Self::new(core);
         batch.single = true;
         batch

@@ -1,9 +1,9 @@
 //! What an arena tells its observers, and when. The books are not locked meanwhile; only `freed` is told while others are
 //! kept from looking after free space.
 
-use super::core::{Core, bytes_of};
-use super::lookup::{BlockInfo, Entry};
-use super::observer::{Live, Published, Reservation};
+use crate::arena::core::{Core, bytes_of};
+use crate::arena::events::observer::{Live, Published, Reservation};
+use crate::arena::lookup::{BlockInfo, Entry};
 
 impl Core {
     fn reservation(&self) -> Reservation {
@@ -11,7 +11,7 @@ impl Core {
     }
 
     /// The arena is there.
-    pub(super) fn announce_reserved(&self) {
+    pub(in crate::arena) fn announce_reserved(&self) {
         self.observers.tell(|observer| observer.reserved(&self.reservation()));
     }
 
@@ -19,7 +19,7 @@ impl Core {
     ///
     /// # Safety
     /// - Their blocks are published, and not dropped before this returns or unwinds.
-    pub(super) unsafe fn announce<'a>(&self, functions: impl Iterator<Item = Described<'a>>) {
+    pub(in crate::arena) unsafe fn announce<'a>(&self, functions: impl Iterator<Item = Described<'a>>) {
         if self.observers.is_empty() {
             return;
         }
@@ -34,7 +34,7 @@ impl Core {
     ///
     /// # Safety
     /// - As for [`Core::announce`].
-    pub(super) unsafe fn announce_one(&self, function: Described<'_>) {
+    pub(in crate::arena) unsafe fn announce_one(&self, function: Described<'_>) {
         if self.observers.is_empty() {
             return;
         }
@@ -54,32 +54,32 @@ impl Core {
     }
 
     /// A block was dropped.
-    pub(super) fn announce_retired(&self, block: &BlockInfo) {
+    pub(in crate::arena) fn announce_retired(&self, block: &BlockInfo) {
         self.memory.let_read();
         self.observers.tell(|observer| observer.retired(block));
     }
 
     /// The space of dropped blocks is about to be free.
-    pub(super) fn announce_freed(&self, blocks: impl IntoIterator<Item = BlockInfo>) {
+    pub(in crate::arena) fn announce_freed(&self, blocks: impl IntoIterator<Item = BlockInfo>) {
         blocks.into_iter().for_each(|block| self.observers.tell_quietly(|observer| observer.freed(&block)));
     }
 
     /// Memory went back to the system, as it was asked to.
-    pub(super) fn announce_trimmed(&self, bytes: usize) {
+    pub(in crate::arena) fn announce_trimmed(&self, bytes: usize) {
         self.observers.tell(|observer| observer.trimmed(bytes));
     }
 
     /// Memory went back to the system by itself.
-    pub(super) fn announce_shrunk(&self, bytes: usize) {
+    pub(in crate::arena) fn announce_shrunk(&self, bytes: usize) {
         self.observers.tell_quietly(|observer| observer.trimmed(bytes));
     }
 }
 
 /// A function, and what is said of it.
-pub(super) struct Described<'a> {
-    pub(super) entry: Entry,
-    pub(super) name: Option<&'a str>,
-    pub(super) unwind: Option<super::code::UnwindInfo<'a>>,
+pub(in crate::arena) struct Described<'a> {
+    pub(in crate::arena) entry: Entry,
+    pub(in crate::arena) name: Option<&'a str>,
+    pub(in crate::arena) unwind: Option<crate::arena::code::UnwindInfo<'a>>,
 }
 
 impl Drop for Core {

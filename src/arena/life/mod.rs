@@ -1,0 +1,7 @@
+//! From placed to given back: where a block goes ([`place`]), how it comes to be live ([`publish`]), how its space comes free
+//! after its drop ([`retire`]), and how memory of free pages goes back to the system ([`trim`]).
+
+mod place;
+mod publish;
+mod retire;
+mod trim;
