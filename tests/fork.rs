@@ -120,7 +120,8 @@ fn a_child_forked_by_an_observer_leaves_its_parent_alone() {
     });
 }
 
-/// A child may drop the last handle: its address space goes, and with it nothing of the parent's or of its own.
+/// A child may drop the last handle and the last block. The mappings stay in it, because it can neither lock nor count, and nothing
+/// of the parent's or of its own goes.
 #[test]
 fn a_forked_child_drops_a_whole_arena() {
     if !common::own_kernel("a_forked_child_drops_a_whole_arena") {

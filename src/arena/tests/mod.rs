@@ -8,7 +8,9 @@ use std::thread;
 
 use super::heaps::last;
 use crate::space::granules::SPAN;
-use crate::tests::common::{asm, call, child, modes};
+use crate::tests::common::{asm, call};
+#[cfg(unix)]
+use crate::tests::common::{child, modes};
 use crate::tests::faulty::Faulty;
 use crate::units::GRANULE;
 use crate::{CodeArena, CodeBlock, Error, Observer, Reservation, WxMode};
