@@ -66,7 +66,8 @@ impl Work<'_> {
             Ok(block) => self.live.push((block, byte)),
             Err(Error::ArenaFull { largest_hole, free, .. }) => {
                 // Larger ones need whole pages.
-                let plain = align == GRANULE && len <= 64 << 10 && self.batches.is_empty() && !self.failing;
+                let fills = self.arena.stats().fills_holes;
+                let plain = fills && align == GRANULE && len <= 64 << 10 && self.batches.is_empty() && !self.failing;
                 assert!(free <= self.arena.capacity() && (!plain || largest_hole < len), "full though it fits");
             }
             Err(error) => assert!(self.failing, "{error}"),
