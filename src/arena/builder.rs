@@ -107,11 +107,16 @@ impl ArenaBuilder {
     /// Places the arena so that a direct branch reaches from all of it to `address` and back, or fails.
     ///
     /// ```
-    /// # use gaia_jit::CodeArena;
+    /// # use gaia_jit::{CodeArena, Error};
     /// let here = std::process::id as *const u8;
-    /// let arena = CodeArena::builder().capacity(1 << 20).near(here).build()?;
-    /// let block = arena.publish(&[0xc3])?;
-    /// assert!((block.as_ptr() as isize).abs_diff(here as isize) < 2 << 30);
+    /// match CodeArena::builder().capacity(1 << 20).near(here).build() {
+    ///     Ok(arena) => {
+    ///         let block = arena.publish(&[0xc3])?;
+    ///         assert!((block.as_ptr() as isize).abs_diff(here as isize) < 2 << 30);
+    ///     }
+    ///     Err(Error::OutOfReach { reach, .. }) => println!("all within {reach} bytes is taken"),
+    ///     Err(other) => return Err(other),
+    /// }
     /// # Ok::<(), gaia_jit::Error>(())
     /// ```
     pub fn near(self, address: *const u8) -> Self {
