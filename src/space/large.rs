@@ -80,6 +80,8 @@ pub(super) struct Large {
     /// The first bin of each list, plus one.
     heads: Vec<u32>,
     occupied: [u64; CLASSES.div_ceil(64)],
+    /// Bins in all lists.
+    filed: u32,
 }
 
 impl Large {
@@ -87,7 +89,7 @@ impl Large {
         let mut heads = Vec::new();
         heads.try_reserve_exact(CLASSES).map_err(|_| Error::out_of_memory())?;
         heads.resize(CLASSES, 0);
-        Ok(Self { heads, occupied: [0; CLASSES.div_ceil(64)] })
+        Ok(Self { heads, occupied: [0; CLASSES.div_ceil(64)], filed: 0 })
     }
 
     /// Files `bin` under `class`, or under none if that is 0.
@@ -117,6 +119,7 @@ impl Large {
             self.occupied[usize::from(class) / 64] &= !(1 << (class % 64));
         }
         links.store(bin, 0);
+        self.filed -= 1;
     }
 
     fn link(&mut self, links: &Links, bin: u32, class: u16) {
@@ -129,6 +132,11 @@ impl Large {
             links.set_link(next, PREVIOUS, Some(bin));
         }
         self.occupied[usize::from(class) / 64] |= 1 << (class % 64);
+        self.filed += 1;
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.filed == 0
     }
 
     /// The smallest class at or above `class` with a bin in it.
@@ -196,6 +204,7 @@ mod tests {
             model[bin as usize] = class;
             let from = rng.u16(1..577);
             assert_eq!(large.at_least(from), model.iter().copied().filter(|&class| class >= from).min());
+            assert_eq!(large.is_empty(), model.iter().all(|class| *class == 0));
             assert_eq!(large.last(), model.iter().copied().filter(|&class| class > 0).max());
             let mut listed: Vec<u32> = large.of_class(&links, class.max(1)).collect();
             listed.sort_unstable();

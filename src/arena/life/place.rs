@@ -49,6 +49,11 @@ impl Core {
             if let Some(run) = heap.space.take_hinted(tables, len) {
                 return Some(run);
             }
+            if heap.space.has_only_cursor(len) {
+                if let Some(run) = heap.space.bump_resident(tables, len, 1) {
+                    return Some(run);
+                }
+            }
         }
         self.find_in(heap, len, align)
     }

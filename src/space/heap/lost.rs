@@ -34,6 +34,12 @@ pub(super) struct Lost {
 }
 
 impl Heap {
+    /// Whether a hole of `len` granules may be lost.
+    #[inline]
+    pub(super) fn has_lost(&self, len: u32) -> bool {
+        self.lost.most >= len
+    }
+
     /// Notes where a small hole begins.
     #[inline]
     pub(super) fn hint(&mut self, tables: &Tables, start: u32, size: u32) {

@@ -177,6 +177,12 @@ impl Heap {
         Some(run)
     }
 
+    /// Whether no hole but the cursor's can have `len` granules, once no hint has.
+    #[inline]
+    pub(crate) fn has_only_cursor(&self, len: u32) -> bool {
+        self.large.is_empty() && !self.has_lost(len)
+    }
+
     /// As [`Heap::bump`], if the granules lie in pages that hold memory.
     pub(crate) fn bump_resident(&mut self, tables: &Tables, len: u32, align: u32) -> Option<Run> {
         let run = self.cursor.fit(len, align)?;
