@@ -49,7 +49,8 @@ impl Core {
     pub(crate) fn new(memory: CodeMemory, poison: bool, keep_free: usize, observers: Observers) -> Result<Self, Error> {
         let granules = (memory.len() / GRANULE) as u32;
         let lookup = Lookup::new(granules)?;
-        if let Some((start, len)) = lookup.table(memory.page_size()).filter(|(_, len)| *len >= units::MAX_ALIGN) {
+        // Smaller tables would take more memory for it than they have use for.
+        if let Some((start, len)) = lookup.table(memory.page_size()).filter(|(_, len)| *len > 4 * units::MAX_ALIGN) {
             memory.advise_table(Span { start, len });
         }
         Ok(Self {

@@ -10,6 +10,7 @@ use crate::peers::gaia;
 use crate::proc;
 use crate::sample::{Sample, Samples};
 use crate::scale::Scale;
+use crate::trace::{Rng, sizes};
 
 pub const GROUP: Group = Group {
     name: "tables",
@@ -56,15 +57,22 @@ fn run(task: &Task, scale: Scale) -> Result<Vec<Sample>> {
     }
 }
 
+/// What the process grows by beside the code, where the benchmark's own lists are there before.
 fn tables(scale: Scale) -> Result<Vec<Sample>> {
     let live = scale.count(100_000);
+    let (sizes, source, mut rng) = (sizes(live, 13), code::source(), Rng::new(17));
+    let mut blocks: Vec<Option<CodeBlock>> = (0..live).map(|_| None).collect();
     let before = proc::rss()?;
-    let mut churner = Churner::new(gaia::Arena::new(WxMode::Flip, false, live)?, live, 13)?;
-    for _ in 0..20 {
-        churner.run(live / 20)?;
+    let arena = gaia::builder(WxMode::Flip, false, live).build()?;
+    for (block, size) in blocks.iter_mut().zip(&sizes) {
+        *block = Some(arena.publish(&source[..usize::from(*size)])?);
     }
-    let (arena, list) = (&churner.store.0, live * size_of::<Option<CodeBlock>>());
-    let beside = proc::rss()? as f64 - before as f64 - proc::arena_usage(arena)?.resident as f64 - list as f64;
+    for _ in 0..live {
+        let block = &mut blocks[rng.below(live)];
+        drop(block.take());
+        *block = Some(arena.publish(&source[..usize::from(rng.size())])?);
+    }
+    let beside = proc::rss()? as f64 - before as f64 - proc::arena_usage(&arena)?.resident as f64;
     let code = arena.stats().live_bytes as f64;
     Ok(vec![sample(TABLES, SHARE, 100.0 * beside / code), sample(TABLES, BYTES, beside)])
 }
