@@ -87,7 +87,7 @@ impl ArenaBuilder {
     }
 
     /// Gives memory back to the system by itself when more than `bytes` of it are free, as a drop finds it: for users who have
-    /// nobody to call [`CodeArena::trim`]. Only wholly free stretches of 64 KiB count. Off unless set.
+    /// nobody to call [`CodeArena::trim`]. Only wholly free spans of 64 KiB count. Off unless set.
     ///
     /// In modes that cannot give memory back while the arena lives, it has no effect.
     ///

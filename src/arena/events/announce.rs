@@ -1,4 +1,4 @@
-//! What an arena tells its observers, and when. The books are not locked meanwhile; only `freed` is told while others are
+//! What an arena tells its observers, and when. No heap is locked meanwhile; only `freed` is told while others are
 //! kept from looking after free space.
 
 use crate::arena::core::{Core, bytes_of};

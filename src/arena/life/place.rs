@@ -176,13 +176,13 @@ impl Core {
             return all.heaps[0].space.alloc_in(tables, spans, len, align).map(|run| (0, run));
         }
         let run = granules.holes_across_owners().find_map(|hole| hole.fit(len, align))?;
-        let heap = self.gather(all, run);
+        let heap = self.unite(all, run);
         all.heaps[heap].space.take_at(tables, run);
         Some((heap, run))
     }
 
     /// Makes one heap the owner of all spans that a run of free granules lies in; returns which.
-    fn gather(&self, all: &mut All<'_>, run: Run) -> usize {
+    fn unite(&self, all: &mut All<'_>, run: Run) -> usize {
         let (tables, granules) = (&self.heaps.tables, self.heaps.granules());
         let owner = |span: u32| granules.owner_at(span * SPAN).unwrap_or(FREE);
         let (first, mut last) = (span_of(run.start), span_of(run.end - 1));
