@@ -95,6 +95,24 @@ fn freed_memory_is_used_before_fresh() {
     }
 }
 
+/// Large functions of one size, replaced at random: each takes the place that another left, though it lies across spans.
+#[test]
+fn large_functions_take_the_place_of_others() {
+    for mode in modes().filter(|&mode| fills_holes(mode)) {
+        let arena = CodeArena::builder().mode(mode).capacity(64 << 20).build().unwrap();
+        let mut rng = Rng::with_seed(3);
+        let code = asm::padded(5, 300_000);
+        let mut blocks: Vec<_> = (0..40).map(|_| arena.publish(&code).unwrap()).collect();
+        let resident = arena.stats().resident_bytes;
+        for _ in 0..often(400) {
+            drop(blocks.swap_remove(rng.usize(..blocks.len())));
+            blocks.push(arena.publish(&code).unwrap());
+        }
+        let now = arena.stats().resident_bytes;
+        assert!(now <= resident + (512 << 10), "{mode:?}: {resident} bytes were resident, {now} are");
+    }
+}
+
 /// More than the arena is to keep goes back to the system as blocks are dropped; what is published later is as good as ever.
 #[test]
 fn memory_goes_back_by_itself_above_a_bound() {

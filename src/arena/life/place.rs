@@ -74,7 +74,8 @@ impl Core {
 
     #[cold]
     fn find_elsewhere<'a>(&'a self, mut heap: Locked<'a>, len: u32, align: u32) -> Result<(Locked<'a>, Run), Error> {
-        if let Some(run) = self.take_spans(&mut heap, len, align, true) {
+        let resident = self.take_spans(&mut heap, len, align, true).or_else(|| self.take_joined(&mut heap, len, align));
+        if let Some(run) = resident {
             return Ok((heap, run));
         }
         let own = heap.index;
@@ -123,6 +124,30 @@ impl Core {
         let mut pool = self.heaps.pool();
         let spans = pool.take_run(granules, len, align, resident)?;
         heap.space.alloc_in(tables, spans, len, align)
+    }
+
+    /// Takes many granules out of holes of a heap together with free spans next to them, if all of it holds memory: where a
+    /// large block was, the spans inside are free and its ends belong to the heap.
+    fn take_joined(&self, heap: &mut State, len: u32, align: u32) -> Option<Run> {
+        if align == 1 && len <= SPAN / 2 {
+            return None;
+        }
+        let (tables, granules) = (&self.heaps.tables, self.heaps.granules());
+        let own = heap.index as u16 + 1;
+        let mut pool = self.heaps.pool();
+        // The granules of others may change meanwhile, and are not taken.
+        let owner = |span: u32| granules.owner_at(span * SPAN).unwrap_or(FREE);
+        let is_ours = |span: u32| owner(span) == own || owner(span) == FREE && pool.is_free(span);
+        let ours = |run: &Run| (span_of(run.start)..=span_of(run.end - 1)).all(is_ours) && granules.all_resident(*run);
+        let run = granules.holes_across_owners().filter_map(|hole| hole.fit(len, align)).find(ours)?;
+        for span in span_of(run.start)..=span_of(run.end - 1) {
+            if owner(span) == FREE {
+                let spans = pool.take(granules, span..span + 1);
+                heap.space.adopt(tables, spans);
+            }
+        }
+        heap.space.take_at(tables, run);
+        Some(run)
     }
 
     /// Takes granules wherever there are enough, or says how much there is.
