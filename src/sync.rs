@@ -37,14 +37,6 @@ pub(crate) fn thread_number() -> usize {
     0
 }
 
-/// Lets other threads go first.
-pub(crate) fn yield_now() {
-    #[cfg(loom)]
-    loom::thread::yield_now();
-    #[cfg(not(loom))]
-    std::thread::yield_now();
-}
-
 #[cfg(not(loom))]
 pub(crate) mod native {
     pub(crate) use parking_lot::{Mutex, MutexGuard};

@@ -13,7 +13,7 @@ use crate::arena::core::{Core, bytes_of};
 use crate::arena::heaps::{All, Counts, Locked, State, last};
 use crate::space::granules::{FREE, SPAN, span_of};
 use crate::space::{Run, two_mut};
-use crate::sync::{self, Ordering};
+use crate::sync::Ordering;
 use crate::units::GRANULE;
 
 /// How often space is waited for that others have in flight.
@@ -163,9 +163,8 @@ impl Core {
                 return Err(self.full(&mut all, len));
             }
             drop(all);
-            // Whoever has space in flight holds this, or is about to.
+            // Whoever has space in flight holds this.
             drop(self.system.lock());
-            sync::yield_now();
         }
         Err(self.full(&mut self.heaps.all(), len))
     }
@@ -235,19 +234,21 @@ impl Core {
 
     /// Tries again to make pages executable that could not be.
     pub(in crate::arena) fn seal_stuck(&self) {
-        let granules = |stuck: &[Run]| stuck.iter().map(|run| u64::from(run.len())).sum::<u64>();
+        if self.heaps.each().all(|heap| heap.stuck.is_empty()) {
+            return;
+        }
+        // Before heaps are locked; whoever finds granules in flight waits for it.
+        let system = self.system.lock();
+        let mut granules = 0;
         let take = |mut heap: Locked<'_>| {
             let stuck = std::mem::take(&mut heap.stuck);
+            let taken = stuck.iter().map(|run| u64::from(run.len())).sum();
             // While the heap is locked, so that nobody sees neither.
-            self.in_flight.fetch_add(granules(&stuck), Ordering::Relaxed);
+            self.in_flight.fetch_add(taken, Ordering::Relaxed);
+            granules += taken;
             stuck
         };
         let stuck: Vec<Run> = self.heaps.each().flat_map(take).collect();
-        if stuck.is_empty() {
-            return;
-        }
-        let taken = granules(&stuck);
-        let system = self.system.lock();
         for run in stuck {
             // SAFETY: such pages are open, belong to nobody else and hold no live code.
             if unsafe { self.memory.seal(bytes_of(run)) }.is_ok() {
@@ -256,7 +257,7 @@ impl Core {
                 self.keep_stuck(run);
             }
         }
-        self.in_flight.fetch_sub(taken, Ordering::Relaxed);
+        self.in_flight.fetch_sub(granules, Ordering::Relaxed);
         drop(system);
     }
 }

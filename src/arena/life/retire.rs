@@ -118,15 +118,19 @@ impl Core {
             }
             return Ok(heap);
         }
-        let count = heap.pending.iter().take(most).take_while(|pending| ready(pending)).count();
-        if count == 0 {
+        if !heap.pending.front().is_some_and(ready) {
             return Ok(heap);
         }
-        let (index, due) = (heap.index, heap.pending.drain(..count).collect::<Vec<_>>());
+        // Whoever finds granules in flight waits for this lock, so it is taken first, and before heaps.
+        let index = heap.index;
+        drop(heap);
+        let system = self.system.lock();
+        let mut heap = self.heaps.lock(index);
+        let count = heap.pending.iter().take(most).take_while(|pending| ready(pending)).count();
+        let due: Vec<Pending> = heap.pending.drain(..count).collect();
         let granules: u64 = due.iter().map(|pending| u64::from(pending.entry.run().len())).sum();
         self.in_flight.fetch_add(granules, Ordering::Relaxed);
         drop(heap);
-        let system = self.system.lock();
         let (done, failed): (Vec<_>, Vec<_>) =
             due.into_iter().partition(|pending| self.fill_with_traps(pending.entry.run()));
         if self.poison {
