@@ -108,17 +108,19 @@ impl Core {
     /// unlocked meanwhile. An error only in a child that an observer forked.
     pub(in crate::arena) fn reclaim<'a>(&'a self, mut heap: Locked<'a>, most: usize) -> Result<Locked<'a>, Error> {
         self.guards.catch_up();
-        let oldest = self.guards.oldest();
-        let ready = |pending: &Pending| oldest.is_none_or(|oldest| pending.epoch < oldest);
+        // Of what waits in a heap only a look at the guards counts that comes after the heap was locked.
+        let mut oldest = self.guards.oldest();
+        let is_ready = |oldest: Option<u64>, pending: &Pending| oldest.is_none_or(|oldest| pending.epoch < oldest);
         if !self.poison && self.observers.is_empty() {
             for _ in 0..most {
-                let Some(pending) = heap.pending.front().copied().filter(ready) else { break };
+                let next = heap.pending.front().copied().filter(|pending| is_ready(oldest, pending));
+                let Some(pending) = next else { break };
                 heap.pending.pop_front();
                 self.come_free(&mut heap, pending.entry);
             }
             return Ok(heap);
         }
-        if !heap.pending.front().is_some_and(ready) {
+        if !heap.pending.front().is_some_and(|pending| is_ready(oldest, pending)) {
             return Ok(heap);
         }
         // Whoever finds granules in flight waits for this lock, so it is taken first, and before heaps.
@@ -126,7 +128,8 @@ impl Core {
         drop(heap);
         let system = self.system.lock();
         let mut heap = self.heaps.lock(index);
-        let count = heap.pending.iter().take(most).take_while(|pending| ready(pending)).count();
+        oldest = self.guards.oldest();
+        let count = heap.pending.iter().take(most).take_while(|pending| is_ready(oldest, pending)).count();
         let due: Vec<Pending> = heap.pending.drain(..count).collect();
         let granules: u64 = due.iter().map(|pending| u64::from(pending.entry.run().len())).sum();
         self.in_flight.fetch_add(granules, Ordering::Relaxed);

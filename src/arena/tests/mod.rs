@@ -10,7 +10,7 @@ use super::heaps::last;
 use crate::space::granules::SPAN;
 #[cfg(unix)]
 use crate::tests::common::child;
-use crate::tests::common::{asm, call, fills_holes, modes, not_run};
+use crate::tests::common::{asm, call, call_at, fills_holes, modes, not_run};
 use crate::tests::faulty::Faulty;
 use crate::units::GRANULE;
 use crate::{CodeArena, CodeBlock, Error, Observer, Reservation, WxMode};
@@ -322,6 +322,37 @@ fn what_is_sealed_again_is_waited_for() {
         drop((fill, blocks));
         check_empty(&arena);
     }
+}
+
+/// A drop has looked at the guards and waits to overwrite what it may. What is dropped meanwhile under a guard stays as it is.
+#[test]
+fn a_guard_that_is_taken_while_a_drop_waits_counts() {
+    if !has_mode("a_guard_that_is_taken_while_a_drop_waits_counts") {
+        return;
+    }
+    let mode = modes().find(|mode| fills_holes(*mode)).unwrap();
+    let arena = CodeArena::builder().capacity(SPAN_BYTES).mode(mode).poison(true).build().unwrap();
+    let (first, second) = (arena.publish(&asm::constant(1)).unwrap(), arena.publish(&asm::constant(2)).unwrap());
+    let address = second.as_ptr();
+    let core: &super::Core = arena.core();
+    let wait_for = |waiting: usize| {
+        while core.heaps.lock(0).pending.len() < waiting {
+            thread::yield_now();
+        }
+    };
+    let system = core.system.lock();
+    let guard = thread::scope(|scope| {
+        scope.spawn(|| drop(first));
+        wait_for(1);
+        let guard = arena.pin();
+        scope.spawn(|| drop(second));
+        wait_for(2);
+        drop(system);
+        guard
+    });
+    assert_eq!((arena.stats().pending_blocks, call_at(address)), (1, 2));
+    drop(guard);
+    check_empty(&arena);
 }
 
 /// Where the system takes nothing back, it is not asked at every drop.
