@@ -64,7 +64,7 @@ fn waiting(scale: Scale) -> Result<Vec<Sample>> {
     let count = scale.count(100_000);
     let mut arena = gaia::Arena::new(WxMode::DualMap, false, 2 * count)?;
     let (code, sizes) = (code::source(), sizes(count, 9));
-    let mut round = || {
+    let round = || {
         let blocks = arena.fill(&sizes, &code)?;
         let guard = arena.0.pin();
         drop(blocks);
@@ -79,7 +79,7 @@ fn waiting(scale: Scale) -> Result<Vec<Sample>> {
         }
         Ok(slowest)
     };
-    let contenders = vec![Contender::new("gaia-jit", || round())];
+    let contenders = vec![Contender::new("gaia-jit", round)];
     Ok(race(GROUP.name, WAITING, METRIC, scale.rounds(5), contenders))
 }
 
