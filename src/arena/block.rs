@@ -27,6 +27,11 @@ pub struct CodeBlock {
     len: u32,
 }
 
+// A runtime keeps one for each function.
+const _: () = assert!(
+    size_of::<CodeBlock>() == size_of::<usize>() + 8 && size_of::<Option<CodeBlock>>() == size_of::<CodeBlock>()
+);
+
 // SAFETY: it is used like an `Arc` of the core, which is both; the block itself is never changed.
 unsafe impl Send for CodeBlock {}
 // SAFETY: as above.
