@@ -3,7 +3,8 @@
 
 /// How often a thread uses a heap before it tries an earlier one. (At 256, two threads that meet all the time lost a tenth.)
 const USES: u32 = 4096;
-/// So many times a heap has to be found locked, each within so many publications of the last time, for a thread to leave it.
+/// So many times a thread has to find a heap locked, each within so many publications (of all threads) that found it unlocked, to
+/// leave it.
 pub(in crate::arena) const MISSES: u32 = 16;
 const WITHIN: u32 = 8;
 
@@ -11,7 +12,7 @@ const WITHIN: u32 = 8;
 pub(super) struct Last {
     heap: u32,
     uses: u32,
-    /// How many publications the heap had seen when it was found locked the last time.
+    /// How many publications had found the heap unlocked when this thread found it locked the last time.
     stamp: u32,
     misses: u32,
 }
@@ -70,7 +71,7 @@ pub(super) fn count_use() -> bool {
     is_time == Some(true)
 }
 
-/// Notes that the heap was locked, after so many publications. Returns whether that happens all the time.
+/// Notes that the heap was locked, after so many publications that found it unlocked. Returns whether that happens all the time.
 pub(in crate::arena) fn count_miss(publications: u32) -> bool {
     let crowded = with(|last| {
         let again = publications.wrapping_sub(last.stamp) <= WITHIN;

@@ -6,10 +6,11 @@
 //!
 //! # Locks, in the order in which they are taken
 //!
-//! 1. Heaps, by number. Who holds one may only *try* to lock others, unless in order from the first ([`Heaps::all`]).
-//! 2. The pool, and the ages of guards. Nothing else is locked under either.
+//! 1. `system`, by whoever has granules in flight (see the core).
+//! 2. Heaps, by number. Who holds one may only *try* to lock others, unless in order from the first ([`Heaps::all`]).
+//! 3. The pool, and the ages of guards. Nothing else is locked under either.
 //!
-//! They are held for bookkeeping only: bytes are copied, flushed and protected, and the system and observers are called,
+//! Heaps and the pool are held for bookkeeping only: bytes are copied, flushed and protected, and the system and observers are called,
 //! without them.
 //!
 //! # Who writes what
@@ -20,6 +21,7 @@
 //! | who owns a span | that of the old owner and that of the new one |
 //! | holes, pending blocks, counts of a heap | its own |
 //! | which spans are free | the pool's |
+//! | the state of a live block in the lookup | none: the block's owner writes it once, to retire the block |
 #![forbid(unsafe_code)]
 
 mod counts;
@@ -51,8 +53,10 @@ pub(crate) struct Heaps {
     pool: Mutex<Pool>,
     /// Free pages of the pool that hold memory. Written under the pool's lock.
     free_resident: AtomicU64,
-    heaps: Box<[OnceLock<Box<Heap>>]>,
-    /// How many of them there are. Changes under the pool's lock.
+    first: Heap,
+    /// The others, as far as they were made.
+    further: Box<[OnceLock<Box<Heap>>]>,
+    /// How many heaps there are. Changes under the pool's lock.
     made: AtomicUsize,
 }
 
@@ -60,8 +64,41 @@ pub(crate) struct Heaps {
 #[repr(align(128))]
 struct Heap {
     state: Mutex<State>,
-    /// How many publications it has seen. Written under the lock.
+    /// How many publications found it unlocked. Written under the lock.
     publications: AtomicU32,
+}
+
+impl Heap {
+    fn new(index: usize) -> Result<Self, Error> {
+        Ok(Self { state: Mutex::new(State::new(index)?), publications: AtomicU32::new(0) })
+    }
+
+    /// Counts a publication that found it unlocked, and has locked it now.
+    #[inline]
+    fn count(&self) {
+        self.publications.store(self.publications.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+    }
+
+    /// Locks it. It is held for some hundred nanoseconds as a rule, so it is better to look again for a while than to be put to
+    /// sleep and woken.
+    #[inline]
+    fn lock(&self) -> Locked<'_> {
+        match self.state.try_lock() {
+            Some(locked) => locked,
+            None => self.wait(),
+        }
+    }
+
+    #[cold]
+    fn wait(&self) -> Locked<'_> {
+        for _ in 0..PATIENCE {
+            match self.state.try_lock() {
+                Some(locked) => return locked,
+                None => std::hint::spin_loop(),
+            }
+        }
+        self.state.lock()
+    }
 }
 
 /// What a heap's lock guards.
@@ -188,15 +225,14 @@ impl Heaps {
         let tables = Tables::new(granules, page)?;
         let pool = Pool::new(&tables.granules)?;
         let most = ((tables.granules.spans() / SPANS) as usize).clamp(1, MOST);
-        let this = Self {
+        Ok(Self {
             tables,
             pool: Mutex::new(pool),
             free_resident: AtomicU64::new(0),
-            heaps: (0..most).map(|_| OnceLock::new()).collect(),
-            made: AtomicUsize::new(0),
-        };
-        this.make()?;
-        Ok(this)
+            first: Heap::new(0)?,
+            further: (1..most).map(|_| OnceLock::new()).collect(),
+            made: AtomicUsize::new(1),
+        })
     }
 
     #[inline]
@@ -214,44 +250,30 @@ impl Heaps {
     fn make(&self) -> Result<Option<usize>, Error> {
         let pool = self.pool.lock();
         let made = self.made.load(Ordering::Relaxed);
-        let Some(place) = self.heaps.get(made) else { return Ok(None) };
-        let _ = place.set(Box::new(Heap { state: Mutex::new(State::new(made)?), publications: AtomicU32::new(0) }));
+        let Some(place) = self.further.get(made - 1) else { return Ok(None) };
+        let _ = place.set(Box::new(Heap::new(made)?));
         self.made.store(made + 1, Ordering::Release);
         drop(pool);
         Ok(Some(made))
     }
 
+    /// Returns a heap that was made.
     #[inline]
-    fn heap(&self, index: usize) -> Option<&Heap> {
-        self.heaps.get(index)?.get().map(|heap| &**heap)
+    fn heap(&self, index: usize) -> &Heap {
+        let further = index.checked_sub(1).and_then(|further| self.further.get(further)?.get());
+        debug_assert!(index == 0 || further.is_some(), "no such heap");
+        further.map_or(&self.first, |heap| heap)
     }
 
     #[inline]
     fn try_lock(&self, index: usize) -> Option<Locked<'_>> {
-        self.heap(index)?.state.try_lock()
+        self.heap(index).state.try_lock()
     }
 
-    /// Locks a heap that there is. It is held for some hundred nanoseconds as a rule, so it is better to look again for a while
-    /// than to be put to sleep and woken.
-    #[allow(clippy::expect_used, reason = "heaps stay where they are")]
+    /// Locks a heap that was made.
     #[inline]
     pub(super) fn lock(&self, index: usize) -> Locked<'_> {
-        let heap = &self.heap(index).expect("a heap that was made").state;
-        match heap.try_lock() {
-            Some(locked) => locked,
-            None => Self::wait_for(heap),
-        }
-    }
-
-    #[cold]
-    fn wait_for(heap: &Mutex<State>) -> Locked<'_> {
-        for _ in 0..PATIENCE {
-            match heap.try_lock() {
-                Some(locked) => return locked,
-                None => std::hint::spin_loop(),
-            }
-        }
-        heap.lock()
+        self.heap(index).lock()
     }
 
     /// Locks a heap for this thread, to publish: the one that it used last, or another if that one is locked all the time.
@@ -268,13 +290,12 @@ impl Heaps {
                 return locked;
             }
         }
-        let Some(heap) = self.heap(last) else { return self.lock(0) };
-        let locked = match heap.state.try_lock() {
-            Some(locked) => locked,
-            None => return self.crowded(last, made),
-        };
-        heap.publications.store(heap.publications.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
-        locked
+        let heap = self.heap(last);
+        if let Some(locked) = heap.state.try_lock() {
+            heap.count();
+            return locked;
+        }
+        self.crowded(heap, last, made)
     }
 
     /// Goes to an earlier heap, if one is unlocked. So few heaps are in use once fewer threads meet.
@@ -288,10 +309,9 @@ impl Heaps {
     /// Waits for a locked heap, or goes to another if it is locked again and again. One that is locked now and then is not
     /// left, because each heap has free memory of its own.
     #[cold]
-    fn crowded(&self, last: usize, made: usize) -> Locked<'_> {
-        let publications = self.heap(last).map_or(0, |heap| heap.publications.load(Ordering::Relaxed));
-        if !last::count_miss(publications) {
-            return self.lock(last);
+    fn crowded<'a>(&'a self, heap: &'a Heap, last: usize, made: usize) -> Locked<'a> {
+        if !last::count_miss(heap.publications.load(Ordering::Relaxed)) {
+            return heap.lock();
         }
         for index in (last + 1..made).chain(0..last) {
             if let Some(locked) = self.try_lock(index) {
@@ -305,7 +325,7 @@ impl Heaps {
                 self.lock(index)
             }
             // As many as there may be, or no memory for more.
-            _ => self.lock(last),
+            _ => heap.lock(),
         }
     }
 
