@@ -252,8 +252,10 @@ fn an_arena_survives_the_limit_of_mappings() {
     child::run("an_arena_survives_the_limit_of_mappings", || {
         for mode in modes() {
             let arena = CodeArena::builder().mode(mode).capacity(32 << 20).build().unwrap();
-            let mut blocks = vec![arena.publish(&asm::constant(1)).unwrap()];
+            let mut blocks = Vec::with_capacity(1 << 11);
+            blocks.push(arena.publish(&asm::constant(1)).unwrap());
             let mut hoard = Vec::with_capacity(1 << 17);
+            let _kept = free_memory();
             exhaust_mappings(&mut hoard);
             for round in 0..200 {
                 let mut batch = arena.batch();
@@ -279,6 +281,15 @@ fn an_arena_survives_the_limit_of_mappings() {
             assert_eq!(call(&arena.publish(&asm::constant(9)).unwrap()), 9);
         }
     });
+}
+
+/// Leaves memory to the global allocator that it need not ask the system for, because what a batch notes could not be had else.
+/// What is returned keeps it from being given back.
+fn free_memory() -> [Vec<u8>; 2] {
+    let pieces: Vec<Vec<u8>> = (0..40).map(|_| vec![1; 16 << 10]).collect();
+    let kept = [vec![1; 100], vec![1; 16 << 10]];
+    drop(pieces);
+    kept
 }
 
 /// `PR_SET_MDWE`: what was once writable cannot become executable. `Flip` must say so.
