@@ -44,9 +44,8 @@ fn little_is_free_after_churn() {
 /// As the larson benchmark: few functions, which generation after generation of threads replaces, each a part of them.
 #[test]
 fn generations_of_threads_leave_no_memory_behind() {
-    // Three threads that do nothing but publish and drop may meet all the time, and each heap that they use then has free
-    // memory of its own: 50 to 60 % was measured in `DualMap`.
-    for (threads, least) in [(1, 0.85), (3, 0.45)] {
+    // Each heap has free memory of its own: with three threads 78 to 91 % was measured.
+    for (threads, least) in [(1, 0.85), (3, 0.7)] {
         for mode in modes().filter(|&mode| fills_holes(mode)) {
             let arena = CodeArena::builder().mode(mode).capacity(32 << 20).build().unwrap();
             let mut rng = Rng::with_seed(2);

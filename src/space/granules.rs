@@ -36,6 +36,7 @@ pub(crate) const FREE: Owner = 0;
 /// Bits of a span's state: its owner, then a bit for each page that holds memory, then what its owner notes about holes.
 const RESIDENT: u32 = 16;
 const QUEUED: u32 = 32;
+const CROSSED: u32 = 33;
 const LOST: u32 = 40;
 
 pub(crate) struct Granules {
@@ -268,6 +269,32 @@ impl Granules {
     pub(crate) fn forget_lost(&self, span: u32) {
         self.set_lost(span, 0);
         self.set_queued(span, false);
+    }
+
+    /// Whether something taken may lie across the start of a span: then the span cannot change owner without the one before.
+    pub(crate) fn is_crossed(&self, span: u32) -> bool {
+        self.state(span) >> CROSSED & 1 == 1
+    }
+
+    fn set_crossed(&self, span: u32, yes: bool) {
+        self.update(span, |state| state & !(1 << CROSSED) | u64::from(yes) << CROSSED);
+    }
+
+    /// Notes that `run` lies across the starts of spans, if it does.
+    #[inline]
+    pub(crate) fn cross(&self, run: Run) {
+        for span in span_of(run.start) + 1..=span_of(run.end - 1) {
+            self.set_crossed(span, true);
+        }
+    }
+
+    /// Notes that `run`, which was taken, lies across the starts of spans no more. Where it began or ended at one, nothing else
+    /// does.
+    #[inline]
+    pub(crate) fn uncross(&self, run: Run) {
+        for span in run.start.div_ceil(SPAN)..=run.end / SPAN {
+            self.set_crossed(span, false);
+        }
     }
 
     /// Bits of the pages that `run` touches inside of a span.

@@ -139,6 +139,7 @@ impl Model {
             }
         }
         if let Some(run) = found {
+            assert!(len >= 128 || span_of(run.start) == span_of(run.end - 1), "a small block across spans");
             self.took(heap, run, len, align);
         }
         found
@@ -166,9 +167,8 @@ impl Model {
         if from == 0 || from - 1 == to || to >= self.heaps.len() {
             return;
         }
-        let within = self.tables.granules.span(span);
-        let taken = |at: u32| self.taken.get(at as usize) == Some(&true);
-        if [within.start, within.end].iter().any(|&at| at > 0 && taken(at - 1) && taken(at)) {
+        let granules = &self.tables.granules;
+        if granules.is_crossed(span) || span + 1 < granules.spans() && granules.is_crossed(span + 1) {
             return;
         }
         let (from, to) = two_mut(&mut self.heaps, from - 1, to).unwrap();
@@ -204,6 +204,9 @@ impl Model {
             assert_eq!(granules.count_taken(span), within.len() - self.free_in(within));
             self.free_in(within)
         };
+        for run in &self.live {
+            assert!((span_of(run.start) + 1..=span_of(run.end - 1)).all(|span| granules.is_crossed(span)), "{run:?}");
+        }
         let resident_in = |span: u32| granules.count_resident(granules.span(span));
         for heap in &self.heaps {
             assert_eq!(heap.free_granules(), of(heap.owner()).map(free_in).sum::<u32>());

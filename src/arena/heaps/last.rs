@@ -3,25 +3,26 @@
 
 /// How often a thread uses a heap before it tries an earlier one. (At 256, two threads that meet all the time lost a tenth.)
 const USES: u32 = 4096;
-/// So many times a thread has to find a heap locked, each within so many publications (of all threads) that found it unlocked, to
-/// leave it.
-pub(in crate::arena) const MISSES: u32 = 16;
-const WITHIN: u32 = 8;
+/// A heap that is found locked at more than one of so many uses is left after a while.
+const RATE: u32 = 8;
+/// After how many such uses in a row, at the least.
+const PATIENCE: u32 = 8;
 
 #[derive(Clone, Copy)]
 pub(super) struct Last {
     heap: u32,
     uses: u32,
-    /// How many publications had found the heap unlocked when this thread found it locked the last time.
-    stamp: u32,
-    misses: u32,
+    /// The use at which the heap was found locked the last time.
+    missed_at: u32,
+    /// How many uses without a miss would make up for the misses so far.
+    debt: u32,
 }
 
 impl Last {
     const FIRST: Self = Self::at(0);
 
     const fn at(heap: u32) -> Self {
-        Self { heap, uses: 1, stamp: 0, misses: 0 }
+        Self { heap, uses: 1, missed_at: 1, debt: 0 }
     }
 }
 
@@ -47,13 +48,17 @@ fn with<T>(change: impl FnOnce(&mut Last) -> T) -> Option<T> {
 /// All threads of a model start at the same place, where they meet.
 #[cfg(loom)]
 fn with<T>(change: impl FnOnce(&mut Last) -> T) -> Option<T> {
-    Some(change(&mut Last { misses: MISSES, ..Last::FIRST }))
+    Some(change(&mut Last { debt: RATE * PATIENCE, ..Last::FIRST }))
 }
 
-/// Returns the number of the heap that this thread used last.
+/// Counts a use. Returns the number of the heap that this thread used last, and whether it is time to try an earlier one.
 #[inline]
-pub(in crate::arena) fn heap() -> usize {
-    with(|last| last.heap as usize).unwrap_or(0)
+pub(super) fn use_heap() -> (usize, bool) {
+    let used = with(|last| {
+        last.uses = last.uses.wrapping_add(1);
+        (last.heap as usize, last.uses % USES == 0)
+    });
+    used.unwrap_or((0, false))
 }
 
 /// Sends this thread to a heap.
@@ -61,23 +66,13 @@ pub(in crate::arena) fn set(heap: usize) {
     with(|last| *last = Last::at(heap as u32));
 }
 
-/// Counts a use. Returns whether it is time to try an earlier heap.
-#[inline]
-pub(super) fn count_use() -> bool {
-    let is_time = with(|last| {
-        last.uses = last.uses.wrapping_add(1);
-        last.uses % USES == 0
-    });
-    is_time == Some(true)
-}
-
-/// Notes that the heap was locked, after so many publications that found it unlocked. Returns whether that happens all the time.
-pub(in crate::arena) fn count_miss(publications: u32) -> bool {
+/// Notes that the heap was locked. Returns whether that happens all the time.
+pub(in crate::arena) fn miss() -> bool {
     let crowded = with(|last| {
-        let again = publications.wrapping_sub(last.stamp) <= WITHIN;
-        last.misses = if again { last.misses + 1 } else { 1 };
-        last.stamp = publications;
-        last.misses >= MISSES
+        let since = last.uses.wrapping_sub(last.missed_at);
+        last.missed_at = last.uses;
+        last.debt = last.debt.saturating_sub(since) + RATE;
+        last.debt > RATE * PATIENCE
     });
     crowded == Some(true)
 }
@@ -86,15 +81,27 @@ pub(in crate::arena) fn count_miss(publications: u32) -> bool {
 mod tests {
     use super::*;
 
+    /// Misses at every `n`-th use; after how many of them the heap is left.
+    fn left_after(n: u32) -> Option<usize> {
+        set(3);
+        (1..1_000).find(|_| {
+            assert!((0..n).all(|_| use_heap().0 == 3));
+            miss()
+        })
+    }
+
     #[test]
     fn a_heap_is_left_when_it_is_locked_again_and_again() {
-        set(3);
-        assert_eq!((heap(), count_miss(1_000), count_miss(1_100), count_miss(1_109)), (3, false, false, false));
-        assert!((1..MISSES - 1).all(|n| !count_miss(1_109 + n * WITHIN)));
-        assert!(count_miss(1_109 + (MISSES - 1) * WITHIN) && count_miss(1_109 + MISSES * WITHIN));
+        assert_eq!([1, 4, 7].map(|n| left_after(n).is_some()), [true; 3]);
+        assert!(left_after(1) < left_after(4) && left_after(4) < left_after(7));
+        assert_eq!([RATE, 20].map(left_after), [None; 2]);
+        set(0);
+    }
+
+    #[test]
+    fn now_and_then_an_earlier_heap_is_tried() {
         set(1);
-        assert_eq!((heap(), count_miss(1_316)), (1, false));
-        assert_eq!((0..2 * USES).filter(|_| count_use()).count(), 2);
+        assert_eq!((0..2 * USES).filter(|_| use_heap().1).count(), 2);
         set(0);
     }
 }

@@ -39,7 +39,7 @@ use crate::space::granules::{FREE, Granules};
 use crate::space::heap::{Heap as Space, Tables};
 use crate::space::pool::Pool;
 use crate::sync::Ordering;
-use crate::sync::checked::{AtomicU32, AtomicU64, AtomicUsize, Mutex, MutexGuard, OnceLock};
+use crate::sync::checked::{AtomicU64, AtomicUsize, Mutex, MutexGuard, OnceLock};
 
 /// The most heaps that an arena has.
 const MOST: usize = 64;
@@ -62,28 +62,18 @@ pub(crate) struct Heaps {
 
 /// Alone on its cache lines and those fetched along with them.
 #[repr(align(128))]
-struct Heap {
-    state: Mutex<State>,
-    /// How many publications found it unlocked. Written under the lock.
-    publications: AtomicU32,
-}
+struct Heap(Mutex<State>);
 
 impl Heap {
     fn new(index: usize) -> Result<Self, Error> {
-        Ok(Self { state: Mutex::new(State::new(index)?), publications: AtomicU32::new(0) })
-    }
-
-    /// Counts a publication that found it unlocked, and has locked it now.
-    #[inline]
-    fn count(&self) {
-        self.publications.store(self.publications.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+        Ok(Self(Mutex::new(State::new(index)?)))
     }
 
     /// Locks it. It is held for some hundred nanoseconds as a rule, so it is better to look again for a while than to be put to
     /// sleep and woken.
     #[inline]
     fn lock(&self) -> Locked<'_> {
-        match self.state.try_lock() {
+        match self.0.try_lock() {
             Some(locked) => locked,
             None => self.wait(),
         }
@@ -91,13 +81,14 @@ impl Heap {
 
     #[cold]
     fn wait(&self) -> Locked<'_> {
-        for _ in 0..PATIENCE {
-            match self.state.try_lock() {
-                Some(locked) => return locked,
-                None => std::hint::spin_loop(),
-            }
-        }
-        self.state.lock()
+        self.try_for_a_while().unwrap_or_else(|| self.0.lock())
+    }
+
+    fn try_for_a_while(&self) -> Option<Locked<'_>> {
+        (0..PATIENCE).find_map(|_| {
+            std::hint::spin_loop();
+            self.0.try_lock()
+        })
     }
 }
 
@@ -267,7 +258,7 @@ impl Heaps {
 
     #[inline]
     fn try_lock(&self, index: usize) -> Option<Locked<'_>> {
-        self.heap(index).state.try_lock()
+        self.heap(index).0.try_lock()
     }
 
     /// Locks a heap that was made.
@@ -280,22 +271,19 @@ impl Heaps {
     #[inline]
     pub(super) fn any(&self) -> Locked<'_> {
         let made = self.made.load(Ordering::Acquire);
+        let (last, time_for_an_earlier) = last::use_heap();
         // Without a division as a rule.
-        let last = match last::heap() {
-            last if last < made => last,
-            other => other % made,
-        };
-        if last > 0 && last::count_use() {
+        let last = if last < made { last } else { last % made };
+        if time_for_an_earlier {
             if let Some(locked) = self.earlier(last) {
                 return locked;
             }
         }
         let heap = self.heap(last);
-        if let Some(locked) = heap.state.try_lock() {
-            heap.count();
-            return locked;
+        match heap.0.try_lock() {
+            Some(locked) => locked,
+            None => self.crowded(heap, last, made),
         }
-        self.crowded(heap, last, made)
     }
 
     /// Goes to an earlier heap, if one is unlocked. So few heaps are in use once fewer threads meet.
@@ -310,7 +298,7 @@ impl Heaps {
     /// left, because each heap has free memory of its own.
     #[cold]
     fn crowded<'a>(&'a self, heap: &'a Heap, last: usize, made: usize) -> Locked<'a> {
-        if !last::count_miss(heap.publications.load(Ordering::Relaxed)) {
+        if !last::miss() {
             return heap.lock();
         }
         for index in (last + 1..made).chain(0..last) {
@@ -340,6 +328,12 @@ impl Heaps {
     pub(super) fn others(&self, index: usize) -> impl Iterator<Item = Locked<'_>> {
         let made = self.made.load(Ordering::Acquire);
         (index + 1..made).chain(0..index).filter_map(|index| self.try_lock(index))
+    }
+
+    /// As [`Heaps::others`], but looks at each lock for a while, for what is worth it.
+    pub(super) fn others_with_patience(&self, index: usize) -> impl Iterator<Item = Locked<'_>> {
+        let made = self.made.load(Ordering::Acquire);
+        (index + 1..made).chain(0..index).filter_map(|index| self.heap(index).try_for_a_while())
     }
 
     /// Locks the heap that owns a granule. It does own it: there is something taken there.

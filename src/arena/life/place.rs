@@ -1,11 +1,12 @@
 //! Where the next block goes.
 //!
-//! A heap takes space in this order: its own holes; free spans that hold memory; holes of other heaps that have many; then
-//! memory that was never used. While little of its memory is free (a sixteenth), functions are placed one after another,
-//! for locality; otherwise in the tightest hole, so that holes fill up again and little memory is ever needed.
+//! A heap takes space in this order: its own holes; free spans that hold memory; for small blocks sparse spans of other heaps,
+//! which change owner with their blocks, for larger ones holes of other heaps; then memory that was never used. While little of
+//! its memory is free (a sixteenth), functions are placed one after another, for locality; otherwise in the tightest hole, so that
+//! holes fill up again and little memory is ever needed.
 //!
 //! Before the arena is called full, all heaps are locked and every run of free granules counts, across spans of different
-//! owners. Then a span with its blocks can change owner: only there.
+//! owners, which change owner too.
 
 use super::retire::RECLAIMED;
 use crate::Error;
@@ -16,6 +17,10 @@ use crate::space::{Run, two_mut};
 use crate::sync::Ordering;
 use crate::units::GRANULE;
 
+/// The largest block for which spans change owner before memory is taken that was never used: 2 KiB.
+const ADOPTED_FOR: u32 = 127;
+/// The most spans that one search takes from one heap.
+const ADOPTED: usize = 4;
 /// How often space is waited for that others have in flight.
 const WAITS: usize = 64;
 
@@ -78,6 +83,9 @@ impl Core {
         if let Some(run) = resident {
             return Ok((heap, run));
         }
+        if let Some(run) = self.adopt(&mut heap, len, align) {
+            return Ok((heap, run));
+        }
         let own = heap.index;
         drop(heap);
         for mut other in self.heaps.others(own) {
@@ -102,6 +110,29 @@ impl Core {
                 self.find_exactly(len, align)
             }
         }
+    }
+
+    /// Takes granules for a small block from sparse spans of other heaps, which become this heap's, with their blocks.
+    fn adopt(&self, heap: &mut State, len: u32, align: u32) -> Option<Run> {
+        if align > 1 || len > ADOPTED_FOR {
+            return None;
+        }
+        let tables = &self.heaps.tables;
+        for mut other in self.heaps.others_with_patience(heap.index) {
+            for _ in 0..ADOPTED {
+                // What waits goes along, and has to be looked through for that.
+                if !other.space.is_sparse(tables) || other.pending.len() > RECLAIMED {
+                    break;
+                }
+                let Some(span) = other.space.sparse_span(tables) else { break };
+                other.space.give_span(tables, span, &mut heap.space);
+                other.hand_over(heap, |start| span_of(start) == span);
+                if let Some(run) = heap.space.take_hinted(tables, len).or_else(|| heap.space.alloc(tables, len, 1)) {
+                    return Some(run);
+                }
+            }
+        }
+        None
     }
 
     /// Takes granules from free spans: ones that hold memory, or any.
@@ -212,10 +243,10 @@ impl Core {
         let (first, mut last) = (span_of(run.start), span_of(run.end - 1));
         let heir = (first..=last).map(owner).find(|owner| *owner != FREE).unwrap_or(1);
         // Whatever lies across the end of the last span goes along, as far as it does. (Before the first nothing does, because
-        // that one is the heir's or free.) A span of another owner is not meant, nor a free one, whose granules are taken
-        // while its memory is given back.
-        let crosses = |edge: u32| edge < granules.len() && granules.is_taken(edge - 1) && granules.is_taken(edge);
-        while owner(last) != heir && owner(last + 1) == owner(last) && crosses((last + 1) * SPAN) {
+        // that one is the heir's or free.)
+        let crossed =
+            |span: u32| span < granules.spans() && owner(span) == owner(span - 1) && granules.is_crossed(span);
+        while owner(last) != heir && crossed(last + 1) {
             last += 1;
         }
         let to = usize::from(heir) - 1;

@@ -8,6 +8,9 @@ use crate::space::Run;
 use crate::space::granules::SPAN;
 use crate::space::large::{SMALL, bin_of};
 
+/// Spans that are looked at for one to give away.
+const LOOKED_AT: usize = 16;
+
 impl Heap {
     /// Takes over spans that belong to nobody; they are wholly free. They become the cursor's, or part of its hole.
     pub(crate) fn extend(&mut self, tables: &Tables, spans: Range<u32>) {
@@ -33,7 +36,7 @@ impl Heap {
         if self.cursor.len() > 0 && self.cursor.start <= hole.end && hole.start <= self.cursor.end {
             self.cursor = Run::new(hole.start, 0);
         }
-        let Some(run) = hole.fit(len, align) else {
+        let Some(run) = Self::fit(hole, len, align) else {
             self.file(tables, hole);
             return None;
         };
@@ -106,6 +109,31 @@ impl Heap {
             }
         }
         to.relist_span(tables, span, 1);
+    }
+
+    /// Finds a span that another heap has more use for: much of it holds memory and is free, and nothing lies across its ends.
+    pub(crate) fn sparse_span(&mut self, tables: &Tables) -> Option<u32> {
+        let granules = &tables.granules;
+        let (spans, mut looked_at) = (granules.spans(), 0);
+        for _ in 0..spans {
+            let span = self.next_given;
+            self.next_given = (span + 1) % spans;
+            let within = granules.span(span);
+            if granules.owner_at(within.start) != Some(self.owner) {
+                continue;
+            }
+            looked_at += 1;
+            let at_cursor = self.cursor.start < within.end && within.start < self.cursor.end;
+            let crossed = granules.is_crossed(span) || span + 1 < spans && granules.is_crossed(span + 1);
+            let resident = granules.count_resident(within) * granules.page();
+            if !at_cursor && !crossed && resident.saturating_sub(granules.count_taken(span)) > SPAN / 8 {
+                return Some(span);
+            }
+            if looked_at == LOOKED_AT {
+                break;
+            }
+        }
+        None
     }
 
     /// Files the hole around a free granule of this heap anew, if it is one.

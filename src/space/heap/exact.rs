@@ -3,6 +3,7 @@
 
 use super::{Heap, Tables};
 use crate::space::Run;
+use crate::space::granules::SPAN;
 use crate::space::large::{SMALL, bin_of, class_of};
 
 impl Heap {
@@ -23,11 +24,26 @@ impl Heap {
         }
         self.relist_all(tables, len);
         if align == 1 {
-            return self.take_hinted(tables, len);
+            if let Some(run) = self.take_hinted(tables, len) {
+                return Some(run);
+            }
         }
-        let run = self.find_small(tables, len, align)?;
+        let run = self.find_small(tables, len, align).or_else(|| self.find_across(tables, len, align))?;
         self.take_at(tables, run);
         Some(run)
+    }
+
+    /// Holes that lie across the ends of spans.
+    fn holes_across<'a>(&'a self, tables: &'a Tables) -> impl Iterator<Item = Run> + 'a {
+        let granules = &tables.granules;
+        let own = move |granule: u32| granules.owner_at(granule) == Some(self.owner) && !granules.is_taken(granule);
+        let edges = (1..granules.spans()).map(|span| span * SPAN).filter(move |&edge| own(edge - 1) && own(edge));
+        edges.map(|edge| Run { start: granules.hole_start(edge, self.owner), end: granules.hole_end(edge, self.owner) })
+    }
+
+    /// Finds a place for a small block across the end of a span.
+    fn find_across(&self, tables: &Tables, len: u32, align: u32) -> Option<Run> {
+        self.holes_across(tables).find_map(|hole| hole.fit(len, align))
     }
 
     /// Finds an aligned place in a small hole: by all hints, then in all spans where holes are lost.
@@ -73,6 +89,7 @@ impl Heap {
         let granules = &tables.granules;
         let lost = self.lost_spans(tables).filter(|(_, lost)| *lost > most).map(|(span, _)| span);
         let in_span = |span: u32| granules.holes(granules.span(span)).map(|hole| hole.len()).max().unwrap_or(0);
-        lost.chain(self.all_spans(tables)).map(in_span).fold(most, u32::max)
+        let most = lost.chain(self.all_spans(tables)).map(in_span).fold(most, u32::max);
+        if most >= SMALL { most } else { self.holes_across(tables).map(|hole| hole.len()).fold(most, u32::max) }
     }
 }

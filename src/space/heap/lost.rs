@@ -180,23 +180,28 @@ impl Heap {
     pub(super) fn relist_span(&mut self, tables: &Tables, span: u32, len: u32) {
         let mut lost = 0;
         let within = tables.granules.span(span);
-        // A hole that runs in from the span before begins there.
-        let runs_in = tables.granules.hole_start(within.start, self.owner) < within.start;
         let mut at = within.start;
         while at < within.end {
             let start = tables.granules.next_free(at, within.end);
             if start == within.end {
                 break;
             }
-            let hole = Run { start, end: tables.granules.hole_end(start, self.owner) };
-            at = hole.end;
-            if self.is_cursor(start) || start == within.start && runs_in {
+            let part = Run { start, end: tables.granules.next_taken(start, within.end) };
+            at = part.end;
+            let begin = if start == within.start { tables.granules.hole_start(start, self.owner) } else { start };
+            let end = if at == within.end { tables.granules.hole_end(at - 1, self.owner) } else { at };
+            let whole = Run { start: begin, end };
+            if self.is_cursor(begin) {
                 continue;
             }
-            match hole.len() {
-                size if size >= SMALL || size >= len && self.hints[size as usize].len() < HINTS / 2 => {
-                    self.file(tables, hole);
+            match part.len() {
+                _ if whole.len() >= SMALL => {
+                    // Where it begins.
+                    if begin == start {
+                        self.file(tables, whole);
+                    }
                 }
+                size if size >= len && self.hints[size as usize].len() < HINTS / 2 => self.hint(tables, start, size),
                 size => lost = lost.max(size),
             }
         }

@@ -3,7 +3,8 @@
 //! # Algorithm
 //!
 //! A *hole* is a maximal run of free granules in spans of one heap, so neighbours that are freed coalesce by clearing bits.
-//! How a hole is found depends on its size:
+//! Small blocks lie in one span, so that a span can change owner; a small hole across the end of a span counts as two. How a hole
+//! is found depends on its size:
 //!
 //! - *Small holes* (below [`SMALL`] granules, 2 KiB) are found by *hints*: for each size a list of where holes of that size began,
 //!   the last one first. A hint is checked against the bits when it is taken, and thrown away if the hole has changed; whoever
@@ -31,7 +32,7 @@ use std::ops::Range;
 use lost::Lost;
 
 use super::Run;
-use super::granules::{FREE, Granules, Owner, SPAN};
+use super::granules::{FREE, Granules, Owner, SPAN, span_of};
 use super::large::{Large, Links, SMALL, bin_of, class_of};
 use crate::Error;
 
@@ -64,6 +65,8 @@ pub(crate) struct Heap {
     /// The hole that functions are cut off one after another; it may be empty.
     cursor: Run,
     lost: Lost,
+    /// Where the next search for a span to give away begins.
+    next_given: u32,
     /// Granules of its spans, and those of them that are taken.
     owned: u32,
     taken: u32,
@@ -84,6 +87,7 @@ impl Heap {
             large: Large::new()?,
             cursor: Run::new(0, 0),
             lost: Lost::default(),
+            next_given: 0,
             owned: 0,
             taken: 0,
             resident: 0,
@@ -124,7 +128,19 @@ impl Heap {
     #[inline]
     fn mark(&mut self, tables: &Tables, run: Run) {
         tables.granules.set(run);
+        tables.granules.cross(run);
         self.taken += run.len();
+    }
+
+    /// Where granules go in a hole. Small blocks lie in one span, so that spans can change owner.
+    #[inline]
+    fn fit(hole: Run, len: u32, align: u32) -> Option<Run> {
+        let run = hole.fit(len, align)?;
+        let last = span_of(run.end - 1);
+        if len >= SMALL || span_of(run.start) == last {
+            return Some(run);
+        }
+        Run { start: last * SPAN, end: hole.end }.fit(len, align)
     }
 
     #[cfg(all(any(test, fuzzing), not(loom)))]
@@ -167,7 +183,7 @@ impl Heap {
     /// Takes granules off the front of the cursor's hole.
     #[inline]
     pub(crate) fn bump(&mut self, tables: &Tables, len: u32, align: u32) -> Option<Run> {
-        let run = self.cursor.fit(len, align)?;
+        let run = Self::fit(self.cursor, len, align)?;
         let gap = Run { start: self.cursor.start, end: run.start };
         self.cursor.start = run.end;
         self.mark(tables, run);
@@ -185,7 +201,7 @@ impl Heap {
 
     /// As [`Heap::bump`], if the granules lie in pages that hold memory.
     pub(crate) fn bump_resident(&mut self, tables: &Tables, len: u32, align: u32) -> Option<Run> {
-        let run = self.cursor.fit(len, align)?;
+        let run = Self::fit(self.cursor, len, align)?;
         if tables.granules.all_resident(run) { self.bump(tables, len, align) } else { None }
     }
 
@@ -221,17 +237,28 @@ impl Heap {
         self.cursor.len() > 0 && self.cursor.start == start
     }
 
-    /// Whether a hole of just this size begins here, and is not the cursor's.
+    /// Whether a small hole, or what of one lies in one span, begins here, has this size, and is not the cursor's.
     #[inline]
     fn is_hole(&self, tables: &Tables, start: u32, size: u32) -> bool {
         let granules = &tables.granules;
         if granules.owner_at(start) != Some(self.owner) || granules.is_taken(start) || self.is_cursor(start) {
             return false;
         }
-        let begins = start == 0
-            || granules.is_taken(start - 1)
-            || start % SPAN == 0 && granules.owner_at(start - 1) != Some(self.owner);
-        begins && granules.hole_end(start, self.owner) == start + size
+        let amid = start % SPAN == 0 && start > 0 && !granules.is_taken(start - 1);
+        if start > 0 && start % SPAN != 0 && !granules.is_taken(start - 1) {
+            return false;
+        }
+        let end = granules.hole_end(start, self.owner);
+        let behind = (span_of(start) + 1) * SPAN;
+        if end.min(behind) != start + size {
+            return false;
+        }
+        if !amid && end <= behind {
+            return true;
+        }
+        // It is a part of a hole that lies across the ends of its span.
+        let begin = granules.hole_start(start, self.owner);
+        end - begin < SMALL && !self.is_cursor(begin)
     }
 
     /// The same for alignments: of each size that is sure to fit, or could, the last hints.
@@ -274,7 +301,7 @@ impl Heap {
     fn find_large(&self, tables: &Tables, least: u16, sure: u16, len: u32, align: u32) -> Option<(Run, Run)> {
         let fits = |bin: u32| {
             let hole = self.large_hole(tables, bin);
-            hole.fit(len, align).map(|run| (run, hole))
+            Self::fit(hole, len, align).map(|run| (run, hole))
         };
         let mut class = self.large.at_least(least);
         while let Some(at) = class {
@@ -298,7 +325,14 @@ impl Heap {
     fn file(&mut self, tables: &Tables, hole: Run) {
         match hole.len() {
             0 => {}
-            size @ 1..SMALL => self.hint(tables, hole.start, size),
+            1..SMALL => {
+                let edge = span_of(hole.end - 1) * SPAN;
+                if hole.start < edge {
+                    self.hint(tables, hole.start, edge - hole.start);
+                }
+                let start = hole.start.max(edge);
+                self.hint(tables, start, hole.end - start);
+            }
             len => self.large.file(&tables.links, bin_of(hole.start), class_of(len)),
         }
     }
@@ -309,6 +343,7 @@ impl Heap {
     pub(crate) fn free(&mut self, tables: &Tables, run: Run) -> Range<u32> {
         let granules = &tables.granules;
         granules.clear(run);
+        granules.uncross(run);
         self.taken -= run.len();
         let hole =
             Run { start: granules.hole_start(run.start, self.owner), end: granules.hole_end(run.end, self.owner) };
