@@ -370,3 +370,8 @@ fn dual_map() {
 fn per_thread() {
     all_at_once("per_thread", WxMode::PerThread, || true);
 }
+
+#[test]
+fn file_write() {
+    all_at_once("file_write", WxMode::FileWrite, || true);
+}

@@ -61,6 +61,7 @@ impl Mode for DualMap {
             opens_pages: false,
             way_in: WayIn::Stores,
             gives_back: region.os().returns_shared(),
+            gives_back_sealed: true,
             // One view after the other.
             collapses_in_steps: true,
             readers: Readers::SharedWithParent,

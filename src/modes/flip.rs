@@ -49,6 +49,7 @@ impl Mode for Flip {
             opens_pages: !region.is_frozen(),
             way_in: WayIn::WriteAtLast,
             gives_back: true,
+            gives_back_sealed: false,
             collapses_in_steps: false,
             readers: Readers::All,
         }

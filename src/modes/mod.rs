@@ -10,6 +10,7 @@
 //! Flip        one                                nobody, but in pages without live code that a batch has open; or the kernel
 //! DualMap     one executable, one writable       whoever knows the address of the second view
 //! PerThread   one                                the thread that copies code in, while it does
+//! FileWrite   one                                the kernel, for who has the descriptor of the file behind it
 //! ```
 //!
 //! # To add a mode
@@ -21,6 +22,7 @@ mod backing;
 #[cfg(feature = "cranelift")]
 mod data;
 mod dual_map;
+mod file_write;
 mod flip;
 mod per_thread;
 mod probe;
@@ -65,6 +67,17 @@ pub enum WxMode {
     /// [as_fn]: crate::CodeBlock::as_fn
     /// [as_bytes]: crate::CodeBlock::as_bytes
     PerThread,
+    /// Shared memory mapped once, for executing: an anonymous file, to which the arena writes through its descriptor (`pwrite`). Linux
+    /// and Android. No writable view of code exists at any address at any time, no protection ever changes, and nothing depends on
+    /// `/proc/self/mem`, which hardened kernels refuse.
+    ///
+    /// The descriptor is the right to write: an attacker who makes system calls reaches it through `/proc/self/fd`, and a forked child
+    /// inherits it. (It is closed by `execve`, and has a high number.) A forked child shares the memory, as in `DualMap`. If other
+    /// code of the process closes the descriptor, nothing is published any more; what was published stays as it is.
+    ///
+    /// Before each write the arena looks at `RLIMIT_FSIZE`, because a write past that limit is a signal that ends the process. A
+    /// process that ignores the signal (`SIGXFSZ`) when the arena is built saves that call, a quarter of the time of a publication.
+    FileWrite,
 }
 
 /// In what modes differ, as far as an arena has to know it.
@@ -78,6 +91,8 @@ pub(crate) struct Rules {
     pub(crate) way_in: WayIn,
     /// Memory of empty pages can be given back.
     pub(crate) gives_back: bool,
+    /// Also while the arena's mappings are sealed.
+    pub(crate) gives_back_sealed: bool,
     /// Pages that are put into a huge page hold memory throughout even if the system refuses half-way.
     pub(crate) collapses_in_steps: bool,
     pub(crate) readers: Readers,
@@ -180,6 +195,7 @@ impl CodeMemory {
             WxMode::Flip => flip::build(os, plan)?,
             WxMode::DualMap => dual_map::build(os, plan)?,
             WxMode::PerThread => per_thread::build(os, plan)?,
+            WxMode::FileWrite => file_write::build(os, plan)?,
         };
         if plan.freeze {
             memory.freeze()?;
@@ -291,7 +307,7 @@ impl CodeMemory {
 
     /// Whether no memory can be given back, because the arena's mappings are sealed.
     fn is_sealed(&self) -> bool {
-        self.is_frozen() && self.mode.second_view().is_none()
+        self.is_frozen() && !self.rules.gives_back_sealed
     }
 
     /// Whether memory can be given back while the arena lives.

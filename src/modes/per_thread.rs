@@ -44,6 +44,7 @@ impl Mode for PerThread {
             opens_pages: false,
             way_in: WayIn::WriteAtOnce,
             gives_back: true,
+            gives_back_sealed: false,
             collapses_in_steps: false,
             readers: Readers::EachThreadByItself,
         }

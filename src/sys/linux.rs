@@ -7,6 +7,8 @@ use std::ptr::NonNull;
 
 use super::{Access, Os, Place, Refused, Result, Span, unix};
 
+use super::code_file;
+
 #[path = "shared_linux.rs"]
 mod shared;
 pub(crate) use shared::SharedMemory;

@@ -34,6 +34,12 @@ mod window;
 #[path = "no_window.rs"]
 mod window;
 
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod code_file;
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+#[path = "no_code_file.rs"]
+mod code_file;
+
 #[cfg(any(unix, windows))]
 mod gaps;
 #[cfg(unix)]
@@ -49,6 +55,7 @@ pub(crate) mod process_lock;
 #[cfg(unix)]
 mod unix;
 
+pub(crate) use code_file::{CodeFile, elsewhere};
 #[cfg(unix)]
 pub(crate) use generation::generation;
 #[cfg(not(unix))]
@@ -289,5 +296,32 @@ pub(crate) trait Os: Send + Sync + Debug {
     /// - `span` is whole pages of a view made by `map_writable`, whose contents nobody needs in any view.
     unsafe fn decommit_shared(&self, _span: Span) -> Result<()> {
         missing("giving back shared memory")
+    }
+
+    /// Makes an anonymous file of `len` bytes for code. Only who holds it can write to it.
+    fn create_code_file(&self, len: usize, name: Option<&CStr>) -> Result<CodeFile> {
+        CodeFile::new(len, name)
+    }
+
+    /// Reserves address space and maps the file, all of it, with `access` where the code is to lie; nobody can make the view
+    /// writable. Refused as [`Os::reserve`] is; nothing is left behind then.
+    fn map_code_file(&self, file: &CodeFile, place: &Place, access: Access) -> Result<Span> {
+        file.map(place, access)
+    }
+
+    /// Writes all of `bytes` to the file. After an error some of them may be there.
+    ///
+    /// # Safety
+    /// - Inside the file; nobody reads, runs or writes those bytes in any view meanwhile.
+    unsafe fn write_code_file(&self, file: &CodeFile, offset: usize, bytes: &[u8]) -> Result<()> {
+        file.write(offset, bytes)
+    }
+
+    /// Gives the memory of whole pages of the file back to the system.
+    ///
+    /// # Safety
+    /// - Inside the file, and nobody needs the contents in any view.
+    unsafe fn decommit_code_file(&self, file: &CodeFile, offset: usize, len: usize) -> Result<()> {
+        file.give_back(offset, len)
     }
 }

@@ -12,9 +12,9 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::FromRawFd;
 use std::ptr;
 
+use super::code_file;
 use super::{Access, Place, Refused, Result, Span, unix};
 use crate::units::MAX_ALIGN;
 
@@ -90,9 +90,8 @@ pub(super) fn share(len: usize) -> Result<SharedMemory> {
     if let Some(source) = source {
         return Ok(SharedMemory::Anonymous(source));
     }
-    // Not a program to `execve`, whatever it is mapped for; kernels before 6.3 do not know the flag.
-    let file = memory_file(libc::MFD_CLOEXEC | libc::MFD_NOEXEC_SEAL).or_else(|_| memory_file(libc::MFD_CLOEXEC))?;
-    check_file_size(len)?;
+    let file = code_file::memory_file(c"gaia-jit", 0)?;
+    code_file::check_file_size(len)?;
     file.set_len(len as u64).map_err(|e| Refused::new("ftruncate", e))?;
     Ok(SharedMemory::File(file))
 }
@@ -157,27 +156,4 @@ unsafe fn told(span: Span) -> Result<()> {
         0 => unsafe { unix::protect(span, Access::ReadExecute) },
         _ => Err(Refused::last("mprotect")),
     }
-}
-
-fn memory_file(flags: libc::c_uint) -> Result<File> {
-    // SAFETY: the name is a C string; the call has no other requirement.
-    match unsafe { libc::memfd_create(c"gaia-jit".as_ptr(), flags) } {
-        -1 => Err(Refused::last("memfd_create")),
-        // SAFETY: a new descriptor that nobody else owns.
-        fd => Ok(unsafe { File::from_raw_fd(fd) }),
-    }
-}
-
-/// Growing a file past `RLIMIT_FSIZE` would not fail but kill the process with `SIGXFSZ`.
-fn check_file_size(len: usize) -> Result<()> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: `limit` is valid for the call to write to.
-    let got = unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &raw mut limit) };
-    let limited = limit.rlim_cur != libc::RLIM_INFINITY;
-    // The limit's type is 64 bits wide on some targets and as wide as a pointer on others.
-    #[allow(clippy::useless_conversion)]
-    if got == 0 && limited && len as u64 > u64::from(limit.rlim_cur) {
-        return Err(Refused::new("ftruncate (RLIMIT_FSIZE)", io::Error::from_raw_os_error(libc::EFBIG)));
-    }
-    Ok(())
 }

@@ -188,19 +188,32 @@ pub(super) unsafe fn advise(span: Span, advice: libc::c_int) -> Result<()> {
 #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
 pub(super) unsafe fn map_shared_at(memory: &std::fs::File, span: Span, access: Access) -> Result<()> {
     use std::os::fd::AsRawFd;
-    let mut protection = match access {
+    let (start, flags) = (span.start.as_ptr().cast(), libc::MAP_SHARED | libc::MAP_FIXED);
+    let protection = protection(access);
+    // SAFETY: passed on to the caller: what this replaces is theirs and unused.
+    mapped(unsafe { libc::mmap(start, span.len, protection, flags, memory.as_raw_fd(), 0) }, span.len).map(drop)
+}
+
+/// Maps shared memory wherever the system likes.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(super) fn map_shared(memory: &std::fs::File, len: usize, access: Access) -> Result<Span> {
+    use std::os::fd::AsRawFd;
+    let (start, protection) = (std::ptr::null_mut(), protection(access));
+    // SAFETY: a new mapping at an address of the system's choice.
+    mapped(unsafe { libc::mmap(start, len, protection, libc::MAP_SHARED, memory.as_raw_fd(), 0) }, len)
+}
+
+/// What shared memory is mapped with.
+#[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
+fn protection(access: Access) -> libc::c_int {
+    let protection = match access {
         Access::ReadWrite => libc::PROT_READ | libc::PROT_WRITE,
         Access::ReadExecute => libc::PROT_READ | libc::PROT_EXEC,
         Access::ReadExecuteLanding => LANDING,
         Access::Read => libc::PROT_READ,
     };
-    if cfg!(target_os = "freebsd") {
-        // `PROT_MAX`: this, and never anything else.
-        protection |= protection << 16;
-    }
-    let (start, flags) = (span.start.as_ptr().cast(), libc::MAP_SHARED | libc::MAP_FIXED);
-    // SAFETY: passed on to the caller: what this replaces is theirs and unused.
-    mapped(unsafe { libc::mmap(start, span.len, protection, flags, memory.as_raw_fd(), 0) }, span.len).map(drop)
+    // `PROT_MAX`: this, and never anything else.
+    if cfg!(target_os = "freebsd") { protection | protection << 16 } else { protection }
 }
 
 /// An address of our own choice: mappings made one after another lie one after another too, so from one view's address the

@@ -6,7 +6,7 @@ use std::io;
 use std::ptr::NonNull;
 
 use crate::sync::Mutex;
-use crate::sys::{Access, KernelWriter, Native, Os, Place, Refused, Result, SharedMemory, Span, WriteWindow};
+use crate::sys::{Access, CodeFile, KernelWriter, Native, Os, Place, Refused, Result, SharedMemory, Span, WriteWindow};
 
 /// Something to be done in the midst of a call.
 #[derive(Default)]
@@ -297,5 +297,35 @@ impl Os for Faulty {
         self.enter("decommit shared")?;
         // SAFETY: passed on to the caller.
         unsafe { Native.decommit_shared(span) }
+    }
+
+    fn create_code_file(&self, len: usize, name: Option<&CStr>) -> Result<CodeFile> {
+        self.enter("create file")?;
+        Native.create_code_file(len, name)
+    }
+
+    fn map_code_file(&self, file: &CodeFile, place: &Place, access: Access) -> Result<Span> {
+        self.enter("map file")?;
+        self.note(Native.map_code_file(file, place, access))
+    }
+
+    unsafe fn write_code_file(&self, file: &CodeFile, offset: usize, bytes: &[u8]) -> Result<()> {
+        if let Err(refused) = self.enter("write") {
+            // The worst refusal: half of it was written.
+            // SAFETY: a part of what is passed on to the caller.
+            unsafe { Native.write_code_file(file, offset, &bytes[..bytes.len() / 2])? };
+            return Err(refused);
+        }
+        // SAFETY: passed on to the caller.
+        unsafe { Native.write_code_file(file, offset, bytes) }
+    }
+
+    unsafe fn decommit_code_file(&self, file: &CodeFile, offset: usize, len: usize) -> Result<()> {
+        assert_eq!((offset % self.page_size(), len % self.page_size()), (0, 0), "part of a page");
+        self.enter("decommit")?;
+        let hook = self.in_decommit.lock().0.take();
+        hook.into_iter().for_each(|hook| hook());
+        // SAFETY: passed on to the caller.
+        unsafe { Native.decommit_code_file(file, offset, len) }
     }
 }

@@ -171,7 +171,7 @@ fn calls_refused_at_random_lose_nothing() {
         println!("GAIA_TEST_FAULT_SEED={seed}");
         // Pages of 4, 16 and 64 KiB: a system with small ones does for large ones too.
         for (n, page) in [4, 16, 64, 4].into_iter().enumerate() {
-            for mode in [WxMode::Flip, WxMode::DualMap, WxMode::PerThread] {
+            for mode in [WxMode::Flip, WxMode::DualMap, WxMode::PerThread, WxMode::FileWrite] {
                 run(mode, page << 10, seed.wrapping_add(n as u64), operations);
             }
         }

@@ -146,6 +146,8 @@ fn every_call_fails_once() {
         run(WxMode::DualMap, true, &[]);
         run(WxMode::PerThread, false, &[]);
         run(WxMode::PerThread, true, &[]);
+        run(WxMode::FileWrite, false, &[]);
+        run(WxMode::FileWrite, true, &[]);
         every_call_of_a_single_block_fails_once();
         a_mapping_that_is_not_taken_back_waits();
     });
@@ -260,6 +262,11 @@ fn calls_go_by_batch_not_by_function() {
     // 20,000 functions of 48 bytes: 64 KiB staged, then runs of 64, 128, 256 and 512 KiB.
     let many = calls(WxMode::Flip, 20_000);
     assert!(many.len() <= 2 + 2 * 5, "{many:?}");
+    if CodeArena::builder().mode(WxMode::FileWrite).capacity(1 << 20).build().is_ok() {
+        // Small functions do not lie across the ends of spans, so each of 15 spans is a piece.
+        let pieces = calls(WxMode::FileWrite, 20_000);
+        assert!(pieces.len() <= 15 && pieces.iter().all(|call| *call == "write"), "{pieces:?}");
+    }
     // Where shared memory has to be asked for, it is in pieces of 64 KiB.
     if CodeArena::builder().mode(WxMode::DualMap).capacity(1 << 20).build().is_err() {
         return;

@@ -28,7 +28,9 @@ pub fn often(n: usize) -> usize {
 /// Every mode that this system has. `Flip` it has to have, or a test would pass that has tried nothing.
 pub fn modes() -> impl Iterator<Item = WxMode> {
     small(WxMode::Flip).build().expect("no executable memory here");
-    [WxMode::Flip, WxMode::DualMap, WxMode::PerThread].into_iter().filter(|&mode| small(mode).build().is_ok())
+    [WxMode::Flip, WxMode::DualMap, WxMode::PerThread, WxMode::FileWrite]
+        .into_iter()
+        .filter(|&mode| small(mode).build().is_ok())
 }
 
 /// Whether the system itself answers for its memory and its limits. A user-mode emulator answers in its place, and differs:

@@ -87,6 +87,8 @@ pub struct Batch {
     pub(in crate::arena) stubs: Vec<Stubs>,
     staging: Vec<u8>,
     runs: Vec<OpenRun>,
+    /// What was staged has been written, or some of it.
+    written: bool,
     /// There were no whole pages to open: not asked for again.
     no_pages: bool,
     /// Bytes that this batch will come to, as far as the last ones tell.
@@ -113,6 +115,7 @@ impl Batch {
             stubs: Vec::new(),
             staging: Vec::new(),
             runs: Vec::new(),
+            written: false,
             no_pages: false,
             expected,
             single: false,
@@ -313,7 +316,8 @@ impl Batch {
     fn stage(&mut self, granules: u32, align: u32) -> Result<(Run, Source), Error> {
         let (at, len) = (self.staging.len(), granules as usize * GRANULE);
         self.staging.try_reserve(len).map_err(|_| Error::out_of_memory())?;
-        let run = self.place(granules, align)?;
+        // Its pages hold memory once it is written.
+        let run = self.core.place(granules, align, |_, run| Ok(run))?;
         self.staging.resize(at + len, 0);
         Ok((run, Source::Staged(at as u32)))
     }
@@ -410,6 +414,7 @@ impl Batch {
             unsafe { self.core.memory.seal(bytes_of(open.run))? };
             open.sealed = true;
         }
+        self.written = true;
         for piece in Piece::of(&self.entries, &self.sources) {
             let at = bytes_of(piece.run);
             if let Some(from) = piece.staged {
@@ -430,8 +435,14 @@ impl Drop for Batch {
         if self.entries.is_empty() {
             return;
         }
-        let placed = self.entries.iter().zip(&self.sources).filter(|(_, source)| **source != Source::Run);
-        self.core.release(placed.map(|(entry, _)| entry.run()));
+        let placed = || {
+            let placed = self.entries.iter().zip(&self.sources).filter(|(_, source)| **source != Source::Run);
+            placed.map(|(entry, _)| entry.run())
+        };
+        if self.written {
+            placed().for_each(|run| self.core.note_resident(run));
+        }
+        self.core.release(placed());
         for open in &self.runs {
             self.core.close(open);
         }

@@ -32,7 +32,10 @@ impl Core {
                 entries[..done].iter().for_each(|entry| self.leave(*entry));
                 return Err(error);
             }
-            piece.iter().for_each(|entry| heap.publish(entry.run(), entry.len));
+            for entry in piece {
+                heap.space.touch(&self.heaps.tables, entry.run());
+                heap.publish(entry.run(), entry.len);
+            }
             done += count;
         }
         let granules: u32 = entries.iter().map(|entry| entry.run().len()).sum();

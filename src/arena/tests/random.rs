@@ -140,12 +140,15 @@ impl Work<'_> {
     }
 }
 
+/// Modes that place functions in pages with live code.
+const FILLING: [WxMode; 3] = [WxMode::Flip, WxMode::DualMap, WxMode::FileWrite];
+
 #[test]
 fn figures_are_exact_after_each_step() {
     for seed in 0..often(40) as u64 {
         let mut rng = Rng::with_seed(seed);
         let page = *rng.choice([4096, 16384, 65536].as_slice()).unwrap();
-        let (mode, poison) = (if rng.bool() { WxMode::Flip } else { WxMode::DualMap }, rng.u8(..) < 60);
+        let (mode, poison) = (FILLING[rng.usize(..FILLING.len())], rng.u8(..) < 60);
         let keep = *rng.choice([0, 256 << 10, usize::MAX].as_slice()).unwrap();
         let system = Faulty::leaked_with_pages(page);
         let capacity = (2 << 20) + rng.usize(..40) * page;
@@ -180,6 +183,7 @@ fn threads_in_a_full_arena() {
         (WxMode::Flip, 256 << 10, false),
         (WxMode::DualMap, usize::MAX, true),
         (WxMode::Flip, 64 << 10, true),
+        (WxMode::FileWrite, 64 << 10, true),
     ] {
         let builder = CodeArena::builder().capacity(2 << 20).mode(mode).keep_free(keep).poison(poison);
         let Ok(arena) = builder.build() else { continue };

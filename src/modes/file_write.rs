@@ -1,0 +1,95 @@
+//! `FileWrite`: shared memory mapped once, executable; bytes get in through the descriptor of the file behind it.
+//!
+//! - *Reserved*: one view of an anonymous file, all of it executable for as long as the arena lives. There is no writable view, and
+//!   none can be made of this one.
+//! - *Bytes get in*, whatever they are part of, by `pwrite`. What was written is compared with what the view shows, because a
+//!   descriptor that other code closed, and whose number it uses for something else, swallows bytes without an error.
+//! - *Pages come back* by a hole in the file, which needs no mapping: also while the mappings are sealed.
+//! - *A forked child* shares the memory, and inherits the descriptor.
+
+use std::ops::Range;
+
+use super::{CodeMemory, Mode, Readers, Rules, WayIn, WxMode, probe};
+use crate::Error;
+use crate::region::{Plan, Region, refusal};
+use crate::sync::{AtomicBool, Ordering};
+use crate::sys::{self, CodeFile, Os, Refused};
+
+struct FileWrite {
+    file: CodeFile,
+    /// Whether the system takes memory back.
+    gives_back: bool,
+    /// What was written last went elsewhere: nothing is written any more.
+    lost: AtomicBool,
+}
+
+pub(super) fn build(os: &'static dyn Os, plan: &Plan) -> Result<CodeMemory, Error> {
+    let place = plan.place(os)?;
+    let file = os.create_code_file(plan.len, plan.name.as_deref()).map_err(refusal("FileWrite"))?;
+    // SAFETY: nothing is in it yet.
+    let gives_back = match unsafe { os.decommit_code_file(&file, 0, os.page_size()) } {
+        // A policy stays, all else passes.
+        Err(refused) => !matches!(refusal("FileWrite")(refused), Error::Unsupported { .. }),
+        Ok(()) => true,
+    };
+    let reservation = os
+        .map_code_file(&file, &place, plan.executable())
+        .map_err(|refused| plan.no_place("FileWrite", &place, refused))?;
+    let region = Region::new(os, plan, &place, reservation);
+    let mode = FileWrite { file, gives_back, lost: AtomicBool::new(false) };
+    let memory = CodeMemory::new(region, Box::new(mode));
+    memory.advise(plan);
+    probe::rewriting(&memory, "FileWrite").map_err(|error| match error {
+        Error::OperatingSystem { call, source } => refusal("FileWrite")(Refused::new(call, source)),
+        other => other,
+    })?;
+    Ok(memory)
+}
+
+impl Mode for FileWrite {
+    fn mode(&self) -> WxMode {
+        WxMode::FileWrite
+    }
+
+    fn rules(&self, _region: &Region) -> Rules {
+        Rules {
+            fills_holes: true,
+            opens_pages: false,
+            way_in: WayIn::WriteAtLast,
+            gives_back: self.gives_back,
+            gives_back_sealed: true,
+            collapses_in_steps: false,
+            readers: Readers::SharedWithParent,
+        }
+    }
+
+    unsafe fn write(&self, region: &Region, offset: usize, bytes: &[u8]) -> Result<(), Error> {
+        const CALL: &str = "pwrite";
+        if self.lost.load(Ordering::Relaxed) {
+            return Err(sys::elsewhere(CALL).into());
+        }
+        // SAFETY: inside the region, which is as long as the file; by the caller nobody else uses the bytes.
+        unsafe { region.os().write_code_file(&self.file, offset, bytes)? };
+        // SAFETY: inside the region, mapped and readable; by the caller nobody writes there.
+        let seen = unsafe { std::slice::from_raw_parts(region.address(offset), bytes.len()) };
+        if seen != bytes {
+            self.lost.store(true, Ordering::Relaxed);
+            return Err(sys::elsewhere(CALL).into());
+        }
+        Ok(())
+    }
+
+    unsafe fn decommit(&self, region: &Region, range: Range<usize>) -> sys::Result<()> {
+        // SAFETY: inside the file; passed on to the caller.
+        unsafe { region.os().decommit_code_file(&self.file, range.start, range.len()) }
+    }
+
+    /// The memory goes back, as it can without a change to the mappings.
+    unsafe fn abandon(&mut self, region: &Region) {
+        if region.is_own() {
+            region.counters.decommits.add(1);
+            // SAFETY: passed on to the caller.
+            let _ = unsafe { self.decommit(region, 0..region.len()) };
+        }
+    }
+}

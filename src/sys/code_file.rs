@@ -1,0 +1,207 @@
+//! An anonymous file that holds code: mapped for reading and executing, and written to through its descriptor alone. Linux and
+//! Android.
+//!
+//! The executable view is made from a second description of the file, opened for reading: from that one `mprotect` cannot make the
+//! view writable, while from the first it could. `F_SEAL_FUTURE_WRITE` would say the same, but refuses `pwrite` too.
+//!
+//! `perf record` takes a mapping called `/memfd:…` for a file that it cannot find, and looks its functions up in no perf map. It
+//! learns names of mappings as they are made or become executable, and hears nothing of a move by `mremap`. So the view is made
+//! elsewhere and moved to a place where `perf` saw anonymous memory. (One that is attached later reads `/proc/PID/maps`, and sees the
+//! file.)
+
+use std::ffi::CStr;
+use std::fs::File;
+use std::io;
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::ptr;
+
+use super::{Access, Place, Refused, Result, Span, unix};
+
+/// The descriptor is the right to write.
+#[derive(Debug)]
+pub(crate) struct CodeFile {
+    /// Closed only if it still leads to the file.
+    file: ManuallyDrop<File>,
+    device: u64,
+    inode: u64,
+    /// Whether the process ignores `SIGXFSZ`; then a write past `RLIMIT_FSIZE` is an error as any other.
+    ignores_limit_signal: bool,
+}
+
+impl CodeFile {
+    pub(super) fn new(len: usize, name: Option<&CStr>) -> Result<Self> {
+        let name = name.unwrap_or(c"gaia-jit");
+        let file = memory_file(name, libc::MFD_ALLOW_SEALING)?;
+        check_file_size(len)?;
+        file.set_len(len as u64).map_err(|e| Refused::new("ftruncate", e))?;
+        // Else a truncation by anyone who has the descriptor would be SIGBUS in every thread that runs code.
+        let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+        // SAFETY: takes numbers only.
+        if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) } != 0 {
+            return Err(Refused::last("fcntl(F_ADD_SEALS)"));
+        }
+        let file = out_of_the_way(file);
+        let meta = file.metadata().map_err(|e| Refused::new("fstat", e))?;
+        Ok(Self {
+            file: ManuallyDrop::new(file),
+            device: meta.dev(),
+            inode: meta.ino(),
+            ignores_limit_signal: ignores_limit_signal(),
+        })
+    }
+
+    /// Reserves address space and maps the file, all of it, where the code is to lie.
+    pub(super) fn map(&self, place: &Place, access: Access) -> Result<Span> {
+        let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        let readable = File::open(path).map_err(|e| match e.kind() {
+            // No `/proc`.
+            io::ErrorKind::NotFound => Refused::new("open of /proc/self/fd", io::ErrorKind::Unsupported.into()),
+            _ => Refused::new("open of /proc/self/fd", e),
+        })?;
+        let reservation = unix::reserve(place)?;
+        let code = reservation.code(place);
+        // SAFETY: pages of the reservation, made just now and given to nobody.
+        let mapped = unsafe { map_unheard(&readable, code, access) };
+        mapped.map(|()| reservation).inspect_err(|_| {
+            // SAFETY: as above.
+            let _ = unsafe { unix::release(reservation) };
+        })
+    }
+
+    /// Writes all of `bytes` at an offset. A write that comes back short is not tried again: past `RLIMIT_FSIZE` the second try
+    /// would be a signal.
+    pub(super) fn write(&self, offset: usize, bytes: &[u8]) -> Result<()> {
+        if !self.ignores_limit_signal {
+            check_file_size(offset + bytes.len())?;
+        }
+        match self.file.write_at(bytes, offset as u64) {
+            Ok(written) if written == bytes.len() => Ok(()),
+            Ok(_) => Err(Refused::new("pwrite (came back short)", io::ErrorKind::WriteZero.into())),
+            Err(e) => Err(Refused::new("pwrite", e)),
+        }
+    }
+
+    /// Gives the memory of whole pages back to the system.
+    pub(super) fn give_back(&self, offset: usize, len: usize) -> Result<()> {
+        if !self.is_ours() {
+            return Err(elsewhere("fallocate"));
+        }
+        let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        // SAFETY: takes numbers only; that nobody needs what stood there is passed on to the caller.
+        match unsafe { libc::fallocate64(self.file.as_raw_fd(), mode, offset as i64, len as i64) } {
+            0 => Ok(()),
+            _ => Err(Refused::last("fallocate")),
+        }
+    }
+
+    /// Whether the descriptor still leads to the file.
+    fn is_ours(&self) -> bool {
+        self.file.metadata().is_ok_and(|meta| (meta.dev(), meta.ino()) == (self.device, self.inode))
+    }
+}
+
+impl Drop for CodeFile {
+    fn drop(&mut self) {
+        if self.is_ours() {
+            // SAFETY: dropped once, here.
+            unsafe { ManuallyDrop::drop(&mut self.file) };
+        }
+    }
+}
+
+/// What a descriptor means that others closed, and whose number they use now.
+pub(crate) fn elsewhere(call: &'static str) -> Refused {
+    let why =
+        "other code of this process closed the descriptor of the arena's file, and its number now leads elsewhere";
+    Refused::new(call, io::Error::other(why))
+}
+
+/// Maps all of the file in place of reserved pages, so that `perf record` takes it for anonymous memory.
+///
+/// # Safety
+/// - `at` is whole pages of a reservation of the caller's that nobody uses.
+unsafe fn map_unheard(file: &File, at: Span, access: Access) -> Result<()> {
+    // SAFETY: passed on to the caller. A policy against it does not matter.
+    let heard = unsafe { unix::protect(at, access) };
+    let Ok(made) = unix::map_shared(file, at.len, access) else {
+        // There may be address space for one view but not for two.
+        // SAFETY: passed on to the caller.
+        return unsafe { unix::map_shared_at(file, at, access) };
+    };
+    if heard.is_ok() {
+        let (from, to) = (made.start.as_ptr(), at.start.as_ptr());
+        // `MREMAP_MAYMOVE | MREMAP_FIXED`, from the kernel's `linux/mman.h`; the `libc` crate has neither these nor the call for
+        // Android.
+        const MOVE_TO: libc::c_long = 1 | 2;
+        // SAFETY: a mapping made just now, to pages of the caller's that nobody uses.
+        match unsafe { libc::syscall(libc::SYS_mremap, from, made.len, at.len, MOVE_TO, to) } {
+            moved if moved as usize == at.address() => return Ok(()),
+            _ => {}
+        }
+    }
+    // SAFETY: mapped just now and given to nobody.
+    unsafe { unix::release(made)? };
+    // SAFETY: passed on to the caller.
+    unsafe { unix::map_shared_at(file, at, access) }
+}
+
+/// A new anonymous file. Not a program to `execve`, whatever it is mapped for, where the kernel knows such (since 6.3).
+pub(super) fn memory_file(name: &CStr, flags: libc::c_uint) -> Result<File> {
+    let create = |flags| {
+        // SAFETY: the name is a C string; the call has no other requirement.
+        match unsafe { libc::memfd_create(name.as_ptr(), flags | libc::MFD_CLOEXEC) } {
+            -1 => Err(Refused::last("memfd_create")),
+            // SAFETY: a new descriptor that nobody else owns.
+            fd => Ok(unsafe { File::from_raw_fd(fd) }),
+        }
+    };
+    create(flags | libc::MFD_NOEXEC_SEAL).or_else(|_| create(flags))
+}
+
+/// A descriptor with a high number, as programs close low ones, and put others in their place, by number. The table of
+/// descriptors is as long as the highest, so not a very high one.
+fn out_of_the_way(file: File) -> File {
+    let most = limit(libc::RLIMIT_NOFILE).unwrap_or(u64::MAX).min(1024) as libc::c_int;
+    // SAFETY: takes numbers only.
+    match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_DUPFD_CLOEXEC, most / 4 * 3) } {
+        -1 => file,
+        // SAFETY: a new descriptor that nobody else owns.
+        high => unsafe { File::from_raw_fd(high) },
+    }
+}
+
+/// A limit of the process, if there is one.
+fn limit(resource: Resource) -> Option<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is valid for the call to write to.
+    let got = unsafe { libc::getrlimit(resource, &raw mut limit) };
+    // The type is 64 bits wide on some targets and as wide as a pointer on others.
+    #[allow(clippy::useless_conversion)]
+    (got == 0 && limit.rlim_cur != libc::RLIM_INFINITY).then(|| u64::from(limit.rlim_cur))
+}
+
+// The C library's name for the type differs.
+#[cfg(target_env = "gnu")]
+type Resource = libc::__rlimit_resource_t;
+#[cfg(not(target_env = "gnu"))]
+type Resource = libc::c_int;
+
+/// Growing a file, or writing to one, past `RLIMIT_FSIZE` would not fail but kill the process with `SIGXFSZ`.
+pub(super) fn check_file_size(end: usize) -> Result<()> {
+    match limit(libc::RLIMIT_FSIZE) {
+        Some(most) if end as u64 > most => {
+            Err(Refused::new("size of a file (RLIMIT_FSIZE)", io::Error::from_raw_os_error(libc::EFBIG)))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn ignores_limit_signal() -> bool {
+    // SAFETY: the type is plain data, for which zeros are a value.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: `action` is valid for the call to write to; nothing is set.
+    let got = unsafe { libc::sigaction(libc::SIGXFSZ, ptr::null(), &raw mut action) };
+    got == 0 && action.sa_sigaction == libc::SIG_IGN
+}
