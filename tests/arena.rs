@@ -225,3 +225,23 @@ fn near_is_near() {
         assert_eq!(call(&block), 9);
     }
 }
+
+/// The first mode of a list that the system allows is used, and the refusals before it can be read.
+#[test]
+fn the_first_mode_of_a_list_that_can_be_had_is_used() {
+    let all = [WxMode::PerThread, WxMode::FileWrite, WxMode::DualMap, WxMode::Flip];
+    let can_be_had: Vec<_> = common::modes().collect();
+    for n in 0..all.len() {
+        let arena = CodeArena::builder().capacity(1 << 20).modes(&all[n..]).build().unwrap();
+        let first = all[n..].iter().position(|mode| can_be_had.contains(mode)).unwrap();
+        assert_eq!(arena.mode(), all[n + first]);
+        let refused: Vec<_> = arena.refused().iter().map(|(mode, _)| *mode).collect();
+        assert_eq!(refused, all[n..n + first]);
+        assert!(arena.refused().iter().all(|(_, why)| matches!(why, Error::Unsupported { .. })));
+    }
+    let empty = CodeArena::builder().modes(&[]).build();
+    assert!(matches!(&empty, Err(Error::Unsupported { why, .. }) if why.contains("empty")), "{empty:?}");
+    // An error that passes is no reason to take another mode for good; a size is wrong in all of them.
+    let large = CodeArena::builder().capacity(usize::MAX).modes(&all).build();
+    assert!(matches!(large, Err(Error::TooLarge { .. })), "{large:?}");
+}

@@ -170,7 +170,11 @@ fn filters_that_were_there_before_refuse_the_mode() {
                         assert_eq!(call(&arena.publish(&asm::constant(4)).unwrap()), 4);
                     }
                     (_, Err(Error::Unsupported { what: "FileWrite", why })) => {
-                        assert!(why.contains("refused"), "{why}")
+                        assert!(why.contains("refused"), "{why}");
+                        let arena = small(WxMode::FileWrite).modes(&[WxMode::FileWrite, WxMode::Flip]).build().unwrap();
+                        assert_eq!((arena.mode(), arena.refused()[0].0), (WxMode::Flip, WxMode::FileWrite));
+                        let none = small(WxMode::FileWrite).modes(&[WxMode::FileWrite; 2]).build();
+                        assert!(matches!(&none, Err(Error::Unsupported { why, .. }) if why.contains("; ")), "{none:?}");
                     }
                     (_, other) => panic!("{name}: {other:?}"),
                 }

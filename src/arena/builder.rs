@@ -29,7 +29,8 @@ use crate::units::{BRANCH_REACH, DEFAULT_CAPACITY, round_up};
 pub struct ArenaBuilder {
     /// Unless the default is meant.
     capacity: Option<usize>,
-    mode: WxMode,
+    /// In the order in which they are tried.
+    modes: Vec<WxMode>,
     huge_pages: bool,
     poison: bool,
     keep_free: usize,
@@ -45,7 +46,7 @@ impl ArenaBuilder {
     pub(crate) fn new() -> Self {
         Self {
             capacity: None,
-            mode: WxMode::default(),
+            modes: vec![WxMode::default()],
             huge_pages: false,
             poison: false,
             keep_free: usize::MAX,
@@ -71,7 +72,27 @@ impl ArenaBuilder {
 
     /// How W^X is kept; [`WxMode::Flip`] unless set.
     pub fn mode(self, mode: WxMode) -> Self {
-        Self { mode, ..self }
+        self.modes(&[mode])
+    }
+
+    /// Ways to keep W^X, of which the first is used that the system allows. [`CodeArena::refused`] says why the ones before it are
+    /// not.
+    ///
+    /// A mode is passed over if the system or its configuration refuses it ([`Error::Unsupported`]). What passes, as a lack of memory
+    /// or of descriptors, is an error of [`build`](Self::build), because the next mode would be used for as long as the arena lives.
+    ///
+    /// ```
+    /// use gaia_jit::{CodeArena, WxMode};
+    ///
+    /// let arena = CodeArena::builder().modes(&[WxMode::PerThread, WxMode::FileWrite, WxMode::Flip]).build()?;
+    /// for (mode, why) in arena.refused() {
+    ///     println!("{mode:?} cannot be had: {why}");
+    /// }
+    /// assert_eq!(arena.mode() == WxMode::PerThread, arena.refused().is_empty());
+    /// # Ok::<(), gaia_jit::Error>(())
+    /// ```
+    pub fn modes(self, modes: &[WxMode]) -> Self {
+        Self { modes: modes.to_vec(), ..self }
     }
 
     /// Asks the system for huge pages. A hint: where there are none, small pages serve.
@@ -163,7 +184,7 @@ impl ArenaBuilder {
     ///
     /// # Errors
     /// [`Error::ZeroSize`] and [`Error::TooLarge`] for the capacity; [`Error::Unsupported`] if the system or its
-    /// configuration refuses the mode; [`Error::OutOfReach`] if there is no room near the address;
+    /// configuration refuses the mode, or every mode of a list, or if the list is empty; [`Error::OutOfReach`] if there is no room near the address;
     /// [`Error::OperatingSystem`] for everything else that the system refuses.
     pub fn build(self) -> Result<CodeArena, Error> {
         icache::check()?;
@@ -186,9 +207,31 @@ impl ArenaBuilder {
             freeze: self.seal,
             name: self.name.as_deref().map(mapping_name),
         };
-        let memory = CodeMemory::build(self.os, self.mode, &plan)?;
+        let (memory, refused) = self.first_mode(&plan)?;
         let keep_free = if memory.can_shrink() { self.keep_free } else { usize::MAX };
-        Ok(CodeArena::from_core(Core::new(memory, self.poison, keep_free, Observers::new(self.observers))?))
+        let mut core = Core::new(memory, self.poison, keep_free, Observers::new(self.observers))?;
+        core.refused = refused;
+        Ok(CodeArena::from_core(core))
+    }
+
+    /// Memory in the first mode that the system allows, and why it refuses those before.
+    fn first_mode(&self, plan: &Plan) -> Result<(CodeMemory, Vec<(WxMode, Error)>), Error> {
+        let mut refused = Vec::new();
+        for &mode in &self.modes {
+            match CodeMemory::build(self.os, mode, plan) {
+                Ok(memory) => return Ok((memory, refused)),
+                Err(why @ Error::Unsupported { .. }) => refused.push((mode, why)),
+                Err(other) => return Err(other),
+            }
+        }
+        match refused.len() {
+            0 => Err(Error::unsupported("building an arena", "the list of modes is empty")),
+            1 => Err(refused.remove(0).1),
+            _ => {
+                let each: Vec<String> = refused.iter().map(|(mode, why)| format!("{mode:?}: {why}")).collect();
+                Err(Error::unsupported("every mode of the list", each.join("; ")))
+            }
+        }
     }
 }
 
@@ -203,7 +246,7 @@ impl fmt::Debug for ArenaBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ArenaBuilder")
             .field("capacity", &self.capacity)
-            .field("mode", &self.mode)
+            .field("modes", &self.modes)
             .field("huge_pages", &self.huge_pages)
             .field("poison", &self.poison)
             .field("keep_free", &self.keep_free)

@@ -11,7 +11,7 @@ use super::guards::Guards;
 use super::heaps::{Heaps, State};
 use super::lookup::{BlockInfo, Entry, Lookup};
 use crate::Error;
-use crate::modes::CodeMemory;
+use crate::modes::{CodeMemory, WxMode};
 use crate::space::Run;
 use crate::sync::checked::{AtomicU64, Mutex};
 use crate::sys::Span;
@@ -38,6 +38,8 @@ pub(crate) struct Core {
     pub(super) in_flight: AtomicU64,
     /// Blocks that are left, once no handle is.
     pub(super) left: AtomicU64,
+    /// Modes that were asked for before this one.
+    pub(super) refused: Vec<(WxMode, Error)>,
 }
 
 /// Byte offsets of a run.
@@ -65,6 +67,7 @@ impl Core {
             system: Mutex::new(()),
             in_flight: AtomicU64::new(0),
             left: AtomicU64::new(0),
+            refused: Vec::new(),
             memory,
         })
     }

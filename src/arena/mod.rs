@@ -274,6 +274,13 @@ impl CodeArena {
         self.core().collapse()
     }
 
+    /// The modes that were asked for before [`CodeArena::mode`] and that the system refuses, each with the reason.
+    ///
+    /// Empty unless the arena was built with [`ArenaBuilder::modes`].
+    pub fn refused(&self) -> &[(WxMode, Error)] {
+        &self.core().refused
+    }
+
     /// How this arena keeps W^X.
     pub fn mode(&self) -> WxMode {
         self.core().memory.mode()
