@@ -13,11 +13,12 @@
 //!   it will run, so the pages are writable until `finalize_definitions` and executable from then on, once for all; the
 //!   rest of the last page is free for what is published otherwise. Each `finalize_definitions` that follows a
 //!   definition begins a new page.
-//! - *Constants* lie in pages that are readable alone after `finalize_definitions`.
-//! - *Writable data* lies in pages that are readable and writable, and never executable.
+//! - *Constants* lie in the arena's data area ([`ArenaBuilder::data`](crate::ArenaBuilder::data)), in pages that are readable alone
+//!   after `finalize_definitions`. A module with constants takes a page at least.
+//! - *Writable data* lies in the data area too, in pages that are readable and writable. Modules share them.
 //!
-//! Pages with data come from the far end of the arena. A module with data takes a page of each kind at least, and two
-//! mappings at most from the system's account (Linux: 65,530). Before they are space for code again they are wiped.
+//! A page of the data area is never executable for as long as the arena lives. Constants and writable data come from different parts of
+//! it (64 KiB each), so that modules add few mappings to the process's account (Linux: 65,530).
 //!
 //! Only [`WxMode::Flip`](crate::WxMode::Flip) has memory that is written where it will run; the other modes are refused.
 //!
@@ -77,7 +78,7 @@ use std::ptr::NonNull;
 use cranelift_jit::{BranchProtection, JITMemoryKind, JITMemoryProvider};
 use cranelift_module::{ModuleError, ModuleResult};
 
-use crate::arena::{DataPages, InPlace, Notes};
+use crate::arena::{DataPages, InPlace, Kind, Notes};
 use crate::sync::{Arc, Mutex};
 use crate::units::MAX_ALIGN;
 use crate::{CodeArena, CodeBlock, Error, UnwindInfo};
@@ -116,8 +117,8 @@ impl ArenaMemoryProvider {
         arena.check_in_place("memory for modules of Cranelift")?;
         Ok(Self {
             code: arena.in_place(),
-            constants: arena.data_pages(),
-            data: arena.data_pages(),
+            constants: arena.data_pages(Kind::Constant),
+            data: arena.data_pages(Kind::Writable),
             blocks: Vec::new(),
             labels: Labels::default(),
             tag: 0,

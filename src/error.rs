@@ -59,6 +59,18 @@ pub enum Error {
         waiting: usize,
     },
 
+    /// No hole in the data beside the code is large enough. [`ArenaBuilder::data`](crate::ArenaBuilder::data) says how much there is.
+    #[error("data area full: {asked} bytes asked for, {free} free in all, largest hole {largest_hole}")]
+    #[non_exhaustive]
+    DataFull {
+        /// Bytes asked for, rounded up to whole granules, for constants to whole pages.
+        asked: usize,
+        /// Free bytes in all holes together.
+        free: usize,
+        /// Bytes of the largest hole.
+        largest_hole: usize,
+    },
+
     /// A write or an entry point outside the block.
     #[error("{len} bytes at offset {offset} do not lie inside {capacity} bytes")]
     PastCapacity {
@@ -142,7 +154,9 @@ impl From<Error> for io::Error {
             Error::ZeroSize | Error::BadAlignment { .. } | Error::PastCapacity { .. } | Error::NotInArena { .. } => {
                 io::ErrorKind::InvalidInput
             }
-            Error::TooLarge { .. } | Error::ArenaFull { .. } | Error::OutOfReach { .. } => io::ErrorKind::OutOfMemory,
+            Error::TooLarge { .. } | Error::ArenaFull { .. } | Error::DataFull { .. } | Error::OutOfReach { .. } => {
+                io::ErrorKind::OutOfMemory
+            }
             Error::Unsupported { .. } | Error::Forked { .. } => io::ErrorKind::Unsupported,
             Error::OperatingSystem { source, .. } => source.kind(),
         };

@@ -24,6 +24,20 @@ pub(crate) const BRANCH_REACH: usize = if cfg!(target_arch = "aarch64") {
     2 << 30
 };
 
+/// How far references relative to an instruction reach in both directions, so also the largest arena with its data. x86-64
+/// `[rip + disp32]`, RISC-V `auipc`; AArch64 `adrp`, s390x `larl`; 32-bit systems name all addresses.
+pub(crate) const DATA_REACH: usize = if cfg!(target_pointer_width = "32") {
+    1 << 30
+} else if cfg!(any(target_arch = "aarch64", target_arch = "s390x")) {
+    // 4 GiB, which is no number of 32 bits.
+    1_usize.wrapping_shl(32)
+} else {
+    BRANCH_REACH
+};
+
+/// How far behind the code data begins, at most: pages without access, and the unit in which Windows maps.
+pub(crate) const DATA_GAP: usize = 128 << 10;
+
 /// Capacity of an arena whose builder names none.
 pub(crate) const DEFAULT_CAPACITY: usize = if cfg!(target_pointer_width = "32") {
     32 << 20

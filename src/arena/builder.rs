@@ -13,7 +13,7 @@ use crate::modes::CodeMemory;
 use crate::region::Plan;
 use crate::sync::Arc;
 use crate::sys::{Native, Os};
-use crate::units::{BRANCH_REACH, DEFAULT_CAPACITY, round_up};
+use crate::units::{BRANCH_REACH, DATA_GAP, DATA_REACH, DEFAULT_CAPACITY, round_up};
 
 /// Settings for a new arena, from [`CodeArena::builder`].
 ///
@@ -29,6 +29,8 @@ use crate::units::{BRANCH_REACH, DEFAULT_CAPACITY, round_up};
 pub struct ArenaBuilder {
     /// Unless the default is meant.
     capacity: Option<usize>,
+    /// Likewise.
+    data: Option<usize>,
     /// In the order in which they are tried.
     modes: Vec<WxMode>,
     huge_pages: bool,
@@ -46,6 +48,7 @@ impl ArenaBuilder {
     pub(crate) fn new() -> Self {
         Self {
             capacity: None,
+            data: None,
             modes: vec![WxMode::default()],
             huge_pages: false,
             poison: false,
@@ -68,6 +71,24 @@ impl ArenaBuilder {
     /// on AArch64.
     pub fn capacity(self, bytes: usize) -> Self {
         Self { capacity: Some(bytes), ..self }
+    }
+
+    /// Bytes of address space for data beside the code, rounded up to whole pages: memory that is readable and writable, or readable
+    /// alone, and never executable for as long as the arena lives. Memory is used only as data is placed. Data of Cranelift's modules
+    /// lies there.
+    ///
+    /// An eighth of the capacity unless set, and less where code could not reach that much; 0 for none. Code reaches all of it by
+    /// references relative to the instruction: code and data together are at most 2 GiB on x86-64 and RISC-V, 4 GiB on AArch64 and
+    /// s390x, 1 GiB on 32-bit systems.
+    ///
+    /// ```
+    /// # use gaia_jit::CodeArena;
+    /// let arena = CodeArena::builder().capacity(1 << 20).data(256 << 10).build()?;
+    /// assert_eq!((arena.stats().data_capacity, arena.stats().data_resident_bytes), (256 << 10, 0));
+    /// # Ok::<(), gaia_jit::Error>(())
+    /// ```
+    pub fn data(self, bytes: usize) -> Self {
+        Self { data: Some(bytes), ..self }
     }
 
     /// How W^X is kept; [`WxMode::Flip`] unless set.
@@ -183,7 +204,7 @@ impl ArenaBuilder {
     /// Reserves the address space and tries the mode out.
     ///
     /// # Errors
-    /// [`Error::ZeroSize`] and [`Error::TooLarge`] for the capacity; [`Error::Unsupported`] if the system or its
+    /// [`Error::ZeroSize`] and [`Error::TooLarge`] for the capacity, and `TooLarge` for the data; [`Error::Unsupported`] if the system or its
     /// configuration refuses the mode, or every mode of a list, or if the list is empty; [`Error::OutOfReach`] if there is no room near the address;
     /// [`Error::OperatingSystem`] for everything else that the system refuses.
     pub fn build(self) -> Result<CodeArena, Error> {
@@ -196,11 +217,19 @@ impl ArenaBuilder {
             Some(len) if len <= BRANCH_REACH => len,
             _ => return Err(too_large),
         };
+        let page = self.os.page_size();
+        let most = DATA_REACH.saturating_sub(len).saturating_sub(DATA_GAP) / page * page;
+        let data = match self.data {
+            Some(asked) => round_up(asked, page).filter(|data| *data == 0 || *data <= most),
+            None => round_up(len / 8, page).map(|data| data.min(most)),
+        };
+        let data = data.ok_or(Error::TooLarge { asked: self.data.unwrap_or(0), limit: most })?;
         if self.landing_pads && !cfg!(all(target_arch = "aarch64", any(target_os = "linux", target_os = "android"))) {
             return Err(Error::unsupported("landing_pads", "only AArch64 has them, on Linux"));
         }
         let plan = Plan {
             len,
+            data,
             near: self.near,
             huge_pages: self.huge_pages,
             landing_pads: self.landing_pads,
@@ -246,6 +275,7 @@ impl fmt::Debug for ArenaBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ArenaBuilder")
             .field("capacity", &self.capacity)
+            .field("data", &self.data)
             .field("modes", &self.modes)
             .field("huge_pages", &self.huge_pages)
             .field("poison", &self.poison)

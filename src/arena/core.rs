@@ -6,6 +6,7 @@
 //! `DualMap` publishing makes no system call; in `Flip` it makes one (the kernel write) for a single function, and two
 //! (open, seal) for each run of pages of a batch.
 
+use super::data::DataArea;
 use super::events::observers::Observers;
 use super::guards::Guards;
 use super::heaps::{Heaps, State};
@@ -23,6 +24,7 @@ pub(crate) struct Core {
     pub(crate) guards: Guards,
     pub(super) observers: Observers,
     pub(super) heaps: Heaps,
+    pub(super) data: DataArea,
     /// Freed code is overwritten with traps before its space is used again.
     pub(super) poison: bool,
     /// The most free pages in whole spans that may hold memory; more where the system refused to take some back.
@@ -58,6 +60,7 @@ impl Core {
         Ok(Self {
             heaps: Heaps::new(granules, (memory.page_size() / GRANULE) as u32)?,
             lookup,
+            data: DataArea::default(),
             guards: Guards::new(),
             observers,
             poison,

@@ -5,13 +5,14 @@
 //! - [`heaps`]: who owns which space, and the locks. [`life`]: from placed to given back.
 //! - [`lookup`]: from an address to a block. [`guards`]: which threads may be running what was dropped.
 //! - [`events`]: what observers are told. [`figures`]: statistics and maps.
-//! - `in_place`: code and data that somebody else writes at its final address, for Cranelift.
+//! - [`data`]: data beside the code. `in_place`: code that somebody else writes at its final address, for Cranelift.
 
 mod batch;
 mod block;
 mod builder;
 mod code;
 mod core;
+mod data;
 mod events;
 mod figures;
 mod guards;
@@ -36,6 +37,8 @@ pub use block::CodeBlock;
 pub use builder::ArenaBuilder;
 pub use code::{Code, UnwindInfo};
 use core::Core;
+#[cfg(feature = "cranelift")]
+pub(crate) use data::{DataPages, Kind};
 pub use events::observer::{Observer, Published, Reservation};
 pub use figures::map::{Hole, Map, PageUse};
 pub use figures::stats::Stats;
@@ -43,8 +46,6 @@ pub use guards::Guard;
 use handle::Handle;
 #[cfg(feature = "cranelift")]
 pub(crate) use in_place::InPlace;
-#[cfg(feature = "cranelift")]
-pub(crate) use in_place::data_pages::DataPages;
 pub use lookup::BlockInfo;
 
 use crate::Error;
@@ -291,9 +292,9 @@ impl CodeArena {
         self.core().memory.len()
     }
 
-    /// Whether `address` lies in this arena's address space, used or not.
+    /// Whether `address` lies in this arena's address space for code or for data, used or not.
     pub fn contains(&self, address: *const u8) -> bool {
-        self.core().memory.offset_of(address).is_some()
+        self.core().memory.contains(address)
     }
 }
 

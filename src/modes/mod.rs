@@ -19,8 +19,6 @@
 //! [`CodeMemory::build`].
 
 mod backing;
-#[cfg(feature = "cranelift")]
-mod data;
 mod dual_map;
 mod file_write;
 mod flip;
@@ -224,11 +222,14 @@ impl CodeMemory {
                 let _ = unsafe { self.os().name(span, name) };
             }
         }
+        if let (Some(name), 1..) = (&plan.name, self.data_len()) {
+            self.name_data(name);
+        }
     }
 
     /// Lets nobody change the protections any more.
     fn freeze(&mut self) -> Result<(), Error> {
-        for span in [Some(self.region.reservation()), self.mode.second_view()].into_iter().flatten() {
+        for span in [Some(self.region.to_freeze()), self.mode.second_view()].into_iter().flatten() {
             // SAFETY: whole mappings of this region, and `drop` leaves frozen ones where they are.
             let frozen = unsafe { self.os().freeze(span) };
             if frozen.is_ok() {
@@ -341,6 +342,8 @@ impl Drop for CodeMemory {
         if self.region.is_frozen() {
             // SAFETY: nobody is left to use it, and this is the last call.
             unsafe { self.mode.abandon(&self.region) };
+            // SAFETY: as above.
+            unsafe { self.region.abandon_data() };
         } else {
             // SAFETY: as above.
             unsafe { self.mode.release(&self.region) };

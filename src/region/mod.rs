@@ -11,6 +11,7 @@ use crate::icache;
 use crate::sys::{self, Access, Os, Place, Span};
 
 mod counters;
+mod data;
 mod plan;
 
 pub(crate) use counters::Counters;
@@ -19,8 +20,9 @@ pub(crate) use plan::{Plan, refusal};
 /// Released by its mode, as there may be more views to release.
 pub(crate) struct Region {
     os: &'static dyn Os,
-    /// The view that runs, with a page without access (at least) on either side.
+    /// The view that runs, with a page without access (at least) on either side, and the data.
     reservation: Span,
+    data: Span,
     base: NonNull<u8>,
     len: usize,
     page: usize,
@@ -39,6 +41,7 @@ impl Region {
         Self {
             os,
             reservation,
+            data: reservation.data(place),
             base: reservation.code(place).start,
             len: plan.len,
             page: os.page_size(),
@@ -57,6 +60,15 @@ impl Region {
     /// All of the reservation, with what lies around the code.
     pub(crate) fn reservation(&self) -> Span {
         self.reservation
+    }
+
+    /// What of the reservation protections are frozen of: all but the data.
+    pub(crate) fn to_freeze(&self) -> Span {
+        let len = match self.data.len {
+            0 => self.reservation.len,
+            _ => self.data.address() - self.reservation.address(),
+        };
+        Span { len, ..self.reservation }
     }
 
     /// Whether indirect branches may arrive at landing pads only.
@@ -119,6 +131,12 @@ impl Region {
     /// Whether opened pages have memory from then on, and not as they are written to.
     pub(crate) fn commits(&self) -> bool {
         self.os.commits()
+    }
+
+    /// Whether `address` lies in the code or in the data.
+    pub(crate) fn contains(&self, address: *const u8) -> bool {
+        let in_data = address.addr().checked_sub(self.data.address()).is_some_and(|offset| offset < self.data.len);
+        in_data || self.offset_of(address).is_some()
     }
 
     /// Opens whole private pages for writing. When this fails, some of them may be open all the same: the system

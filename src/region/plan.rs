@@ -11,6 +11,8 @@ use crate::units::BRANCH_REACH;
 /// What a new region should be like.
 pub(crate) struct Plan {
     pub(crate) len: usize,
+    /// Bytes of data beside it.
+    pub(crate) data: usize,
     pub(crate) near: Option<usize>,
     pub(crate) huge_pages: bool,
     /// Indirect branches may arrive at landing pads only.
@@ -38,7 +40,8 @@ impl Plan {
 
     pub(crate) fn place(&self, os: &dyn Os) -> Result<Place, Error> {
         let within = self.near.map(|near| near.saturating_sub(BRANCH_REACH)..near.saturating_add(BRANCH_REACH));
-        Place::new(self.len, os.page_size(), within).ok_or(Error::TooLarge { asked: self.len, limit: BRANCH_REACH })
+        Place::new(self.len, self.data, os.page_size(), within)
+            .ok_or(Error::TooLarge { asked: self.len, limit: BRANCH_REACH })
     }
 
     /// What the refusal of a reservation means.

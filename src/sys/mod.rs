@@ -101,6 +101,15 @@ impl Span {
         // SAFETY: at most a page and an alignment past the start, by which the reservation exceeds the code and a page.
         Self { start: unsafe { self.start.add(place.skip(self.address())) }, len: place.len() }
     }
+
+    /// The data of a reservation made for `place`.
+    pub(crate) fn data(self, place: &Place) -> Self {
+        let skip = place.skip(self.address()) + place.data_offset();
+        // Without data there may be no such address.
+        let skip = if place.data_len() == 0 { 0 } else { skip };
+        // SAFETY: the reservation exceeds code and data by an alignment and two pages, and at most one of each lies before them.
+        Self { start: unsafe { self.start.add(skip) }, len: place.data_len() }
+    }
 }
 
 // SAFETY: a span is an address range; using what is there takes `unsafe` calls of their own.

@@ -3,7 +3,7 @@
 use std::ptr::NonNull;
 
 use super::faulty::Faulty;
-use crate::arena::Notes;
+use crate::arena::{Kind, Notes};
 use crate::icache::RETURN_1_2;
 use crate::sys::{Native, Os};
 use crate::units::GRANULE;
@@ -16,7 +16,8 @@ fn life(arena: &CodeArena, page: usize) -> usize {
         assert!(matches!(error, Error::OperatingSystem { .. }), "{error:?}");
         errors += 1;
     };
-    let (mut code, mut data, mut constants) = (arena.in_place(), arena.data_pages(), arena.data_pages());
+    let (mut code, mut data, mut constants) =
+        (arena.in_place(), arena.data_pages(Kind::Writable), arena.data_pages(Kind::Constant));
     let mut blocks = Vec::new();
     for (round, function) in RETURN_1_2.iter().enumerate() {
         let mut fill = |at: Result<NonNull<u8>, Error>, bytes: &[u8]| match at {
@@ -45,10 +46,9 @@ fn life(arena: &CodeArena, page: usize) -> usize {
 }
 
 #[test]
-fn any_one_call_is_refused_and_nothing_is_lost_but_pages_that_could_not_be_wiped() {
+fn any_one_call_is_refused_and_nothing_is_lost() {
     let system = Faulty::leaked();
     let page = system.page_size();
-    let mut lost = 0;
     for n in 0.. {
         let arena = CodeArena::builder().capacity(1 << 20).os(system).build().unwrap();
         system.fail_nth(n);
@@ -58,23 +58,13 @@ fn any_one_call_is_refused_and_nothing_is_lost_but_pages_that_could_not_be_wiped
         // Frees what was stranded.
         let _ = arena.trim().unwrap();
         let stats = arena.stats();
-        assert_eq!((stats.live_blocks, stats.batch_bytes), (0, 0), "call {n}: {stats}");
-        assert_eq!(stats.free_bytes + stats.data_bytes, stats.capacity);
-        lost += stats.data_bytes;
+        assert_eq!((stats.live_blocks, stats.batch_bytes, stats.data_bytes), (0, 0, 0), "call {n}: {stats}");
+        assert_eq!((stats.free_bytes, stats.data_resident_bytes), (stats.capacity, 0));
         if !failed {
-            assert_eq!((errors, stats.data_bytes, stats.resident_bytes), (0, 0, 0));
+            assert_eq!((errors, stats.resident_bytes), (0, 0));
             break;
         }
     }
-    // To lose a page two calls have to fail.
-    assert_eq!(lost, 0);
-    let arena = CodeArena::builder().capacity(1 << 20).os(system).build().unwrap();
-    let mut data = arena.data_pages();
-    data.reserve(1, 1).unwrap();
-    system.refuse(&["decommit", "open"]);
-    drop(data);
-    system.heal();
-    assert_eq!(arena.stats().data_bytes, page, "what could not be wiped never becomes executable");
 }
 
 /// The system may have changed a part of the pages when it refuses to change all.
@@ -83,7 +73,7 @@ fn pages_that_could_not_be_closed_are_not_used_further() {
     let system = Faulty::leaked();
     let page = system.page_size();
     let arena = CodeArena::builder().capacity(1 << 20).os(system).build().unwrap();
-    let (mut code, mut constants) = (arena.in_place(), arena.data_pages());
+    let (mut code, mut constants) = (arena.in_place(), arena.data_pages(Kind::Constant));
     let page_of = |at: NonNull<u8>| at.addr().get() / page;
     let first = [code.reserve(16, 16, 0).unwrap(), constants.reserve(16, 16).unwrap()].map(page_of);
     system.refuse(&["seal"]);
@@ -96,25 +86,82 @@ fn pages_that_could_not_be_closed_are_not_used_further() {
     assert_eq!(blocks.len(), 2);
 }
 
+/// Random pieces of both kinds: none lies over another, each is zeros at first and keeps what was written, what goes is used again
+/// before fresh memory, and nothing is left at the end.
 #[test]
-fn data_is_wiped_before_its_page_is_executable_again() {
-    let system = Faulty::leaked();
-    for refused in [&[][..], &["decommit"]] {
-        let arena = CodeArena::builder().capacity(1 << 20).os(system).build().unwrap();
-        if !arena.stats().fills_holes {
-            // Free pages cannot be read there.
-            return;
+fn random_data_is_disjoint_and_all_of_it_comes_back() {
+    for seed in 0..20 {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let data = rng.usize(1..40) * (16 << 10);
+        let arena = CodeArena::builder().capacity(1 << 20).data(data).build().unwrap();
+        let page = Native.page_size();
+        let (mut modules, mut most) = (Vec::new(), 0);
+        for step in 0..400 {
+            let kind = if rng.bool() { Kind::Writable } else { Kind::Constant };
+            let mut pages = arena.data_pages(kind);
+            let mut pieces = Vec::new();
+            for _ in 0..rng.usize(1..6) {
+                let most = 1 << rng.u32(1..14);
+                let len = rng.usize(1..most);
+                let align = 1 << rng.u32(0..9);
+                let at = match pages.reserve(len, align) {
+                    Ok(at) => at,
+                    Err(Error::DataFull { asked, largest_hole, .. }) => {
+                        assert!(asked > largest_hole || align > 1 || kind == Kind::Constant, "{asked} {largest_hole}");
+                        break;
+                    }
+                    Err(other) => panic!("{other}"),
+                };
+                assert_eq!(at.addr().get() % align, 0);
+                assert!(arena.contains(at.as_ptr()) && arena.contains(at.as_ptr().wrapping_add(len - 1)));
+                // SAFETY: reserved for as many bytes.
+                let bytes = unsafe { std::slice::from_raw_parts_mut(at.as_ptr(), len) };
+                assert!(bytes.iter().all(|byte| *byte == 0), "seed {seed}, step {step}");
+                bytes.fill(step as u8 | 1);
+                pieces.push((at, len, step as u8 | 1));
+            }
+            if kind == Kind::Constant {
+                pages.make_read_only().unwrap();
+            }
+            modules.push((pages, pieces));
+            while modules.len() > 8 || rng.u8(..) < 80 && !modules.is_empty() {
+                drop(modules.swap_remove(rng.usize(..modules.len())));
+            }
+            for (at, len, byte) in modules.iter().flat_map(|(_, pieces)| pieces) {
+                // SAFETY: as above; written and read by this thread alone.
+                let bytes = unsafe { std::slice::from_raw_parts(at.as_ptr(), *len) };
+                assert!(bytes.iter().all(|seen| seen == byte), "seed {seed}, step {step}");
+            }
+            let stats = arena.stats();
+            most = most.max(stats.data_bytes);
+            assert!(stats.data_bytes <= stats.data_capacity && stats.free_bytes == stats.capacity);
+            if step % 97 == 0 {
+                arena.trim().unwrap();
+            }
         }
-        let mut data = arena.data_pages();
-        let at = data.reserve(1000, 8).unwrap();
-        // SAFETY: reserved for as many bytes.
-        unsafe { at.write_bytes(0xA5, 1000) };
-        system.refuse(refused);
-        drop(data);
-        system.heal();
-        assert_eq!((arena.stats().data_bytes, arena.stats().batch_bytes), (0, 0));
-        // SAFETY: free pages are readable here, and nobody writes to them.
-        let left = unsafe { std::slice::from_raw_parts(at.as_ptr(), Native.page_size()) };
-        assert!(!left.contains(&0xA5));
+        modules.clear();
+        assert!(arena.stats().data_resident_bytes <= 2 * most + (128 << 10) + 8 * page, "seed {seed}");
+        arena.trim().unwrap();
+        let stats = arena.stats();
+        assert_eq!((stats.data_bytes, stats.data_resident_bytes), (0, 0), "seed {seed}");
+        // All of it can be had in one piece.
+        let whole = arena.data_pages(Kind::Writable).reserve(stats.data_capacity, 1).unwrap();
+        assert_eq!(whole.addr().get() % page, 0);
     }
+}
+
+/// Under `keep_free` the memory goes back by itself; without a data area there is an error.
+#[test]
+fn data_memory_goes_back_by_itself_and_may_be_none() {
+    let arena = CodeArena::builder().capacity(1 << 20).keep_free(0).build().unwrap();
+    let mut pages = arena.data_pages(Kind::Writable);
+    pages.reserve(50_000, 16).unwrap();
+    assert!(arena.stats().data_resident_bytes >= 50_000);
+    drop(pages);
+    assert_eq!((arena.stats().data_bytes, arena.stats().data_resident_bytes), (0, 0));
+    let none = CodeArena::builder().capacity(1 << 20).data(0).build().unwrap();
+    let refused = none.data_pages(Kind::Constant).reserve(1, 1);
+    assert!(matches!(refused, Err(Error::DataFull { asked: 1.., free: 0, .. })), "{refused:?}");
+    let large = CodeArena::builder().capacity(1 << 20).data(usize::MAX).build();
+    assert!(matches!(large, Err(Error::TooLarge { .. })), "{large:?}");
 }

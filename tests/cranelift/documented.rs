@@ -8,7 +8,7 @@ use super::{arena, assert_empty, provider};
 use cranelift_codegen::ir::{InstBuilder, types};
 use cranelift_jit::{BranchProtection, JITMemoryKind, JITMemoryProvider};
 use cranelift_module::{DataDescription, Linkage, Module, ModuleError};
-use gaia_jit::{Error, Observer, WxMode};
+use gaia_jit::{CodeArena, Error, Observer, WxMode};
 
 #[test]
 fn functions_call_each_other() {
@@ -115,7 +115,7 @@ fn memory_is_freed_although_an_observer_panics() {
 
 #[test]
 fn alignments_are_kept_and_addresses_disjoint() {
-    let arena = arena();
+    let arena = CodeArena::builder().capacity(1 << 20).data(512 << 10).build().unwrap();
     let mut provider = provider(&arena);
     let mut taken: Vec<(usize, usize)> = Vec::new();
     for kind in 0..3 {
@@ -137,7 +137,8 @@ fn alignments_are_kept_and_addresses_disjoint() {
     taken.sort_unstable();
     assert!(taken.windows(2).all(|pair| pair[0].1 <= pair[1].0));
     let (first, last) = (taken[0].0, taken[taken.len() - 1].1);
-    assert!(last - first <= arena.capacity(), "all in reach of all");
+    let most = arena.capacity() + arena.stats().data_capacity + (128 << 10);
+    assert!(last - first <= most, "all in reach of all");
     provider.finalize(BranchProtection::None).unwrap();
     // SAFETY: nobody uses any of it any more.
     unsafe { provider.free_memory() };
@@ -152,16 +153,19 @@ fn what_does_not_fit_is_a_typed_error_and_costs_nothing() {
         let error = result.unwrap_err();
         error.into_inner().unwrap().downcast::<Error>().unwrap()
     };
-    let kept = provider.allocate(900_000, 1, JITMemoryKind::Writable).unwrap();
-    let full = cause(provider.allocate(200_000, 1, JITMemoryKind::Writable));
-    assert!(matches!(*full, Error::ArenaFull { asked: 200_000.., .. }), "{full}");
+    let code = provider.allocate(900_000, 1, JITMemoryKind::Executable).unwrap();
     assert!(matches!(*cause(provider.allocate(200_000, 1, JITMemoryKind::Executable)), Error::ArenaFull { .. }));
+    let kept = provider.allocate(100_000, 1, JITMemoryKind::Writable).unwrap();
+    let full = cause(provider.allocate(50_000, 1, JITMemoryKind::Writable));
+    assert!(matches!(*full, Error::DataFull { asked: 50_000.., largest_hole: ..50_000, .. }), "{full}");
     assert!(matches!(*cause(provider.allocate(2 << 20, 1, JITMemoryKind::ReadOnly)), Error::TooLarge { .. }));
-    for align in [0, 3, 4 << 20, u64::MAX] {
+    for align in [0, 3, 128 << 10, 4 << 20, u64::MAX] {
         assert!(matches!(*cause(provider.allocate(1, align, JITMemoryKind::ReadOnly)), Error::BadAlignment { .. }));
     }
     // SAFETY: allocated above.
     unsafe { kept.write(1) };
+    // SAFETY: as above.
+    unsafe { code.write(0xc3) };
     // SAFETY: nobody uses it any more.
     unsafe { provider.free_memory() };
     assert_empty(&arena);

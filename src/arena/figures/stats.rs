@@ -10,7 +10,7 @@ use crate::units::GRANULE;
 /// Figures of an arena at one moment; bytes unless said otherwise. `{}` prints the most important ones in a line, `{:#}`
 /// all of them as a short table.
 ///
-/// `live_bytes + padding_bytes + pending_bytes + batch_bytes + data_bytes + free_bytes == capacity`, exactly, when no other thread is
+/// `live_bytes + padding_bytes + pending_bytes + batch_bytes + free_bytes == capacity`, exactly, when no other thread is
 /// at work; else what is on its way is counted to `batch_bytes`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
@@ -30,14 +30,18 @@ pub struct Stats {
     pub pending_bytes: usize,
     /// Space taken by batches that are open now, and by pages that wait to be made executable again.
     pub batch_bytes: usize,
-    /// Space taken by pages with data, which no page with code can be at the same time: only modules of Cranelift have it.
-    pub data_bytes: usize,
     /// Space that can be placed in.
     pub free_bytes: usize,
     /// The largest piece of it.
     pub largest_hole: usize,
     /// Memory of pages that code was placed in since they were last trimmed; without what huge pages bring with them.
     pub resident_bytes: usize,
+    /// Address space for data beside the code.
+    pub data_capacity: usize,
+    /// What of it is in use.
+    pub data_bytes: usize,
+    /// Memory of pages that data was placed in since they were last trimmed.
+    pub data_resident_bytes: usize,
     /// Whether holes in pages with live code are filled: always in `DualMap`, in `Flip` where the system allows the
     /// kernel write.
     pub fills_holes: bool,
@@ -58,6 +62,7 @@ impl Core {
         let counters = &self.memory.counters;
         let mut stats = Stats {
             capacity: self.memory.len(),
+            data_capacity: self.memory.data_len(),
             fills_holes: self.memory.rules().fills_holes,
             flips: counters.flips.get(),
             kernel_writes: counters.kernel_writes.get(),
@@ -65,6 +70,10 @@ impl Core {
             barriers: counters.barriers.get(),
             ..Stats::default()
         };
+        if let Some(data) = self.data_figures() {
+            stats.data_bytes = data.taken * GRANULE;
+            stats.data_resident_bytes = data.resident * self.memory.page_size();
+        }
         let Some(mut all) = self.all_to_read() else { return stats };
         let (mut live, mut waiting) = (Counts::default(), Counts::default());
         let mut resident = all.pool.resident_pages() as usize;
@@ -79,12 +88,7 @@ impl Core {
         stats.pending_blocks = waiting.blocks();
         stats.pending_bytes = waiting.granules() * GRANULE;
         stats.free_bytes = all.free_granules() as usize * GRANULE;
-        #[cfg(feature = "cranelift")]
-        {
-            let granules: i64 = all.heaps.iter().map(|heap| heap.data).sum();
-            stats.data_bytes = granules.max(0).unsigned_abs() as usize * GRANULE;
-        }
-        let known = stats.live_bytes + stats.padding_bytes + stats.pending_bytes + stats.data_bytes + stats.free_bytes;
+        let known = stats.live_bytes + stats.padding_bytes + stats.pending_bytes + stats.free_bytes;
         stats.batch_bytes = stats.capacity.saturating_sub(known);
         stats.flushed_bytes = live.flushed() + counters.flushed.get();
         stats.largest_hole = self.largest_hole(&mut all) as usize * GRANULE;
@@ -141,7 +145,7 @@ impl fmt::Display for Stats {
         writeln!(f, "pending    {pending_blocks} blocks, {}", Bytes(self.pending_bytes))?;
         writeln!(f, "in batches {}", Bytes(self.batch_bytes))?;
         if self.data_bytes > 0 {
-            writeln!(f, "data       {}", Bytes(self.data_bytes))?;
+            writeln!(f, "data       {} of {} resident", Bytes(self.data_bytes), Bytes(self.data_resident_bytes))?;
         }
         writeln!(f, "free       {}, largest hole {}", Bytes(self.free_bytes), Bytes(self.largest_hole))?;
         writeln!(f, "resident   {}", Bytes(self.resident_bytes))?;

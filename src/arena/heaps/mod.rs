@@ -103,9 +103,6 @@ pub(crate) struct State {
     pub(super) stuck: Vec<Run>,
     pub(super) live: Counts,
     pub(super) waiting: Counts,
-    /// Granules of pages with data of modules.
-    #[cfg(feature = "cranelift")]
-    pub(super) data: i64,
     /// Blocks that keep the arena's memory: published here less dropped here. The sum over all heaps counts.
     holders: i64,
     /// No handle is left: blocks are counted down by another count from now on.
@@ -162,8 +159,6 @@ impl State {
             stuck: Vec::new(),
             live: Counts::default(),
             waiting: Counts::default(),
-            #[cfg(feature = "cranelift")]
-            data: 0,
             holders: 0,
             closed: false,
         })

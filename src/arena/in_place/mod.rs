@@ -4,8 +4,6 @@
 //! free afterwards. Nothing is staged, so this is for private memory only, and functions never share pages with what was
 //! live before.
 
-pub(in crate::arena) mod data_pages;
-
 use std::ptr::NonNull;
 
 use crate::Error;

@@ -22,15 +22,16 @@ impl Core {
     /// Gives the memory of wholly free pages back to the system; returns the bytes.
     pub(crate) fn trim(&self) -> Result<usize, Error> {
         self.memory.check_own("trim")?;
+        let data = self.trim_data();
         if !self.memory.rules().gives_back {
-            return Ok(0);
+            return data;
         }
         self.reclaim_all()?;
         self.seal_stuck();
         let system = self.system.lock();
         // The pages are taken while the system is called, so that nobody places code in them meanwhile.
         let runs = self.take_empty_pages(&mut self.heaps.all());
-        let mut result = Ok(0);
+        let mut result = data;
         for run in runs {
             match self.decommit(run) {
                 Ok(bytes) => result = result.map(|sum| sum + bytes),

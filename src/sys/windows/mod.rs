@@ -228,7 +228,7 @@ mod tests {
             |memory: &SharedMemory, place: &Place| Native.map_executable(memory, place, Access::ReadExecute);
         for map in [by_placeholder, map_in_turn] {
             // Not whole units of allocation: what is left of the last one is nobody's.
-            let place = Place::new(37 * Native.page_size(), Native.page_size(), None).unwrap();
+            let place = Place::new(37 * Native.page_size(), 0, Native.page_size(), None).unwrap();
             let memory = Native.share(place.len()).unwrap();
             let writable = Native.map_writable(&memory, place.len()).unwrap();
             let whole = map(&memory, &place).unwrap();
@@ -279,7 +279,7 @@ mod tests {
     #[test]
     fn pages_without_memory_stay_so_when_they_are_sealed() {
         let page = Native.page_size();
-        let place = Place::new(8 * page, page, None).unwrap();
+        let place = Place::new(8 * page, 0, page, None).unwrap();
         let whole = Native.reserve(&place).unwrap();
         let code = whole.code(&place);
         let part = |from: usize, pages: usize| {

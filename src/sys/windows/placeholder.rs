@@ -74,6 +74,17 @@ pub(super) fn map(calls: Calls, section: HANDLE, place: &Place) -> Result<Span> 
     let split = unsafe { calls::free(code, MEM_RELEASE | MEM_PRESERVE_PLACEHOLDER) };
     // SAFETY: now the code is a placeholder by itself.
     let mapped = split.and_then(|()| unsafe { calls.replace(section, code) });
+    let mapped = mapped.and_then(|()| match place.data_len() {
+        0 => Ok(()),
+        // What lies behind the code becomes an ordinary reservation, in which pages can be committed.
+        _ => {
+            // SAFETY: the end of the code, inside the reservation.
+            let start = unsafe { code.start.add(code.len) };
+            let len = whole.address() + whole.len - (code.address() + code.len);
+            // SAFETY: the rest of the placeholder, whole, since the code was split off.
+            unsafe { calls.renew(Span { start, len }) }
+        }
+    });
     mapped.map(|()| whole).inspect_err(|_| {
         // SAFETY: made just now and given to nobody.
         unsafe { release_or_park(&Native, whole) };
@@ -89,6 +100,20 @@ impl Calls {
         // SAFETY: reserves address space, which fails where something is; there are no further parameters.
         let got = unsafe { (self.allocate)(process, base, len, kind, PAGE_NOACCESS, std::ptr::null_mut(), 0) };
         calls::made("VirtualAlloc2", got, len)
+    }
+
+    /// Makes an ordinary reservation of a placeholder.
+    ///
+    /// # Safety
+    /// - `span` is a placeholder of the caller's, whole.
+    unsafe fn renew(self, span: Span) -> Result<()> {
+        let kind = MEM_RESERVE | MEM_REPLACE_PLACEHOLDER;
+        let start = span.start.as_ptr().cast_const().cast();
+        // SAFETY: a pseudo-handle, always valid.
+        let process = unsafe { GetCurrentProcess() };
+        // SAFETY: passed on to the caller; there are no further parameters.
+        let got = unsafe { (self.allocate)(process, start, span.len, kind, PAGE_NOACCESS, std::ptr::null_mut(), 0) };
+        calls::made("VirtualAlloc2", got, span.len).map(drop)
     }
 
     /// # Safety

@@ -1,0 +1,110 @@
+//! Data of one kind that belongs to one module of code.
+
+use std::ptr::NonNull;
+
+use super::Kind;
+use crate::Error;
+use crate::arena::CodeArena;
+use crate::arena::batch::open_run::OpenRun;
+use crate::arena::core::bytes_of;
+use crate::arena::handle::Handle;
+use crate::space::Run;
+use crate::sync::Arc;
+use crate::units::{DATA_GAP, GRANULE, align_granules};
+
+/// The longest run of pages that is taken ahead.
+const LONGEST_RUN: usize = 64 << 10;
+
+impl CodeArena {
+    /// No data yet.
+    pub(crate) fn data_pages(&self, kind: Kind) -> DataPages {
+        DataPages { core: Arc::clone(self.handle()), kind, runs: Vec::new() }
+    }
+}
+
+/// Data of one kind. Dropped, it gives it back.
+pub(crate) struct DataPages {
+    core: Arc<Handle>,
+    kind: Kind,
+    /// Whole pages for constants, of which `sealed` are read-only; just what was asked for else.
+    runs: Vec<OpenRun>,
+}
+
+impl DataPages {
+    /// `len` zero bytes, writable; constants until [`DataPages::make_read_only`].
+    pub(crate) fn reserve(&mut self, len: usize, align: usize) -> Result<NonNull<u8>, Error> {
+        let core = Arc::clone(&self.core);
+        let granules = core.data_granules(len)?;
+        // The area begins at a multiple of that and no more.
+        let limit = DATA_GAP / 2;
+        let align =
+            align_granules(align).ok().filter(|_| align <= limit).ok_or(Error::BadAlignment { align, limit })?;
+        self.runs.try_reserve(1).map_err(|_| Error::out_of_memory())?;
+        let run = match self.runs.last_mut().and_then(|open| open.take(granules, align)) {
+            Some(run) => run,
+            None => self.open(granules, align)?,
+        };
+        let (at, bytes) = (core.memory.data_start(bytes_of(run).start), bytes_of(run).len());
+        // SAFETY: granules of this value's own in pages that are writable.
+        unsafe { at.write_bytes(0, bytes) };
+        Ok(at)
+    }
+
+    fn open(&mut self, granules: u32, align: u32) -> Result<Run, Error> {
+        let run = match self.kind {
+            Kind::Writable => self.core.take_data(self.kind, granules, align)?,
+            Kind::Constant => {
+                let page = (self.core.memory.page_size() / GRANULE) as u32;
+                // What is not used of a run is lost for as long as the module lives, so the first is as short as can be.
+                let ahead = self.runs.last().map_or(0, |last| 2 * last.run.len()).min((LONGEST_RUN / GRANULE) as u32);
+                let least = granules.next_multiple_of(page);
+                let take = |len: u32| self.core.take_data(self.kind, len, align.max(page));
+                match take(least.max(ahead.next_multiple_of(page))) {
+                    Err(Error::DataFull { .. }) if ahead > least => take(least)?,
+                    taken => taken?,
+                }
+            }
+        };
+        let mut open = OpenRun::new(run);
+        let taken = open.take(granules, 1);
+        self.runs.push(open);
+        taken.ok_or(Error::ZeroSize)
+    }
+
+    /// Makes all constants read-only. When this fails, some may be.
+    pub(crate) fn make_read_only(&mut self) -> Result<(), Error> {
+        let core = Arc::clone(&self.core);
+        if self.runs.iter().any(|open| !open.sealed) {
+            core.memory.check_own("protect data")?;
+        }
+        self.runs.iter_mut().for_each(|open| open.closed = true);
+        for open in self.runs.iter_mut().filter(|open| !open.sealed) {
+            // SAFETY: whole pages of this value's, written to no more.
+            unsafe { core.close_data(open.run)? };
+            open.sealed = true;
+        }
+        Ok(())
+    }
+
+    /// Leaves all of it in use for ever, and the arena with it.
+    pub(crate) fn leak(&mut self) {
+        if !self.runs.is_empty() {
+            std::mem::forget(Arc::clone(&self.core));
+            self.runs.clear();
+        }
+    }
+
+    /// Gives all of it back.
+    pub(crate) fn clear(&mut self) {
+        let runs = std::mem::take(&mut self.runs);
+        if !runs.is_empty() && self.core.memory.is_own() {
+            self.core.free_data(runs.iter().map(|open| open.run));
+        }
+    }
+}
+
+impl Drop for DataPages {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
