@@ -71,7 +71,7 @@ pub(in crate::arena) fn miss() -> bool {
     let crowded = with(|last| {
         let since = last.uses.wrapping_sub(last.missed_at);
         last.missed_at = last.uses;
-        last.debt = last.debt.saturating_sub(since) + RATE;
+        last.debt = (last.debt.saturating_sub(since) + RATE).min(2 * RATE * PATIENCE);
         last.debt > RATE * PATIENCE
     });
     crowded == Some(true)
@@ -95,6 +95,18 @@ mod tests {
         assert_eq!([1, 4, 7].map(|n| left_after(n).is_some()), [true; 3]);
         assert!(left_after(1) < left_after(4) && left_after(4) < left_after(7));
         assert_eq!([RATE, 20].map(left_after), [None; 2]);
+        set(0);
+    }
+
+    /// Where a thread can go nowhere else, misses without end are forgotten as soon as few are.
+    #[test]
+    fn misses_are_not_held_against_a_heap_for_ever() {
+        set(0);
+        (0..1_000_000).for_each(|_| {
+            assert!(use_heap().0 == 0 && miss() || with(|last| last.debt < 2 * RATE * PATIENCE).unwrap())
+        });
+        (0..2 * RATE * PATIENCE).for_each(|_| assert_eq!(use_heap().0, 0));
+        assert!(!miss());
         set(0);
     }
 

@@ -35,7 +35,7 @@ pub(super) use counts::Counts;
 use super::lookup::Entry;
 use crate::Error;
 use crate::space::Run;
-use crate::space::granules::{FREE, Granules};
+use crate::space::granules::{FREE, Granules, span_of};
 use crate::space::heap::{Heap as Space, Tables};
 use crate::space::pool::Pool;
 use crate::sync::Ordering;
@@ -46,7 +46,7 @@ const MOST: usize = 64;
 /// Spans for each heap, at the least.
 const SPANS: u32 = if cfg!(loom) { 2 } else { 8 };
 /// How often a lock is looked at before this thread sleeps on it.
-const PATIENCE: usize = if cfg!(loom) { 0 } else { 200 };
+const PATIENCE: usize = if cfg!(loom) { 1 } else { 200 };
 
 pub(crate) struct Heaps {
     pub(crate) tables: Tables,
@@ -58,6 +58,8 @@ pub(crate) struct Heaps {
     further: Box<[OnceLock<Box<Heap>>]>,
     /// How many heaps there are. Changes under the pool's lock.
     made: AtomicUsize,
+    /// How many spans with something in them have changed owner. Changes under both heaps' locks.
+    given: AtomicU64,
 }
 
 /// Alone on its cache lines and those fetched along with them.
@@ -101,6 +103,9 @@ pub(crate) struct State {
     pub(super) pending: VecDeque<Pending>,
     /// Whole pages that could not be made executable again. They are tried again before the arena is called full.
     pub(super) stuck: Vec<Run>,
+    /// Searches for a sparse span of another heap in vain, one after another, and how many are left out for that.
+    pub(super) in_vain: u32,
+    pub(super) left_out: u32,
     pub(super) live: Counts,
     pub(super) waiting: Counts,
     /// Blocks that keep the arena's memory: published here less dropped here. The sum over all heaps counts.
@@ -157,6 +162,8 @@ impl State {
             space: Space::new(index as u16 + 1)?,
             pending: VecDeque::new(),
             stuck: Vec::new(),
+            in_vain: 0,
+            left_out: 0,
             live: Counts::default(),
             waiting: Counts::default(),
             holders: 0,
@@ -189,7 +196,7 @@ impl State {
     }
 
     /// Hands what waits in some spans over to the heap that owns them now.
-    pub(super) fn hand_over(&mut self, to: &mut Self, is_moved: impl Fn(u32) -> bool) {
+    fn hand_over(&mut self, to: &mut Self, is_moved: impl Fn(u32) -> bool) {
         let (moved, kept): (VecDeque<_>, _) = self.pending.drain(..).partition(|pending| is_moved(pending.entry.start));
         self.pending = kept;
         moved.into_iter().for_each(|pending| to.wait(pending));
@@ -218,6 +225,7 @@ impl Heaps {
             first: Heap::new(0)?,
             further: (1..most).map(|_| OnceLock::new()).collect(),
             made: AtomicUsize::new(1),
+            given: AtomicU64::new(0),
         })
     }
 
@@ -329,6 +337,18 @@ impl Heaps {
     pub(super) fn others_with_patience(&self, index: usize) -> impl Iterator<Item = Locked<'_>> {
         let made = self.made.load(Ordering::Acquire);
         (index + 1..made).chain(0..index).filter_map(|index| self.heap(index).try_for_a_while())
+    }
+
+    /// Gives a span of one heap to another, with all that is in it.
+    pub(super) fn give_span(&self, from: &mut State, span: u32, to: &mut State) {
+        from.space.give_span(&self.tables, span, &mut to.space);
+        from.hand_over(to, |start| span_of(start) == span);
+        self.given.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many spans with something in them have changed owner. Exact while all heaps are locked.
+    pub(super) fn given(&self) -> u64 {
+        self.given.load(Ordering::Relaxed)
     }
 
     /// Locks the heap that owns a granule. It does own it: there is something taken there.

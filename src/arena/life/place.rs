@@ -19,8 +19,13 @@ use crate::units::GRANULE;
 
 /// The largest block for which spans change owner before memory is taken that was never used: 2 KiB.
 const ADOPTED_FOR: u32 = 127;
-/// The most spans that one search takes from one heap.
+/// The most heaps that one search looks at, and the most spans that it takes from one.
+const ASKED: usize = 4;
 const ADOPTED: usize = 4;
+/// After spans that were of no use, searches are left out until the heap has taken so great a part of its memory anew, at the most.
+const LEFT_OUT: u32 = 32;
+/// Where more blocks wait than that, none are put among them.
+const WAITING: usize = 1024;
 /// How often space is waited for that others have in flight.
 const WAITS: usize = 64;
 
@@ -117,20 +122,32 @@ impl Core {
         if align > 1 || len > ADOPTED_FOR {
             return None;
         }
+        if heap.left_out > 0 {
+            heap.left_out -= 1;
+            return None;
+        }
         let tables = &self.heaps.tables;
-        for mut other in self.heaps.others_with_patience(heap.index) {
+        let mut took = 0;
+        for mut other in self.heaps.others_with_patience(heap.index).take(ASKED) {
             for _ in 0..ADOPTED {
                 // What waits goes along, and has to be looked through for that.
-                if !other.space.is_sparse(tables) || other.pending.len() > RECLAIMED {
+                let many = other.pending.len() > RECLAIMED || heap.pending.len() > WAITING;
+                if many || !other.space.is_sparse(tables) {
                     break;
                 }
                 let Some(span) = other.space.sparse_span(tables) else { break };
-                other.space.give_span(tables, span, &mut heap.space);
-                other.hand_over(heap, |start| span_of(start) == span);
+                self.heaps.give_span(&mut other, span, heap);
+                took += 1;
                 if let Some(run) = heap.space.take_hinted(tables, len).or_else(|| heap.space.alloc(tables, len, 1)) {
+                    heap.in_vain = 0;
                     return Some(run);
                 }
             }
+        }
+        // Spans that were of no use would go to and fro between heaps.
+        if took > 0 {
+            heap.in_vain = (2 * heap.in_vain + 1).min(heap.space.resident_pages() / LEFT_OUT);
+            heap.left_out = heap.in_vain;
         }
         None
     }
@@ -184,6 +201,7 @@ impl Core {
     /// Takes granules wherever there are enough, or says how much there is.
     fn find_exactly(&self, len: u32, align: u32) -> Result<(Locked<'_>, Run), Error> {
         for _ in 0..WAITS {
+            let given = self.heaps.given();
             self.reclaim_all()?;
             self.seal_stuck();
             let mut all = self.heaps.all();
@@ -191,7 +209,11 @@ impl Core {
                 return Ok((all.into_heap(heap), run));
             }
             if self.in_flight.load(Ordering::Relaxed) == 0 {
-                return Err(self.full(&mut all, len));
+                if self.heaps.given() == given {
+                    return Err(self.full(&mut all, len));
+                }
+                // What is due may have gone to a heap that was looked through already.
+                continue;
             }
             drop(all);
             // Whoever has space in flight holds this.
@@ -256,8 +278,7 @@ impl Core {
                 let spans = all.pool.take(granules, span..span + 1);
                 all.heaps[to].space.adopt(tables, spans);
             } else if let Some((from, to)) = two_mut(&mut all.heaps, usize::from(from) - 1, to) {
-                from.space.give_span(tables, span, &mut to.space);
-                from.hand_over(to, |start| span_of(start) == span);
+                self.heaps.give_span(from, span, to);
             }
         }
         to

@@ -200,3 +200,26 @@ fn a_span_changes_owner_under_a_drop() {
         check_empty(&arena);
     });
 }
+
+/// A span goes to a heap that needs space, with a block in it that another thread drops meanwhile. Two preemptions.
+#[test]
+fn a_sparse_span_changes_owner_under_a_drop() {
+    check(2, || {
+        let arena = arena();
+        // One page of it is free, two hold blocks.
+        let (mine, blocks) = {
+            let _held = arena.core().heaps.lock(0);
+            let mine = [1u8, 2].map(|byte| arena.publish(&[byte; 1024]).unwrap());
+            (mine, arena.publish(&[3; 1500]).unwrap())
+        };
+        let first = arena.publish(&[4; 4096][..]).unwrap();
+        let [one, two] = mine;
+        drop(one);
+        let dropper = spawn(move || drop(blocks));
+        let taken = arena.publish(&[5; 500]).unwrap();
+        dropper.join().unwrap();
+        assert_eq!((&taken.as_bytes()[..], &two.as_bytes()[..]), (&[5; 500][..], &[2; 1024][..]));
+        drop((first, two, taken));
+        check_empty(&arena);
+    });
+}

@@ -4,7 +4,7 @@ use std::thread;
 
 use super::{SPAN_BYTES, arena, check_empty, has_mode, offset, owner, publish, random, span};
 use crate::space::granules::SPAN;
-use crate::tests::common::{asm, call, fills_holes, not_run};
+use crate::tests::common::{asm, call, fills_holes, not_run, often};
 use crate::tests::faulty::Faulty;
 use crate::units::GRANULE;
 use crate::{CodeArena, CodeBlock, Error, WxMode};
@@ -208,5 +208,100 @@ fn a_span_in_flight_belongs_to_nobody() {
     assert_eq!((offset(&arena, &across) / GRANULE, call(&across)), (3096, 7));
     random::check_figures(&arena);
     drop((across, rest));
+    check_empty(&arena);
+}
+
+/// What one heap notes of a span when it frees there changes nothing of the next one, which is another heap's or comes and goes.
+#[test]
+fn freeing_at_the_end_of_a_span_leaves_the_next_alone() {
+    if !has_mode("freeing_at_the_end_of_a_span_leaves_the_next_alone") {
+        return;
+    }
+    let arena = arena(32);
+    publish(&arena, 1, 16).unwrap();
+    let fill = publish(&arena, 0, SPAN_BYTES - GRANULE).unwrap();
+    let rounds = often(100_000);
+    let churn = |heap: usize| {
+        for _ in 0..rounds {
+            arena.go_to_heap(heap);
+            let block = arena.publish(&asm::constant(7)[..]).unwrap();
+            assert!(matches!(owner(&arena, span(&arena, &block)), 1 | 2), "{block:?}");
+        }
+        arena.go_to_heap(0);
+    };
+    // One in the last granule of span 0, one in span 1, which comes and goes.
+    thread::scope(|scope| {
+        scope.spawn(|| churn(0));
+        scope.spawn(|| churn(1));
+    });
+    drop(fill);
+    check_empty(&arena);
+}
+
+/// Blocks that wait and are due go to a heap that a thread has looked through already, which then finds no space.
+#[test]
+fn what_is_due_is_found_wherever_it_went() {
+    if !has_mode("what_is_due_is_found_wherever_it_went") {
+        return;
+    }
+    let arena = arena(16);
+    let large = publish(&arena, 1, 100 * GRANULE).unwrap();
+    let rest = publish(&arena, 1, SPAN_BYTES - 100 * GRANULE).unwrap();
+    let fill: Vec<_> = (1..16).map(|_| publish(&arena, 0, SPAN_BYTES).unwrap()).collect();
+    assert_eq!((arena.stats().free_bytes, owner(&arena, 0)), (0, 2));
+    let guard = arena.pin();
+    drop(large);
+    drop(guard);
+    let heaps = &arena.core().heaps;
+    let block = thread::scope(|scope| {
+        let mut from = heaps.lock(1);
+        let publisher = scope.spawn(|| arena.publish(&asm::padded(5, 90 * GRANULE)[..]));
+        // Until it waits for that heap, or a while longer.
+        (0..1_000).for_each(|_| thread::yield_now());
+        heaps.give_span(&mut from, 0, &mut heaps.lock(0));
+        drop(from);
+        publisher.join().unwrap().unwrap()
+    });
+    assert_eq!(call(&block), 5);
+    drop((block, rest, fill));
+    check_empty(&arena);
+}
+
+/// A heap does not give away the last span in which it has something, as the free ones that it has beside would stay with it.
+#[test]
+fn no_heap_keeps_free_spans_alone() {
+    if !has_mode("no_heap_keeps_free_spans_alone") {
+        return;
+    }
+    let arena = arena(64);
+    let first = publish(&arena, 0, SPAN_BYTES).unwrap();
+    let mut blocks: Vec<_> = (0..SPAN_BYTES / 512).map(|_| publish(&arena, 1, 512).unwrap()).collect();
+    // In a span of its own, at the cursor.
+    drop(publish(&arena, 1, 512).unwrap());
+    blocks.truncate(blocks.len() / 2);
+    let spans: Vec<_> = (0..3).map(|span| owner(&arena, span)).collect();
+    assert_eq!(spans, [1, 2, 2]);
+    let taken = publish(&arena, 0, 512).unwrap();
+    drop((first, blocks, taken));
+    assert!((1..64).all(|span| owner(&arena, span) != 2));
+    check_empty(&arena);
+}
+
+/// Holes across the ends of spans, of which neither side is large enough, are many, and a search does not look at all of them. (It
+/// would take a thousand times as long.)
+#[test]
+fn holes_that_do_not_fit_are_passed_over() {
+    if !has_mode("holes_that_do_not_fit_are_passed_over") {
+        return;
+    }
+    let spans = 256;
+    let arena = arena(spans + 64);
+    let in_span = SPAN as usize / 75;
+    let blocks: Vec<_> = (0..spans * in_span).map(|_| publish(&arena, 0, 75 * GRANULE).unwrap()).collect();
+    let kept = |n: usize| !matches!(n % in_span, 0 | 20) && n % in_span != in_span - 1;
+    let kept: Vec<_> = blocks.into_iter().enumerate().filter(|(n, _)| kept(*n)).map(|(_, block)| block).collect();
+    let more: Vec<_> = (0..300).map(|_| publish(&arena, 0, 124 * GRANULE).unwrap()).collect();
+    assert!(more.iter().all(|block| offset(&arena, block) % SPAN_BYTES + block.len() <= SPAN_BYTES));
+    drop((kept, more));
     check_empty(&arena);
 }

@@ -8,7 +8,8 @@ use crate::space::Run;
 use crate::space::granules::SPAN;
 use crate::space::large::{SMALL, bin_of};
 
-/// Spans that are looked at for one to give away.
+/// Spans that are looked at for one to give away: of all, and of this heap.
+const PASSED: u32 = 4096;
 const LOOKED_AT: usize = 16;
 
 impl Heap {
@@ -111,11 +112,12 @@ impl Heap {
         to.relist_span(tables, span, 1);
     }
 
-    /// Finds a span that another heap has more use for: much of it holds memory and is free, and nothing lies across its ends.
+    /// Finds a span that another heap has more use for: much of it holds memory and is free, and nothing
+    /// lies across its ends.
     pub(crate) fn sparse_span(&mut self, tables: &Tables) -> Option<u32> {
         let granules = &tables.granules;
         let (spans, mut looked_at) = (granules.spans(), 0);
-        for _ in 0..spans {
+        for _ in 0..spans.min(PASSED) {
             let span = self.next_given;
             self.next_given = (span + 1) % spans;
             let within = granules.span(span);
@@ -125,8 +127,10 @@ impl Heap {
             looked_at += 1;
             let at_cursor = self.cursor.start < within.end && within.start < self.cursor.end;
             let crossed = granules.is_crossed(span) || span + 1 < spans && granules.is_crossed(span + 1);
-            let resident = granules.count_resident(within) * granules.page();
-            if !at_cursor && !crossed && resident.saturating_sub(granules.count_taken(span)) > SPAN / 8 {
+            let (resident, taken) = (granules.count_resident(within) * granules.page(), granules.count_taken(span));
+            // What would be left with nothing but free spans would keep them.
+            let leaves_nothing = taken == self.taken && within.len() < self.owned;
+            if !at_cursor && !crossed && !leaves_nothing && resident.saturating_sub(taken) > SPAN / 8 {
                 return Some(span);
             }
             if looked_at == LOOKED_AT {

@@ -289,7 +289,9 @@ impl Heap {
     }
 
     fn take_large(&mut self, tables: &Tables, len: u32, align: u32) -> Option<Run> {
-        let (least, sure) = (class_of(len.max(SMALL)), class_of(len.checked_add(align - 1)?.max(SMALL)) + 1);
+        // Of a hole across the end of a span a small block takes one side.
+        let needed = len.checked_add(align - 1)?.checked_mul(if len < SMALL { 2 } else { 1 })?;
+        let (least, sure) = (class_of(len.max(SMALL)), class_of(needed.max(SMALL)) + 1);
         let found = self.find_large(tables, least, sure, len, align)?;
         let (run, hole) = found;
         self.large.file(&tables.links, bin_of(hole.start), 0);
