@@ -175,7 +175,12 @@ impl ArenaBuilder {
     }
 
     /// Lets indirect branches into the arena arrive at landing pads only: Branch Target Identification, on AArch64 Linux
-    /// (`PROT_BTI`); an error elsewhere. Code that is called through a pointer then has to begin with `bti c`.
+    /// (`PROT_BTI`); an error elsewhere.
+    ///
+    /// What is reached through a pointer then has to begin with a landing pad: `bti c` on AArch64. On other architectures the
+    /// system switches such a check on for the process, or not, and no mapping has to say so; there code has to begin with `endbr64`
+    /// (x86-64), `endbr32` (i386) or `lpad` (RISC-V) where the process runs with it. The arena's own code (stubs, and what tries
+    /// the mode out) begins with one everywhere, because it does nothing where nobody asks.
     pub fn landing_pads(self, yes: bool) -> Self {
         Self { landing_pads: yes, ..self }
     }

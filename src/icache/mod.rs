@@ -100,11 +100,16 @@ pub(crate) const TRAPS: [u8; GRANULE] = {
     granule
 };
 
-/// Code for `extern "C" fn() -> u32` that returns 1, and 2.
-pub(crate) const RETURN_1_2: [&[u8]; 2] = if cfg!(any(target_arch = "x86", target_arch = "x86_64")) {
-    [&[0xb8, 1, 0, 0, 0, 0xc3], &[0xb8, 2, 0, 0, 0, 0xc3]] // mov eax, n; ret
+/// Code for `extern "C" fn() -> u32` that returns 1, and 2. It is called through a pointer, and begins with the landing pad that a
+/// processor may ask for there ([`LANDING_PAD`]), which does nothing on others.
+pub(crate) const RETURN_1_2: [&[u8]; 2] = if cfg!(target_arch = "x86_64") {
+    // endbr64; mov eax, n; ret
+    [&[0xf3, 0x0f, 0x1e, 0xfa, 0xb8, 1, 0, 0, 0, 0xc3], &[0xf3, 0x0f, 0x1e, 0xfa, 0xb8, 2, 0, 0, 0, 0xc3]]
+} else if cfg!(target_arch = "x86") {
+    // endbr32; mov eax, n; ret
+    [&[0xf3, 0x0f, 0x1e, 0xfb, 0xb8, 1, 0, 0, 0, 0xc3], &[0xf3, 0x0f, 0x1e, 0xfb, 0xb8, 2, 0, 0, 0, 0xc3]]
 } else if cfg!(target_arch = "aarch64") {
-    // bti c; mov w0, #n; ret. The landing pad does nothing on processors that know none.
+    // bti c; mov w0, #n; ret
     [
         &[0x5f, 0x24, 0x03, 0xd5, 0x20, 0x00, 0x80, 0x52, 0xc0, 0x03, 0x5f, 0xd6],
         &[0x5f, 0x24, 0x03, 0xd5, 0x40, 0x00, 0x80, 0x52, 0xc0, 0x03, 0x5f, 0xd6],
@@ -113,9 +118,25 @@ pub(crate) const RETURN_1_2: [&[u8]; 2] = if cfg!(any(target_arch = "x86", targe
     // mov r0, #n; bx lr
     [&[1, 0x00, 0xa0, 0xe3, 0x1e, 0xff, 0x2f, 0xe1], &[2, 0x00, 0xa0, 0xe3, 0x1e, 0xff, 0x2f, 0xe1]]
 } else if cfg!(any(target_arch = "riscv64", target_arch = "riscv32")) {
-    [&[0x05, 0x45, 0x82, 0x80], &[0x09, 0x45, 0x82, 0x80]] // c.li a0, n; c.jr ra
+    // lpad 0; c.li a0, n; c.jr ra
+    [&[0x17, 0, 0, 0, 0x05, 0x45, 0x82, 0x80], &[0x17, 0, 0, 0, 0x09, 0x45, 0x82, 0x80]]
 } else {
     [&[0xa7, 0x29, 0, 1, 0x07, 0xfe], &[0xa7, 0x29, 0, 2, 0x07, 0xfe]] // lghi %r2, n; br %r14
+};
+
+/// What code begins with that is reached through a pointer, where processors can be told to ask for it: `endbr64`, `endbr32` (Intel SDM
+/// volume 1, "Control-flow Enforcement Technology"), `bti c` (Arm ARM, "Branch Target Identification"), `lpad 0` (RISC-V
+/// unprivileged specification, "Zicfilp"). All of them do nothing elsewhere.
+pub(crate) const LANDING_PAD: &[u8] = if cfg!(target_arch = "x86_64") {
+    &[0xf3, 0x0f, 0x1e, 0xfa]
+} else if cfg!(target_arch = "x86") {
+    &[0xf3, 0x0f, 0x1e, 0xfb]
+} else if cfg!(target_arch = "aarch64") {
+    &[0x5f, 0x24, 0x03, 0xd5]
+} else if cfg!(any(target_arch = "riscv64", target_arch = "riscv32")) {
+    &[0x17, 0x00, 0x00, 0x00]
+} else {
+    &[]
 };
 
 /// An error where it is not known how to keep code coherent: better refused than silently stale.
@@ -133,5 +154,16 @@ pub(crate) fn fill_with_traps(bytes: &mut [u8]) {
     // From the end, where instruction boundaries are known: granules are whole instructions.
     for chunk in bytes.rchunks_exact_mut(TRAP.len()) {
         chunk.copy_from_slice(TRAP);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_called_through_a_pointer_begins_with_a_landing_pad() {
+        let stub = stub::to(std::ptr::without_provenance(64 << 10), std::ptr::without_provenance(1 << 20));
+        assert!([RETURN_1_2[0], RETURN_1_2[1], &stub[..]].iter().all(|code| code.starts_with(LANDING_PAD)));
     }
 }

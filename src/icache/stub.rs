@@ -2,12 +2,20 @@
 //! terms). They keep all registers but those that the calling convention gives to such code: `x16` on AArch64 (`ip0`,
 //! AAPCS64, "The intra-procedure-call temporary registers"), `t1` on RISC-V, `r1` on s390x; so code comes through one
 //! with its arguments, its return address and its stack as they were.
+//!
+//! A stub begins with a landing pad, so that it can be reached through a pointer too. Where processors ask for those, what it goes on
+//! to has to begin with one.
 
+use super::LANDING_PAD;
 use crate::units::GRANULE;
 
 /// Bytes of a stub, whole granules.
 pub(crate) const LEN: usize =
-    if cfg!(any(target_arch = "riscv64", target_arch = "riscv32")) { 2 * GRANULE } else { GRANULE };
+    if cfg!(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64", target_arch = "riscv32")) {
+        2 * GRANULE
+    } else {
+        GRANULE
+    };
 
 /// A stub that is to lie at `at`, a multiple of a granule, and jumps to `to`.
 pub(crate) fn to(at: *const u8, to: *const u8) -> [u8; LEN] {
@@ -22,31 +30,32 @@ pub(crate) fn to(at: *const u8, to: *const u8) -> [u8; LEN] {
             place.copy_from_slice(bytes);
         }
     };
+    put(0, LANDING_PAD);
     if cfg!(target_arch = "x86_64") {
-        put(0, &[0xff, 0x25, 0, 0, 0, 0]); // jmp [rip]
-        put(6, &wide.to_ne_bytes());
+        put(4, &[0xff, 0x25, 6, 0, 0, 0]); // jmp [rip + 6]
+        put(16, &wide.to_ne_bytes());
     } else if cfg!(target_arch = "x86") {
-        put(0, &[0xe9]); // jmp rel32, which wraps around and so reaches everything
-        put(1, &target.wrapping_sub(at.addr() + 5).to_ne_bytes());
+        put(4, &[0xe9]); // jmp rel32, which wraps around and so reaches everything
+        put(5, &target.wrapping_sub(at.addr() + 9).to_ne_bytes());
     } else if cfg!(target_arch = "aarch64") {
-        // ldr x16, 8; br x16. Through x16 it may arrive at `bti c` (Arm ARM, "Branch Target Identification").
-        put(0, &0x5800_0050_u32.to_le_bytes());
-        put(4, &0xd61f_0200_u32.to_le_bytes());
-        put(8, &wide.to_ne_bytes());
+        // ldr x16, 12; br x16. Through x16 it may arrive at `bti c` (Arm ARM, "Branch Target Identification").
+        put(4, &0x5800_0070_u32.to_le_bytes());
+        put(8, &0xd61f_0200_u32.to_le_bytes());
+        put(16, &wide.to_ne_bytes());
     } else if cfg!(target_arch = "arm") {
         put(0, &0xe51f_f004_u32.to_le_bytes()); // ldr pc, [pc, #-4], also to Thumb code
         put(4, &target.to_ne_bytes());
     } else if cfg!(target_arch = "riscv64") {
-        // auipc t1, 0; ld t1, 16(t1); jr t1
-        put(0, &0x0000_0317_u32.to_le_bytes());
-        put(4, &0x0103_3303_u32.to_le_bytes());
-        put(8, &0x0003_0067_u32.to_le_bytes());
+        // auipc t1, 0; ld t1, 12(t1); jr t1
+        put(4, &0x0000_0317_u32.to_le_bytes());
+        put(8, &0x00c3_3303_u32.to_le_bytes());
+        put(12, &0x0003_0067_u32.to_le_bytes());
         put(16, &wide.to_ne_bytes());
     } else if cfg!(target_arch = "riscv32") {
-        // auipc t1, 0; lw t1, 16(t1); jr t1
-        put(0, &0x0000_0317_u32.to_le_bytes());
-        put(4, &0x0103_2303_u32.to_le_bytes());
-        put(8, &0x0003_0067_u32.to_le_bytes());
+        // auipc t1, 0; lw t1, 12(t1); jr t1
+        put(4, &0x0000_0317_u32.to_le_bytes());
+        put(8, &0x00c3_2303_u32.to_le_bytes());
+        put(12, &0x0003_0067_u32.to_le_bytes());
         put(16, &target.to_ne_bytes());
     } else if cfg!(target_arch = "s390x") {
         // lgrl %r1, 8; br %r1
