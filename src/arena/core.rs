@@ -60,7 +60,7 @@ impl Core {
         Ok(Self {
             heaps: Heaps::new(granules, (memory.page_size() / GRANULE) as u32)?,
             lookup,
-            data: DataArea::default(),
+            data: DataArea::new(),
             guards: Guards::new(),
             observers,
             poison,

@@ -14,8 +14,14 @@ use crate::sync::checked::Mutex;
 use crate::units::{self, GRANULE};
 
 /// The data area of an arena. Its lock is taken last, and held while the system is called.
-#[derive(Default)]
 pub(in crate::arena) struct DataArea(Mutex<Option<Box<Space>>>);
+
+impl DataArea {
+    /// Nothing is in use.
+    pub(in crate::arena) fn new() -> Self {
+        Self(Mutex::new(None))
+    }
+}
 
 struct Space {
     tables: Tables,
