@@ -34,8 +34,8 @@ fn descriptors() -> Vec<RawFd> {
     numbers.filter(|fd| std::fs::read_link(format!("/proc/self/fd/{fd}")).is_ok()).collect()
 }
 
-fn set_limit(bytes: u64) {
-    let limit = libc::rlimit { rlim_cur: bytes as libc::rlim_t, rlim_max: libc::RLIM_INFINITY };
+fn set_limit(bytes: libc::rlim_t) {
+    let limit = libc::rlimit { rlim_cur: bytes, rlim_max: libc::RLIM_INFINITY };
     // SAFETY: `limit` is valid for the call to read.
     assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit) }, 0);
 }

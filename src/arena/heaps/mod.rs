@@ -347,7 +347,7 @@ impl Heaps {
     }
 
     /// How many spans with something in them have changed owner. Exact while all heaps are locked.
-    pub(super) fn given(&self) -> u64 {
+    pub(in crate::arena) fn given(&self) -> u64 {
         self.given.load(Ordering::Relaxed)
     }
 

@@ -204,6 +204,7 @@ fn a_span_changes_owner_under_a_drop() {
 /// A span goes to a heap that needs space, with a block in it that another thread drops meanwhile. Two preemptions.
 #[test]
 fn a_sparse_span_changes_owner_under_a_drop() {
+    static GIVEN: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
     check(2, || {
         let arena = arena();
         // One page of it is free, two hold blocks.
@@ -219,7 +220,9 @@ fn a_sparse_span_changes_owner_under_a_drop() {
         let taken = arena.publish(&[5; 500]).unwrap();
         dropper.join().unwrap();
         assert_eq!((&taken.as_bytes()[..], &two.as_bytes()[..]), (&[5; 500][..], &[2; 1024][..]));
+        GIVEN.fetch_add(arena.core().heaps.given(), Ordering::Relaxed);
         drop((first, two, taken));
         check_empty(&arena);
     });
+    assert!(GIVEN.load(Ordering::Relaxed) > 0);
 }

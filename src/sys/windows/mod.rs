@@ -216,63 +216,67 @@ pub(crate) fn generation() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tests::common::child;
     use crate::units::MAX_ALIGN;
 
     /// Both ways of mapping leave the same behind, run the same, and give all of it back.
     #[test]
     fn views_lie_in_the_middle_of_a_reservation_that_goes_whole() {
-        if placeholder::calls().is_none() {
-            eprintln!("this system has no placeholders: not tried");
-        }
-        let by_placeholder =
-            |memory: &SharedMemory, place: &Place| Native.map_executable(memory, place, Access::ReadExecute);
-        for map in [by_placeholder, map_in_turn] {
-            // Not whole units of allocation: what is left of the last one is nobody's.
-            let place = Place::new(37 * Native.page_size(), 0, Native.page_size(), None).unwrap();
-            let memory = Native.share(place.len()).unwrap();
-            let writable = Native.map_writable(&memory, place.len()).unwrap();
-            let whole = map(&memory, &place).unwrap();
-            let code = whole.code(&place);
-            drop(memory);
-            assert_eq!(code.address() % MAX_ALIGN, 0);
-            for outside in [whole.address(), code.address() - 1, code.address() + code.len] {
-                assert!(calls::committed_at(outside).is_none());
+        // In a process of its own, where no other test takes the addresses that come free.
+        child::run("sys::native::tests::views_lie_in_the_middle_of_a_reservation_that_goes_whole", || {
+            if placeholder::calls().is_none() {
+                eprintln!("this system has no placeholders: not tried");
             }
-            let page = Native.page_size();
-            for at in [0, 5 * page, 36 * page] {
-                let part = |of: Span| {
-                    // SAFETY: inside the views.
-                    let start = unsafe { of.start.add(at) };
-                    Span { start, len: page }
-                };
-                assert!(calls::committed_at(part(code).address()).is_none());
-                // SAFETY: the same page of both views.
-                unsafe { Native.commit_shared(part(code), part(writable)).unwrap() };
-                assert_eq!(calls::committed_at(part(code).address()), Some(PAGE_EXECUTE_READ));
-                assert_eq!(calls::committed_at(part(writable).address()), Some(PAGE_READWRITE));
-                // SAFETY: committed, and nobody else's.
-                unsafe { part(writable).start.write(7) };
-                // SAFETY: as above.
-                assert_eq!(unsafe { part(code).start.read() }, 7);
-                // Neither view can be turned into the other, nor into both.
-                for (view, protections) in [
-                    (code, [PAGE_READWRITE, PAGE_EXECUTE_READWRITE]),
-                    (writable, [PAGE_EXECUTE_READ, PAGE_EXECUTE_READWRITE]),
-                ] {
-                    for protection in protections {
-                        // SAFETY: nobody uses the page meanwhile.
-                        assert!(unsafe { calls::protect(part(view), protection) }.is_err());
+            let by_placeholder =
+                |memory: &SharedMemory, place: &Place| Native.map_executable(memory, place, Access::ReadExecute);
+            for map in [by_placeholder, map_in_turn] {
+                // Not whole units of allocation: what is left of the last one is nobody's.
+                let place = Place::new(37 * Native.page_size(), 0, Native.page_size(), None).unwrap();
+                let memory = Native.share(place.len()).unwrap();
+                let writable = Native.map_writable(&memory, place.len()).unwrap();
+                let whole = map(&memory, &place).unwrap();
+                let code = whole.code(&place);
+                drop(memory);
+                assert_eq!(code.address() % MAX_ALIGN, 0);
+                for outside in [whole.address(), code.address() - 1, code.address() + code.len] {
+                    assert!(calls::committed_at(outside).is_none());
+                }
+                let page = Native.page_size();
+                for at in [0, 5 * page, 36 * page] {
+                    let part = |of: Span| {
+                        // SAFETY: inside the views.
+                        let start = unsafe { of.start.add(at) };
+                        Span { start, len: page }
+                    };
+                    assert!(calls::committed_at(part(code).address()).is_none());
+                    // SAFETY: the same page of both views.
+                    unsafe { Native.commit_shared(part(code), part(writable)).unwrap() };
+                    assert_eq!(calls::committed_at(part(code).address()), Some(PAGE_EXECUTE_READ));
+                    assert_eq!(calls::committed_at(part(writable).address()), Some(PAGE_READWRITE));
+                    // SAFETY: committed, and nobody else's.
+                    unsafe { part(writable).start.write(7) };
+                    // SAFETY: as above.
+                    assert_eq!(unsafe { part(code).start.read() }, 7);
+                    // Neither view can be turned into the other, nor into both.
+                    for (view, protections) in [
+                        (code, [PAGE_READWRITE, PAGE_EXECUTE_READWRITE]),
+                        (writable, [PAGE_EXECUTE_READ, PAGE_EXECUTE_READWRITE]),
+                    ] {
+                        for protection in protections {
+                            // SAFETY: nobody uses the page meanwhile.
+                            assert!(unsafe { calls::protect(part(view), protection) }.is_err());
+                        }
                     }
                 }
+                // SAFETY: mapped above, and used no more.
+                unsafe { Native.release(whole).unwrap() };
+                // SAFETY: as above.
+                unsafe { Native.release(writable).unwrap() };
+                for span in [whole, writable, code] {
+                    assert!(calls::is_free(span.address()));
+                }
             }
-            // SAFETY: mapped above, and used no more.
-            unsafe { Native.release(whole).unwrap() };
-            // SAFETY: as above.
-            unsafe { Native.release(writable).unwrap() };
-            for span in [whole, writable, code] {
-                assert!(calls::is_free(span.address()));
-            }
-        }
+        });
     }
 
     /// Sealing pages of which some were never committed makes the others executable, and leaves those without access.
