@@ -207,21 +207,19 @@ fn a_sparse_span_changes_owner_under_a_drop() {
     static GIVEN: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
     check(2, || {
         let arena = arena();
-        // One page of it is free, two hold blocks.
-        let (mine, blocks) = {
+        let first = arena.publish(&[1; 4096][..]).unwrap();
+        // A span full of four, and one of the next.
+        let [a, b, c, d, e] = {
             let _held = arena.core().heaps.lock(0);
-            let mine = [1u8, 2].map(|byte| arena.publish(&[byte; 1024]).unwrap());
-            (mine, arena.publish(&[3; 1500]).unwrap())
+            [2u8, 3, 4, 5, 6].map(|byte| arena.publish(&[byte; 1024]).unwrap())
         };
-        let first = arena.publish(&[4; 4096][..]).unwrap();
-        let [one, two] = mine;
-        drop(one);
-        let dropper = spawn(move || drop(blocks));
-        let taken = arena.publish(&[5; 500]).unwrap();
+        drop((a, c));
+        let dropper = spawn(move || drop(b));
+        let taken = arena.publish(&[7; 500]).unwrap();
         dropper.join().unwrap();
-        assert_eq!((&taken.as_bytes()[..], &two.as_bytes()[..]), (&[5; 500][..], &[2; 1024][..]));
+        assert_eq!((&taken.as_bytes()[..], &d.as_bytes()[..]), (&[7; 500][..], &[5; 1024][..]));
         GIVEN.fetch_add(arena.core().heaps.given(), Ordering::Relaxed);
-        drop((first, two, taken));
+        drop((first, d, e, taken));
         check_empty(&arena);
     });
     assert!(GIVEN.load(Ordering::Relaxed) > 0);
