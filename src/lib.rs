@@ -41,7 +41,7 @@ pub mod security {}
 
 pub use arena::{
     ArenaBuilder, Batch, BlockInfo, Code, CodeArena, CodeBlock, Guard, Hole, Map, Observer, PageUse, Published,
-    Reservation, Slot, Stats, UnwindInfo, WxMode,
+    Reservation, Slot, Stats, Unfilled, UnwindInfo, WxMode,
 };
 pub use error::Error;
 pub use jit_memory::JitMemory;

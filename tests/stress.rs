@@ -16,7 +16,7 @@ use std::thread;
 use common::maps::mappings;
 use common::{LARGE, asm, call, call_at, child, modes, small};
 use fastrand::Rng;
-use gaia_jit::{Batch, Code, CodeArena, CodeBlock, Error, WxMode};
+use gaia_jit::{Batch, Code, CodeArena, CodeBlock, Error, Unfilled, WxMode};
 
 const THREADS: usize = 4;
 const SLOTS: usize = 64;
@@ -356,7 +356,8 @@ fn flip() {
 fn flip_without_the_kernel_write() {
     all_at_once("flip_without_the_kernel_write", WxMode::Flip, || {
         let denied = common::sandbox::deny_kernel_writes();
-        assert!(!denied || !small(WxMode::Flip).build().unwrap().stats().fills_holes);
+        let stats = small(WxMode::Flip).build().unwrap().stats();
+        assert!(!denied || !stats.fills_holes && stats.unfilled == Some(Unfilled::NotWritten), "{:?}", stats.unfilled);
         denied
     });
 }

@@ -17,7 +17,7 @@ usage: code_cache [options] [FILE]
 
 FILE holds programs in the language of kernels.tiny, which is used without it.
 
-  --mode flip|dual|per-thread   how code gets into executable memory (flip)
+  --mode flip|dual|per-thread|file   how code gets into executable memory (flip)
   --functions N     functions in the working set; random ones make up what FILE lacks (12000)
   --capacity BYTES  size of the arena, with K, M or G if you like (4M)
   --threads N       threads that run programs (all cores, four at most)
@@ -129,7 +129,8 @@ fn mode(value: &OsStr) -> Result<WxMode, String> {
         Some("flip") => Ok(WxMode::Flip),
         Some("dual") => Ok(WxMode::DualMap),
         Some("per-thread") => Ok(WxMode::PerThread),
-        _ => Err("the modes are flip, dual and per-thread".to_owned()),
+        Some("file") => Ok(WxMode::FileWrite),
+        _ => Err("the modes are flip, dual, per-thread and file".to_owned()),
     }
 }
 

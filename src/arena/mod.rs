@@ -49,7 +49,7 @@ pub(crate) use in_place::InPlace;
 pub use lookup::BlockInfo;
 
 use crate::Error;
-pub use crate::modes::WxMode;
+pub use crate::modes::{Unfilled, WxMode};
 use crate::sync::Arc;
 use crate::units::GRANULE;
 

@@ -10,25 +10,25 @@
 
 use std::ops::Range;
 
-use super::{CodeMemory, Mode, Readers, Rules, WayIn, WxMode, probe};
+use super::{CodeMemory, Mode, Readers, Rules, Unfilled, WayIn, WxMode, probe};
 use crate::Error;
 use crate::icache::RETURN_1_2;
 use crate::region::{Plan, Region, refusal};
 use crate::sys::{self, KernelWriter, Os, Refused};
 
 struct Flip {
-    /// How holes in executable pages are filled, if the system allows it.
-    writer: Option<KernelWriter>,
+    /// How holes in executable pages are filled, or why they are not.
+    writer: Result<KernelWriter, Unfilled>,
 }
 
 pub(super) fn build(os: &'static dyn Os, plan: &Plan) -> Result<CodeMemory, Error> {
     let place = plan.place(os)?;
     let reservation = os.reserve(&place).map_err(plan.out_of_reach(&place))?;
     let region = Region::new(os, plan, &place, reservation);
-    let mut memory = CodeMemory::new(region, Box::new(Flip { writer: None }));
+    let mut memory = CodeMemory::new(region, Box::new(Flip { writer: Err(Unfilled::NoSuchCall) }));
     memory.advise(plan);
     let writer = try_out_pages(&memory)?;
-    if plan.freeze && writer.is_none() {
+    if plan.freeze && writer.is_err() {
         return Err(Error::unsupported(
             "seal in Flip",
             "the kernel write is refused here, so pages have to be flipped",
@@ -45,7 +45,7 @@ impl Mode for Flip {
 
     fn rules(&self, region: &Region) -> Rules {
         Rules {
-            fills_holes: self.writer.is_some(),
+            fills_holes: self.writer.is_ok(),
             opens_pages: !region.is_frozen(),
             way_in: WayIn::WriteAtLast,
             gives_back: true,
@@ -56,13 +56,17 @@ impl Mode for Flip {
     }
 
     unsafe fn write(&self, region: &Region, offset: usize, bytes: &[u8]) -> Result<(), Error> {
-        let Some(writer) = &self.writer else {
+        let Ok(writer) = &self.writer else {
             return Err(Error::unsupported("writing to a page with live code", "the kernel write is refused here"));
         };
         region.counters.kernel_writes.add(1);
         // SAFETY: inside the private view; the rest is passed on to the caller.
         unsafe { region.os().kernel_write(writer, region.span(offset..offset).start, bytes)? };
         Ok(())
+    }
+
+    fn unfilled(&self) -> Option<Unfilled> {
+        self.writer.as_ref().err().copied()
     }
 
     unsafe fn decommit(&self, region: &Region, range: Range<usize>) -> sys::Result<()> {
@@ -78,7 +82,7 @@ impl Mode for Flip {
 /// private memory (on Linux the `anon_vma`, and under strict overcommit the accounting) on the one mapping there is.
 /// Runs that are opened and sealed later inherit it, and merge with their neighbours again; from separate beginnings
 /// they never would, and the number of mappings would grow with the number of batches.
-fn try_out_pages(memory: &CodeMemory) -> Result<Option<KernelWriter>, Error> {
+fn try_out_pages(memory: &CodeMemory) -> Result<Result<KernelWriter, Unfilled>, Error> {
     let [one, _] = RETURN_1_2;
     let page = 0..memory.page_size();
     let as_refused = |error| match error {
@@ -112,11 +116,12 @@ fn try_out_pages(memory: &CodeMemory) -> Result<Option<KernelWriter>, Error> {
 
 /// The kernel writer, if what it writes is what runs. Any doubt counts as refused; but want of descriptors or memory
 /// is an error, as it passes, and an arena without the kernel writer stays without.
-fn kernel_writer(memory: &CodeMemory) -> Result<Option<KernelWriter>, Error> {
+fn kernel_writer(memory: &CodeMemory) -> Result<Result<KernelWriter, Unfilled>, Error> {
     match memory.os().open_kernel_writer() {
         Ok(writer) => Ok(try_out(memory, writer)),
         Err(refused) if PASSING.contains(&refused.source.raw_os_error().unwrap_or(0)) => Err(refused.into()),
-        Err(_) => Ok(None),
+        Err(refused) if refused.source.kind() == std::io::ErrorKind::Unsupported => Ok(Err(Unfilled::NoSuchCall)),
+        Err(_) => Ok(Err(Unfilled::NotOpened)),
     }
 }
 
@@ -126,17 +131,20 @@ const PASSING: &[i32] = &[libc::EMFILE, libc::ENFILE, libc::ENOMEM];
 #[cfg(not(unix))]
 const PASSING: &[i32] = &[];
 
-fn try_out(memory: &CodeMemory, writer: KernelWriter) -> Option<KernelWriter> {
+fn try_out(memory: &CodeMemory, writer: KernelWriter) -> Result<KernelWriter, Unfilled> {
     let [one, two] = RETURN_1_2;
     let at = memory.span(0..0).start;
     // Reading is harmless wherever it leads; under an emulator these may be the wrong memory's addresses.
     let mut seen = vec![0; one.len()];
-    memory.os().kernel_read(&writer, at, &mut seen).ok()?;
+    memory.os().kernel_read(&writer, at, &mut seen).map_err(|_| Unfilled::NotWritten)?;
     if seen != one {
-        return None;
+        return Err(Unfilled::OtherMemory);
     }
     // SAFETY: the first page of a new region, which nobody else knows.
-    unsafe { memory.os().kernel_write(&writer, at, two).ok()? };
+    unsafe { memory.os().kernel_write(&writer, at, two) }.map_err(|_| Unfilled::NotWritten)?;
     // SAFETY: the page holds the first function, or the second, whole.
-    (unsafe { probe::run(memory, two.len()).ok()? } == 2).then_some(writer)
+    match unsafe { probe::run(memory, two.len()) } {
+        Ok(2) => Ok(writer),
+        _ => Err(Unfilled::OtherMemory),
+    }
 }

@@ -78,6 +78,24 @@ pub enum WxMode {
     FileWrite,
 }
 
+/// Why holes in pages with live code are not filled in `Flip`: what stands in the way of the kernel write.
+///
+/// A function that is published by itself then takes pages of its own, and a hole waits until its page is empty. Publish in batches,
+/// or take another mode ([`ArenaBuilder::modes`](crate::ArenaBuilder::modes)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub enum Unfilled {
+    /// This system has no such call.
+    NoSuchCall,
+    /// `/proc/self/mem` could not be opened: `/proc` is not there, or a policy forbids it.
+    NotOpened,
+    /// A write to an executable page is refused: by a filter of system calls, or by the kernel (`proc_mem.force_override`).
+    NotWritten,
+    /// What was written is not what runs: under an emulator the file may be the emulator's own memory.
+    OtherMemory,
+}
+
 /// In what modes differ, as far as an arena has to know it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rules {
@@ -154,6 +172,11 @@ trait Mode: Send + Sync {
     /// # Safety
     /// - The pages hold nothing that anybody needs, and belong to the caller.
     unsafe fn decommit(&self, region: &Region, range: Range<usize>) -> sys::Result<()>;
+
+    /// Why holes in pages with live code are not filled, if they are not.
+    fn unfilled(&self) -> Option<Unfilled> {
+        None
+    }
 
     /// Before this thread reads code.
     fn let_read(&self) {}
@@ -249,6 +272,11 @@ impl CodeMemory {
 
     pub(crate) fn rules(&self) -> &Rules {
         &self.rules
+    }
+
+    /// Why holes in pages with live code are not filled, if they are not.
+    pub(crate) fn unfilled(&self) -> Option<Unfilled> {
+        self.mode.unfilled()
     }
 
     /// Before this thread reads code: where rights differ from thread to thread, it may have none yet.

@@ -7,7 +7,7 @@ use super::faulty::Faulty;
 use super::gives_back;
 use crate::icache::RETURN_1_2;
 use crate::sys::{self, Os};
-use crate::{CodeArena, CodeBlock, Error, JitMemory, WxMode};
+use crate::{CodeArena, CodeBlock, Error, JitMemory, Unfilled, WxMode};
 
 /// What an arena holds is what was published, whatever failed since.
 fn check(arena: &CodeArena, blocks: &[(CodeBlock, Vec<u8>)]) {
@@ -235,6 +235,26 @@ fn without_the_kernel_write_space_waits_for_an_empty_page() {
     // SAFETY: nobody runs it.
     let patched = unsafe { blocks[0].patch(0, &[0]) };
     assert!(matches!(patched, Err(Error::Unsupported { .. })));
+}
+
+/// What stood in the way is said.
+#[test]
+fn why_holes_are_not_filled_is_known() {
+    let unfilled = |refused: &[&'static str]| {
+        let os = Faulty::leaked();
+        os.refuse(refused);
+        let arena = CodeArena::builder().capacity(1 << 20).os(os).build().unwrap();
+        let stats = arena.stats();
+        assert_eq!(stats.fills_holes, stats.unfilled.is_none());
+        stats.unfilled
+    };
+    let Some(usual) = unfilled(&[]).map_or(Some(None), |why| (why != Unfilled::NoSuchCall).then_some(Some(why))) else {
+        return;
+    };
+    assert_eq!(unfilled(&["writer"]), Some(Unfilled::NotOpened));
+    if usual.is_none() {
+        assert_eq!([unfilled(&["read"]), unfilled(&["write"])], [Some(Unfilled::NotWritten); 2]);
+    }
 }
 
 #[test]

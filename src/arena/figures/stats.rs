@@ -5,6 +5,7 @@ use std::fmt;
 
 use crate::arena::core::Core;
 use crate::arena::heaps::{All, Counts};
+use crate::modes::Unfilled;
 use crate::units::GRANULE;
 
 /// Figures of an arena at one moment; bytes unless said otherwise. `{}` prints the most important ones in a line, `{:#}`
@@ -42,9 +43,11 @@ pub struct Stats {
     pub data_bytes: usize,
     /// Memory of pages that data was placed in since they were last trimmed.
     pub data_resident_bytes: usize,
-    /// Whether holes in pages with live code are filled: always in `DualMap`, in `Flip` where the system allows the
-    /// kernel write.
+    /// Whether holes in pages with live code are filled: in `Flip` where the system allows the kernel write, in all other modes
+    /// always.
     pub fills_holes: bool,
+    /// Why they are not.
+    pub unfilled: Option<Unfilled>,
     /// Protection changes of runs of pages, as calls.
     pub flips: u64,
     /// Writes through the kernel to executable pages, as calls.
@@ -64,6 +67,7 @@ impl Core {
             capacity: self.memory.len(),
             data_capacity: self.memory.data_len(),
             fills_holes: self.memory.rules().fills_holes,
+            unfilled: self.memory.unfilled(),
             flips: counters.flips.get(),
             kernel_writes: counters.kernel_writes.get(),
             decommits: counters.decommits.get(),
@@ -134,7 +138,13 @@ impl fmt::Display for Stats {
                 Bytes(self.pending_bytes)
             );
         }
-        let holes = if self.fills_holes { "are filled" } else { "wait for an empty page" };
+        let holes = match self.unfilled {
+            None => "are filled",
+            Some(Unfilled::NoSuchCall) => "wait for an empty page (this system has no kernel write)",
+            Some(Unfilled::NotOpened) => "wait for an empty page (/proc/self/mem cannot be opened)",
+            Some(Unfilled::NotWritten) => "wait for an empty page (the kernel write is refused)",
+            Some(Unfilled::OtherMemory) => "wait for an empty page (the kernel write goes elsewhere)",
+        };
         writeln!(f, "capacity   {}; holes {holes}", Bytes(self.capacity))?;
         writeln!(
             f,

@@ -103,7 +103,7 @@ mod tests {
     fn misses_are_not_held_against_a_heap_for_ever() {
         set(0);
         (0..1_000_000).for_each(|_| {
-            assert!(use_heap().0 == 0 && miss() || with(|last| last.debt < 2 * RATE * PATIENCE).unwrap())
+            assert!(use_heap().0 == 0 && miss() || with(|last| last.debt < 2 * RATE * PATIENCE).unwrap());
         });
         (0..2 * RATE * PATIENCE).for_each(|_| assert_eq!(use_heap().0, 0));
         assert!(!miss());
