@@ -317,7 +317,7 @@ fn gdb_stops_by_name_and_sees_through_frames() {
     }
     for mode in modes() {
         // What is not writable in any way, gdb cannot write a breakpoint to.
-        let stop = if mode == WxMode::DualMap { "hbreak" } else { "break" };
+        let stop = if matches!(mode, WxMode::DualMap | WxMode::FileWrite) { "hbreak" } else { "break" };
         debug(NAME, mode, stop);
     }
 }

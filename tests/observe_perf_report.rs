@@ -17,8 +17,9 @@ use gaia_jit::{Code, WxMode};
 #[test]
 fn profiled() {
     let Ok(what) = std::env::var("GAIA_TEST_PROFILED") else { return };
-    let mode =
-        [WxMode::Flip, WxMode::DualMap, WxMode::PerThread].into_iter().find(|mode| what.contains(&format!("{mode:?}")));
+    let mode = [WxMode::Flip, WxMode::DualMap, WxMode::PerThread, WxMode::FileWrite]
+        .into_iter()
+        .find(|mode| what.contains(&format!("{mode:?}")));
     let builder = small(mode.unwrap());
     let (builder, path) = if what.contains("map") {
         let map = Arc::new(PerfMap::new().unwrap());
