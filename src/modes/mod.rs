@@ -16,7 +16,7 @@
 //! # To add a mode
 //!
 //! Write a file with a type that implements [`Mode`] and a function that builds it, and add it to [`WxMode`] and to
-//! [`CodeMemory::build`].
+//! [`CodeMemory::build`]. `toy`, which exists for a test, is the shortest.
 
 mod backing;
 mod dual_map;
@@ -24,6 +24,8 @@ mod file_write;
 mod flip;
 mod per_thread;
 mod probe;
+#[cfg(all(test, not(loom)))]
+mod toy;
 
 use std::ops::{Deref, Range};
 use std::ptr::NonNull;
@@ -76,6 +78,10 @@ pub enum WxMode {
     /// Before each write the arena looks at `RLIMIT_FSIZE`, because a write past that limit is a signal that ends the process. A
     /// process that ignores the signal (`SIGXFSZ`) when the arena is built saves that call, a quarter of the time of a publication.
     FileWrite,
+    /// For a test.
+    #[cfg(all(test, not(loom)))]
+    #[doc(hidden)]
+    Toy,
 }
 
 /// Why holes in pages with live code are not filled in `Flip`: what stands in the way of the kernel write.
@@ -217,6 +223,8 @@ impl CodeMemory {
             WxMode::DualMap => dual_map::build(os, plan)?,
             WxMode::PerThread => per_thread::build(os, plan)?,
             WxMode::FileWrite => file_write::build(os, plan)?,
+            #[cfg(all(test, not(loom)))]
+            WxMode::Toy => toy::build(os, plan)?,
         };
         if plan.freeze {
             memory.freeze()?;
