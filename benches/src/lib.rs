@@ -11,6 +11,8 @@
 //! figures begin with a clean heap.
 
 pub mod code;
+#[path = "../../tests/common/sandbox.rs"]
+mod filter;
 pub mod group;
 pub mod loads;
 pub mod machine;

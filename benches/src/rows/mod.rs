@@ -8,6 +8,7 @@ mod handover;
 mod jit_memory;
 mod lookup;
 mod mappings;
+mod modes;
 mod one_at_a_time;
 mod pin;
 mod tables;
@@ -32,6 +33,7 @@ pub const ALL: &[Group] = &[
     drops::GROUP,
     calls::GROUP,
     threads::GROUP,
+    modes::GROUP,
     handover::GROUP,
     lookup::GROUP,
     pin::GROUP,
