@@ -380,7 +380,8 @@ impl Granules {
 
     /// How many of the pages that `run` touches hold memory.
     pub(crate) fn count_resident(&self, run: Run) -> u32 {
-        (span_of(run.start)..=span_of(run.end - 1))
+        // Spans before the first granule are empty runs.
+        (span_of(run.start)..=span_of(run.end.max(1) - 1))
             .map(|span| (self.state(span) & self.pages(span, run)).count_ones())
             .sum()
     }

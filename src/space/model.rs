@@ -201,7 +201,9 @@ impl Model {
         assert_eq!(heap.gone(&self.tables, run), u32::from(*resident));
         *resident = false;
         let spans = heap.free(&self.tables, run);
-        self.pool.put(&self.tables.granules, spans);
+        if !spans.is_empty() {
+            self.pool.put(&self.tables.granules, spans);
+        }
     }
 
     pub(super) fn check(&self) {
