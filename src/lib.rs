@@ -40,8 +40,8 @@ pub mod design {}
 pub mod security {}
 
 pub use arena::{
-    ArenaBuilder, Batch, BlockInfo, Code, CodeArena, CodeBlock, Guard, Hole, Map, Observer, PageUse, Published,
-    Reservation, Slot, Stats, Unfilled, UnwindInfo, WxMode,
+    ArenaBuilder, Batch, BlockInfo, Code, CodeArena, CodeBlock, GivenCopy, GivenMemory, GivenWriter, Guard, Hole, Map,
+    Observer, PageUse, Published, Reservation, Slot, Stats, Unfilled, UnwindInfo, WxMode,
 };
 pub use error::Error;
 pub use jit_memory::JitMemory;

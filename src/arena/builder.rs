@@ -9,7 +9,7 @@ use super::events::observers::Observers;
 use super::{CodeArena, WxMode};
 use crate::Error;
 use crate::icache;
-use crate::modes::CodeMemory;
+use crate::modes::{CodeMemory, GivenMemory, Taken};
 use crate::region::Plan;
 use crate::sync::Arc;
 use crate::sys::{Native, Os};
@@ -31,8 +31,8 @@ pub struct ArenaBuilder {
     capacity: Option<usize>,
     /// Likewise.
     data: Option<usize>,
-    /// In the order in which they are tried.
-    modes: Vec<WxMode>,
+    /// In the order in which they are tried. Likewise.
+    modes: Option<Vec<WxMode>>,
     huge_pages: bool,
     poison: bool,
     keep_free: usize,
@@ -49,7 +49,7 @@ impl ArenaBuilder {
         Self {
             capacity: None,
             data: None,
-            modes: vec![WxMode::default()],
+            modes: None,
             huge_pages: false,
             poison: false,
             keep_free: usize::MAX,
@@ -113,7 +113,7 @@ impl ArenaBuilder {
     /// # Ok::<(), gaia_jit::Error>(())
     /// ```
     pub fn modes(self, modes: &[WxMode]) -> Self {
-        Self { modes: modes.to_vec(), ..self }
+        Self { modes: Some(modes.to_vec()), ..self }
     }
 
     /// Asks the system for huge pages. A hint: where there are none, small pages serve.
@@ -248,10 +248,106 @@ impl ArenaBuilder {
         Ok(CodeArena::from_core(core))
     }
 
+    /// An arena over memory that somebody else mapped, in [`WxMode::Given`]: for systems on which only the embedder may map code.
+    ///
+    /// The arena makes no system call that names the memory. It flushes instruction caches, and synchronises other cores, as in every
+    /// mode. Of the settings, [`poison`](Self::poison) and [`observer`](Self::observer) count; `keep_free` has no effect.
+    ///
+    /// ```
+    /// # #[cfg(all(target_os = "linux", target_arch = "x86_64"))] {
+    /// use std::ptr::{NonNull, null_mut};
+    ///
+    /// use gaia_jit::{CodeArena, GivenMemory, GivenWriter};
+    ///
+    /// const LEN: usize = 1 << 20;
+    /// // SAFETY: the name is a C string.
+    /// let file = unsafe { libc::memfd_create(c"code".as_ptr(), libc::MFD_CLOEXEC) };
+    /// // SAFETY: takes numbers only.
+    /// assert_eq!(unsafe { libc::ftruncate(file, LEN as i64) }, 0);
+    /// let map = |access| {
+    ///     // SAFETY: a new mapping, wherever the system likes.
+    ///     let start = unsafe { libc::mmap(null_mut(), LEN, access, libc::MAP_SHARED, file, 0) };
+    ///     assert_ne!(start, libc::MAP_FAILED);
+    ///     NonNull::new(start.cast::<u8>()).unwrap()
+    /// };
+    /// let (executable, alias) = (map(libc::PROT_READ | libc::PROT_EXEC), map(libc::PROT_READ | libc::PROT_WRITE));
+    /// let mappings = [executable, alias].map(|start| start.as_ptr() as usize);
+    /// let memory = GivenMemory {
+    ///     executable: NonNull::slice_from_raw_parts(executable, LEN),
+    ///     writer: GivenWriter::Alias(alias),
+    ///     data: None,
+    ///     release: Some(Box::new(move || {
+    ///         for start in mappings {
+    ///             // SAFETY: mapped above, and used by nobody any more.
+    ///             unsafe { libc::munmap(start as *mut _, LEN) };
+    ///         }
+    ///     })),
+    /// };
+    /// // SAFETY: two views of the same memory, which nobody else knows and which stay until `release` is called.
+    /// let arena = unsafe { CodeArena::builder().build_over(memory)? };
+    /// assert_eq!(arena.capacity(), LEN);
+    /// let block = arena.publish(&[0xb8, 7, 0, 0, 0, 0xc3])?; // mov eax, 7; ret
+    /// // SAFETY: the code takes nothing and returns a number.
+    /// let seven = unsafe { block.as_fn::<unsafe extern "C" fn() -> i32>() };
+    /// // SAFETY: the block is alive.
+    /// assert_eq!(unsafe { seven() }, 7);
+    /// # }
+    /// # Ok::<(), gaia_jit::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Whatever the error, [`GivenMemory::release`] was called when this returns.
+    ///
+    /// [`Error::Unsupported`] for settings that whoever mapped the memory decides on: `capacity`, `data`, `mode`, `modes`, `near`,
+    /// `seal`, `name`, `huge_pages`, `landing_pads`. The same if an alias or the data lies in the executable memory, if the data is
+    /// out of reach or holds no whole page, and if what is written there is not what runs. [`Error::ZeroSize`] if there is no whole
+    /// granule in the memory; [`Error::TooLarge`] if there is more than branches reach; [`Error::OperatingSystem`] if the function
+    /// that writes fails.
+    ///
+    /// # Safety
+    /// Until `release` is called, or for ever without one:
+    /// - The executable memory is mapped, readable and executable. Nobody else writes there, or runs or reads what the arena did not
+    ///   publish there, and no one changes the mapping or the protection.
+    /// - An alias is mapped, readable and writable for as many bytes, and used by nobody else. What is stored there is at once what is
+    ///   read at the executable address.
+    /// - A function that writes may be called on any thread. When it returns `Ok`, the bytes are what is read at the executable
+    ///   address, and it has written nothing else there.
+    /// - Data is mapped, readable and writable, and used by nobody else.
+    pub unsafe fn build_over(self, memory: GivenMemory) -> Result<CodeArena, Error> {
+        // From here on its owner is told, whatever fails.
+        let memory = Taken::new(memory);
+        self.check_given()?;
+        icache::check()?;
+        // SAFETY: passed on to the caller.
+        let memory = unsafe { CodeMemory::over(self.os, memory)? };
+        let core = Core::new(memory, self.poison, usize::MAX, Observers::new(self.observers))?;
+        Ok(CodeArena::from_core(core))
+    }
+
+    /// Whether nothing is set that whoever maps the memory decides on.
+    fn check_given(&self) -> Result<(), Error> {
+        let set = [
+            ("capacity", self.capacity.is_some()),
+            ("data", self.data.is_some()),
+            ("mode", self.modes.is_some()),
+            ("huge_pages", self.huge_pages),
+            ("seal", self.seal),
+            ("landing_pads", self.landing_pads),
+            ("near", self.near.is_some()),
+            ("name", self.name.is_some()),
+        ];
+        match set.into_iter().find(|(_, is_set)| *is_set) {
+            Some((what, _)) => {
+                Err(Error::unsupported(what, "the memory is given, and whoever mapped it decides on that"))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Memory in the first mode that the system allows, and why it refuses those before.
     fn first_mode(&self, plan: &Plan) -> Result<(CodeMemory, Vec<(WxMode, Error)>), Error> {
         let mut refused = Vec::new();
-        for &mode in &self.modes {
+        for &mode in self.modes.as_deref().unwrap_or(&[WxMode::Flip]) {
             match CodeMemory::build(self.os, mode, plan) {
                 Ok(memory) => return Ok((memory, refused)),
                 Err(why @ Error::Unsupported { .. }) => refused.push((mode, why)),

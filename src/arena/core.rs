@@ -51,8 +51,8 @@ pub(crate) fn bytes_of(run: Run) -> std::ops::Range<usize> {
 
 impl Core {
     pub(crate) fn new(memory: CodeMemory, poison: bool, keep_free: usize, observers: Observers) -> Result<Self, Error> {
-        let granules = (memory.len() / GRANULE) as u32;
-        let lookup = Lookup::new(granules)?;
+        let granules = (memory.first() / GRANULE) as u32..(memory.len() / GRANULE) as u32;
+        let lookup = Lookup::new(granules.end)?;
         // Smaller tables would take more memory for it than they have use for.
         if let Some((start, len)) = lookup.table(memory.page_size()).filter(|(_, len)| *len > 4 * units::MAX_ALIGN) {
             memory.advise_table(Span { start, len });
@@ -77,7 +77,7 @@ impl Core {
 
     /// Checks a size against what the arena could hold empty.
     pub(crate) fn granules(&self, bytes: usize) -> Result<u32, Error> {
-        units::granules(bytes, self.memory.len().min(u32::MAX as usize))
+        units::granules(bytes, self.memory.capacity().min(u32::MAX as usize))
     }
 
     /// Granules in a page of the system.

@@ -49,7 +49,7 @@ pub(crate) use in_place::InPlace;
 pub use lookup::BlockInfo;
 
 use crate::Error;
-pub use crate::modes::{Unfilled, WxMode};
+pub use crate::modes::{GivenCopy, GivenMemory, GivenWriter, Unfilled, WxMode};
 use crate::sync::Arc;
 use crate::units::GRANULE;
 
@@ -289,7 +289,7 @@ impl CodeArena {
 
     /// Bytes of address space for code.
     pub fn capacity(&self) -> usize {
-        self.core().memory.len()
+        self.core().memory.capacity()
     }
 
     /// Whether `address` lies in this arena's address space for code or for data, used or not.
@@ -301,7 +301,7 @@ impl CodeArena {
 impl fmt::Debug for CodeArena {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CodeArena")
-            .field("base", &self.core().memory.address(0))
+            .field("base", &self.core().memory.address(self.core().memory.first()))
             .field("capacity", &self.capacity())
             .field("mode", &self.mode())
             .finish_non_exhaustive()

@@ -11,6 +11,7 @@
 //! DualMap     one executable, one writable       whoever knows the address of the second view
 //! PerThread   one                                the thread that copies code in, while it does
 //! FileWrite   one                                the kernel, for who has the descriptor of the file behind it
+//! Given       as the embedder mapped it          whoever knows the alias, or the embedder's function
 //! ```
 //!
 //! # To add a mode
@@ -22,10 +23,14 @@ mod backing;
 mod dual_map;
 mod file_write;
 mod flip;
+mod given;
 mod per_thread;
 mod probe;
 #[cfg(all(test, not(loom)))]
 mod toy;
+
+pub(crate) use given::Taken;
+pub use given::{GivenCopy, GivenMemory, GivenWriter};
 
 use std::ops::{Deref, Range};
 use std::ptr::NonNull;
@@ -78,6 +83,19 @@ pub enum WxMode {
     /// Before each write the arena looks at `RLIMIT_FSIZE`, because a write past that limit is a signal that ends the process. A
     /// process that ignores the signal (`SIGXFSZ`) when the arena is built saves that call, a quarter of the time of a publication.
     FileWrite,
+    /// Memory that somebody else mapped, over which [`ArenaBuilder::build_over`](crate::ArenaBuilder::build_over) makes an arena; no
+    /// other call does. Bytes get in by stores to a writable alias, or by a function of the embedder's. No call to the system
+    /// ever names the memory: it is not mapped, protected, advised or unmapped.
+    ///
+    /// [`CodeArena::trim`](crate::CodeArena::trim) fills empty pages with traps and returns 0, because the memory stays. Resident
+    /// bytes are, as always, those of pages that code was placed in since they were last trimmed. [`CodeArena::collapse`][collapse] is
+    /// refused, and [`ArenaBuilder::keep_free`](crate::ArenaBuilder::keep_free) has no effect.
+    ///
+    /// A forked child may share the memory with its parent, if that is how it was mapped: what `DualMap` says of children is true
+    /// here.
+    ///
+    /// [collapse]: crate::CodeArena::collapse
+    Given,
     /// For a test.
     #[cfg(all(test, not(loom)))]
     #[doc(hidden)]
@@ -225,11 +243,23 @@ impl CodeMemory {
             WxMode::FileWrite => file_write::build(os, plan)?,
             #[cfg(all(test, not(loom)))]
             WxMode::Toy => toy::build(os, plan)?,
+            WxMode::Given => {
+                return Err(Error::unsupported("Given", "the memory has to be given: `build_over` does that"));
+            }
         };
         if plan.freeze {
             memory.freeze()?;
         }
         Ok(memory)
+    }
+
+    /// Memory that somebody else mapped, tried out before it is returned. Its owner is told if it is not.
+    ///
+    /// # Safety
+    /// - As for [`ArenaBuilder::build_over`](crate::ArenaBuilder::build_over).
+    pub(crate) unsafe fn over(os: &'static dyn Os, memory: Taken) -> Result<Self, Error> {
+        // SAFETY: passed on to the caller.
+        unsafe { given::build(os, memory) }
     }
 
     fn new(region: Region, mode: Box<dyn Mode>) -> Self {
@@ -354,6 +384,7 @@ impl CodeMemory {
 
     /// Puts the memory of whole pages into huge pages.
     pub(crate) fn collapse(&self, range: Range<usize>) -> Result<(), Error> {
+        self.check_not_given("collapse")?;
         if self.mode.second_view().is_some() {
             let second = Span { start: self.writable(range.start), len: range.len() };
             // SAFETY: whole pages of the view.

@@ -11,10 +11,10 @@ use crate::units::MAX_ALIGN;
 /// # Safety
 /// - The region begins with the whole of one of these functions, in an executable page.
 pub(super) unsafe fn run(memory: &CodeMemory, len: usize) -> Result<u32, Error> {
-    memory.flush(0..len);
+    memory.flush(memory.first()..memory.first() + len);
     memory.sync_cores()?;
     // SAFETY: by the caller, the address is that of a function of this type.
-    let function = unsafe { std::mem::transmute::<*const u8, extern "C" fn() -> u32>(memory.address(0)) };
+    let function = unsafe { std::mem::transmute::<*const u8, extern "C" fn() -> u32>(memory.address(memory.first())) };
     Ok(function())
 }
 
@@ -26,7 +26,7 @@ pub(super) fn stale(mode: &'static str, got: u32) -> Error {
 pub(super) fn rewriting(memory: &CodeMemory, mode: &'static str) -> Result<(), Error> {
     for (code, value) in RETURN_1_2.into_iter().zip(1..) {
         // SAFETY: a new region, nobody else knows it.
-        unsafe { memory.write(0, code)? };
+        unsafe { memory.write(memory.first(), code)? };
         // SAFETY: the function was written whole to the page.
         let got = unsafe { run(memory, code.len())? };
         if got != value {

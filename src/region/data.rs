@@ -7,6 +7,7 @@ use std::ptr::NonNull;
 use super::Region;
 use crate::Error;
 use crate::sys::{Access, Span};
+use crate::units::DATA_GAP;
 
 impl Region {
     /// Bytes of data there can be.
@@ -26,6 +27,13 @@ impl Region {
         Span { start: unsafe { self.data.start.add(range.start) }, len: range.len() }
     }
 
+    /// The largest alignment that data can have: how its first byte lies, in a reservation at a multiple of 64 KiB.
+    #[cfg_attr(not(feature = "cranelift"), allow(dead_code, reason = "only modules of Cranelift have data"))]
+    pub(crate) fn data_alignment(&self) -> usize {
+        // Memory that others mapped begins where it begins.
+        (1 << self.data.address().trailing_zeros().min(usize::BITS - 1)).min(DATA_GAP / 2)
+    }
+
     /// Names it for whoever looks at the system's list of mappings; a hint.
     pub(crate) fn name_data(&self, name: &CStr) {
         // SAFETY: whole pages of this region.
@@ -37,6 +45,10 @@ impl Region {
     /// # Safety
     /// - Nothing in the pages is to stay read-only.
     pub(crate) unsafe fn open_data(&self, range: Range<usize>) -> Result<(), Error> {
+        if self.given {
+            // It is writable, and stays so.
+            return Ok(());
+        }
         self.counters.flips.add(1);
         // SAFETY: pages of this region; passed on to the caller.
         Ok(unsafe { self.os.protect(self.data_span(range), Access::ReadWrite) }?)
@@ -47,6 +59,9 @@ impl Region {
     /// # Safety
     /// - Nobody writes to the pages any more.
     pub(crate) unsafe fn close_data(&self, range: Range<usize>) -> Result<(), Error> {
+        if self.given {
+            return Ok(());
+        }
         self.counters.flips.add(1);
         // SAFETY: pages of this region; passed on to the caller.
         Ok(unsafe { self.os.protect(self.data_span(range), Access::Read) }?)
@@ -57,6 +72,7 @@ impl Region {
     /// # Safety
     /// - Nobody needs what stands in the pages, nor uses them.
     pub(crate) unsafe fn decommit_data(&self, range: Range<usize>) -> Result<(), Error> {
+        self.check_not_given("giving memory back")?;
         self.counters.decommits.add(1);
         // SAFETY: private pages of this region; passed on to the caller.
         Ok(unsafe { self.os.decommit(self.data_span(range)) }?)
@@ -67,7 +83,7 @@ impl Region {
     /// # Safety
     /// - Nobody uses the data, now or later.
     pub(crate) unsafe fn abandon_data(&self) {
-        if self.data.len > 0 {
+        if self.data.len > 0 && !self.given {
             // SAFETY: private pages of this region that were not frozen; passed on to the caller.
             let _ = unsafe { self.os.decommit(self.data) };
         }

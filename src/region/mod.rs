@@ -9,6 +9,7 @@ use std::ptr::NonNull;
 use crate::Error;
 use crate::icache;
 use crate::sys::{self, Access, Os, Place, Span};
+use crate::units::MAX_ALIGN;
 
 mod counters;
 mod data;
@@ -23,8 +24,13 @@ pub(crate) struct Region {
     /// The view that runs, with a page without access (at least) on either side, and the data.
     reservation: Span,
     data: Span,
-    base: NonNull<u8>,
+    /// The address of offset 0, a multiple of `MAX_ALIGN`. In given memory it lies before the memory and is never followed.
+    origin: *mut u8,
+    /// The offset of the first byte, and where the code ends.
+    first: usize,
     len: usize,
+    /// Somebody else mapped it: no call to the system ever names it.
+    given: bool,
     page: usize,
     huge_pages: bool,
     /// What code needs.
@@ -42,14 +48,51 @@ impl Region {
             os,
             reservation,
             data: reservation.data(place),
-            base: reservation.code(place).start,
+            origin: reservation.code(place).start.as_ptr(),
+            first: 0,
             len: plan.len,
+            given: false,
             page: os.page_size(),
             huge_pages: plan.huge_pages,
             executable: plan.executable(),
             frozen: false,
             generation: sys::generation(),
             counters: Counters::default(),
+        }
+    }
+
+    /// A region of memory that somebody else mapped: `code` begins and ends at a granule, `data` is whole pages.
+    pub(crate) fn given(os: &'static dyn Os, code: Span, data: Span) -> Self {
+        let first = code.address() % MAX_ALIGN;
+        Self {
+            os,
+            reservation: code,
+            data,
+            origin: code.start.as_ptr().wrapping_sub(first),
+            first,
+            len: first + code.len,
+            given: true,
+            page: os.page_size(),
+            huge_pages: false,
+            executable: Access::ReadExecute,
+            frozen: false,
+            generation: sys::generation(),
+            counters: Counters::default(),
+        }
+    }
+
+    /// Whether somebody else mapped it.
+    pub(crate) fn is_given(&self) -> bool {
+        self.given
+    }
+
+    /// `Err` in memory that somebody else mapped.
+    pub(crate) fn check_not_given(&self, what: &'static str) -> Result<(), Error> {
+        match self.given {
+            false => Ok(()),
+            true => {
+                Err(Error::unsupported(what, "the memory was given to the arena: whoever mapped it decides on that"))
+            }
         }
     }
 
@@ -86,9 +129,19 @@ impl Region {
         self.frozen
     }
 
-    /// Bytes of code there can be.
+    /// Where the code ends, as an offset.
     pub(crate) fn len(&self) -> usize {
         self.len
+    }
+
+    /// The first offset there is: 0, but in given memory, which may begin anywhere.
+    pub(crate) fn first(&self) -> usize {
+        self.first
+    }
+
+    /// Bytes of code there can be.
+    pub(crate) fn capacity(&self) -> usize {
+        self.len - self.first
     }
 
     pub(crate) fn page_size(&self) -> usize {
@@ -112,20 +165,20 @@ impl Region {
 
     /// The executable address of an offset.
     pub(crate) fn address(&self, offset: usize) -> *const u8 {
-        self.base.as_ptr().wrapping_add(offset)
+        self.origin.wrapping_add(offset)
     }
 
     /// The offset of an executable address.
     pub(crate) fn offset_of(&self, address: *const u8) -> Option<usize> {
-        let offset = address.addr().checked_sub(self.base.as_ptr().addr())?;
-        (offset < self.len).then_some(offset)
+        let offset = address.addr().checked_sub(self.origin.addr())?;
+        (self.first <= offset && offset < self.len).then_some(offset)
     }
 
     /// Bytes of the executable view.
     pub(crate) fn span(&self, range: Range<usize>) -> Span {
-        debug_assert!(range.start <= range.end && range.end <= self.len);
-        // SAFETY: inside the reservation, which reaches past `base + len`.
-        Span { start: unsafe { self.base.add(range.start) }, len: range.len() }
+        debug_assert!(self.first <= range.start && range.start <= range.end && range.end <= self.len);
+        // SAFETY: from the first byte of the code on, which is not at address 0.
+        Span { start: unsafe { NonNull::new_unchecked(self.origin.wrapping_add(range.start)) }, len: range.len() }
     }
 
     /// Whether opened pages have memory from then on, and not as they are written to.
@@ -145,6 +198,7 @@ impl Region {
     /// # Safety
     /// - The pages hold no live code, and belong to the caller until sealed.
     pub(crate) unsafe fn open(&self, range: Range<usize>) -> Result<(), Error> {
+        self.check_not_given("opening pages")?;
         self.counters.flips.add(1);
         // SAFETY: passed on to the caller.
         Ok(unsafe { self.os.protect(self.span(range), Access::ReadWrite) }?)
@@ -155,6 +209,7 @@ impl Region {
     /// # Safety
     /// - The pages are the caller's, opened, and nobody writes to them any more.
     pub(crate) unsafe fn seal(&self, range: Range<usize>) -> Result<(), Error> {
+        self.check_not_given("sealing pages")?;
         self.counters.flips.add(1);
         // SAFETY: passed on to the caller.
         Ok(unsafe { self.os.protect(self.span(range), self.executable) }?)
@@ -163,7 +218,7 @@ impl Region {
     /// Gets memory for opened pages ahead of use; whether it could.
     pub(crate) fn populate(&self, range: Range<usize>) -> bool {
         // SAFETY: whole pages of the view.
-        unsafe { self.os.populate(self.span(range)) }.is_ok()
+        !self.given && unsafe { self.os.populate(self.span(range)) }.is_ok()
     }
 
     /// Asks for huge pages behind a table of the arena's own; a hint.

@@ -17,6 +17,8 @@
 //! plain stores. They are atomic because a drop reads the owner without a lock.
 #![forbid(unsafe_code)]
 
+use std::ops::Range;
+
 use super::Run;
 use crate::Error;
 use crate::sync::Ordering;
@@ -43,6 +45,7 @@ pub(crate) struct Granules {
     words: Table<AtomicU64>,
     summaries: Table<AtomicU64>,
     states: Table<AtomicU64>,
+    first: u32,
     len: u32,
     /// The logarithm of the granules in a page of the system.
     page_shift: u32,
@@ -58,22 +61,30 @@ pub(crate) const fn span_of(granule: u32) -> u32 {
 }
 
 impl Granules {
-    /// `len` free granules, whole pages of `page` granules.
-    pub(crate) fn new(len: u32, page: u32) -> Result<Self, Error> {
+    /// Free granules, in pages of `page` granules. What lies before the first of them is never handed out.
+    pub(crate) fn new(free: Range<u32>, page: u32) -> Result<Self, Error> {
+        let Range { start: first, end: len } = free;
         let spans = len.div_ceil(SPAN) as usize;
         let this = Self {
             words: Table::new(spans * WORDS)?,
             summaries: Table::new(spans)?,
             states: Table::new(spans)?,
+            first,
             len,
             page_shift: page.trailing_zeros(),
         };
-        // What a short last span lacks is taken for ever.
+        // What a short first or last span lacks is taken for ever.
+        this.set(Run { start: 0, end: first });
         this.set(Run { start: len, end: spans as u32 * SPAN });
         Ok(this)
     }
 
-    /// Granules in all.
+    /// The first granule that can be handed out.
+    pub(crate) fn first(&self) -> u32 {
+        self.first
+    }
+
+    /// Where they end.
     pub(crate) fn len(&self) -> u32 {
         self.len
     }
@@ -82,9 +93,11 @@ impl Granules {
         self.states.len() as u32
     }
 
-    /// The granules of a span; the last may be short.
+    /// The granules of a span. The first and the last may be short, and those before the first have none.
     pub(crate) fn span(&self, span: u32) -> Run {
-        Run { start: span * SPAN, end: ((span + 1) * SPAN).min(self.len) }
+        let (begin, end) = (span * SPAN, ((span + 1) * SPAN).min(self.len));
+        let start = begin.max(self.first);
+        if start < end { Run { start, end } } else { Run { start: begin, end: begin } }
     }
 
     #[inline]
@@ -361,14 +374,14 @@ impl Granules {
     /// How many granules of a span are taken.
     pub(crate) fn count_taken(&self, span: u32) -> u32 {
         let first = span as usize * WORDS;
-        let within = self.span(span);
-        let behind = (span + 1) * SPAN - within.end;
-        (first..first + WORDS).map(|index| self.word(index).count_ones()).sum::<u32>() - behind
+        let lacking = SPAN - self.span(span).len();
+        (first..first + WORDS).map(|index| self.word(index).count_ones()).sum::<u32>() - lacking
     }
 
     /// How many of the pages that `run` touches hold memory.
     pub(crate) fn count_resident(&self, run: Run) -> u32 {
-        (span_of(run.start)..=span_of(run.end - 1))
+        // Spans before the first granule are empty runs.
+        (span_of(run.start)..=span_of(run.end.max(1) - 1))
             .map(|span| (self.state(span) & self.pages(span, run)).count_ones())
             .sum()
     }

@@ -12,6 +12,8 @@ use crate::tests::model::ops;
 
 #[derive(Clone, Debug)]
 pub struct Program {
+    /// Of these, so many at the start are never handed out.
+    before: u32,
     granules: u32,
     /// Granules in a page.
     page: u32,
@@ -48,7 +50,8 @@ impl<'a> Arbitrary<'a> for Program {
     fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
         let granules = if u.arbitrary()? { u.int_in_range(1..=300)? } else { u.int_in_range(300..=40_000)? };
         let page = *u.choose(&[256, 1024, 4096])?;
-        Ok(Self { granules, page, heaps: u.int_in_range(1..=3)?, ops: ops(u)? })
+        let before = if u.arbitrary()? { 0 } else { u.int_in_range(0..=granules - 1)? };
+        Ok(Self { before, granules, page, heaps: u.int_in_range(1..=3)?, ops: ops(u)? })
     }
 }
 
@@ -81,14 +84,20 @@ pub(super) struct Model {
 
 impl Model {
     pub(super) fn new(granules: u32, page: u32, heaps: u16) -> Self {
-        let len = granules.next_multiple_of(page);
-        let tables = Tables::new(len, page).unwrap();
+        Self::within(0..granules.next_multiple_of(page), page, heaps)
+    }
+
+    pub(super) fn within(granules: std::ops::Range<u32>, page: u32, heaps: u16) -> Self {
+        let len = granules.end;
+        let tables = Tables::new(granules.clone(), page).unwrap();
+        let mut taken = vec![false; len as usize];
+        taken[..granules.start as usize].fill(true);
         Self {
             pool: Pool::new(&tables.granules).unwrap(),
             tables,
             heaps: (1..=heaps).map(|owner| Heap::new(owner).unwrap()).collect(),
-            taken: vec![false; len as usize],
-            resident: vec![false; (len / page) as usize],
+            taken,
+            resident: vec![false; len.div_ceil(page) as usize],
             page,
             live: Vec::new(),
         }
@@ -177,7 +186,12 @@ impl Model {
 
     fn trim(&mut self, page: u32) {
         let Some(resident) = self.resident.get_mut(page as usize) else { return };
-        let run = Run::new(page * self.page, self.page);
+        let granules = &self.tables.granules;
+        let run = Run { start: page * self.page, end: ((page + 1) * self.page).min(granules.len()) };
+        let run = Run { start: run.start.max(granules.first()), ..run };
+        if run.start >= run.end {
+            return;
+        }
         let owner = self.tables.granules.owner_at(run.start).unwrap();
         if owner == FREE || self.taken[run.start as usize..run.end as usize].contains(&true) {
             return;
@@ -187,7 +201,9 @@ impl Model {
         assert_eq!(heap.gone(&self.tables, run), u32::from(*resident));
         *resident = false;
         let spans = heap.free(&self.tables, run);
-        self.pool.put(&self.tables.granules, spans);
+        if !spans.is_empty() {
+            self.pool.put(&self.tables.granules, spans);
+        }
     }
 
     pub(super) fn check(&self) {
@@ -214,7 +230,8 @@ impl Model {
         }
         assert_eq!(self.pool.granules(), of(FREE).map(|span| granules.span(span).len()).sum::<u32>());
         assert_eq!(self.pool.resident_pages(), of(FREE).map(resident_in).sum::<u32>());
-        assert!((0..granules.spans()).all(|span| (self.owner(span) == FREE) == self.pool.is_free(span)));
+        let is_free = |span| self.owner(span) == FREE && granules.span(span).len() > 0;
+        assert!((0..granules.spans()).all(|span| is_free(span) == self.pool.is_free(span)));
     }
 
     fn free_in(&self, within: Run) -> u32 {
@@ -269,7 +286,11 @@ impl Model {
 
 impl Program {
     pub fn run(&self) {
-        let mut model = Model::new(self.granules, self.page, self.heaps);
+        let mut model = match self.before {
+            0 => Model::new(self.granules, self.page, self.heaps),
+            // Memory that others mapped, of any length.
+            before => Model::within(before..self.granules, self.page, self.heaps),
+        };
         for (index, op) in self.ops.iter().enumerate() {
             match *op {
                 Op::Alloc { heap, len, align, bump } => {

@@ -25,14 +25,16 @@ fn bits(spans: &Range<u32>) -> Range<usize> {
 
 /// The granules of adjacent spans.
 fn run_of(granules: &Granules, spans: &Range<u32>) -> Run {
-    Run { start: spans.start * SPAN, end: (spans.end * SPAN).min(granules.len()) }
+    Run { start: (spans.start * SPAN).max(granules.first()), end: (spans.end * SPAN).min(granules.len()) }
 }
 
 impl Pool {
     /// Returns a pool of all spans.
     pub(crate) fn new(granules: &Granules) -> Result<Self, Error> {
         let count = granules.spans() as usize;
-        Ok(Self { free: BitSet::full(count)?, resident: BitSet::empty(count)?, granules: granules.len(), pages: 0 })
+        let mut free = BitSet::full(count)?;
+        free.remove(0..span_of(granules.first()) as usize);
+        Ok(Self { free, resident: BitSet::empty(count)?, granules: granules.len() - granules.first(), pages: 0 })
     }
 
     /// Free granules in all.

@@ -135,3 +135,24 @@ fn a_span_that_changes_owner_hides_no_hole_of_its_neighbour() {
     model.check();
     model.fill();
 }
+
+/// What lies before the first granule is never handed out, and what can be is, up to the last granule.
+#[test]
+fn memory_may_begin_and_end_amid_a_span() {
+    for (first, len) in [(1, 2), (100, 3000), (SPAN - 1, 3 * SPAN + 7), (2 * SPAN, 3 * SPAN), (5 * SPAN + 3, 9 * SPAN)]
+    {
+        let mut model = Model::within(first..len, 256, 2);
+        assert_eq!((model.pool.granules(), model.pool.largest(&model.tables.granules)), (len - first, len - first));
+        assert_eq!(model.alloc(1, len - first, 1, true), Some(Run { start: first, end: len }));
+        assert_eq!(model.alloc(0, 1, 1, true), None);
+        model.free(0);
+        while model.alloc(0, 16, 1, true).is_some() {}
+        while model.alloc(0, 1, 1, true).is_some() {}
+        model.check();
+        assert_eq!(model.live.iter().map(|run| run.len()).sum::<u32>(), len - first);
+        while !model.live.is_empty() {
+            model.free(model.live.len() / 2);
+        }
+        model.check();
+    }
+}

@@ -5,6 +5,8 @@
 pub(crate) mod common;
 pub(crate) mod faulty;
 #[cfg(all(test, feature = "cranelift"))]
+mod given;
+#[cfg(all(test, feature = "cranelift"))]
 mod in_place;
 pub mod model;
 #[cfg(test)]

@@ -26,3 +26,45 @@ pub fn deny(call: libc::c_long) -> bool {
     // SAFETY: the filter is valid for the call to read.
     unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter) == 0 }
 }
+
+/// From now on this process is killed when it makes one of these calls with a first argument in one of these ranges (addresses and
+/// lengths). Whether that could be had.
+pub fn kill_in(calls: &[libc::c_long], ranges: &[(usize, usize)]) -> bool {
+    const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+    const JUMP: u32 = libc::BPF_JMP | libc::BPF_K;
+    let step = |code: u32, k: u32, jt: u8, jf: u8| libc::sock_filter { code: code as u16, jt, jf, k };
+    // The first argument, a number of 64 bits, in `struct seccomp_data`.
+    let (low, high) = if cfg!(target_endian = "little") { (16, 20) } else { (20, 16) };
+    let mut program = vec![step(LOAD, 0, 0, 0)];
+    for (index, call) in calls.iter().enumerate() {
+        // To behind the statement that lets all others pass.
+        program.push(step(JUMP | libc::BPF_JEQ, *call as u32, (calls.len() - index) as u8, 0));
+    }
+    program.push(step(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW, 0, 0));
+    for &(start, len) in ranges {
+        let (first, last) = (start as u64, (start + len - 1) as u64);
+        let (first_high, last_high) = ((first >> 32) as u32, (last >> 32) as u32);
+        // Below the first, or above the last: on to the next range. Numbers of 64 bits are compared by halves.
+        program.extend([
+            step(LOAD, high, 0, 0),
+            step(JUMP | libc::BPF_JGT, first_high, 3, 0),
+            step(JUMP | libc::BPF_JEQ, first_high, 0, 8),
+            step(LOAD, low, 0, 0),
+            step(JUMP | libc::BPF_JGE, first as u32, 0, 6),
+            step(LOAD, high, 0, 0),
+            step(JUMP | libc::BPF_JGT, last_high, 4, 0),
+            step(JUMP | libc::BPF_JEQ, last_high, 0, 2),
+            step(LOAD, low, 0, 0),
+            step(JUMP | libc::BPF_JGT, last as u32, 1, 0),
+            step(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_KILL_PROCESS, 0, 0),
+        ]);
+    }
+    program.push(step(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW, 0, 0));
+    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    // SAFETY: takes numbers only.
+    if unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } != 0 {
+        return false;
+    }
+    // SAFETY: the filter is valid for the call to read.
+    unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter) == 0 }
+}

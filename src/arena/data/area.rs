@@ -43,7 +43,7 @@ pub(in crate::arena) struct Figures {
 
 impl Space {
     fn new(bytes: usize, page: usize) -> Result<Box<Self>, Error> {
-        let tables = Tables::new((bytes / GRANULE) as u32, (page / GRANULE) as u32)?;
+        let tables = Tables::new(0..(bytes / GRANULE) as u32, (page / GRANULE) as u32)?;
         Ok(Box::new(Self {
             pool: Pool::new(&tables.granules)?,
             heaps: [Heap::new(1)?, Heap::new(2)?],
@@ -190,6 +190,9 @@ impl Core {
     }
 
     fn trim_area(&self, space: &mut Space) -> Result<usize, Error> {
+        if self.memory.is_given() {
+            return Ok(0);
+        }
         let (mut pages, page) = (0, space.granules_in_page());
         for run in space.empty_pages() {
             // SAFETY: free pages of the data area, which nobody gets while its lock is held.

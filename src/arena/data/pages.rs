@@ -10,7 +10,7 @@ use crate::arena::core::bytes_of;
 use crate::arena::handle::Handle;
 use crate::space::Run;
 use crate::sync::Arc;
-use crate::units::{DATA_GAP, GRANULE, align_granules};
+use crate::units::{GRANULE, align_granules};
 
 /// The longest run of pages that is taken ahead.
 const LONGEST_RUN: usize = 64 << 10;
@@ -36,7 +36,7 @@ impl DataPages {
         let core = Arc::clone(&self.core);
         let granules = core.data_granules(len)?;
         // The area begins at a multiple of that and no more.
-        let limit = DATA_GAP / 2;
+        let limit = core.memory.data_alignment();
         let align =
             align_granules(align).ok().filter(|_| align <= limit).ok_or(Error::BadAlignment { align, limit })?;
         self.runs.try_reserve(1).map_err(|_| Error::out_of_memory())?;

@@ -7,7 +7,8 @@ use crate::arena::lookup::{BlockInfo, Entry};
 
 impl Core {
     fn reservation(&self) -> Reservation {
-        Reservation { start: self.memory.address(0), len: self.memory.len(), mode: self.memory.mode() }
+        let memory = &self.memory;
+        Reservation { start: memory.address(memory.first()), len: memory.capacity(), mode: memory.mode() }
     }
 
     /// The arena is there.

@@ -64,7 +64,7 @@ impl Core {
     pub(crate) fn stats(&self) -> Stats {
         let counters = &self.memory.counters;
         let mut stats = Stats {
-            capacity: self.memory.len(),
+            capacity: self.memory.capacity(),
             data_capacity: self.memory.data_len(),
             fills_holes: self.memory.rules().fills_holes,
             unfilled: self.memory.unfilled(),
@@ -96,7 +96,8 @@ impl Core {
         stats.batch_bytes = stats.capacity.saturating_sub(known);
         stats.flushed_bytes = live.flushed() + counters.flushed.get();
         stats.largest_hole = self.largest_hole(&mut all) as usize * GRANULE;
-        stats.resident_bytes = resident * self.memory.page_size();
+        // Memory that others mapped may be part of a page at its ends.
+        stats.resident_bytes = (resident * self.memory.page_size()).min(stats.capacity);
         stats
     }
 

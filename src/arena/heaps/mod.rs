@@ -35,7 +35,7 @@ pub(super) use counts::Counts;
 use super::lookup::Entry;
 use crate::Error;
 use crate::space::Run;
-use crate::space::granules::{FREE, Granules, span_of};
+use crate::space::granules::{FREE, Granules, SPAN, span_of};
 use crate::space::heap::{Heap as Space, Tables};
 use crate::space::pool::Pool;
 use crate::sync::Ordering;
@@ -213,11 +213,12 @@ impl State {
 }
 
 impl Heaps {
-    /// Returns the heaps of `granules` granules, all free, in pages of `page` granules.
-    pub(crate) fn new(granules: u32, page: u32) -> Result<Self, Error> {
+    /// Returns the heaps of granules that are all free, in pages of `page` granules.
+    pub(crate) fn new(granules: Range<u32>, page: u32) -> Result<Self, Error> {
+        let spans = granules.end.div_ceil(SPAN) - span_of(granules.start);
         let tables = Tables::new(granules, page)?;
         let pool = Pool::new(&tables.granules)?;
-        let most = ((tables.granules.spans() / SPANS) as usize).clamp(1, MOST);
+        let most = ((spans / SPANS) as usize).clamp(1, MOST);
         Ok(Self {
             tables,
             pool: Mutex::new(pool),

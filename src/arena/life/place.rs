@@ -159,8 +159,8 @@ impl Core {
         }
         let (tables, granules) = (&self.heaps.tables, self.heaps.granules());
         let small = align == 1 && len <= SPAN / 2;
-        // The last span may be too short, but then there is another.
-        for _ in 0..if small { 2 } else { 0 } {
+        // The first span and the last may be too short, but then there is another.
+        for _ in 0..if small { 3 } else { 0 } {
             let (next, mut pool) = (heap.space.cursor_end() / SPAN, self.heaps.pool());
             let spans = if resident { pool.take_resident(granules, next) } else { pool.take_any(granules, next) };
             heap.space.extend(tables, spans?);

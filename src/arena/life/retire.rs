@@ -170,14 +170,23 @@ impl Core {
         if !self.poison || !self.memory.rules().fills_holes {
             return true;
         }
+        // SAFETY: the block was retired and every guard older than that is gone: nobody runs or reads it.
+        unsafe { self.overwrite_with_traps(run) }.is_ok()
+    }
+
+    /// Overwrites granules with traps. When this fails, some of them may be.
+    ///
+    /// # Safety
+    /// - The granules are the caller's, and nobody runs or reads them.
+    pub(super) unsafe fn overwrite_with_traps(&self, run: Run) -> Result<(), Error> {
         let bytes = bytes_of(run);
         let mut traps = [0; PIECE];
         icache::fill_with_traps(&mut traps);
         let mut pieces = bytes.clone().step_by(PIECE);
-        let written = pieces.all(|at| {
+        let written = pieces.try_for_each(|at| {
             let piece = &traps[..PIECE.min(bytes.end - at)];
-            // SAFETY: the block was retired and every guard older than that is gone: nobody runs or reads it.
-            unsafe { self.memory.write(at, piece) }.is_ok()
+            // SAFETY: passed on to the caller.
+            unsafe { self.memory.write(at, piece) }
         });
         self.memory.counters.flushed.add(bytes.len() as u64);
         self.memory.flush(bytes);

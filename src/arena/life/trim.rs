@@ -23,7 +23,7 @@ impl Core {
     pub(crate) fn trim(&self) -> Result<usize, Error> {
         self.memory.check_own("trim")?;
         let data = self.trim_data();
-        if !self.memory.rules().gives_back {
+        if !self.memory.rules().gives_back && !self.memory.is_given() {
             return data;
         }
         self.reclaim_all()?;
@@ -34,11 +34,17 @@ impl Core {
         let mut result = data;
         for run in runs {
             match self.decommit(run) {
+                // Traps, and the memory stays.
+                Ok(_) if self.memory.is_given() => {}
                 Ok(bytes) => result = result.map(|sum| sum + bytes),
                 Err(error) => result = result.and(Err(error)),
             }
         }
         drop(system);
+        if self.memory.is_given() {
+            // As for `poison`.
+            let _ = self.memory.sync_cores();
+        }
         if let Ok(bytes @ 1..) = result {
             self.announce_trimmed(bytes);
         }
@@ -50,23 +56,35 @@ impl Core {
     fn take_empty_pages(&self, all: &mut All<'_>) -> Vec<Run> {
         let (tables, granules) = (&self.heaps.tables, self.heaps.granules());
         let page = granules.page();
+        // Traps are written to little more than what was written to: a free span is taken as a whole.
+        let around = if self.memory.is_given() { SPAN } else { HUGE };
         let mut taken = Vec::new();
         let mut at = 0;
         while at < granules.len() {
             let free = granules.next_free(at, granules.len());
             let hole = Run { start: free, end: granules.next_taken(free, granules.len()) };
             at = hole.end;
-            let pages = Run { start: hole.start.next_multiple_of(page), end: hole.end / page * page };
+            // Where memory that others mapped begins or ends amid a page, nothing else of that page is the arena's.
+            let pages = Run {
+                start: if hole.start == granules.first() {
+                    hole.start / page * page
+                } else {
+                    hole.start.next_multiple_of(page)
+                },
+                end: if hole.end == granules.len() { hole.end.next_multiple_of(page) } else { hole.end / page * page },
+            };
             let mut from = pages.start;
             while let Some(first) = self.next_resident(from, pages.end) {
                 let mut end = first;
                 while end < pages.end && self.holds_memory(end) {
                     end += page;
                 }
-                let run =
-                    Run { start: (first / HUGE * HUGE).max(from), end: end.next_multiple_of(HUGE).min(pages.end) };
+                let run = Run {
+                    start: (first / around * around).max(from),
+                    end: end.next_multiple_of(around).min(pages.end),
+                };
                 from = run.end;
-                taken.extend(self.by_owner(run));
+                taken.extend(self.by_owner(Run { start: run.start.max(hole.start), end: run.end.min(hole.end) }));
             }
         }
         for run in &taken {
@@ -89,7 +107,7 @@ impl Core {
         while at < end {
             let within = granules.span(span_of(at));
             if granules.count_resident(within) == 0 {
-                at = within.end;
+                at = (span_of(at) + 1) * SPAN;
             } else if self.holds_memory(at) {
                 return Some(at);
             } else {
@@ -122,10 +140,15 @@ impl Core {
         pieces.into_iter().map(|(_, piece)| piece).collect()
     }
 
-    /// Gives the memory of taken pages back, and makes them free; returns the bytes.
+    /// Gives the memory of taken pages back, or in given memory fills them with traps, and makes them free; returns the bytes.
     fn decommit(&self, run: Run) -> Result<usize, Error> {
-        // SAFETY: the pages are taken and hold no block, live or pending.
-        let gone = unsafe { self.memory.decommit(bytes_of(run)) };
+        let gone = if self.memory.is_given() {
+            // SAFETY: the pages are taken and hold no block, live or pending.
+            unsafe { self.overwrite_with_traps(run) }
+        } else {
+            // SAFETY: as above.
+            unsafe { self.memory.decommit(bytes_of(run)) }
+        };
         let granules = self.heaps.granules();
         let pages = if granules.owner_at(run.start) == Some(FREE) {
             let mut pool = self.heaps.pool();
@@ -176,6 +199,7 @@ impl Core {
     /// Puts stretches of 2 MiB that hold memory almost throughout into huge pages; returns the bytes.
     pub(crate) fn collapse(&self) -> Result<usize, Error> {
         self.memory.check_own("collapse")?;
+        self.memory.check_not_given("collapse")?;
         let (mut bytes, mut refused) = (0, None);
         for start in (0..self.memory.len() / units::MAX_ALIGN).map(|index| index * units::MAX_ALIGN) {
             let run = Run::new((start / GRANULE) as u32, HUGE);

@@ -51,7 +51,7 @@ impl Heap {
             tables.granules.set_owner(span, self.owner);
             tables.granules.forget_lost(span);
         }
-        let (start, end) = (spans.start * SPAN, (spans.end * SPAN).min(tables.granules.len()));
+        let (start, end) = (tables.granules.span(spans.start).start, tables.granules.span(spans.end - 1).end);
         self.owned += end - start;
         self.resident += tables.granules.count_resident(Run { start, end });
         let hole = Run {

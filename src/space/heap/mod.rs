@@ -48,9 +48,9 @@ pub(crate) struct Tables {
 }
 
 impl Tables {
-    /// `granules` free granules, whole pages of `page` granules.
-    pub(crate) fn new(granules: u32, page: u32) -> Result<Self, Error> {
-        Ok(Self { granules: Granules::new(granules, page)?, links: Links::new(granules)? })
+    /// Free granules, in pages of `page` granules.
+    pub(crate) fn new(granules: Range<u32>, page: u32) -> Result<Self, Error> {
+        Ok(Self { links: Links::new(granules.end)?, granules: Granules::new(granules, page)? })
     }
 }
 
@@ -361,7 +361,8 @@ impl Heap {
         }
         // Spans that are wholly free, but for the one at the cursor. A heap other than the first that has nothing gives that one too.
         let keeps = at_cursor && (self.taken > 0 || self.owner == FIRST);
-        let first = hole.start.div_ceil(SPAN) + u32::from(keeps);
+        let from_first = hole.start == tables.granules.first();
+        let first = if from_first { span_of(hole.start) } else { hole.start.div_ceil(SPAN) } + u32::from(keeps);
         let last = if hole.end == tables.granules.len() { tables.granules.spans() } else { hole.end / SPAN };
         if first >= last {
             if at_cursor {
@@ -377,7 +378,7 @@ impl Heap {
         if run.start - hole.start >= SMALL {
             self.large.file(&tables.links, bin_of(hole.start), 0);
         }
-        let before = Run { start: hole.start, end: first * SPAN };
+        let before = Run { start: hole.start, end: (first * SPAN).max(hole.start) };
         let behind = Run { start: (last * SPAN).min(hole.end), end: hole.end };
         if at_cursor {
             self.cursor = before;
@@ -386,7 +387,7 @@ impl Heap {
         }
         // No longer part of this heap; the pool sets the owner.
         self.file(tables, behind);
-        let given = Run { start: first * SPAN, end: (last * SPAN).min(tables.granules.len()) };
+        let given = Run { start: before.end, end: behind.start };
         self.owned -= given.len();
         self.resident -= tables.granules.count_resident(given);
         first..last

@@ -50,15 +50,16 @@ const HOLES: usize = 8;
 impl Core {
     pub(crate) fn map(&self) -> Map {
         let page_size = self.memory.page_size();
-        let count = self.memory.len() / page_size;
+        let count = self.memory.len().div_ceil(page_size);
         let Some(all) = self.all_to_read() else { return Map { page_size, ..Map::default() } };
         let granules = self.heaps.granules();
+        let (first, len) = (granules.first(), granules.len());
         let resident = |page: usize| granules.all_resident(Run::new(page as u32 * granules.page(), granules.page()));
         let mut pages: Vec<PageUse> =
             (0..count).map(|page| PageUse { live: 0, pending: 0, resident: resident(page) }).collect();
-        let mut holes: Vec<Run> = granules.holes(Run { start: 0, end: granules.len() }).collect();
-        let mut free_from = 0;
-        for hole in holes.iter().copied().chain([Run::new(granules.len(), 0)]) {
+        let mut holes: Vec<Run> = granules.holes(Run { start: first, end: len }).collect();
+        let mut free_from = first;
+        for hole in holes.iter().copied().chain([Run::new(len, 0)]) {
             let taken = Run { start: free_from, end: hole.start };
             free_from = hole.end;
             if taken.len() > 0 {
@@ -72,9 +73,11 @@ impl Core {
             });
         }
         drop(all);
+        pages.drain(..self.memory.first() / page_size);
         holes.sort_by_key(|hole| std::cmp::Reverse(hole.len()));
         holes.truncate(HOLES);
-        let holes = holes.into_iter().map(bytes_of).map(|hole| Hole { offset: hole.start, len: hole.len() });
+        let hole = |run| Hole { offset: bytes_of(run).start - self.memory.first(), len: bytes_of(run).len() };
+        let holes = holes.into_iter().map(hole);
         Map { page_size, pages, holes: holes.collect() }
     }
 }
