@@ -55,6 +55,7 @@ impl Mode for FileWrite {
         Rules {
             fills_holes: true,
             opens_pages: false,
+            in_place: false,
             way_in: WayIn::WriteAtLast,
             gives_back: self.gives_back,
             gives_back_sealed: true,

@@ -212,6 +212,7 @@ impl Mode for Given {
         Rules {
             fills_holes: true,
             opens_pages: false,
+            in_place: false,
             way_in: match self.writer {
                 Writer::Alias(_) => WayIn::Stores,
                 Writer::Copy(..) => WayIn::WriteAtLast,

@@ -127,6 +127,8 @@ pub(crate) struct Rules {
     pub(crate) fills_holes: bool,
     /// Whole pages without live code can be opened, written to in their place, and sealed again.
     pub(crate) opens_pages: bool,
+    /// The same can be done for somebody else, who writes code and relocations at the address where it will run.
+    pub(crate) in_place: bool,
     /// How the bytes of a batch's function get to a place that is not in opened pages.
     pub(crate) way_in: WayIn,
     /// Memory of empty pages can be given back.

@@ -247,13 +247,36 @@ fn functions_are_found_and_observers_are_told_their_labels() {
 }
 
 #[test]
-fn modes_that_write_elsewhere_are_refused() {
+fn every_mode_works_or_is_refused() {
     for mode in modes() {
-        let provider = ArenaMemoryProvider::new(small(mode).build().unwrap());
-        match provider {
-            Ok(_) => assert_eq!(mode, WxMode::Flip),
-            Err(error) => assert!(matches!(error, Error::Unsupported { .. }) && mode != WxMode::Flip, "{error}"),
+        let arena = small(mode).build().unwrap();
+        let in_place = mode == WxMode::Flip || mode == WxMode::DualMap && cfg!(target_os = "linux");
+        let provider = match ArenaMemoryProvider::new(arena.clone()) {
+            Ok(provider) => provider,
+            Err(error) => {
+                assert!(matches!(error, Error::Unsupported { .. }) && !in_place, "{mode:?}: {error}");
+                continue;
+            }
+        };
+        assert!(in_place, "{mode:?}");
+        let mut module = module(provider);
+        for round in 0..5 {
+            let seven = constant(&mut module, &format!("seven{round}"), 7 + round);
+            let more = one_more(&mut module, &format!("more{round}"), seven);
+            if round == 0 {
+                let functions = with_data(&mut module, 40);
+                module.finalize_definitions().unwrap();
+                assert_eq!(functions.map(|id| call(&module, id)), [40; 2], "{mode:?}");
+            }
+            let other = arena.publish(&asm::constant(9)[..]).unwrap();
+            module.finalize_definitions().unwrap();
+            assert_eq!((call(&module, more), super::common::call(&other)), (8 + round as i32, 9), "{mode:?}");
         }
+        // SAFETY: nobody runs the code any more.
+        unsafe { module.free_memory() };
+        assert_empty(&arena);
+        arena.trim().unwrap();
+        assert_eq!(arena.stats().data_resident_bytes, 0);
     }
     if let Ok(arena) = small(WxMode::Flip).seal(true).build() {
         assert!(matches!(ArenaMemoryProvider::new(arena), Err(Error::Unsupported { .. })));

@@ -1,8 +1,7 @@
 //! Functions that somebody else writes, at the addresses where they will run: for linkers that know one address only.
 //!
 //! As in a batch, whole empty pages are opened, written and sealed once for all functions in them; what is left of them is
-//! free afterwards. Nothing is staged, so this is for private memory only, and functions never share pages with what was
-//! live before.
+//! free afterwards. Nothing is staged, and functions never share pages with what was live before.
 
 use std::ptr::NonNull;
 
@@ -23,12 +22,11 @@ use crate::units::{GRANULE, align_granules};
 impl CodeArena {
     /// `Err` where pages cannot be written to at the address where they will run.
     pub(crate) fn check_in_place(&self, what: &'static str) -> Result<(), Error> {
-        match self.core().memory.rules().opens_pages {
-            true => Ok(()),
-            false => {
-                Err(Error::unsupported(what, "code is written where it will run, which only `Flip` can, unsealed"))
-            }
+        if self.core().memory.rules().in_place {
+            return Ok(());
         }
+        let why = "code is written where it will run, which only `Flip`, and `DualMap` on Linux, can, unsealed";
+        Err(Error::unsupported(what, why))
     }
 
     /// Whether code that is called through a pointer has to begin with a landing pad.
@@ -61,7 +59,8 @@ impl InPlace {
             None => self.open(granules, align)?,
         };
         self.entries.push(Entry::new(run.start, len as u32, tag));
-        let (at, bytes) = (core.memory.writable(bytes_of(run).start), bytes_of(run).len());
+        // Where it will run, whatever other views there are.
+        let (at, bytes) = (core.memory.span(bytes_of(run)).start, bytes_of(run).len());
         // SAFETY: granules of this value's own in pages that it has open, mapped and initialised.
         icache::fill_with_traps(unsafe { std::slice::from_raw_parts_mut(at.as_ptr(), bytes) });
         Ok(at)
