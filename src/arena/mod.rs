@@ -242,6 +242,7 @@ impl CodeArena {
     /// Gives the memory of wholly empty pages back to the system; returns the bytes. The address space stays.
     ///
     /// In `DualMap` only Linux takes memory back while it is mapped. Elsewhere it goes with the arena, and this returns 0.
+    /// In [`Given`](WxMode::Given) memory the pages are filled with traps, and this returns 0.
     ///
     /// # Errors
     /// [`Error::OperatingSystem`] if the system refuses; pages that it did take back stay so, and nothing is lost.
@@ -269,7 +270,8 @@ impl CodeArena {
     ///
     /// # Errors
     /// [`Error::OperatingSystem`] where the system cannot (Linux can since 6.1, in `Flip` since 6.18) or has no memory, for
-    /// any stretch. Stretches in which a batch has pages open are passed over.
+    /// any stretch. Stretches in which a batch has pages open are passed over. [`Error::Unsupported`] over
+    /// [`Given`](WxMode::Given) memory.
     /// [`Error::Forked`] in a child.
     pub fn collapse(&self) -> Result<usize, Error> {
         self.core().collapse()
