@@ -257,6 +257,27 @@ fn why_holes_are_not_filled_is_known() {
     }
 }
 
+/// What a batch had written before a write was refused holds memory, which a trim has to find.
+#[test]
+fn half_of_a_batch_holds_memory() {
+    for mode in [WxMode::Flip, WxMode::FileWrite] {
+        let os = Faulty::leaked();
+        let Ok(arena) = CodeArena::builder().mode(mode).capacity(1 << 20).os(os).build() else { continue };
+        if !arena.stats().fills_holes {
+            continue;
+        }
+        let mut batch = arena.batch();
+        batch.push(&function(1, 40_000)).unwrap();
+        assert_eq!(arena.stats().resident_bytes, 0, "{mode:?}: nothing is written yet");
+        os.refuse(&["write"]);
+        assert!(batch.publish().is_err());
+        os.heal();
+        assert!(arena.stats().resident_bytes >= 40_000, "{mode:?}");
+        assert!(arena.trim().unwrap() >= 40_000, "{mode:?}");
+        assert_eq!((arena.stats().free_bytes, arena.stats().resident_bytes), (1 << 20, 0));
+    }
+}
+
 #[test]
 fn calls_go_by_batch_not_by_function() {
     let os = Faulty::leaked();
