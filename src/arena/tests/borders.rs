@@ -305,3 +305,22 @@ fn holes_that_do_not_fit_are_passed_over() {
     drop((kept, more));
     check_empty(&arena);
 }
+
+/// Spans whose holes are too small for what two heaps publish do not go to and fro between them.
+#[test]
+fn spans_of_no_use_stay_where_they_are() {
+    if !has_mode("spans_of_no_use_stay_where_they_are") {
+        return;
+    }
+    let arena = arena(256);
+    let mut kept = Vec::new();
+    for heap in [0, 1] {
+        let blocks: Vec<_> = (0..20 * SPAN as usize / 2).map(|_| publish(&arena, heap, 2 * GRANULE).unwrap()).collect();
+        kept.extend(blocks.into_iter().step_by(2));
+    }
+    let more: Vec<_> = (0..2_000).map(|n| publish(&arena, n % 2, 10 * GRANULE).unwrap()).collect();
+    let given = arena.core().heaps.given();
+    assert!((1..100).contains(&given), "{given} spans were given");
+    drop((kept, more));
+    check_empty(&arena);
+}
