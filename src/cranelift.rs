@@ -20,8 +20,8 @@
 //! A page of the data area is never executable for as long as the arena lives. Constants and writable data come from different parts of
 //! it (64 KiB each), so that modules add few mappings to the process's account (Linux: 65,530).
 //!
-//! In [`WxMode::Flip`](crate::WxMode::Flip), and on Linux in [`WxMode::DualMap`](crate::WxMode::DualMap), memory can be written where it
-//! will run: its pages are writable and not executable until then. The other modes are refused.
+//! Only in [`WxMode::Flip`](crate::WxMode::Flip) memory can be written where it will run: its pages are writable and not executable until
+//! then. The other modes are refused.
 //!
 //! # Versions
 //!
@@ -112,8 +112,8 @@ impl ArenaMemoryProvider {
     /// Memory from `arena`, which may serve any number of modules and everything else besides.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] unless the arena's mode is [`WxMode::Flip`](crate::WxMode::Flip) or, on Linux,
-    /// [`WxMode::DualMap`](crate::WxMode::DualMap), and if it was built with [`ArenaBuilder::seal`](crate::ArenaBuilder::seal).
+    /// [`Error::Unsupported`] unless the arena's mode is [`WxMode::Flip`](crate::WxMode::Flip), and if it was built with
+    /// [`ArenaBuilder::seal`](crate::ArenaBuilder::seal).
     pub fn new(arena: CodeArena) -> Result<Self, Error> {
         arena.check_in_place("memory for modules of Cranelift")?;
         Ok(Self {

@@ -280,3 +280,20 @@ fn no_descriptor_is_left_to_be_had() {
         }
     });
 }
+
+/// An arena whose descriptor others closed does not write to the code of the next arena, which gets its number.
+#[test]
+fn another_arena_with_the_same_number_is_left_alone() {
+    child::run("another_arena_with_the_same_number_is_left_alone", || {
+        let Some((lost, first, fd)) = arena("another_arena_with_the_same_number_is_left_alone") else { return };
+        // SAFETY: what this test is about.
+        unsafe { libc::close(fd) };
+        let Some((other, _, number)) = arena("another_arena_with_the_same_number_is_left_alone") else { return };
+        assert_eq!(number, fd);
+        let blocks: Vec<_> = (0..50).map(|n| other.publish(&asm::constant(n)).unwrap()).collect();
+        check_refuses(&lost, &first, |error| format!("{error:?}").contains("elsewhere"));
+        drop((lost, first));
+        assert!((0..).zip(&blocks).all(|(n, block)| call(block) == n));
+        check_works(&other);
+    });
+}

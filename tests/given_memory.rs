@@ -368,6 +368,11 @@ fn memory_that_cannot_be_used_is_refused() {
     let mut memory = views.part(4096, 1 << 19, false);
     memory.data = Some(NonNull::slice_from_raw_parts(views.executable, 8192));
     assert!(matches!(build(memory), Err(Error::Unsupported { what: "the data", .. })));
+    // A page of which the arena uses nothing is executable all the same.
+    let page = region::page::size();
+    let mut memory = views.part(page - 8, 1 << 19, false);
+    memory.data = Some(NonNull::slice_from_raw_parts(views.executable, page));
+    assert!(matches!(build(memory), Err(Error::Unsupported { what: "the data", .. })));
     // Another memory's alias: what is written there does not run.
     let (other, mut memory) = (Views::new(1 << 20), views.part(0, 1 << 20, false));
     // SAFETY: the whole view, which no arena has. A function that returns 3 stands there.
@@ -378,6 +383,15 @@ fn memory_that_cannot_be_used_is_refused() {
     let refused = build(memory);
     assert!(matches!(refused, Err(Error::Unsupported { what: "build_over", .. })), "{refused:?}");
     assert_eq!(Arc::strong_count(&views), 1);
+}
+
+/// What panics once more when a panic that it came with is forgotten.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        panic!("dropped");
+    }
 }
 
 /// Whatever the function that writes does, what fails is an error, and nothing is lost.
@@ -392,7 +406,7 @@ fn a_function_that_fails_is_an_error() {
             memory.writer =
                 GivenWriter::Copy(Box::new(move |offset, bytes: &[u8]| match fails.load(Ordering::Relaxed) {
                     false => inner(offset, bytes),
-                    true if panics => panic!("as the test wants"),
+                    true if panics => std::panic::panic_any(Bomb),
                     true => Err(io::ErrorKind::PermissionDenied.into()),
                 }));
             memory

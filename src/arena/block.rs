@@ -72,8 +72,7 @@ impl CodeBlock {
     }
 
     /// The code, as it stands in memory; a copy of it in [`PerThread`](crate::WxMode::PerThread), where threads differ in
-    /// what they may read, and in a forked child in [`DualMap`](crate::WxMode::DualMap), where it is what the parent has
-    /// there now.
+    /// what they may read, and in a forked child in modes with shared memory, where it is what the parent has there now.
     ///
     /// ```
     /// # let arena = gaia_jit::CodeArena::builder().capacity(1 << 20).build()?;

@@ -63,7 +63,7 @@ impl ArenaBuilder {
     }
 
     /// Bytes of address space for code, rounded up to whole pages. Memory is used only as code is placed; in a process that
-    /// locks what it will map (`mlockall(MCL_FUTURE)`) `Flip` takes all of it when it is built.
+    /// locks what it will map (`mlockall(MCL_FUTURE)`) `Flip`, `DualMap` and `FileWrite` take all of it when they are built.
     ///
     /// 256 MiB unless set; 128 MiB on AArch64 and 32 MiB on 32-bit systems, but no more than half of what branches reach if
     /// the arena is to be [`near`](Self::near) something, which may lie in the middle of it. All code of an arena lies in
@@ -165,8 +165,8 @@ impl ArenaBuilder {
         Self { near: Some(address.addr()), ..self }
     }
 
-    /// Has the system refuse every later change to the protections of the arena's memory, by anyone: for arenas that live
-    /// as long as the process. The mappings stay when the arena is dropped (`DualMap` gives their memory back then).
+    /// Has the system refuse every later change to the protections of the arena's memory for code, by anyone: for arenas that live
+    /// as long as the process. What is for data stays as it is. The mappings stay when the arena is dropped (`DualMap` gives their memory back then).
     ///
     /// In `Flip` and `PerThread` [`CodeArena::trim`] is refused from then on, and in `Flip` all code goes in through the
     /// kernel write. Linux since 6.10, on 64 bits (`mseal`); an error elsewhere.
@@ -309,10 +309,13 @@ impl ArenaBuilder {
     /// - The executable memory is mapped, readable and executable. Nobody else writes there, or runs or reads what the arena did not
     ///   publish there, and no one changes the mapping or the protection.
     /// - An alias is mapped, readable and writable for as many bytes, and used by nobody else. What is stored there is at once what is
-    ///   read at the executable address.
+    ///   read at the executable address. A forked child that inherits it writes to no slice of [`Batch::bytes_mut`][bytes_mut] that
+    ///   was there before.
     /// - A function that writes may be called on any thread. When it returns `Ok`, the bytes are what is read at the executable
     ///   address, and it has written nothing else there.
     /// - Data is mapped, readable and writable, and used by nobody else.
+    ///
+    /// [bytes_mut]: crate::Batch::bytes_mut
     pub unsafe fn build_over(self, memory: GivenMemory) -> Result<CodeArena, Error> {
         // From here on its owner is told, whatever fails.
         let memory = Taken::new(memory);

@@ -246,7 +246,7 @@ impl CodeArena {
     ///
     /// # Errors
     /// [`Error::OperatingSystem`] if the system refuses; pages that it did take back stay so, and nothing is lost.
-    /// [`Error::Forked`] in a child.
+    /// [`Error::Unsupported`] in `Flip` and `PerThread` if the arena is sealed; [`Error::Forked`] in a child.
     pub fn trim(&self) -> Result<usize, Error> {
         self.core().trim()
     }

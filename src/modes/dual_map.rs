@@ -2,8 +2,7 @@
 //!
 //! - *Reserved*: the memory, all of it mapped in both views for as long as the arena lives. On systems that hand out shared
 //!   memory only when asked ([`Backing`]), 64 KiB at a time.
-//! - *Bytes get in*, whatever they are part of, by stores to the writable view. No page changes its protection, but for modules of
-//!   Cranelift, which are written where they run: on Linux their pages of the executable view are writable instead for a while.
+//! - *Bytes get in*, whatever they are part of, by stores to the writable view. No page ever changes its protection.
 //! - *Pages come back* where the system takes memory back behind a mapping: on Linux.
 //! - *A forked child* inherits the executable view, and with it the memory that its parent goes on writing to. It does not
 //!   inherit the writable view.
@@ -60,7 +59,6 @@ impl Mode for DualMap {
         Rules {
             fills_holes: true,
             opens_pages: false,
-            in_place: region.os().returns_shared() && !region.is_frozen(),
             way_in: WayIn::Stores,
             gives_back: region.os().returns_shared(),
             gives_back_sealed: true,

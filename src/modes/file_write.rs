@@ -12,15 +12,12 @@ use std::ops::Range;
 use super::{CodeMemory, Mode, Readers, Rules, WayIn, WxMode, probe};
 use crate::Error;
 use crate::region::{Plan, Region, refusal};
-use crate::sync::{AtomicBool, Ordering};
 use crate::sys::{self, CodeFile, Os, Refused};
 
 struct FileWrite {
     file: CodeFile,
     /// Whether the system takes memory back.
     gives_back: bool,
-    /// What was written last went elsewhere: nothing is written any more.
-    lost: AtomicBool,
 }
 
 pub(super) fn build(os: &'static dyn Os, plan: &Plan) -> Result<CodeMemory, Error> {
@@ -36,7 +33,7 @@ pub(super) fn build(os: &'static dyn Os, plan: &Plan) -> Result<CodeMemory, Erro
         .map_code_file(&file, &place, plan.executable())
         .map_err(|refused| plan.no_place("FileWrite", &place, refused))?;
     let region = Region::new(os, plan, &place, reservation);
-    let mode = FileWrite { file, gives_back, lost: AtomicBool::new(false) };
+    let mode = FileWrite { file, gives_back };
     let memory = CodeMemory::new(region, Box::new(mode));
     memory.advise(plan);
     probe::rewriting(&memory, "FileWrite").map_err(|error| match error {
@@ -55,7 +52,6 @@ impl Mode for FileWrite {
         Rules {
             fills_holes: true,
             opens_pages: false,
-            in_place: false,
             way_in: WayIn::WriteAtLast,
             gives_back: self.gives_back,
             gives_back_sealed: true,
@@ -65,17 +61,13 @@ impl Mode for FileWrite {
     }
 
     unsafe fn write(&self, region: &Region, offset: usize, bytes: &[u8]) -> Result<(), Error> {
-        const CALL: &str = "pwrite";
-        if self.lost.load(Ordering::Relaxed) {
-            return Err(sys::elsewhere(CALL).into());
-        }
         // SAFETY: inside the region, which is as long as the file; by the caller nobody else uses the bytes.
         unsafe { region.os().write_code_file(&self.file, offset, bytes)? };
         // SAFETY: inside the region, mapped and readable; by the caller nobody writes there.
         let seen = unsafe { std::slice::from_raw_parts(region.address(offset), bytes.len()) };
         if seen != bytes {
-            self.lost.store(true, Ordering::Relaxed);
-            return Err(sys::elsewhere(CALL).into());
+            self.file.lose();
+            return Err(sys::elsewhere("pwrite").into());
         }
         Ok(())
     }

@@ -47,7 +47,6 @@ impl Mode for Flip {
         Rules {
             fills_holes: self.writer.is_ok(),
             opens_pages: !region.is_frozen(),
-            in_place: !region.is_frozen(),
             way_in: WayIn::WriteAtLast,
             gives_back: true,
             gives_back_sealed: false,

@@ -32,7 +32,7 @@ pub struct GivenMemory {
     /// How bytes get there.
     pub writer: GivenWriter,
     /// Memory for data: readable, writable, and not executable. Whole pages inside of it are used. What stands there does not
-    /// matter. Code and data together are at most what references reach: see [`ArenaBuilder::data`](crate::ArenaBuilder::data).
+    /// matter. Nothing of this version places data there, because modules of Cranelift are refused over given memory. Code and data together are at most what references reach: see [`ArenaBuilder::data`](crate::ArenaBuilder::data).
     ///
     /// Constants stay writable, because protections never change.
     pub data: Option<NonNull<[u8]>>,
@@ -117,14 +117,15 @@ enum Writer {
 /// # Safety
 /// - As for [`ArenaBuilder::build_over`](crate::ArenaBuilder::build_over).
 pub(super) unsafe fn build(os: &'static dyn Os, taken: Taken) -> Result<CodeMemory, Error> {
-    let Taken { memory, release } = taken;
+    // In this order, so that what is dropped first is what uses the memory.
+    let Taken { release, memory } = taken;
     let all = span(memory.executable)?;
     let code = inside(all, GRANULE).ok_or(Error::ZeroSize)?;
     if code.len > BRANCH_REACH {
         return Err(Error::TooLarge { asked: code.len, limit: BRANCH_REACH });
     }
     let data = match memory.data {
-        Some(data) => usable_data(span(data)?, code, os.page_size())?,
+        Some(data) => usable_data(span(data)?, all, os.page_size())?,
         None => Span { start: code.start, len: 0 },
     };
     let skipped = code.address() - all.address();
@@ -212,7 +213,6 @@ impl Mode for Given {
         Rules {
             fills_holes: true,
             opens_pages: false,
-            in_place: false,
             way_in: match self.writer {
                 Writer::Alias(_) => WayIn::Stores,
                 Writer::Copy(..) => WayIn::WriteAtLast,
@@ -236,7 +236,11 @@ impl Mode for Given {
             Writer::Copy(copy, skipped) => {
                 // What is behind it is the embedder's, and what is before it has to give its space back.
                 let copied = catch_unwind(AssertUnwindSafe(|| copy(skipped + (offset - region.first()), bytes)));
-                let copied = copied.unwrap_or_else(|_| Err(io::Error::other("the function panicked")));
+                let copied = copied.unwrap_or_else(|payload| {
+                    // To drop it may panic again.
+                    std::mem::forget(payload);
+                    Err(io::Error::other("the function panicked"))
+                });
                 copied.map_err(|source| Error::OperatingSystem { call: CALL, source })
             }
         }

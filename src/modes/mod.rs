@@ -78,10 +78,12 @@ pub enum WxMode {
     ///
     /// The descriptor is the right to write: an attacker who makes system calls reaches it through `/proc/self/fd`, and a forked child
     /// inherits it. (It is closed by `execve`, and has a high number.) A forked child shares the memory, as in `DualMap`. If other
-    /// code of the process closes the descriptor, nothing is published any more; what was published stays as it is.
+    /// code of the process closes the descriptor, nothing is published any more; what was published stays as it is. What that code
+    /// opens under the same number may be written to before the arena notices, so do not close descriptors that are not yours.
     ///
     /// Before each write the arena looks at `RLIMIT_FSIZE`, because a write past that limit is a signal that ends the process. A
-    /// process that ignores the signal (`SIGXFSZ`) when the arena is built saves that call, a quarter of the time of a publication.
+    /// process that ignores the signal (`SIGXFSZ`) when the arena is built saves that call, a quarter of the time of a publication; it
+    /// has to go on ignoring it.
     FileWrite,
     /// Memory that somebody else mapped, over which [`ArenaBuilder::build_over`](crate::ArenaBuilder::build_over) makes an arena; no
     /// other call does. Bytes get in by stores to a writable alias, or by a function of the embedder's. No call to the system
@@ -127,8 +129,6 @@ pub(crate) struct Rules {
     pub(crate) fills_holes: bool,
     /// Whole pages without live code can be opened, written to in their place, and sealed again.
     pub(crate) opens_pages: bool,
-    /// The same can be done for somebody else, who writes code and relocations at the address where it will run.
-    pub(crate) in_place: bool,
     /// How the bytes of a batch's function get to a place that is not in opened pages.
     pub(crate) way_in: WayIn,
     /// Memory of empty pages can be given back.

@@ -42,7 +42,6 @@ impl Mode for PerThread {
         Rules {
             fills_holes: true,
             opens_pages: false,
-            in_place: false,
             way_in: WayIn::WriteAtOnce,
             gives_back: true,
             gives_back_sealed: false,

@@ -32,7 +32,6 @@ impl Mode for Toy {
         Rules {
             fills_holes: true,
             opens_pages: false,
-            in_place: false,
             way_in: WayIn::WriteAtLast,
             gives_back: true,
             gives_back_sealed: false,

@@ -13,11 +13,12 @@ use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::mem::ManuallyDrop;
-use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::ptr;
 
 use super::{Access, Place, Refused, Result, Span, unix};
+use crate::sync::{Arc, AtomicBool, Mutex, Ordering};
 
 /// The descriptor is the right to write.
 #[derive(Debug)]
@@ -26,6 +27,8 @@ pub(crate) struct CodeFile {
     file: ManuallyDrop<File>,
     device: u64,
     inode: u64,
+    /// The number leads elsewhere: nothing is written any more.
+    lost: Arc<AtomicBool>,
     /// Whether the process ignores `SIGXFSZ`; then a write past `RLIMIT_FSIZE` is an error as any other.
     ignores_limit_signal: bool,
 }
@@ -45,6 +48,7 @@ impl CodeFile {
         let file = out_of_the_way(file);
         let meta = file.metadata().map_err(|e| Refused::new("fstat", e))?;
         Ok(Self {
+            lost: claim(file.as_raw_fd()),
             file: ManuallyDrop::new(file),
             device: meta.dev(),
             inode: meta.ino(),
@@ -63,16 +67,35 @@ impl CodeFile {
         let reservation = unix::reserve(place)?;
         let code = reservation.code(place);
         // SAFETY: pages of the reservation, made just now and given to nobody.
-        let mapped = unsafe { map_unheard(&readable, code, access) };
-        mapped.map(|()| reservation).inspect_err(|_| {
-            // SAFETY: as above.
-            let _ = unsafe { unix::release(reservation) };
-        })
+        match unsafe { map_unheard(&readable, code, access) } {
+            Ok(()) => Ok(reservation),
+            Err(Unmapped::Whole(refused)) => {
+                // SAFETY: as above.
+                let _ = unsafe { unix::release(reservation) };
+                Err(refused)
+            }
+            // The rest of the reservation stays, because what is in the gap now may be another thread's.
+            Err(Unmapped::WithGap(refused)) => Err(refused),
+        }
     }
 
-    /// Writes all of `bytes` at an offset. A write that comes back short is not tried again: past `RLIMIT_FSIZE` the second try
-    /// would be a signal.
+    /// Nothing is written from now on, because the last write went elsewhere.
+    pub(crate) fn lose(&self) {
+        self.lost.store(true, Ordering::Relaxed);
+    }
+
+    /// Writes all of `bytes` at an offset.
     pub(super) fn write(&self, offset: usize, bytes: &[u8]) -> Result<()> {
+        if self.lost.load(Ordering::Relaxed) {
+            return Err(elsewhere("pwrite"));
+        }
+        // Of more than that the system writes a part.
+        const MOST: usize = 1 << 30;
+        bytes.chunks(MOST).enumerate().try_for_each(|(n, piece)| self.write_piece(offset + n * MOST, piece))
+    }
+
+    /// A write that comes back short is not tried again: past `RLIMIT_FSIZE` the second try would be a signal.
+    fn write_piece(&self, offset: usize, bytes: &[u8]) -> Result<()> {
         if !self.ignores_limit_signal {
             check_file_size(offset + bytes.len())?;
         }
@@ -104,11 +127,25 @@ impl CodeFile {
 
 impl Drop for CodeFile {
     fn drop(&mut self) {
+        let mut claimed = CLAIMED.lock();
+        claimed.retain(|(_, lost)| !Arc::ptr_eq(lost, &self.lost));
         if self.is_ours() {
             // SAFETY: dropped once, here.
             unsafe { ManuallyDrop::drop(&mut self.file) };
         }
     }
+}
+
+/// Which numbers files of this process have, as far as their arenas know.
+static CLAIMED: Mutex<Vec<(RawFd, Arc<AtomicBool>)>> = Mutex::new(Vec::new());
+
+/// Notes that a number is a new file's. An arena that had it before has lost it to other code, and would write to this one's code.
+fn claim(number: RawFd) -> Arc<AtomicBool> {
+    let lost = Arc::new(AtomicBool::new(false));
+    let mut claimed = CLAIMED.lock();
+    claimed.iter().filter(|(other, _)| *other == number).for_each(|(_, lost)| lost.store(true, Ordering::Relaxed));
+    claimed.push((number, Arc::clone(&lost)));
+    lost
 }
 
 /// What a descriptor means that others closed, and whose number they use now.
@@ -122,13 +159,13 @@ pub(crate) fn elsewhere(call: &'static str) -> Refused {
 ///
 /// # Safety
 /// - `at` is whole pages of a reservation of the caller's that nobody uses.
-unsafe fn map_unheard(file: &File, at: Span, access: Access) -> Result<()> {
+unsafe fn map_unheard(file: &File, at: Span, access: Access) -> std::result::Result<(), Unmapped> {
     // SAFETY: passed on to the caller. A policy against it does not matter.
     let heard = unsafe { unix::protect(at, access) };
     let Ok(made) = unix::map_shared(file, at.len, access) else {
         // There may be address space for one view but not for two.
         // SAFETY: passed on to the caller.
-        return unsafe { unix::map_shared_at(file, at, access) };
+        return unsafe { unix::map_shared_at(file, at, access) }.map_err(Unmapped::Whole);
     };
     if heard.is_ok() {
         let (from, to) = (made.start.as_ptr(), at.start.as_ptr());
@@ -136,15 +173,26 @@ unsafe fn map_unheard(file: &File, at: Span, access: Access) -> Result<()> {
         // Android.
         const MOVE_TO: libc::c_long = 1 | 2;
         // SAFETY: a mapping made just now, to pages of the caller's that nobody uses.
-        match unsafe { libc::syscall(libc::SYS_mremap, from, made.len, at.len, MOVE_TO, to) } {
-            moved if moved as usize == at.address() => return Ok(()),
-            _ => {}
+        let moved = unsafe { libc::syscall(libc::SYS_mremap, from, made.len, at.len, MOVE_TO, to) };
+        if moved as usize == at.address() {
+            return Ok(());
         }
+        let refused = Refused::last("mremap");
+        // SAFETY: mapped just now and given to nobody.
+        let _ = unsafe { unix::release(made) };
+        // It takes away what is there before it moves.
+        return Err(Unmapped::WithGap(refused));
     }
     // SAFETY: mapped just now and given to nobody.
-    unsafe { unix::release(made)? };
+    unsafe { unix::release(made) }.map_err(Unmapped::Whole)?;
     // SAFETY: passed on to the caller.
-    unsafe { unix::map_shared_at(file, at, access) }
+    unsafe { unix::map_shared_at(file, at, access) }.map_err(Unmapped::Whole)
+}
+
+/// What is left of a reservation that could not be mapped.
+enum Unmapped {
+    Whole(Refused),
+    WithGap(Refused),
 }
 
 /// A new anonymous file. Not a program to `execve`, whatever it is mapped for, where the kernel knows such (since 6.3).

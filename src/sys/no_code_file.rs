@@ -21,6 +21,10 @@ impl CodeFile {
         match *self {}
     }
 
+    pub(crate) fn lose(&self) {
+        match *self {}
+    }
+
     pub(super) fn give_back(&self, _offset: usize, _len: usize) -> Result<()> {
         match *self {}
     }

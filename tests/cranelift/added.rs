@@ -250,7 +250,7 @@ fn functions_are_found_and_observers_are_told_their_labels() {
 fn every_mode_works_or_is_refused() {
     for mode in modes() {
         let arena = small(mode).build().unwrap();
-        let in_place = mode == WxMode::Flip || mode == WxMode::DualMap && cfg!(target_os = "linux");
+        let in_place = mode == WxMode::Flip;
         let provider = match ArenaMemoryProvider::new(arena.clone()) {
             Ok(provider) => provider,
             Err(error) => {

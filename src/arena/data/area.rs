@@ -127,9 +127,6 @@ impl Core {
         self.memory.check_own("reserve data")?;
         let mut area = self.data.0.lock();
         let bytes = self.memory.data_len();
-        if bytes == 0 {
-            return Err(Error::DataFull { asked: len as usize * GRANULE, free: 0, largest_hole: 0 });
-        }
         if area.is_none() {
             *area = Some(Space::new(bytes, self.memory.page_size())?);
         }
@@ -214,7 +211,7 @@ impl Core {
     pub(super) fn data_granules(&self, bytes: usize) -> Result<u32, Error> {
         match self.memory.data_len() {
             // Full is what it is, rather than too small.
-            0 => units::granules(bytes, u32::MAX as usize),
+            0 if bytes > 0 => Err(Error::DataFull { asked: bytes, free: 0, largest_hole: 0 }),
             most => units::granules(bytes, most),
         }
     }

@@ -22,10 +22,10 @@ use crate::units::{GRANULE, align_granules};
 impl CodeArena {
     /// `Err` where pages cannot be written to at the address where they will run.
     pub(crate) fn check_in_place(&self, what: &'static str) -> Result<(), Error> {
-        if self.core().memory.rules().in_place {
+        if self.core().memory.rules().opens_pages {
             return Ok(());
         }
-        let why = "code is written where it will run, which only `Flip`, and `DualMap` on Linux, can, unsealed";
+        let why = "code is written where it will run, which only `Flip` can, unsealed";
         Err(Error::unsupported(what, why))
     }
 
