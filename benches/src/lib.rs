@@ -11,6 +11,7 @@
 //! figures begin with a clean heap.
 
 pub mod code;
+#[allow(dead_code, reason = "tests use more of it")]
 #[path = "../../tests/common/sandbox.rs"]
 mod filter;
 pub mod group;
