@@ -22,7 +22,13 @@ struct FileWrite {
 
 pub(super) fn build(os: &'static dyn Os, plan: &Plan) -> Result<CodeMemory, Error> {
     let place = plan.place(os)?;
-    let file = os.create_code_file(plan.len, plan.name.as_deref()).map_err(refusal("FileWrite"))?;
+    let file = os.create_code_file(plan.len, plan.name.as_deref()).map_err(|refused| match refused.source.kind() {
+        // A limit is configuration, as a policy is.
+        std::io::ErrorKind::FileTooLarge => {
+            Error::unsupported("FileWrite", format!("{} is below the capacity of {} bytes", refused.call, plan.len))
+        }
+        _ => refusal("FileWrite")(refused),
+    })?;
     // SAFETY: nothing is in it yet.
     let gives_back = match unsafe { os.decommit_code_file(&file, 0, os.page_size()) } {
         // A policy stays, all else passes.
