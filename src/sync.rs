@@ -7,7 +7,9 @@ pub(crate) use parking_lot::Mutex;
 pub(crate) use std::sync::Arc;
 #[cfg(any(unix, windows))]
 pub(crate) use std::sync::OnceLock;
-pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) use std::sync::atomic::AtomicBool;
+pub(crate) use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 #[cfg(loom)]
 pub(crate) use modelled as checked;
