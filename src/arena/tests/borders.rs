@@ -287,8 +287,7 @@ fn no_heap_keeps_free_spans_alone() {
     check_empty(&arena);
 }
 
-/// Holes across the ends of spans, of which neither side is large enough, are many, and a search does not look at all of them. (It
-/// would take a thousand times as long.)
+/// Holes across the ends of spans, of which neither side is large enough, are not among those that a search takes for sure to fit.
 #[test]
 fn holes_that_do_not_fit_are_passed_over() {
     if !has_mode("holes_that_do_not_fit_are_passed_over") {

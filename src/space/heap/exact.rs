@@ -14,7 +14,7 @@ impl Heap {
             return Some(run);
         }
         let least = class_of(len.max(SMALL));
-        if let Some((run, hole)) = self.find_large(tables, least, least, len, align) {
+        if let Some((run, hole)) = self.find_large(tables, least, None, len, align) {
             self.large.file(&tables.links, bin_of(hole.start), 0);
             self.take(tables, run, hole);
             return Some(run);

@@ -292,24 +292,33 @@ impl Heap {
         // Of a hole across the end of a span a small block takes one side.
         let needed = len.checked_add(align - 1)?.checked_mul(if len < SMALL { 2 } else { 1 })?;
         let (least, sure) = (class_of(len.max(SMALL)), class_of(needed.max(SMALL)) + 1);
-        let found = self.find_large(tables, least, sure, len, align)?;
+        let found = self.find_large(tables, least, Some(sure), len, align)?;
         let (run, hole) = found;
         self.large.file(&tables.links, bin_of(hole.start), 0);
         self.take(tables, run, hole);
         Some(run)
     }
 
-    /// A few of the smaller classes, then the first class whose holes are all sure to fit.
-    fn find_large(&self, tables: &Tables, least: u16, sure: u16, len: u32, align: u32) -> Option<(Run, Run)> {
+    /// Looks at a few holes of each class from `least` on, and at one from `sure` on, where all fit; without `sure` at all there are.
+    fn find_large(&self, tables: &Tables, least: u16, sure: Option<u16>, len: u32, align: u32) -> Option<(Run, Run)> {
         let fits = |bin: u32| {
             let hole = self.large_hole(tables, bin);
             Self::fit(hole, len, align).map(|run| (run, hole))
         };
         let mut class = self.large.at_least(least);
         while let Some(at) = class {
-            let tries = if at >= sure { usize::MAX } else { TRIES };
-            if let Some(found) = self.large.of_class(&tables.links, at).take(tries).find_map(fits) {
-                return Some(found);
+            let is_sure = sure.is_some_and(|sure| at >= sure);
+            let tries = if sure.is_none() {
+                usize::MAX
+            } else if is_sure {
+                1
+            } else {
+                TRIES
+            };
+            let found = self.large.of_class(&tables.links, at).take(tries).find_map(fits);
+            debug_assert!(found.is_some() || !is_sure, "{len} granules do not fit into a hole of class {at}");
+            if found.is_some() {
+                return found;
             }
             class = self.large.at_least(at + 1);
         }
