@@ -11,7 +11,7 @@ use std::ops::Range;
 use std::ptr::NonNull;
 
 use super::backing::Backing;
-use super::{CodeMemory, Mode, Readers, Rules, WayIn, WxMode, probe};
+use super::{CodeMemory, Mode, Readers, Rules, Trims, WayIn, WxMode, probe};
 use crate::Error;
 use crate::region::{Plan, Region, refusal};
 use crate::sys::{self, Os, Span};
@@ -60,8 +60,7 @@ impl Mode for DualMap {
             fills_holes: true,
             opens_pages: false,
             way_in: WayIn::Stores,
-            gives_back: region.os().returns_shared(),
-            gives_back_sealed: true,
+            trims: if region.os().returns_shared() { Trims::Always } else { Trims::Nothing },
             // One view after the other.
             collapses_in_steps: true,
             readers: Readers::SharedWithParent,

@@ -9,15 +9,14 @@
 
 use std::ops::Range;
 
-use super::{CodeMemory, Mode, Readers, Rules, WayIn, WxMode, probe};
+use super::{CodeMemory, Mode, Readers, Rules, Trims, WayIn, WxMode, probe};
 use crate::Error;
 use crate::region::{Plan, Region, refusal};
 use crate::sys::{self, CodeFile, Os, Refused};
 
 struct FileWrite {
     file: CodeFile,
-    /// Whether the system takes memory back.
-    gives_back: bool,
+    trims: Trims,
 }
 
 pub(super) fn build(os: &'static dyn Os, plan: &Plan) -> Result<CodeMemory, Error> {
@@ -30,16 +29,14 @@ pub(super) fn build(os: &'static dyn Os, plan: &Plan) -> Result<CodeMemory, Erro
         _ => refusal("FileWrite")(refused),
     })?;
     // SAFETY: nothing is in it yet.
-    let gives_back = match unsafe { os.decommit_code_file(&file, 0, os.page_size()) } {
-        // A policy stays, all else passes.
-        Err(refused) => !matches!(refusal("FileWrite")(refused), Error::Unsupported { .. }),
-        Ok(()) => true,
-    };
+    let tried = unsafe { os.decommit_code_file(&file, 0, os.page_size()) }.map_err(refusal("FileWrite"));
+    // A policy stays, all else passes.
+    let trims = if matches!(tried, Err(Error::Unsupported { .. })) { Trims::Nothing } else { Trims::Always };
     let reservation = os
         .map_code_file(&file, &place, plan.executable())
         .map_err(|refused| plan.no_place("FileWrite", &place, refused))?;
     let region = Region::new(os, plan, &place, reservation);
-    let mode = FileWrite { file, gives_back };
+    let mode = FileWrite { file, trims };
     let memory = CodeMemory::new(region, Box::new(mode));
     memory.advise(plan);
     probe::rewriting(&memory, "FileWrite").map_err(|error| match error {
@@ -59,8 +56,7 @@ impl Mode for FileWrite {
             fills_holes: true,
             opens_pages: false,
             way_in: WayIn::WriteAtLast,
-            gives_back: self.gives_back,
-            gives_back_sealed: true,
+            trims: self.trims,
             collapses_in_steps: false,
             readers: Readers::SharedWithParent,
         }

@@ -10,7 +10,7 @@
 
 use std::ops::Range;
 
-use super::{CodeMemory, Mode, Readers, Rules, Unfilled, WayIn, WxMode, probe};
+use super::{CodeMemory, Mode, Readers, Rules, Trims, Unfilled, WayIn, WxMode, probe};
 use crate::Error;
 use crate::icache::RETURN_1_2;
 use crate::region::{Plan, Region, refusal};
@@ -48,8 +48,7 @@ impl Mode for Flip {
             fills_holes: self.writer.is_ok(),
             opens_pages: !region.is_frozen(),
             way_in: WayIn::WriteAtLast,
-            gives_back: true,
-            gives_back_sealed: false,
+            trims: Trims::UnlessSealed,
             collapses_in_steps: false,
             readers: Readers::All,
         }

@@ -14,7 +14,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 use std::sync::{Mutex, PoisonError};
 
-use super::{CodeMemory, Mode, Readers, Rules, WayIn, WxMode, probe};
+use super::{CodeMemory, Mode, Readers, Rules, Trims, WayIn, WxMode, probe};
 use crate::Error;
 use crate::icache;
 use crate::region::Region;
@@ -217,8 +217,7 @@ impl Mode for Given {
                 Writer::Alias(_) => WayIn::Stores,
                 Writer::Copy(..) => WayIn::WriteAtLast,
             },
-            gives_back: false,
-            gives_back_sealed: false,
+            trims: Trims::WithTraps,
             collapses_in_steps: false,
             readers: Readers::SharedWithParent,
         }

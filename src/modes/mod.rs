@@ -36,6 +36,7 @@ use std::ops::{Deref, Range};
 use std::ptr::NonNull;
 
 use crate::Error;
+use crate::icache;
 use crate::region::{Plan, Region, refusal};
 use crate::sys::{self, Os, Span};
 
@@ -131,13 +132,23 @@ pub(crate) struct Rules {
     pub(crate) opens_pages: bool,
     /// How the bytes of a batch's function get to a place that is not in opened pages.
     pub(crate) way_in: WayIn,
-    /// Memory of empty pages can be given back.
-    pub(crate) gives_back: bool,
-    /// Also while the arena's mappings are sealed.
-    pub(crate) gives_back_sealed: bool,
+    pub(crate) trims: Trims,
     /// Pages that are put into a huge page hold memory throughout even if the system refuses half-way.
     pub(crate) collapses_in_steps: bool,
     pub(crate) readers: Readers,
+}
+
+/// What becomes of empty pages when an arena is trimmed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trims {
+    /// They stay as they are.
+    Nothing,
+    /// Their memory goes back to the system, but not while the arena's mappings are sealed.
+    UnlessSealed,
+    /// Their memory goes back to the system.
+    Always,
+    /// They are filled with traps, and their memory stays.
+    WithTraps,
 }
 
 /// How the bytes of a batch's function get to their place.
@@ -360,8 +371,44 @@ impl CodeMemory {
         unsafe { self.mode.fill(&self.region, offset, code, padding) }
     }
 
-    /// Gives the memory of whole pages back to the system, where [`Rules::gives_back`]. They can be written to as before:
-    /// private ones after they were opened, or through the kernel.
+    /// Overwrites code with traps. When this fails, some of it may be.
+    ///
+    /// # Safety
+    /// - The bytes are the caller's, whole granules of executable pages, and nobody runs or reads them.
+    pub(crate) unsafe fn fill_with_traps(&self, range: Range<usize>) -> Result<(), Error> {
+        const PIECE: usize = 4096;
+        let mut traps = [0; PIECE];
+        icache::fill_with_traps(&mut traps);
+        let mut pieces = range.clone().step_by(PIECE);
+        let written = pieces.try_for_each(|at| {
+            let piece = &traps[..PIECE.min(range.end - at)];
+            // SAFETY: passed on to the caller.
+            unsafe { self.write(at, piece) }
+        });
+        self.counters.flushed.add(range.len() as u64);
+        self.flush(range);
+        written
+    }
+
+    /// Does to empty pages what [`Rules::trims`] says; returns whether their memory went back to the system.
+    ///
+    /// # Safety
+    /// - As for [`CodeMemory::decommit`].
+    pub(crate) unsafe fn trim(&self, range: Range<usize>) -> Result<bool, Error> {
+        if self.rules.trims == Trims::WithTraps {
+            // SAFETY: passed on to the caller.
+            unsafe { self.fill_with_traps(range)? };
+            // Where other cores cannot be reached the traps come late; what is published there next is refused anyway.
+            let _ = self.sync_cores();
+            return Ok(false);
+        }
+        // SAFETY: passed on to the caller.
+        unsafe { self.decommit(range)? };
+        Ok(true)
+    }
+
+    /// Gives the memory of whole pages back to the system. They can be written to as before: private ones after they were opened, or
+    /// through the kernel.
     ///
     /// # Safety
     /// - The pages hold nothing that anybody needs, and belong to the caller.
@@ -376,12 +423,12 @@ impl CodeMemory {
 
     /// Whether no memory can be given back, because the arena's mappings are sealed.
     fn is_sealed(&self) -> bool {
-        self.is_frozen() && !self.rules.gives_back_sealed
+        self.is_frozen() && self.rules.trims == Trims::UnlessSealed
     }
 
     /// Whether memory can be given back while the arena lives.
     pub(crate) fn can_shrink(&self) -> bool {
-        self.rules.gives_back && !self.is_sealed()
+        matches!(self.rules.trims, Trims::UnlessSealed | Trims::Always) && !self.is_sealed()
     }
 
     /// Puts the memory of whole pages into huge pages.

@@ -9,7 +9,7 @@
 
 use std::ops::Range;
 
-use super::{CodeMemory, Mode, Readers, Rules, WayIn, WxMode, probe};
+use super::{CodeMemory, Mode, Readers, Rules, Trims, WayIn, WxMode, probe};
 use crate::Error;
 use crate::region::{Plan, Region, refusal};
 use crate::sys::{self, Os, WriteWindow};
@@ -43,8 +43,7 @@ impl Mode for PerThread {
             fills_holes: true,
             opens_pages: false,
             way_in: WayIn::WriteAtOnce,
-            gives_back: true,
-            gives_back_sealed: false,
+            trims: Trims::UnlessSealed,
             collapses_in_steps: false,
             readers: Readers::EachThreadByItself,
         }

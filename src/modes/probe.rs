@@ -33,7 +33,7 @@ pub(super) fn rewriting(memory: &CodeMemory, mode: &'static str) -> Result<(), E
             return Err(stale(mode, got));
         }
     }
-    if memory.rules().gives_back {
+    if memory.can_shrink() {
         // Locked memory stays, and is used for the first code.
         // SAFETY: the page is still nobody else's.
         let _ = unsafe { memory.decommit(first_pages(memory)) };

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::{CodeMemory, Mode, Readers, Rules, WayIn, WxMode, probe};
+use super::{CodeMemory, Mode, Readers, Rules, Trims, WayIn, WxMode, probe};
 use crate::Error;
 use crate::region::{Plan, Region, refusal};
 use crate::sys::{self, Access, KernelWriter, Os};
@@ -33,8 +33,7 @@ impl Mode for Toy {
             fills_holes: true,
             opens_pages: false,
             way_in: WayIn::WriteAtLast,
-            gives_back: true,
-            gives_back_sealed: false,
+            trims: Trims::UnlessSealed,
             collapses_in_steps: false,
             readers: Readers::All,
         }

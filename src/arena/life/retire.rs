@@ -7,7 +7,6 @@ use crate::Error;
 use crate::arena::core::{Core, bytes_of};
 use crate::arena::heaps::{Locked, Pending, State};
 use crate::arena::lookup::Entry;
-use crate::icache;
 use crate::space::Run;
 use crate::sync::Ordering;
 
@@ -16,9 +15,6 @@ pub(in crate::arena) const RECLAIMED: usize = 64;
 /// How many of those that have waited a drop reclaims that has to wait itself. More than one, so that what waits stays in
 /// proportion however few publications there are.
 const PAID_BY_DROP: usize = 2;
-
-/// How much is overwritten with traps at a time.
-const PIECE: usize = 4096;
 
 /// What an observer panicked with.
 pub(in crate::arena) type Panic = Box<dyn Any + Send>;
@@ -171,26 +167,7 @@ impl Core {
             return true;
         }
         // SAFETY: the block was retired and every guard older than that is gone: nobody runs or reads it.
-        unsafe { self.overwrite_with_traps(run) }.is_ok()
-    }
-
-    /// Overwrites granules with traps. When this fails, some of them may be.
-    ///
-    /// # Safety
-    /// - The granules are the caller's, and nobody runs or reads them.
-    pub(super) unsafe fn overwrite_with_traps(&self, run: Run) -> Result<(), Error> {
-        let bytes = bytes_of(run);
-        let mut traps = [0; PIECE];
-        icache::fill_with_traps(&mut traps);
-        let mut pieces = bytes.clone().step_by(PIECE);
-        let written = pieces.try_for_each(|at| {
-            let piece = &traps[..PIECE.min(bytes.end - at)];
-            // SAFETY: passed on to the caller.
-            unsafe { self.memory.write(at, piece) }
-        });
-        self.memory.counters.flushed.add(bytes.len() as u64);
-        self.memory.flush(bytes);
-        written
+        unsafe { self.memory.fill_with_traps(bytes_of(run)) }.is_ok()
     }
 
     /// Makes the space of a block free that had to wait.

@@ -3,6 +3,7 @@
 use crate::Error;
 use crate::arena::core::{Core, bytes_of};
 use crate::arena::heaps::All;
+use crate::modes::Trims;
 use crate::space::Run;
 use crate::space::granules::{FREE, SPAN, span_of};
 use crate::sync::Ordering;
@@ -23,41 +24,36 @@ impl Core {
     pub(crate) fn trim(&self) -> Result<usize, Error> {
         self.memory.check_own("trim")?;
         let data = self.trim_data();
-        if !self.memory.rules().gives_back && !self.memory.is_given() {
+        let trims = self.memory.rules().trims;
+        if trims == Trims::Nothing {
             return data;
         }
         self.reclaim_all()?;
         self.seal_stuck();
         let system = self.system.lock();
         // The pages are taken while the system is called, so that nobody places code in them meanwhile.
-        let runs = self.take_empty_pages(&mut self.heaps.all());
+        // Traps are written to little more than what was written to: a free span is taken as a whole.
+        let around = if trims == Trims::WithTraps { SPAN } else { HUGE };
+        let runs = self.take_empty_pages(&mut self.heaps.all(), around);
         let mut result = data;
         for run in runs {
             match self.decommit(run) {
-                // Traps, and the memory stays.
-                Ok(_) if self.memory.is_given() => {}
                 Ok(bytes) => result = result.map(|sum| sum + bytes),
                 Err(error) => result = result.and(Err(error)),
             }
         }
         drop(system);
-        if self.memory.is_given() {
-            // As for `poison`.
-            let _ = self.memory.sync_cores();
-        }
         if let Ok(bytes @ 1..) = result {
             self.announce_trimmed(bytes);
         }
         result
     }
 
-    /// Takes all empty pages that hold memory, and the empty pages around them as far as a huge page reaches: where only some
-    /// pages of a huge page are known to hold memory, the others may hold some too. Each run has one owner.
-    fn take_empty_pages(&self, all: &mut All<'_>) -> Vec<Run> {
+    /// Takes all empty pages that hold memory, and the empty pages around them up to a multiple of `around`, as a rule a huge page:
+    /// where only some pages of a huge page are known to hold memory, the others may hold some too. Each run has one owner.
+    fn take_empty_pages(&self, all: &mut All<'_>, around: u32) -> Vec<Run> {
         let (tables, granules) = (&self.heaps.tables, self.heaps.granules());
         let page = granules.page();
-        // Traps are written to little more than what was written to: a free span is taken as a whole.
-        let around = if self.memory.is_given() { SPAN } else { HUGE };
         let mut taken = Vec::new();
         let mut at = 0;
         while at < granules.len() {
@@ -140,15 +136,10 @@ impl Core {
         pieces.into_iter().map(|(_, piece)| piece).collect()
     }
 
-    /// Gives the memory of taken pages back, or in given memory fills them with traps, and makes them free; returns the bytes.
+    /// Gives the memory of taken pages back, or does what the mode does instead, and makes them free; returns the bytes given back.
     fn decommit(&self, run: Run) -> Result<usize, Error> {
-        let gone = if self.memory.is_given() {
-            // SAFETY: the pages are taken and hold no block, live or pending.
-            unsafe { self.overwrite_with_traps(run) }
-        } else {
-            // SAFETY: as above.
-            unsafe { self.memory.decommit(bytes_of(run)) }
-        };
+        // SAFETY: the pages are taken and hold no block, live or pending.
+        let gone = unsafe { self.memory.trim(bytes_of(run)) };
         let granules = self.heaps.granules();
         let pages = if granules.owner_at(run.start) == Some(FREE) {
             let mut pool = self.heaps.pool();
@@ -163,7 +154,7 @@ impl Core {
             pages
         };
         self.in_flight.fetch_sub(u64::from(run.len()), Ordering::Relaxed);
-        gone.map(|()| pages as usize * self.memory.page_size())
+        gone.map(|given_back| if given_back { pages as usize * self.memory.page_size() } else { 0 })
     }
 
     /// Gives memory of free spans back until no more is left than the arena is to keep. One thread at a time. A refusal ends it,
