@@ -394,7 +394,7 @@ impl Batch {
         self.make_executable()?;
         let mut blocks = Vec::new();
         blocks.try_reserve_exact(self.entries.len()).map_err(|_| Error::out_of_memory())?;
-        core.enter_all(&self.entries, &self.runs)?;
+        core.enter_all(&self.entries, !self.staging.is_empty(), &self.runs)?;
         // From here on nothing fails.
         let entries = std::mem::take(&mut self.entries);
         self.runs.clear();

@@ -11,12 +11,14 @@
 //! Pages are made writable when something is placed in them that was not writable there before, and stay what they are when it goes.
 //! Memory goes back with [`trim`](crate::CodeArena::trim), or by itself under `keep_free`.
 //!
-//! `area` has the bookkeeping and the system's calls, `pages` hands out what one module of code uses.
+//! `space` has the bookkeeping, `area` what it asks of the system, `pages` hands out what one module of code uses.
 
 #[cfg_attr(not(feature = "cranelift"), allow(dead_code, reason = "only modules of Cranelift have data"))]
 mod area;
 #[cfg(feature = "cranelift")]
 mod pages;
+#[cfg_attr(not(feature = "cranelift"), allow(dead_code, reason = "only modules of Cranelift have data"))]
+mod space;
 
 pub(super) use area::DataArea;
 #[cfg(feature = "cranelift")]

@@ -114,7 +114,7 @@ impl InPlace {
         self.runs.iter().for_each(|open| open.used().for_each(|run| core.memory.flush(bytes_of(run))));
         core.memory.sync_cores()?;
         blocks.try_reserve(self.entries.len()).map_err(|_| Error::out_of_memory())?;
-        core.enter_all(&self.entries, &self.runs)?;
+        core.enter_all(&self.entries, false, &self.runs)?;
         // From here on nothing fails.
         let entries = std::mem::take(&mut self.entries);
         self.runs.clear();

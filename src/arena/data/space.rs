@@ -1,0 +1,147 @@
+//! Which granules of the data area are free, which of its pages hold memory, and which are writable.
+#![forbid(unsafe_code)]
+
+use std::ops::Range;
+
+use super::Kind;
+use crate::Error;
+use crate::space::Run;
+use crate::space::bit_set::BitSet;
+use crate::space::granules::{SPAN, span_of};
+use crate::space::heap::{Heap, Tables};
+use crate::space::pool::Pool;
+use crate::units::GRANULE;
+
+/// Figures of a data area.
+#[derive(Clone, Copy, Default)]
+pub(in crate::arena) struct Figures {
+    /// Granules in use.
+    pub(in crate::arena) taken: usize,
+    /// Pages that hold memory.
+    pub(in crate::arena) resident: usize,
+}
+
+/// What is where in the data area.
+pub(super) struct Space {
+    pub(super) tables: Tables,
+    pool: Pool,
+    /// By [`Kind`].
+    heaps: [Heap; 2],
+    /// Pages that are writable now.
+    pub(super) writable: BitSet,
+}
+
+impl Space {
+    pub(super) fn new(bytes: usize, page: usize) -> Result<Box<Self>, Error> {
+        let tables = Tables::new(0..(bytes / GRANULE) as u32, (page / GRANULE) as u32)?;
+        Ok(Box::new(Self {
+            pool: Pool::new(&tables.granules)?,
+            heaps: [Heap::new(1)?, Heap::new(2)?],
+            writable: BitSet::empty(bytes / page)?,
+            tables,
+        }))
+    }
+
+    /// Takes granules: first such as were used before.
+    pub(super) fn take(&mut self, kind: Kind, len: u32, align: u32) -> Option<Run> {
+        let Self { tables, pool, heaps, .. } = self;
+        let (own, other) = match (kind, heaps) {
+            (Kind::Writable, [own, other]) | (Kind::Constant, [other, own]) => (own, other),
+        };
+        if let Some(run) = own.alloc(tables, len, align) {
+            return Some(run);
+        }
+        for resident in [true, false] {
+            if let Some(spans) = pool.take_run(&tables.granules, len, align, resident) {
+                return own.alloc_in(tables, spans, len, align);
+            }
+        }
+        own.alloc_exactly(tables, len, align).or_else(|| other.alloc_exactly(tables, len, align))
+    }
+
+    pub(super) fn free(&mut self, run: Run) {
+        let owner = self.owner(run);
+        let Self { tables, pool, heaps, .. } = self;
+        let spans = heaps[owner].free(tables, run);
+        if !spans.is_empty() {
+            pool.put(&tables.granules, spans);
+        }
+    }
+
+    /// Which heap the spans of a run belong to that has something taken.
+    fn owner(&self, run: Run) -> usize {
+        usize::from(self.tables.granules.owner_at(run.start) == Some(2))
+    }
+
+    pub(super) fn granules_in_page(&self) -> u32 {
+        self.tables.granules.page()
+    }
+
+    /// The pages that a run lies in, by number.
+    pub(super) fn pages(&self, run: Run) -> Range<usize> {
+        let page = self.granules_in_page();
+        (run.start / page) as usize..run.end.div_ceil(page) as usize
+    }
+
+    /// As [`Space::pages`], and free ones behind them as far as the span reaches, so that the next run there needs no call.
+    pub(super) fn pages_ahead(&self, run: Run) -> Range<usize> {
+        let page = self.granules_in_page();
+        let mut pages = self.pages(run);
+        let last = (span_of(run.end - 1) + 1) * SPAN;
+        let mut at = pages.end as u32 * page;
+        while at < last.min(self.tables.granules.len()) && self.tables.granules.is_free(at, at + page) {
+            at += page;
+            pages.end += 1;
+        }
+        pages
+    }
+
+    fn free_granules(&self) -> u32 {
+        self.pool.granules() + self.heaps.iter().map(Heap::free_granules).sum::<u32>()
+    }
+
+    pub(super) fn figures(&self) -> Figures {
+        let free = self.free_granules();
+        let resident = self.pool.resident_pages() + self.heaps.iter().map(Heap::resident_pages).sum::<u32>();
+        Figures { taken: (self.tables.granules.len() - free) as usize, resident: resident as usize }
+    }
+
+    pub(super) fn full(&mut self, asked: u32) -> Error {
+        let free = self.free_granules();
+        let Self { tables, pool, heaps, .. } = self;
+        let largest = heaps.iter_mut().map(|heap| heap.largest(tables)).fold(pool.largest(&tables.granules), u32::max);
+        let bytes = |granules: u32| granules as usize * GRANULE;
+        Error::DataFull { asked: bytes(asked), free: bytes(free), largest_hole: bytes(largest) }
+    }
+
+    /// Free runs of whole pages of which some hold memory, each with one owner.
+    pub(super) fn empty_pages(&self) -> Vec<Run> {
+        let (granules, page) = (&self.tables.granules, self.granules_in_page());
+        let spans = (0..granules.spans()).map(|span| granules.span(span));
+        let holes = spans.filter(|span| granules.count_resident(*span) > 0).flat_map(|span| granules.holes(span));
+        let pages = holes.map(|hole| Run {
+            start: hole.start.next_multiple_of(page),
+            end: (hole.end / page * page).max(hole.start.next_multiple_of(page)),
+        });
+        pages.filter(|run| run.len() > 0 && granules.count_resident(*run) > 0).collect()
+    }
+
+    pub(super) fn touch(&mut self, run: Run) {
+        let owner = self.owner(run);
+        self.heaps[owner].touch(&self.tables, run);
+    }
+
+    /// Notes that free pages hold no memory any more; returns how many did.
+    pub(super) fn gone(&mut self, run: Run) -> u32 {
+        let Self { tables, pool, heaps, .. } = self;
+        match tables.granules.owner_at(run.start) {
+            Some(owner @ 1..=2) => heaps[usize::from(owner) - 1].gone(tables, run),
+            _ => {
+                let spans = pool.take(&tables.granules, span_of(run.start)..span_of(run.end - 1) + 1);
+                let gone = tables.granules.gone(run);
+                pool.put(&tables.granules, spans);
+                gone
+            }
+        }
+    }
+}
