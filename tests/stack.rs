@@ -35,7 +35,9 @@ fn deepest<F: FnOnce()>(body: F) -> usize {
     unsafe { stack.cast::<u8>().write_bytes(UNTOUCHED, STACK) };
     // SAFETY: all zeros are a value of this type, which is set up before it is used.
     let mut attributes: libc::pthread_attr_t = unsafe { std::mem::zeroed() };
-    let mut thread = 0;
+    // A number in some C libraries and a pointer in others.
+    // SAFETY: all zeros are a value of either.
+    let mut thread: libc::pthread_t = unsafe { std::mem::zeroed() };
     // SAFETY: valid for the call to write to.
     assert_eq!(unsafe { libc::pthread_attr_init(&raw mut attributes) }, 0);
     // SAFETY: a mapping that outlives the thread.

@@ -19,7 +19,7 @@ pub(super) fn build(os: &'static dyn Os, plan: &Plan) -> Result<CodeMemory, Erro
     let memory = CodeMemory::new(Region::new(os, plan, &place, reservation), Box::new(Toy { writer }));
     // SAFETY: pages of a reservation that nobody uses.
     unsafe { os.protect(memory.span(0..memory.len()), Access::ReadExecute) }.map_err(refusal("Toy"))?;
-    probe::rewriting(&memory, "Toy")?;
+    probe::rewriting(&memory, "Toy").map_err(|refused| Error::unsupported("Toy", refused.to_string()))?;
     Ok(memory)
 }
 
