@@ -2,7 +2,7 @@
 
 use std::thread;
 
-use super::{SPAN_BYTES, arena, check_empty, has_mode, offset, owner, publish, random, span};
+use super::{SPAN_BYTES, arena, check_empty, offset, owner, publish, random, span};
 use crate::space::granules::SPAN;
 use crate::tests::common::{asm, call, fills_holes, not_run, often};
 use crate::tests::faulty::Faulty;
@@ -12,10 +12,7 @@ use crate::{CodeArena, CodeBlock, Error, WxMode};
 /// A thread that needs space takes it where others left more than a little, before it takes memory that was never used.
 #[test]
 fn what_other_heaps_have_free_is_used_before_new_memory() {
-    if !has_mode("what_other_heaps_have_free_is_used_before_new_memory") {
-        return;
-    }
-    let arena = arena(64);
+    let Some(arena) = arena("what_other_heaps_have_free_is_used_before_new_memory", 64) else { return };
     let mut blocks: Vec<_> = (0..2000).map(|_| publish(&arena, 1, 500).unwrap()).collect();
     // Every second one goes, so that no span comes free.
     let mut keep = false;
@@ -33,10 +30,7 @@ fn what_other_heaps_have_free_is_used_before_new_memory() {
 /// Small blocks are placed in a sparse span of another heap, which changes owner with what lives and what waits there.
 #[test]
 fn a_sparse_span_changes_owner() {
-    if !has_mode("a_sparse_span_changes_owner") {
-        return;
-    }
-    let arena = arena(16);
+    let Some(arena) = arena("a_sparse_span_changes_owner", 16) else { return };
     let mut blocks: Vec<_> = (0..2 * SPAN_BYTES / 512).map(|_| publish(&arena, 0, 512).unwrap()).collect();
     // The cursor's.
     let last = publish(&arena, 0, 512).unwrap();
@@ -64,10 +58,8 @@ fn a_sparse_span_changes_owner() {
 /// Nothing small lies across the end of a span while there is space elsewhere; where there is none, it does.
 #[test]
 fn small_blocks_lie_in_one_span() {
-    if !has_mode("small_blocks_lie_in_one_span") {
-        return;
-    }
-    let (arena, len, in_span) = (arena(2), 37 * GRANULE, SPAN as usize / 37);
+    let Some(arena) = arena("small_blocks_lie_in_one_span", 2) else { return };
+    let (len, in_span) = (37 * GRANULE, SPAN as usize / 37);
     let mut blocks: Vec<_> = (0..2 * in_span).map(|_| publish(&arena, 0, len).unwrap()).collect();
     let spans: Vec<_> = blocks.iter().map(|block| (offset(&arena, block) + len - 1) / SPAN_BYTES).collect();
     assert!(
@@ -86,8 +78,8 @@ fn small_blocks_lie_in_one_span() {
 }
 
 /// An arena whose spans belong to two heaps in turn, each span full of two blocks of these bytes.
-fn in_turn(spans: usize, sizes: [usize; 2]) -> (CodeArena, Vec<CodeBlock>) {
-    let arena = arena(spans);
+fn in_turn(test: &str, spans: usize, sizes: [usize; 2]) -> Option<(CodeArena, Vec<CodeBlock>)> {
+    let arena = arena(test, spans)?;
     let mut blocks = Vec::new();
     for n in 0..spans {
         for size in sizes {
@@ -98,17 +90,16 @@ fn in_turn(spans: usize, sizes: [usize; 2]) -> (CodeArena, Vec<CodeBlock>) {
     assert!(blocks.chunks(2).enumerate().all(|(n, pair)| pair.iter().all(|block| span(&arena, block) == n)));
     assert!((1..spans).all(|n| owner(&arena, n) != owner(&arena, n - 1)));
     assert_eq!(arena.stats().free_bytes, 0);
-    (arena, blocks)
+    Some((arena, blocks))
 }
 
 /// Two halves of a hole that belong to different heaps are one hole before the arena is called full; what waits for a guard
 /// in the span that changes owner is not lost, and what lives there is dropped where it belongs now.
 #[test]
 fn a_hole_across_two_heaps_is_found() {
-    if !has_mode("a_hole_across_two_heaps_is_found") {
+    let Some((arena, mut blocks)) = in_turn("a_hole_across_two_heaps_is_found", 16, [SPAN_BYTES / 2; 2]) else {
         return;
-    }
-    let (arena, mut blocks) = in_turn(16, [SPAN_BYTES / 2; 2]);
+    };
     // The second half of span 6 and the first of span 7, which is another heap's.
     drop(blocks.remove(13));
     assert_eq!(span(&arena, &blocks[13]), 7);
@@ -148,10 +139,7 @@ fn a_hole_across_two_heaps_is_found() {
 /// A span that changes owner takes along the spans that its blocks reach into, and what waits in them.
 #[test]
 fn blocks_across_the_ends_of_a_span_go_along() {
-    if !has_mode("blocks_across_the_ends_of_a_span_go_along") {
-        return;
-    }
-    let arena = arena(16);
+    let Some(arena) = arena("blocks_across_the_ends_of_a_span_go_along", 16) else { return };
     let quarter = SPAN_BYTES / 4;
     // Heap 0 has span 0; heap 1 has three and a half quarters of each of spans 1 to 3 in blocks that straddle, and the rest is full.
     let first = publish(&arena, 0, SPAN_BYTES).unwrap();
@@ -214,10 +202,7 @@ fn a_span_in_flight_belongs_to_nobody() {
 /// What one heap notes of a span when it frees there changes nothing of the next one, which is another heap's or comes and goes.
 #[test]
 fn freeing_at_the_end_of_a_span_leaves_the_next_alone() {
-    if !has_mode("freeing_at_the_end_of_a_span_leaves_the_next_alone") {
-        return;
-    }
-    let arena = arena(32);
+    let Some(arena) = arena("freeing_at_the_end_of_a_span_leaves_the_next_alone", 32) else { return };
     publish(&arena, 1, 16).unwrap();
     let fill = publish(&arena, 0, SPAN_BYTES - GRANULE).unwrap();
     let rounds = often(100_000);
@@ -241,10 +226,7 @@ fn freeing_at_the_end_of_a_span_leaves_the_next_alone() {
 /// Blocks that wait and are due go to a heap that a thread has looked through already, which then finds no space.
 #[test]
 fn what_is_due_is_found_wherever_it_went() {
-    if !has_mode("what_is_due_is_found_wherever_it_went") {
-        return;
-    }
-    let arena = arena(16);
+    let Some(arena) = arena("what_is_due_is_found_wherever_it_went", 16) else { return };
     let large = publish(&arena, 1, 100 * GRANULE).unwrap();
     let rest = publish(&arena, 1, SPAN_BYTES - 100 * GRANULE).unwrap();
     let fill: Vec<_> = (1..16).map(|_| publish(&arena, 0, SPAN_BYTES).unwrap()).collect();
@@ -270,10 +252,7 @@ fn what_is_due_is_found_wherever_it_went() {
 /// A heap does not give away the last span in which it has something, as the free ones that it has beside would stay with it.
 #[test]
 fn no_heap_keeps_free_spans_alone() {
-    if !has_mode("no_heap_keeps_free_spans_alone") {
-        return;
-    }
-    let arena = arena(64);
+    let Some(arena) = arena("no_heap_keeps_free_spans_alone", 64) else { return };
     let first = publish(&arena, 0, SPAN_BYTES).unwrap();
     let mut blocks: Vec<_> = (0..SPAN_BYTES / 512).map(|_| publish(&arena, 1, 512).unwrap()).collect();
     // In a span of its own, at the cursor, which what comes free at the other end of the span before does not join.
@@ -290,11 +269,8 @@ fn no_heap_keeps_free_spans_alone() {
 /// Holes across the ends of spans, of which neither side is large enough, are not among those that a search takes for sure to fit.
 #[test]
 fn holes_that_do_not_fit_are_passed_over() {
-    if !has_mode("holes_that_do_not_fit_are_passed_over") {
-        return;
-    }
     let spans = 256;
-    let arena = arena(spans + 64);
+    let Some(arena) = arena("holes_that_do_not_fit_are_passed_over", spans + 64) else { return };
     let in_span = SPAN as usize / 75;
     let blocks: Vec<_> = (0..spans * in_span).map(|_| publish(&arena, 0, 75 * GRANULE).unwrap()).collect();
     let kept = |n: usize| !matches!(n % in_span, 0 | 20) && n % in_span != in_span - 1;
@@ -308,10 +284,7 @@ fn holes_that_do_not_fit_are_passed_over() {
 /// Spans whose holes are too small for what two heaps publish do not go to and fro between them.
 #[test]
 fn spans_of_no_use_stay_where_they_are() {
-    if !has_mode("spans_of_no_use_stay_where_they_are") {
-        return;
-    }
-    let arena = arena(256);
+    let Some(arena) = arena("spans_of_no_use_stay_where_they_are", 256) else { return };
     let mut kept = Vec::new();
     for heap in [0, 1] {
         let blocks: Vec<_> = (0..20 * SPAN as usize / 2).map(|_| publish(&arena, heap, 2 * GRANULE).unwrap()).collect();

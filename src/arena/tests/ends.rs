@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use super::{arena, check_empty, has_mode, publish};
+use super::{arena, check_empty, publish};
 #[cfg(unix)]
 use crate::Error;
 use crate::tests::common::{asm, call};
@@ -40,9 +40,6 @@ fn every_arena_is_released_once() {
 /// Where a thread's own variables are gone already, or are going.
 #[test]
 fn a_thread_that_ends_publishes_and_drops() {
-    if !has_mode("a_thread_that_ends_publishes_and_drops") {
-        return;
-    }
     struct Last(Option<(CodeArena, CodeBlock)>);
     impl Drop for Last {
         fn drop(&mut self) {
@@ -58,7 +55,7 @@ fn a_thread_that_ends_publishes_and_drops() {
         #[allow(clippy::missing_const_for_thread_local, reason = "it is const; on OpenBSD clippy looks into the macro")]
         static LAST: std::cell::RefCell<Last> = const { std::cell::RefCell::new(Last(None)) };
     }
-    let arena = arena(16);
+    let Some(arena) = arena("a_thread_that_ends_publishes_and_drops", 16) else { return };
     for _ in 0..20 {
         let block = arena.publish(&asm::constant(5)).unwrap();
         let handle = arena.clone();

@@ -2,7 +2,7 @@
 
 use std::thread;
 
-use super::{SPAN_BYTES, arena, check_empty, has_mode, owner, publish, span};
+use super::{SPAN_BYTES, arena, check_empty, owner, publish, span};
 use crate::CodeBlock;
 use crate::arena::heaps::last;
 use crate::tests::common::{asm, call};
@@ -10,10 +10,7 @@ use crate::tests::common::{asm, call};
 /// What it takes there is spans of its own, so no page has two owners.
 #[test]
 fn a_thread_goes_where_nobody_else_is() {
-    if !has_mode("a_thread_goes_where_nobody_else_is") {
-        return;
-    }
-    let arena = arena(16);
+    let Some(arena) = arena("a_thread_goes_where_nobody_else_is", 16) else { return };
     let first = arena.publish(&asm::constant(1)).unwrap();
     let other = {
         let _held = arena.core().heaps.lock(0);
@@ -32,10 +29,7 @@ fn a_thread_goes_where_nobody_else_is() {
 /// A block that another thread drops is free in the heap that it came from, and the next one there takes its place.
 #[test]
 fn what_others_drop_comes_back_to_its_heap() {
-    if !has_mode("what_others_drop_comes_back_to_its_heap") {
-        return;
-    }
-    let arena = arena(16);
+    let Some(arena) = arena("what_others_drop_comes_back_to_its_heap", 16) else { return };
     let mut blocks: Vec<_> = (0..300).map(|_| publish(&arena, 1, 200).unwrap()).collect();
     for _ in 0..20 {
         let dropped = blocks.split_off(100);
@@ -54,11 +48,8 @@ fn what_others_drop_comes_back_to_its_heap() {
 /// More threads than there can be heaps share them.
 #[test]
 fn more_threads_than_heaps() {
-    if !has_mode("more_threads_than_heaps") {
-        return;
-    }
     for spans in [1, 16] {
-        let arena = arena(spans);
+        let Some(arena) = arena("more_threads_than_heaps", spans) else { return };
         thread::scope(|scope| {
             for n in 0..8 {
                 let arena = &arena;

@@ -9,23 +9,21 @@ mod waiting;
 use crate::space::granules::SPAN;
 use crate::tests::common::{asm, fills_holes, modes, not_run};
 use crate::units::GRANULE;
-use crate::{CodeArena, CodeBlock, Error};
+use crate::{ArenaBuilder, CodeArena, CodeBlock, Error};
 
 const SPAN_BYTES: usize = SPAN as usize * GRANULE;
 
-/// Whether there is a mode that fills holes; says so if there is none.
-fn has_mode(test: &str) -> bool {
-    let found = modes().any(fills_holes);
-    if !found {
+/// For an arena in a mode that fills holes. `None`, said aloud, where there is no such mode.
+fn builder(test: &str, spans: usize) -> Option<ArenaBuilder> {
+    let Some(mode) = modes().find(|mode| fills_holes(*mode)) else {
         not_run(test, "no mode fills holes here");
-    }
-    found
+        return None;
+    };
+    Some(CodeArena::builder().capacity(spans * SPAN_BYTES).mode(mode))
 }
 
-/// An arena in a mode that fills holes.
-fn arena(spans: usize) -> CodeArena {
-    let mode = modes().find(|mode| fills_holes(*mode)).expect("a mode that fills holes");
-    CodeArena::builder().capacity(spans * SPAN_BYTES).mode(mode).build().unwrap()
+fn arena(test: &str, spans: usize) -> Option<CodeArena> {
+    builder(test, spans).map(|builder| builder.build().unwrap())
 }
 
 /// Publishes through a heap.

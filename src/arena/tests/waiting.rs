@@ -2,9 +2,9 @@
 
 use std::thread;
 
-use super::{SPAN_BYTES, arena, check_empty, has_mode, publish};
+use super::{SPAN_BYTES, arena, builder, check_empty, publish};
 use crate::arena::core::Core;
-use crate::tests::common::{asm, call, call_at, fills_holes, modes, not_run};
+use crate::tests::common::{asm, call, call_at, fills_holes, not_run};
 use crate::tests::faulty::Faulty;
 use crate::{CodeArena, WxMode};
 
@@ -12,10 +12,7 @@ use crate::{CodeArena, WxMode};
 /// that is taken after that call does not hold the block back.
 #[test]
 fn a_call_in_another_heap_makes_guards_younger() {
-    if !has_mode("a_call_in_another_heap_makes_guards_younger") {
-        return;
-    }
-    let arena = arena(16);
+    let Some(arena) = arena("a_call_in_another_heap_makes_guards_younger", 16) else { return };
     let blocks: Vec<_> = (0..17).map(|_| publish(&arena, 0, 16).unwrap()).collect();
     let mut guards = Vec::new();
     for block in blocks {
@@ -34,11 +31,8 @@ fn a_call_in_another_heap_makes_guards_younger() {
 /// A drop has looked at the guards and waits to overwrite what it may. What is dropped meanwhile under a guard stays as it is.
 #[test]
 fn a_guard_that_is_taken_while_a_drop_waits_counts() {
-    if !has_mode("a_guard_that_is_taken_while_a_drop_waits_counts") {
-        return;
-    }
-    let mode = modes().find(|mode| fills_holes(*mode)).unwrap();
-    let arena = CodeArena::builder().capacity(SPAN_BYTES).mode(mode).poison(true).build().unwrap();
+    let Some(builder) = builder("a_guard_that_is_taken_while_a_drop_waits_counts", 1) else { return };
+    let arena = builder.poison(true).build().unwrap();
     let (first, second) = (arena.publish(&asm::constant(1)).unwrap(), arena.publish(&asm::constant(2)).unwrap());
     let address = second.as_ptr();
     let core: &Core = arena.core();
