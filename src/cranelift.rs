@@ -17,11 +17,11 @@
 //!   after `finalize_definitions`. A module with constants takes a page at least.
 //! - *Writable data* lies in the data area too, in pages that are readable and writable. Modules share them.
 //!
-//! A page of the data area is never executable for as long as the arena lives. Constants and writable data come from different parts of
-//! it (64 KiB each), so that modules add few mappings to the process's account (Linux: 65,530).
+//! A page of the data area is never executable for as long as the arena lives. Constants and writable data come from different
+//! parts of it (64 KiB each), so that modules add few mappings to the process's account (Linux: 65,530).
 //!
-//! Only in [`WxMode::Flip`](crate::WxMode::Flip) memory can be written where it will run: its pages are writable and not executable until
-//! then. The other modes are refused.
+//! Only in [`WxMode::Flip`](crate::WxMode::Flip) memory can be written where it will run: its pages are writable and not
+//! executable until then. The other modes are refused.
 //!
 //! # Versions
 //!
@@ -79,7 +79,7 @@ use std::ptr::NonNull;
 use cranelift_jit::{BranchProtection, JITMemoryKind, JITMemoryProvider};
 use cranelift_module::{ModuleError, ModuleResult};
 
-use crate::arena::{DataPages, InPlace, Kind, Notes};
+use crate::arena::{DataKind, DataPages, InPlace, Notes};
 use crate::sync::{Arc, Mutex};
 use crate::units::MAX_ALIGN;
 use crate::{CodeArena, CodeBlock, Error, UnwindInfo};
@@ -118,8 +118,8 @@ impl ArenaMemoryProvider {
         arena.check_in_place("memory for modules of Cranelift")?;
         Ok(Self {
             code: arena.in_place(),
-            constants: arena.data_pages(Kind::Constant),
-            data: arena.data_pages(Kind::Writable),
+            constants: arena.data_pages(DataKind::Constant),
+            data: arena.data_pages(DataKind::Writable),
             blocks: Vec::new(),
             labels: Labels::default(),
             tag: 0,

@@ -59,7 +59,8 @@ pub enum Error {
         waiting: usize,
     },
 
-    /// No hole in the data beside the code is large enough. [`ArenaBuilder::data`](crate::ArenaBuilder::data) says how much there is.
+    /// No hole in the data beside the code is large enough. [`ArenaBuilder::data`](crate::ArenaBuilder::data) says how much there
+    /// is.
     #[error("data area full: {asked} bytes asked for, {free} free in all, largest hole {largest_hole}")]
     #[non_exhaustive]
     DataFull {

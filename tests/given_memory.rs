@@ -1,5 +1,5 @@
-//! Memory that somebody else mapped: shared with a writable alias, or with a function that writes; at odd alignments; and in a process
-//! that is killed when it maps, unmaps, protects or advises one of these addresses.
+//! Memory that somebody else mapped: shared with a writable alias, or with a function that writes; at odd alignments; and in a
+//! process that is killed when it maps, unmaps, protects or advises one of these addresses.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 

@@ -2,9 +2,9 @@
 //! processes are forked and arenas are built until memory runs out; at the end the books say what the threads counted,
 //! and nothing is left behind.
 //!
-//! Poisoning and huge pages are as the seed says. `GAIA_TEST_STRESS_OPS` sets how many operations all threads make together in each mode (100,000 unless set), and
-//! Poisoning and huge pages are as the seed says. `GAIA_TEST_STRESS_SEED` the seed that a failed run printed. Threads interleave as they like, so a seed makes a run alike,
-//! not the same.
+//! Poisoning and huge pages are as the seed says. `GAIA_TEST_STRESS_OPS` sets how many operations all threads make together in
+//! each mode (100,000 unless set), and Poisoning and huge pages are as the seed says. `GAIA_TEST_STRESS_SEED` the seed that a
+//! failed run printed. Threads interleave as they like, so a seed makes a run alike, not the same.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 

@@ -73,9 +73,9 @@ impl ArenaBuilder {
         Self { capacity: Some(bytes), ..self }
     }
 
-    /// Bytes of address space for data beside the code, rounded up to whole pages: memory that is readable and writable, or readable
-    /// alone, and never executable for as long as the arena lives. Memory is used only as data is placed. Data of Cranelift's modules
-    /// lies there.
+    /// Bytes of address space for data beside the code, rounded up to whole pages: memory that is readable and writable, or
+    /// readable alone, and never executable for as long as the arena lives. Memory is used only as data is placed. Data of
+    /// Cranelift's modules lies there.
     ///
     /// An eighth of the capacity unless set, and less where code could not reach that much; 0 for none. Code reaches all of it by
     /// references relative to the instruction: code and data together are at most 2 GiB on x86-64 and RISC-V, 4 GiB on AArch64 and
@@ -99,8 +99,9 @@ impl ArenaBuilder {
     /// Ways to keep W^X, of which the first is used that the system allows. [`CodeArena::refused`] says why the ones before it are
     /// not.
     ///
-    /// A mode is passed over if the system or its configuration refuses it ([`Error::Unsupported`]). What passes, as a lack of memory
-    /// or of descriptors, is an error of [`build`](Self::build), because the next mode would be used for as long as the arena lives.
+    /// A mode is passed over if the system or its configuration refuses it ([`Error::Unsupported`]). What passes, as a lack of
+    /// memory or of descriptors, is an error of [`build`](Self::build), because the next mode would be used for as long as the
+    /// arena lives.
     ///
     /// ```
     /// use gaia_jit::{CodeArena, WxMode};
@@ -129,7 +130,7 @@ impl ArenaBuilder {
     }
 
     /// Gives memory back to the system by itself when more than `bytes` of it are free, as a drop finds it: for users who have
-    /// nobody to call [`CodeArena::trim`]. Only wholly free spans of 64 KiB count. Off unless set.
+    /// nobody to call [`CodeArena::trim`]. Only wholly free spans of 64 KiB count; of data beside the code free pages do, up to as much again. Off unless set.
     ///
     /// In modes that cannot give memory back while the arena lives, it has no effect.
     ///
@@ -166,7 +167,8 @@ impl ArenaBuilder {
     }
 
     /// Has the system refuse every later change to the protections of the arena's memory for code, by anyone: for arenas that live
-    /// as long as the process. What is for data stays as it is. The mappings stay when the arena is dropped (`DualMap` gives their memory back then).
+    /// as long as the process. What is for data stays as it is. The mappings stay when the arena is dropped (`DualMap` and
+    /// `FileWrite` give their memory back then).
     ///
     /// In `Flip` and `PerThread` [`CodeArena::trim`] is refused from then on, and in `Flip` all code goes in through the
     /// kernel write. Linux since 6.10, on 64 bits (`mseal`); an error elsewhere.
@@ -178,16 +180,16 @@ impl ArenaBuilder {
     /// (`PROT_BTI`); an error elsewhere.
     ///
     /// What is reached through a pointer then has to begin with a landing pad: `bti c` on AArch64. On other architectures the
-    /// system switches such a check on for the process, or not, and no mapping has to say so; there code has to begin with `endbr64`
-    /// (x86-64), `endbr32` (i386) or `lpad` (RISC-V) where the process runs with it. The arena's own code (stubs, and what tries
-    /// the mode out) begins with one everywhere, because it does nothing where nobody asks.
+    /// system switches such a check on for the process, or not, and no mapping has to say so; there code has to begin with
+    /// `endbr64` (x86-64), `endbr32` (i386) or `lpad` (RISC-V) where the process runs with it. The arena's own code (stubs, and
+    /// what tries the mode out) begins with one everywhere, because it does nothing where nobody asks.
     pub fn landing_pads(self, yes: bool) -> Self {
         Self { landing_pads: yes, ..self }
     }
 
     /// What the arena's mappings are called in the system's list of them: `[anon:NAME]` in `/proc/self/maps` (Linux 5.17,
-    /// where the kernel was built with such names), `[anon_shmem:NAME]` in `DualMap` (Linux 6.2). Backslashes, brackets, `$` and what cannot
-    /// be printed become `_`; up to 64 bytes are kept. A hint, without effect elsewhere.
+    /// where the kernel was built with such names), `[anon_shmem:NAME]` in `DualMap` (Linux 6.2), `/memfd:NAME` in `FileWrite`. Backslashes, brackets, `$` and
+    /// what cannot be printed become `_`; up to 64 bytes are kept. A hint, without effect elsewhere.
     ///
     /// Unset, mappings have no name, and profilers that do not know named ones take them for what they are.
     pub fn name(self, name: impl Into<String>) -> Self {
@@ -209,8 +211,9 @@ impl ArenaBuilder {
     /// Reserves the address space and tries the mode out.
     ///
     /// # Errors
-    /// [`Error::ZeroSize`] and [`Error::TooLarge`] for the capacity, and `TooLarge` for the data; [`Error::Unsupported`] if the system or its
-    /// configuration refuses the mode, or every mode of a list, or if the list is empty; [`Error::OutOfReach`] if there is no room near the address;
+    /// [`Error::ZeroSize`] and [`Error::TooLarge`] for the capacity, and `TooLarge` for the data; [`Error::Unsupported`] if the
+    /// system or its configuration refuses the mode, or every mode of a list, or if the list is empty; [`Error::OutOfReach`] if
+    /// there is no room near the address;
     /// [`Error::OperatingSystem`] for everything else that the system refuses.
     pub fn build(self) -> Result<CodeArena, Error> {
         icache::check()?;
@@ -250,8 +253,8 @@ impl ArenaBuilder {
 
     /// An arena over memory that somebody else mapped, in [`WxMode::Given`]: for systems on which only the embedder may map code.
     ///
-    /// The arena makes no system call that names the memory. It flushes instruction caches, and synchronises other cores, as in every
-    /// mode. Of the settings, [`poison`](Self::poison) and [`observer`](Self::observer) count; `keep_free` has no effect.
+    /// The arena makes no system call that names the memory. It flushes instruction caches, and synchronises other cores, as in
+    /// every mode. Of the settings, [`poison`](Self::poison) and [`observer`](Self::observer) count; `keep_free` has no effect.
     ///
     /// ```
     /// # #[cfg(all(target_os = "linux", target_arch = "x86_64"))] {
@@ -306,11 +309,11 @@ impl ArenaBuilder {
     ///
     /// # Safety
     /// Until `release` is called, or for ever without one:
-    /// - The executable memory is mapped, readable and executable. Nobody else writes there, or runs or reads what the arena did not
-    ///   publish there, and no one changes the mapping or the protection.
-    /// - An alias is mapped, readable and writable for as many bytes, and used by nobody else. What is stored there is at once what is
-    ///   read at the executable address. A forked child that inherits it writes to no slice of [`Batch::bytes_mut`][bytes_mut] that
-    ///   was there before.
+    /// - The executable memory is mapped, readable and executable. Nobody else writes there, or runs or reads what the arena did
+    ///   not publish there, and no one changes the mapping or the protection.
+    /// - An alias is mapped, readable and writable for as many bytes, and used by nobody else. What is stored there is at once
+    ///   what is read at the executable address. A forked child that inherits it writes to no slice of
+    ///   [`Batch::bytes_mut`][bytes_mut] that was there before.
     /// - A function that writes may be called on any thread. When it returns `Ok`, the bytes are what is read at the executable
     ///   address, and it has written nothing else there.
     /// - Data is mapped, readable and writable, and used by nobody else.

@@ -36,7 +36,8 @@ pub(crate) struct Core {
     /// Held while free granules are marked as taken because the system or an observer is called about them, and taken
     /// before any heap is locked.
     pub(super) system: Mutex<()>,
-    /// How many granules that concerns. Changes while `system` is held; grows while a heap that owns them, or the pool, is locked too.
+    /// How many granules that concerns. Changes while `system` is held; grows while a heap that owns them, or the pool, is locked
+    /// too.
     pub(super) in_flight: AtomicU64,
     /// Blocks that are left, once no handle is.
     pub(super) left: AtomicU64,

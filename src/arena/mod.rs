@@ -38,7 +38,7 @@ pub use builder::ArenaBuilder;
 pub use code::{Code, UnwindInfo};
 use core::Core;
 #[cfg(feature = "cranelift")]
-pub(crate) use data::{DataPages, Kind};
+pub(crate) use data::{DataKind, DataPages};
 pub use events::observer::{Observer, Published, Reservation};
 pub use figures::map::{Hole, Map, PageUse};
 pub use figures::stats::Stats;

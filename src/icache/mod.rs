@@ -124,9 +124,9 @@ pub(crate) const RETURN_1_2: [&[u8]; 2] = if cfg!(target_arch = "x86_64") {
     [&[0xa7, 0x29, 0, 1, 0x07, 0xfe], &[0xa7, 0x29, 0, 2, 0x07, 0xfe]] // lghi %r2, n; br %r14
 };
 
-/// What code begins with that is reached through a pointer, where processors can be told to ask for it: `endbr64`, `endbr32` (Intel SDM
-/// volume 1, "Control-flow Enforcement Technology"), `bti c` (Arm ARM, "Branch Target Identification"), `lpad 0` (RISC-V
-/// unprivileged specification, "Zicfilp"). All of them do nothing elsewhere.
+/// What code begins with that is reached through a pointer, where processors can be told to ask for it: `endbr64`, `endbr32`
+/// (Intel SDM volume 1, "Control-flow Enforcement Technology"), `bti c` (Arm ARM, "Branch Target Identification"), `lpad 0`
+/// (RISC-V unprivileged specification, "Zicfilp"). All of them do nothing elsewhere.
 pub(crate) const LANDING_PAD: &[u8] = if cfg!(target_arch = "x86_64") {
     &[0xf3, 0x0f, 0x1e, 0xfa]
 } else if cfg!(target_arch = "x86") {

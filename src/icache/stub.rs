@@ -3,8 +3,8 @@
 //! AAPCS64, "The intra-procedure-call temporary registers"), `t1` on RISC-V, `r1` on s390x; so code comes through one
 //! with its arguments, its return address and its stack as they were.
 //!
-//! A stub begins with a landing pad, so that it can be reached through a pointer too. Where processors ask for those, what it goes on
-//! to has to begin with one.
+//! A stub begins with a landing pad, so that it can be reached through a pointer too. Where processors ask for those, what it
+//! goes on to has to begin with one.
 
 use super::LANDING_PAD;
 use crate::units::GRANULE;

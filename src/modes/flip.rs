@@ -77,10 +77,11 @@ impl Mode for Flip {
 /// Makes all of a new private region executable, and finds out whether pages can be flipped and holes filled.
 ///
 /// Where pages have to be committed, only the first is tried out, and the others stay as they are until they are opened:
-/// there a page that is executable counts against the system's memory, used or not. Elsewhere the first page is written to while *all* of the region is writable, so that the kernel hangs its bookkeeping of
-/// private memory (on Linux the `anon_vma`, and under strict overcommit the accounting) on the one mapping there is.
-/// Runs that are opened and sealed later inherit it, and merge with their neighbours again; from separate beginnings
-/// they never would, and the number of mappings would grow with the number of batches.
+/// there a page that is executable counts against the system's memory, used or not. Elsewhere the first page is written to while
+/// *all* of the region is writable, so that the kernel hangs its bookkeeping of private memory (on Linux the `anon_vma`, and
+/// under strict overcommit the accounting) on the one mapping there is. Runs that are opened and sealed later inherit it, and
+/// merge with their neighbours again; from separate beginnings they never would, and the number of mappings would grow with the
+/// number of batches.
 fn try_out_pages(memory: &CodeMemory) -> Result<Result<KernelWriter, Unfilled>, Error> {
     let [one, _] = RETURN_1_2;
     let page = 0..memory.page_size();

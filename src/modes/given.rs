@@ -1,7 +1,7 @@
 //! `Given`: memory that somebody else mapped, and goes on to own.
 //!
-//! - *Reserved*: nothing. The arena uses whole granules of what it is given, wherever that begins and ends. Offsets are counted from
-//!   the multiple of 2 MiB before it, so that an aligned offset is an aligned address.
+//! - *Reserved*: nothing. The arena uses whole granules of what it is given, wherever that begins and ends. Offsets are counted
+//!   from the multiple of 2 MiB before it, so that an aligned offset is an aligned address.
 //! - *Bytes get in* by stores to a writable alias, or by a function of the embedder's: those of a batch when it is published.
 //! - *Pages come back* to nobody: `trim` fills them with traps.
 //! - *A forked child* may share the memory, and may inherit the alias. It writes to neither.
@@ -26,13 +26,14 @@ use crate::units::{BRANCH_REACH, DATA_REACH, GRANULE};
 /// For systems on which only the embedder may map code: consoles, sandboxes, iOS with its trusted execution monitor. The arena
 /// never maps, protects, advises or unmaps it.
 pub struct GivenMemory {
-    /// Where code runs: readable and executable. It may begin and end anywhere; whole granules of 16 bytes inside of it are used, and
-    /// they are the capacity of the arena. At most as much as branches reach: 2 GiB on x86-64, 128 MiB on AArch64.
+    /// Where code runs: readable and executable. It may begin and end anywhere; whole granules of 16 bytes inside of it are used,
+    /// and they are the capacity of the arena. At most as much as branches reach: 2 GiB on x86-64, 128 MiB on AArch64.
     pub executable: NonNull<[u8]>,
     /// How bytes get there.
     pub writer: GivenWriter,
     /// Memory for data: readable, writable, and not executable. Whole pages inside of it are used. What stands there does not
-    /// matter. Nothing of this version places data there, because modules of Cranelift are refused over given memory. Code and data together are at most what references reach: see [`ArenaBuilder::data`](crate::ArenaBuilder::data).
+    /// matter. Nothing of this version places data there, because modules of Cranelift are refused over given memory. Code and
+    /// data together are at most what references reach: see [`ArenaBuilder::data`](crate::ArenaBuilder::data).
     ///
     /// Constants stay writable, because protections never change.
     pub data: Option<NonNull<[u8]>>,

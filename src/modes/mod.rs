@@ -73,26 +73,28 @@ pub enum WxMode {
     /// [as_fn]: crate::CodeBlock::as_fn
     /// [as_bytes]: crate::CodeBlock::as_bytes
     PerThread,
-    /// Shared memory mapped once, for executing: an anonymous file, to which the arena writes through its descriptor (`pwrite`). Linux
-    /// and Android. No writable view of code exists at any address at any time, no protection ever changes, and nothing depends on
-    /// `/proc/self/mem`, which hardened kernels refuse.
+    /// Shared memory mapped once, for executing: an anonymous file, to which the arena writes through its descriptor (`pwrite`).
+    /// Linux and Android. No writable view of code exists at any address at any time, no protection ever changes, and nothing
+    /// depends on `/proc/self/mem`, which hardened kernels refuse.
     ///
-    /// The descriptor is the right to write: an attacker who makes system calls reaches it through `/proc/self/fd`, and a forked child
-    /// inherits it. (It is closed by `execve`, and has a high number.) A forked child shares the memory, as in `DualMap`. If other
-    /// code of the process closes the descriptor, nothing is published any more; what was published stays as it is. What that code
-    /// opens under the same number may be written to before the arena notices, so do not close descriptors that are not yours.
+    /// The descriptor is the right to write: an attacker who makes system calls reaches it through `/proc/self/fd`, and a forked
+    /// child inherits it. (It is closed by `execve`, and has a high number.) A forked child shares the memory, as in `DualMap`.
+    /// If other code of the process closes the descriptor, nothing is published any more; what was published stays as it is. What
+    /// that code opens under the same number may be written to before the arena notices, so do not close descriptors that are not
+    /// yours.
     ///
     /// Before each write the arena looks at `RLIMIT_FSIZE`, because a write past that limit is a signal that ends the process. A
-    /// process that ignores the signal (`SIGXFSZ`) when the arena is built saves that call, a quarter of the time of a publication; it
-    /// has to go on ignoring it.
+    /// process that ignores the signal (`SIGXFSZ`) when the arena is built saves that call, a quarter of the time of a
+    /// publication; it has to go on ignoring it.
     FileWrite,
-    /// Memory that somebody else mapped, over which [`ArenaBuilder::build_over`](crate::ArenaBuilder::build_over) makes an arena; no
-    /// other call does. Bytes get in by stores to a writable alias, or by a function of the embedder's. No call to the system
+    /// Memory that somebody else mapped, over which [`ArenaBuilder::build_over`](crate::ArenaBuilder::build_over) makes an arena;
+    /// no other call does. Bytes get in by stores to a writable alias, or by a function of the embedder's. No call to the system
     /// ever names the memory: it is not mapped, protected, advised or unmapped.
     ///
     /// [`CodeArena::trim`](crate::CodeArena::trim) fills empty pages with traps and returns 0, because the memory stays. Resident
-    /// bytes are, as always, those of pages that code was placed in since they were last trimmed. [`CodeArena::collapse`][collapse] is
-    /// refused, and [`ArenaBuilder::keep_free`](crate::ArenaBuilder::keep_free) has no effect.
+    /// bytes are, as always, those of pages that code was placed in since they were last trimmed.
+    /// [`CodeArena::collapse`][collapse] is refused, and [`ArenaBuilder::keep_free`](crate::ArenaBuilder::keep_free) has no
+    /// effect.
     ///
     /// A forked child may share the memory with its parent, if that is how it was mapped: what `DualMap` says of children is true
     /// here.
@@ -107,8 +109,8 @@ pub enum WxMode {
 
 /// Why holes in pages with live code are not filled in `Flip`: what stands in the way of the kernel write.
 ///
-/// A function that is published by itself then takes pages of its own, and a hole waits until its page is empty. Publish in batches,
-/// or take another mode ([`ArenaBuilder::modes`](crate::ArenaBuilder::modes)).
+/// A function that is published by itself then takes pages of its own, and a hole waits until its page is empty. Publish in
+/// batches, or take another mode ([`ArenaBuilder::modes`](crate::ArenaBuilder::modes)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
@@ -407,8 +409,8 @@ impl CodeMemory {
         Ok(true)
     }
 
-    /// Gives the memory of whole pages back to the system. They can be written to as before: private ones after they were opened, or
-    /// through the kernel.
+    /// Gives the memory of whole pages back to the system. They can be written to as before: private ones after they were opened,
+    /// or through the kernel.
     ///
     /// # Safety
     /// - The pages hold nothing that anybody needs, and belong to the caller.

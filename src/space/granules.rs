@@ -306,7 +306,8 @@ impl Granules {
     #[inline]
     pub(crate) fn uncross(&self, run: Run) {
         for span in run.start.div_ceil(SPAN)..=run.end / SPAN {
-            // The span behind may be another heap's, whose state only that heap may write. Where the bit is set, both are this one's.
+            // The span behind may be another heap's, whose state only that heap may write. Where the bit is set, both are this
+            // one's.
             if span < self.spans() && self.is_crossed(span) {
                 self.set_crossed(span, false);
             }

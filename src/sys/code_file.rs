@@ -6,8 +6,8 @@
 //!
 //! `perf record` takes a mapping called `/memfd:…` for a file that it cannot find, and looks its functions up in no perf map. It
 //! learns names of mappings as they are made or become executable, and hears nothing of a move by `mremap`. So the view is made
-//! elsewhere and moved to a place where `perf` saw anonymous memory. (One that is attached later reads `/proc/PID/maps`, and sees the
-//! file.)
+//! elsewhere and moved to a place where `perf` saw anonymous memory. (One that is attached later reads `/proc/PID/maps`, and sees
+//! the file.)
 
 use std::ffi::CStr;
 use std::fs::File;

@@ -156,7 +156,8 @@ pub(super) unsafe fn protect(span: Span, access: Access) -> Result<()> {
         .map_err(|e| Refused::new("mprotect", e.into()))
 }
 
-/// With `PROT_BTI` (which the builder refuses elsewhere), from the kernel's `asm/mman.h` for AArch64; the `libc` crate does not have it.
+/// With `PROT_BTI` (which the builder refuses elsewhere), from the kernel's `asm/mman.h` for AArch64; the `libc` crate does not
+/// have it.
 const LANDING: libc::c_int = libc::PROT_READ | libc::PROT_EXEC | 0x10;
 
 /// # Safety

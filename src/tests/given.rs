@@ -4,7 +4,7 @@ use std::ptr::NonNull;
 
 use super::common::{asm, call};
 use super::faulty::Faulty;
-use crate::arena::Kind;
+use crate::arena::DataKind;
 use crate::sys::{Access, Native, Os, Place, Span, release_or_park};
 use crate::{CodeArena, Error, GivenMemory, GivenWriter};
 
@@ -58,7 +58,7 @@ fn data_is_handed_out_and_no_call_is_made() {
         let arena = unsafe { CodeArena::builder().os(system).build_over(memory) }.unwrap();
         assert_eq!(arena.stats().data_capacity, LEN - Native.page_size());
         assert!(arena.contains(data.start.as_ptr()));
-        for kind in [Kind::Writable, Kind::Constant] {
+        for kind in [DataKind::Writable, DataKind::Constant] {
             let mut pages = arena.data_pages(kind);
             let at = pages.reserve(5_000, 64).unwrap();
             // SAFETY: reserved for as many bytes.

@@ -3,7 +3,7 @@
 use std::ptr::NonNull;
 
 use super::faulty::Faulty;
-use crate::arena::{Kind, Notes};
+use crate::arena::{DataKind, Notes};
 use crate::icache::RETURN_1_2;
 use crate::sys::{Native, Os};
 use crate::units::GRANULE;
@@ -17,7 +17,7 @@ fn life(arena: &CodeArena, page: usize) -> usize {
         errors += 1;
     };
     let (mut code, mut data, mut constants) =
-        (arena.in_place(), arena.data_pages(Kind::Writable), arena.data_pages(Kind::Constant));
+        (arena.in_place(), arena.data_pages(DataKind::Writable), arena.data_pages(DataKind::Constant));
     let mut blocks = Vec::new();
     for (round, function) in RETURN_1_2.iter().enumerate() {
         let mut fill = |at: Result<NonNull<u8>, Error>, bytes: &[u8]| match at {
@@ -73,7 +73,7 @@ fn pages_that_could_not_be_closed_are_not_used_further() {
     let system = Faulty::leaked();
     let page = system.page_size();
     let arena = CodeArena::builder().capacity(1 << 20).os(system).build().unwrap();
-    let (mut code, mut constants) = (arena.in_place(), arena.data_pages(Kind::Constant));
+    let (mut code, mut constants) = (arena.in_place(), arena.data_pages(DataKind::Constant));
     let page_of = |at: NonNull<u8>| at.addr().get() / page;
     let first = [code.reserve(16, 16, 0).unwrap(), constants.reserve(16, 16).unwrap()].map(page_of);
     system.refuse(&["seal"]);
@@ -97,7 +97,7 @@ fn random_data_is_disjoint_and_all_of_it_comes_back() {
         let page = Native.page_size();
         let (mut modules, mut most) = (Vec::new(), 0);
         for step in 0..400 {
-            let kind = if rng.bool() { Kind::Writable } else { Kind::Constant };
+            let kind = if rng.bool() { DataKind::Writable } else { DataKind::Constant };
             let mut pages = arena.data_pages(kind);
             let mut pieces = Vec::new();
             for _ in 0..rng.usize(1..6) {
@@ -107,7 +107,10 @@ fn random_data_is_disjoint_and_all_of_it_comes_back() {
                 let at = match pages.reserve(len, align) {
                     Ok(at) => at,
                     Err(Error::DataFull { asked, largest_hole, .. }) => {
-                        assert!(asked > largest_hole || align > 1 || kind == Kind::Constant, "{asked} {largest_hole}");
+                        assert!(
+                            asked > largest_hole || align > 1 || kind == DataKind::Constant,
+                            "{asked} {largest_hole}"
+                        );
                         break;
                     }
                     Err(other) => panic!("{other}"),
@@ -120,7 +123,7 @@ fn random_data_is_disjoint_and_all_of_it_comes_back() {
                 bytes.fill(step as u8 | 1);
                 pieces.push((at, len, step as u8 | 1));
             }
-            if kind == Kind::Constant {
+            if kind == DataKind::Constant {
                 pages.make_read_only().unwrap();
             }
             modules.push((pages, pieces));
@@ -145,7 +148,7 @@ fn random_data_is_disjoint_and_all_of_it_comes_back() {
         let stats = arena.stats();
         assert_eq!((stats.data_bytes, stats.data_resident_bytes), (0, 0), "seed {seed}");
         // All of it can be had in one piece.
-        let whole = arena.data_pages(Kind::Writable).reserve(stats.data_capacity, 1).unwrap();
+        let whole = arena.data_pages(DataKind::Writable).reserve(stats.data_capacity, 1).unwrap();
         assert_eq!(whole.addr().get() % page, 0);
     }
 }
@@ -154,13 +157,13 @@ fn random_data_is_disjoint_and_all_of_it_comes_back() {
 #[test]
 fn data_memory_goes_back_by_itself_and_may_be_none() {
     let arena = CodeArena::builder().capacity(1 << 20).keep_free(0).build().unwrap();
-    let mut pages = arena.data_pages(Kind::Writable);
+    let mut pages = arena.data_pages(DataKind::Writable);
     pages.reserve(50_000, 16).unwrap();
     assert!(arena.stats().data_resident_bytes >= 50_000);
     drop(pages);
     assert_eq!((arena.stats().data_bytes, arena.stats().data_resident_bytes), (0, 0));
     let none = CodeArena::builder().capacity(1 << 20).data(0).build().unwrap();
-    let refused = none.data_pages(Kind::Constant).reserve(1, 1);
+    let refused = none.data_pages(DataKind::Constant).reserve(1, 1);
     assert!(matches!(refused, Err(Error::DataFull { asked: 1.., free: 0, .. })), "{refused:?}");
     let large = CodeArena::builder().capacity(1 << 20).data(usize::MAX).build();
     assert!(matches!(large, Err(Error::TooLarge { .. })), "{large:?}");

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::Kind;
+use super::DataKind;
 use super::space::{Figures, Space};
 use crate::Error;
 use crate::arena::core::{Core, bytes_of};
@@ -22,7 +22,7 @@ impl DataArea {
 
 impl Core {
     /// Takes granules of the data area, in pages that are writable. What stands there is whatever it is.
-    pub(super) fn take_data(&self, kind: Kind, len: u32, align: u32) -> Result<Run, Error> {
+    pub(super) fn take_data(&self, kind: DataKind, len: u32, align: u32) -> Result<Run, Error> {
         self.memory.check_own("reserve data")?;
         let mut area = self.data.0.lock();
         let bytes = self.memory.data_len();
@@ -32,7 +32,7 @@ impl Core {
         let Some(space) = area.as_mut() else { return Err(Error::out_of_memory()) };
         let Some(run) = space.take(kind, len, align) else { return Err(space.full(len)) };
         // Where opened pages count as memory, used or not, none are opened ahead.
-        let ahead = kind == Kind::Writable && !self.memory.commits();
+        let ahead = kind == DataKind::Writable && !self.memory.commits();
         let pages = if ahead { space.pages_ahead(run) } else { space.pages(run) };
         let mut at = pages.start;
         while let Some(closed) = space.writable.next_run(at..pages.end, false) {

@@ -5,11 +5,11 @@
 //! reservation   | no access | code ...           | no access | data ...  | no access |
 //! ```
 //!
-//! The area has an allocator of its own, of the same parts as that of the code: two heaps of spans, one for data that stays writable and
-//! one for data that becomes read-only, so that few mappings arise. Its bookkeeping is made when it is first used.
+//! The area has an allocator of its own, of the same parts as that of the code: two heaps of spans, one for data that stays
+//! writable and one for data that becomes read-only, so that few mappings arise. Its bookkeeping is made when it is first used.
 //!
-//! Pages are made writable when something is placed in them that was not writable there before, and stay what they are when it goes.
-//! Memory goes back with [`trim`](crate::CodeArena::trim), or by itself under `keep_free`.
+//! Pages are made writable when something is placed in them that was not writable there before, and stay what they are when it
+//! goes. Memory goes back with [`trim`](crate::CodeArena::trim), or by itself under `keep_free`.
 //!
 //! `space` has the bookkeeping, `area` what it asks of the system, `pages` hands out what one module of code uses.
 
@@ -27,7 +27,7 @@ pub(crate) use pages::DataPages;
 /// What data may become.
 #[cfg_attr(not(feature = "cranelift"), allow(dead_code, reason = "only modules of Cranelift have data"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum DataKind {
     /// It stays readable and writable.
     Writable,
     /// It becomes readable alone.

@@ -2,7 +2,7 @@
 
 use std::ptr::NonNull;
 
-use super::Kind;
+use super::DataKind;
 use crate::Error;
 use crate::arena::CodeArena;
 use crate::arena::batch::open_run::OpenRun;
@@ -17,7 +17,7 @@ const LONGEST_RUN: usize = 64 << 10;
 
 impl CodeArena {
     /// No data yet.
-    pub(crate) fn data_pages(&self, kind: Kind) -> DataPages {
+    pub(crate) fn data_pages(&self, kind: DataKind) -> DataPages {
         DataPages { core: Arc::clone(self.handle()), kind, runs: Vec::new() }
     }
 }
@@ -25,7 +25,7 @@ impl CodeArena {
 /// Data of one kind. Dropped, it gives it back.
 pub(crate) struct DataPages {
     core: Arc<Handle>,
-    kind: Kind,
+    kind: DataKind,
     /// Whole pages for constants, of which `sealed` are read-only; just what was asked for else.
     runs: Vec<OpenRun>,
 }
@@ -52,8 +52,8 @@ impl DataPages {
 
     fn open(&mut self, granules: u32, align: u32) -> Result<Run, Error> {
         let run = match self.kind {
-            Kind::Writable => self.core.take_data(self.kind, granules, align)?,
-            Kind::Constant => {
+            DataKind::Writable => self.core.take_data(self.kind, granules, align)?,
+            DataKind::Constant => {
                 let page = (self.core.memory.page_size() / GRANULE) as u32;
                 // What is not used of a run is lost for as long as the module lives, so the first is as short as can be.
                 let ahead = self.runs.last().map_or(0, |last| 2 * last.run.len()).min((LONGEST_RUN / GRANULE) as u32);

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::Kind;
+use super::DataKind;
 use crate::Error;
 use crate::space::Run;
 use crate::space::bit_set::BitSet;
@@ -25,7 +25,7 @@ pub(in crate::arena) struct Figures {
 pub(super) struct Space {
     pub(super) tables: Tables,
     pool: Pool,
-    /// By [`Kind`].
+    /// By [`DataKind`].
     heaps: [Heap; 2],
     /// Pages that are writable now.
     pub(super) writable: BitSet,
@@ -43,10 +43,10 @@ impl Space {
     }
 
     /// Takes granules: first such as were used before.
-    pub(super) fn take(&mut self, kind: Kind, len: u32, align: u32) -> Option<Run> {
+    pub(super) fn take(&mut self, kind: DataKind, len: u32, align: u32) -> Option<Run> {
         let Self { tables, pool, heaps, .. } = self;
         let (own, other) = match (kind, heaps) {
-            (Kind::Writable, [own, other]) | (Kind::Constant, [other, own]) => (own, other),
+            (DataKind::Writable, [own, other]) | (DataKind::Constant, [other, own]) => (own, other),
         };
         if let Some(run) = own.alloc(tables, len, align) {
             return Some(run);

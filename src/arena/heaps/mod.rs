@@ -10,8 +10,8 @@
 //! 2. Heaps, by number. Who holds one may only *try* to lock others, unless in order from the first ([`Heaps::all`]).
 //! 3. The pool, and the ages of guards. Nothing else is locked under either.
 //!
-//! Heaps and the pool are held for bookkeeping only: bytes are copied, flushed and protected, and the system and observers are called,
-//! without them.
+//! Heaps and the pool are held for bookkeeping only: bytes are copied, flushed and protected, and the system and observers are
+//! called, without them.
 //!
 //! # Who writes what
 //!

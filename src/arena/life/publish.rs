@@ -18,8 +18,8 @@ use crate::units::{GRANULE, align_granules};
 const ENTERED: usize = 64;
 
 impl Core {
-    /// Makes blocks live, and frees what their runs have left; or, if the tables for that cannot be had, changes nothing. Pages of blocks
-    /// that were staged hold memory only now.
+    /// Makes blocks live, and frees what their runs have left; or, if the tables for that cannot be had, changes nothing. Pages
+    /// of blocks that were staged hold memory only now.
     pub(in crate::arena) fn enter_all(&self, entries: &[Entry], staged: bool, runs: &[OpenRun]) -> Result<(), Error> {
         let mut done = 0;
         while let Some(first) = entries.get(done) {

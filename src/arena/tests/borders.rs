@@ -141,7 +141,8 @@ fn a_hole_across_two_heaps_is_found() {
 fn blocks_across_the_ends_of_a_span_go_along() {
     let Some(arena) = arena("blocks_across_the_ends_of_a_span_go_along", 16) else { return };
     let quarter = SPAN_BYTES / 4;
-    // Heap 0 has span 0; heap 1 has three and a half quarters of each of spans 1 to 3 in blocks that straddle, and the rest is full.
+    // Heap 0 has span 0; heap 1 has three and a half quarters of each of spans 1 to 3 in blocks that straddle, and the rest is
+    // full.
     let first = publish(&arena, 0, SPAN_BYTES).unwrap();
     let chain: Vec<_> = (0..4).map(|_| publish(&arena, 1, 3 * quarter).unwrap()).collect();
     let rest: Vec<_> = std::iter::from_fn(|| publish(&arena, 0, quarter).ok()).collect();

@@ -299,7 +299,8 @@ impl Heap {
         Some(run)
     }
 
-    /// Looks at a few holes of each class from `least` on, and at one from `sure` on, where all fit; without `sure` at all there are.
+    /// Looks at a few holes of each class from `least` on, and at one from `sure` on, where all fit; without `sure` at all there
+    /// are.
     fn find_large(&self, tables: &Tables, least: u16, sure: Option<u16>, len: u32, align: u32) -> Option<(Run, Run)> {
         let fits = |bin: u32| {
             let hole = self.large_hole(tables, bin);
@@ -368,7 +369,8 @@ impl Heap {
         if hole.end - run.end >= SMALL {
             self.large.file(&tables.links, bin_of(run.end), 0);
         }
-        // Spans that are wholly free, but for the one at the cursor. A heap other than the first that has nothing gives that one too.
+        // Spans that are wholly free, but for the one at the cursor. A heap other than the first that has nothing gives that one
+        // too.
         let keeps = at_cursor && (self.taken > 0 || self.owner == FIRST);
         let from_first = hole.start == tables.granules.first();
         let first = if from_first { span_of(hole.start) } else { hole.start.div_ceil(SPAN) } + u32::from(keeps);
