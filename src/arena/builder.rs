@@ -130,7 +130,8 @@ impl ArenaBuilder {
     }
 
     /// Gives memory back to the system by itself when more than `bytes` of it are free, as a drop finds it: for users who have
-    /// nobody to call [`CodeArena::trim`]. Only wholly free spans of 64 KiB count; of data beside the code free pages do, up to as much again. Off unless set.
+    /// nobody to call [`CodeArena::trim`]. Only wholly free spans of 64 KiB count; of data beside the code free pages do, up to as
+    /// much again. Off unless set.
     ///
     /// In modes that cannot give memory back while the arena lives, it has no effect.
     ///
@@ -188,8 +189,8 @@ impl ArenaBuilder {
     }
 
     /// What the arena's mappings are called in the system's list of them: `[anon:NAME]` in `/proc/self/maps` (Linux 5.17,
-    /// where the kernel was built with such names), `[anon_shmem:NAME]` in `DualMap` (Linux 6.2), `/memfd:NAME` in `FileWrite`. Backslashes, brackets, `$` and
-    /// what cannot be printed become `_`; up to 64 bytes are kept. A hint, without effect elsewhere.
+    /// where the kernel was built with such names), `[anon_shmem:NAME]` in `DualMap` (Linux 6.2), `/memfd:NAME` in `FileWrite`.
+    /// Backslashes, brackets, `$` and what cannot be printed become `_`; up to 64 bytes are kept. A hint, without effect elsewhere.
     ///
     /// Unset, mappings have no name, and profilers that do not know named ones take them for what they are.
     pub fn name(self, name: impl Into<String>) -> Self {

@@ -20,7 +20,11 @@ pub fn output(name: &str, body: impl FnOnce()) -> Output {
     // One heap of glibc's for all threads. It keeps several, and in each of them freed memory below what is in use, so
     // that what a child has left says more of its threads than of an arena.
     command.env("MALLOC_ARENA_MAX", "1");
-    command.output().unwrap()
+    let output = command.output().unwrap();
+    // No test of that name would end well, too.
+    let out = String::from_utf8_lossy(&output.stdout);
+    assert!(out.contains("running 1 test"), "{name} is not the whole name of a test\n{out}");
+    output
 }
 
 /// As [`output`], and the child must end well.
