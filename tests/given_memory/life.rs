@@ -6,6 +6,9 @@ use super::*;
 /// The owner is told once, behind the last of those that use the memory.
 #[test]
 fn the_owner_is_told_once_when_nobody_is_left() {
+    if !has_two_views("the_owner_is_told_once_when_nobody_is_left") {
+        return;
+    }
     let views = Arc::new(Views::new(1 << 20));
     let told = Arc::new(AtomicUsize::new(0));
     let memory = || {
@@ -51,6 +54,9 @@ fn the_owner_is_told_once_when_nobody_is_left() {
 /// Nothing of what was there is left after a trim, from the first byte to the last, and live code stays.
 #[test]
 fn trimming_fills_with_traps() {
+    if !has_two_views("trimming_fills_with_traps") {
+        return;
+    }
     let views = Arc::new(Views::new(2 << 20));
     for with_function in [false, true] {
         for (from, len) in ODD.into_iter().filter(|(from, len)| from + len <= 2 << 20 && *len > 16_384) {
@@ -82,6 +88,9 @@ fn trimming_fills_with_traps() {
 
 #[test]
 fn dropped_code_is_poisoned_where_that_is_wanted() {
+    if !has_two_views("dropped_code_is_poisoned_where_that_is_wanted") {
+        return;
+    }
     let views = Arc::new(Views::new(1 << 20));
     for with_function in [false, true] {
         let arena = build_with(CodeArena::builder().poison(true), views.part(9, 300_000, with_function)).unwrap();
@@ -98,6 +107,9 @@ fn dropped_code_is_poisoned_where_that_is_wanted() {
 
 #[test]
 fn observers_hear_of_it() {
+    if !has_two_views("observers_hear_of_it") {
+        return;
+    }
     #[derive(Default)]
     struct Heard(Mutex<Vec<(usize, usize, WxMode)>>);
     impl Observer for Heard {
@@ -123,6 +135,9 @@ fn observers_hear_of_it() {
 
 #[test]
 fn many_threads_share_it() {
+    if !has_two_views("many_threads_share_it") {
+        return;
+    }
     let views = Arc::new(Views::new(4 << 20));
     for with_function in [false, true] {
         let arena = build(views.part(70_001, 3_000_000, with_function)).unwrap();
@@ -153,6 +168,9 @@ fn many_threads_share_it() {
 /// A child runs what it inherited, and writes nothing.
 #[test]
 fn a_forked_child_writes_nothing() {
+    if !has_two_views("a_forked_child_writes_nothing") {
+        return;
+    }
     child::run("life::a_forked_child_writes_nothing", || {
         for with_function in [false, true] {
             let views = Arc::new(Views::new(1 << 20));

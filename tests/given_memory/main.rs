@@ -22,6 +22,16 @@ use gaia_jit::{ArenaBuilder, BlockInfo, Code, CodeArena, Error, GivenMemory, Giv
 /// The trap of each architecture that the tests run on, as far as it is one byte repeated.
 const TRAP: Option<u8> = if cfg!(any(target_arch = "x86", target_arch = "x86_64")) { Some(0xcc) } else { None };
 
+/// Whether what is written to one view of memory is what runs in another; says so where it is not: user-mode emulators run code that
+/// they translated before.
+fn has_two_views(test: &str) -> bool {
+    let has = common::modes().any(|mode| mode == WxMode::DualMap);
+    if !has {
+        common::not_run(test, "what is written to a second view does not run here");
+    }
+    has
+}
+
 /// Two views of one memory, unmapped when it is dropped.
 struct Views {
     executable: NonNull<u8>,

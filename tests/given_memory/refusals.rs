@@ -4,6 +4,9 @@ use super::*;
 
 #[test]
 fn settings_of_whoever_maps_are_refused() {
+    if !has_two_views("settings_of_whoever_maps_are_refused") {
+        return;
+    }
     let views = Arc::new(Views::new(1 << 20));
     let here: *const u8 = views.executable.as_ptr();
     type Set = Box<dyn Fn(ArenaBuilder) -> ArenaBuilder>;
@@ -39,6 +42,9 @@ fn settings_of_whoever_maps_are_refused() {
 
 #[test]
 fn memory_that_cannot_be_used_is_refused() {
+    if !has_two_views("memory_that_cannot_be_used_is_refused") {
+        return;
+    }
     let views = Arc::new(Views::new(1 << 20));
     for (from, len) in [(0, 0), (0, 15), (1, 30), (15, 16)] {
         assert!(matches!(build(views.part(from, len, false)), Err(Error::ZeroSize)), "{from} {len}");
@@ -88,6 +94,9 @@ impl Drop for Bomb {
 /// Whatever the function that writes does, what fails is an error, and nothing is lost.
 #[test]
 fn a_function_that_fails_is_an_error() {
+    if !has_two_views("a_function_that_fails_is_an_error") {
+        return;
+    }
     let views = Arc::new(Views::new(1 << 20));
     let fails = Arc::new(AtomicBool::new(true));
     for panics in [false, true] {
