@@ -168,3 +168,34 @@ fn data_memory_goes_back_by_itself_and_may_be_none() {
     let large = CodeArena::builder().capacity(1 << 20).data(usize::MAX).build();
     assert!(matches!(large, Err(Error::TooLarge { .. })), "{large:?}");
 }
+
+/// Small pieces of many modules are made writable with one call for all of a span; constants take one call each way.
+#[test]
+fn data_takes_few_calls() {
+    let system = Faulty::leaked();
+    if system.commits() {
+        // Opened pages count there, and are opened as they are needed.
+        return;
+    }
+    let arena = CodeArena::builder().capacity(1 << 20).os(system).build().unwrap();
+    system.take_log();
+    let modules: Vec<_> = (0..50)
+        .map(|n| {
+            let mut pages = arena.data_pages(DataKind::Writable);
+            pages.reserve(100 + n, 16).unwrap();
+            pages
+        })
+        .collect();
+    assert_eq!(system.take_log(), ["open"]);
+    drop(modules);
+    (0..50).for_each(|_| assert!(arena.data_pages(DataKind::Writable).reserve(100, 16).is_ok()));
+    assert!(system.take_log().is_empty());
+    let mut constants = arena.data_pages(DataKind::Constant);
+    (0..20).for_each(|_| assert!(constants.reserve(100, 16).is_ok()));
+    constants.make_read_only().unwrap();
+    // What was writable is free and is used first.
+    assert_eq!(system.take_log(), ["seal"]);
+    drop(constants);
+    arena.data_pages(DataKind::Writable).reserve(100, 16).unwrap();
+    assert_eq!(system.take_log(), ["open"]);
+}
