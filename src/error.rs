@@ -1,6 +1,8 @@
 //! The one error type of the crate.
 
+use std::fmt;
 use std::io;
+use std::path::Path;
 
 /// Why a call could not be carried out. Whatever failed, the arena or block is as it was before the call; the exception is
 /// [`CodeBlock::patch`](crate::CodeBlock::patch).
@@ -119,10 +121,15 @@ pub enum Error {
     },
 
     /// A system call failed.
-    #[error("{call} failed")]
+    #[error("{}", Failed { call, bytes: *bytes, path: path.as_deref(), source })]
+    #[non_exhaustive]
     OperatingSystem {
         /// The call, by its name in the system's manual.
         call: &'static str,
+        /// Bytes that were asked for, if the call was about an amount.
+        bytes: Option<usize>,
+        /// The file or directory, if the call was about one.
+        path: Option<Box<Path>>,
         /// What the system said.
         source: io::Error,
     },
@@ -139,13 +146,49 @@ impl Error {
         }
     }
 
+    /// A system call that was about neither an amount nor a file.
+    pub(crate) fn system(call: &'static str, source: io::Error) -> Self {
+        Self::OperatingSystem { call, bytes: None, path: None, source }
+    }
+
+    /// A system call about a file or directory.
+    #[cfg_attr(not(any(feature = "perf", feature = "gdb")), allow(dead_code, reason = "files are for observers"))]
+    pub(crate) fn of_file(call: &'static str, path: &Path, source: io::Error) -> Self {
+        Self::OperatingSystem { call, bytes: None, path: Some(path.into()), source }
+    }
+
     /// The process has no memory for what the crate itself keeps.
     pub(crate) fn out_of_memory() -> Self {
-        Self::OperatingSystem { call: "malloc", source: io::ErrorKind::OutOfMemory.into() }
+        Self::system("malloc", io::ErrorKind::OutOfMemory.into())
     }
 
     pub(crate) fn unsupported(what: &'static str, why: impl Into<String>) -> Self {
         Self::Unsupported { what, why: why.into() }
+    }
+}
+
+/// A failed call in words, with what to do where that is known.
+struct Failed<'e> {
+    call: &'e str,
+    bytes: Option<usize>,
+    path: Option<&'e Path>,
+    source: &'e io::Error,
+}
+
+impl fmt::Display for Failed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.call)?;
+        if let Some(bytes) = self.bytes {
+            write!(f, " of {bytes} bytes")?;
+        }
+        if let Some(path) = self.path {
+            write!(f, " of {}", path.display())?;
+        }
+        f.write_str(" failed")?;
+        if self.bytes.is_some() && self.source.kind() == io::ErrorKind::OutOfMemory {
+            f.write_str(": limits of address space (RLIMIT_AS) count all of a reservation, so ask for less capacity")?;
+        }
+        Ok(())
     }
 }
 
@@ -162,5 +205,26 @@ impl From<Error> for io::Error {
             Error::OperatingSystem { source, .. } => source.kind(),
         };
         io::Error::new(kind, error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_call_names_the_amount_the_path_and_the_way_out() {
+        let denied = || io::Error::from(io::ErrorKind::PermissionDenied);
+        assert_eq!(Error::system("madvise", denied()).to_string(), "madvise failed");
+        let path = Path::new("/tmp/perf-1.map");
+        assert_eq!(Error::of_file("open", path, denied()).to_string(), "open of /tmp/perf-1.map failed");
+        let of = |kind: io::ErrorKind| {
+            Error::OperatingSystem { call: "mmap", bytes: Some(77), path: None, source: kind.into() }.to_string()
+        };
+        assert_eq!(of(io::ErrorKind::PermissionDenied), "mmap of 77 bytes failed");
+        assert!(
+            of(io::ErrorKind::OutOfMemory).starts_with("mmap of 77 bytes failed: ")
+                && of(io::ErrorKind::OutOfMemory).contains("RLIMIT_AS")
+        );
     }
 }

@@ -82,7 +82,7 @@ fn file_size_limit_is_an_error_not_a_signal() {
     child::run("file_size_limit_is_an_error_not_a_signal", || {
         limit(libc::RLIMIT_FSIZE, 1 << 20);
         match CodeArena::builder().mode(WxMode::DualMap).capacity(4 << 20).build() {
-            Err(Error::OperatingSystem { call, source }) => {
+            Err(Error::OperatingSystem { call, source, .. }) => {
                 assert!(call.contains("RLIMIT_FSIZE"), "{call}: {source}");
             }
             Err(Error::Unsupported { .. }) => {}

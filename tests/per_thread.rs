@@ -181,7 +181,7 @@ fn keys_run_out_and_come_back() {
                     Err(refused) => break refused,
                 }
             };
-            let Error::OperatingSystem { call, source } = refused else { panic!("{refused}") };
+            let Error::OperatingSystem { call, source, .. } = refused else { panic!("{refused}") };
             assert_eq!((call, source.raw_os_error()), ("pkey_alloc", Some(libc::ENOSPC)));
             for (n, arena) in (0..).zip(&arenas) {
                 assert_eq!(call_at(arena.publish(&asm::constant(n)).unwrap().as_ptr()), n);

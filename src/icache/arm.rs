@@ -14,7 +14,7 @@ pub(super) fn check() -> Result<(), Error> {
     let (start, flags) = (PROBE.as_ptr(), 0 as libc::c_long);
     // SAFETY: changes no memory.
     match unsafe { libc::syscall(CACHEFLUSH, start, start.wrapping_add(PROBE.len()), flags) } {
-        -1 => Err(Error::OperatingSystem { call: "cacheflush", source: std::io::Error::last_os_error() }),
+        -1 => Err(Error::system("cacheflush", std::io::Error::last_os_error())),
         // The kernel returns 0; emulators that keep instructions coherent by themselves return anything.
         _ => super::membarrier::check(),
     }

@@ -73,7 +73,7 @@ pub(super) fn sync_cores() -> Result<(), Error> {
     if way().is_some_and(|way| sync(way, membarrier)) {
         return Ok(());
     }
-    Err(Error::OperatingSystem { call: "membarrier", source: io::Error::last_os_error() })
+    Err(Error::system("membarrier", io::Error::last_os_error()))
 }
 
 #[cfg(test)]

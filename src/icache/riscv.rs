@@ -18,7 +18,7 @@ pub(super) fn check() -> Result<(), Error> {
     // SAFETY: changes no memory.
     match unsafe { libc::syscall(FLUSH_ICACHE, start, start.wrapping_add(PROBE.len()), flags) } {
         0 => Ok(()),
-        _ => Err(Error::OperatingSystem { call: "riscv_flush_icache", source: std::io::Error::last_os_error() }),
+        _ => Err(Error::system("riscv_flush_icache", std::io::Error::last_os_error())),
     }
 }
 

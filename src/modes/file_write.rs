@@ -40,7 +40,7 @@ pub(super) fn build(os: &'static dyn Os, plan: &Plan) -> Result<CodeMemory, Erro
     let memory = CodeMemory::new(region, Box::new(mode));
     memory.advise(plan);
     probe::rewriting(&memory, "FileWrite").map_err(|error| match error {
-        Error::OperatingSystem { call, source } => refusal("FileWrite")(Refused::new(call, source)),
+        Error::OperatingSystem { call, bytes, source, .. } => refusal("FileWrite")(Refused { call, source, bytes }),
         other => other,
     })?;
     Ok(memory)

@@ -86,7 +86,7 @@ fn try_out_pages(memory: &CodeMemory) -> Result<Result<KernelWriter, Unfilled>, 
     let [one, _] = RETURN_1_2;
     let page = 0..memory.page_size();
     let as_refused = |error| match error {
-        Error::OperatingSystem { call, source } => refusal("Flip")(Refused::new(call, source)),
+        Error::OperatingSystem { call, bytes, source, .. } => refusal("Flip")(Refused { call, source, bytes }),
         other => other,
     };
     let all = if memory.commits() { page.clone() } else { 0..memory.len() };

@@ -241,7 +241,7 @@ impl Mode for Given {
                     std::mem::forget(payload);
                     Err(io::Error::other("the function panicked"))
                 });
-                copied.map_err(|source| Error::OperatingSystem { call: CALL, source })
+                copied.map_err(|source| Error::system(CALL, source))
             }
         }
     }

@@ -97,7 +97,7 @@ impl Jitdump {
         };
         // Absolute, as perf may be run elsewhere.
         let directory = std::path::absolute(directory);
-        let directory = directory.map_err(|source| Error::OperatingSystem { call: "getcwd", source })?;
+        let directory = directory.map_err(|source| Error::system("getcwd", source))?;
         let process = std::process::id();
         let path: PathBuf = directory.join(format!("jit-{process}.dump"));
         let (sink, file) = Sink::create("a second Jitdump", path, &first_page(machine, process))?;
@@ -206,7 +206,7 @@ fn marker(file: &File) -> Result<Mmap, Error> {
     options.len(region::page::size());
     // SAFETY: nobody reads or runs anything through this mapping, so it does not matter what becomes of the file.
     let mapped = unsafe { options.map_exec(file) };
-    mapped.map_err(|source| Error::OperatingSystem { call: "mmap", source })
+    mapped.map_err(|source| Error::system("mmap", source))
 }
 
 /// Nanoseconds of `CLOCK_MONOTONIC`, which `perf record -k mono` stamps its samples with.

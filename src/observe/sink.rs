@@ -132,12 +132,12 @@ impl Sink {
 
     /// Begins a file that is new.
     fn begin(generation: u64, path: &Path, head: &[u8], file: File) -> Result<(Self, File, Id), Error> {
-        let id = id(&file.metadata().map_err(|source| Error::OperatingSystem { call: "fstat", source })?);
-        let other = file.try_clone().map_err(|source| Error::OperatingSystem { call: "dup", source })?;
+        let id = id(&file.metadata().map_err(|source| Error::system("fstat", source))?);
+        let other = file.try_clone().map_err(|source| Error::system("dup", source))?;
         let mut output = Output { file, len: 0, staged: Vec::new(), pieces: Vec::with_capacity(PIECES), lost: 0 };
         // Without that memory buffers are written one by one.
         let _ = output.staged.try_reserve_exact(TOGETHER);
-        output.append(head).map_err(|source| Error::OperatingSystem { call: "pwrite", source })?;
+        output.append(head).map_err(|source| Error::system("pwrite", source))?;
         let shared = Arc::new(Shared {
             generation,
             path: path.into(),
@@ -147,8 +147,7 @@ impl Sink {
             lost: AtomicU64::new(0),
             stop: AtomicUsize::new(0),
         });
-        let thread =
-            start(Arc::clone(&shared)).map_err(|source| Error::OperatingSystem { call: "pthread_create", source })?;
+        let thread = start(Arc::clone(&shared)).map_err(|source| Error::system("pthread_create", source))?;
         Ok((Self { shared, thread: Some(thread) }, other, id))
     }
 
@@ -185,7 +184,7 @@ impl Sink {
         if !self.is_own() {
             return Err(Error::unsupported("flush", "the file belongs to the parent of this process"));
         }
-        self.shared.drain().map_err(|source| Error::OperatingSystem { call: "pwrite", source })
+        self.shared.drain().map_err(|source| Error::system("pwrite", source))
     }
 
     /// Counts records that will never be written.
@@ -344,7 +343,7 @@ fn create(path: &Path) -> Result<File, Error> {
         io::ErrorKind::AlreadyExists => std::fs::remove_file(path).and_then(|()| create()),
         _ => Err(error),
     });
-    made.map_err(|source| Error::OperatingSystem { call: "open", source })
+    made.map_err(|source| Error::of_file("open", path, source))
 }
 
 /// The thread that writes what does not fill a buffer. No signal is delivered to it: handlers of the program's own would

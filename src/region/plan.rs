@@ -62,7 +62,7 @@ impl Plan {
     /// The same, where a refusal can be a policy's against the mode.
     pub(crate) fn no_place(&self, mode: &'static str, place: &Place, refused: Refused) -> Error {
         match self.out_of_reach(place)(refused) {
-            Error::OperatingSystem { call, source } => refusal(mode)(Refused::new(call, source)),
+            Error::OperatingSystem { call, bytes, source, .. } => refusal(mode)(Refused { call, source, bytes }),
             other => other,
         }
     }

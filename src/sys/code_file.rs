@@ -38,7 +38,7 @@ impl CodeFile {
         let name = name.unwrap_or(c"gaia-jit");
         let file = memory_file(name, libc::MFD_ALLOW_SEALING)?;
         check_file_size(len)?;
-        file.set_len(len as u64).map_err(|e| Refused::new("ftruncate", e))?;
+        file.set_len(len as u64).map_err(|e| Refused::new("ftruncate", e).of(len))?;
         // Else a truncation by anyone who has the descriptor would be SIGBUS in every thread that runs code.
         let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
         // SAFETY: takes numbers only.
@@ -101,7 +101,7 @@ impl CodeFile {
         }
         match self.file.write_at(bytes, offset as u64) {
             Ok(written) if written == bytes.len() => Ok(()),
-            Ok(_) => Err(Refused::new("pwrite (came back short)", io::ErrorKind::WriteZero.into())),
+            Ok(_) => Err(Refused::new("pwrite (came back short)", io::ErrorKind::WriteZero.into()).of(bytes.len())),
             Err(e) => Err(Refused::new("pwrite", e)),
         }
     }

@@ -122,11 +122,18 @@ unsafe impl Sync for Span {}
 pub(crate) struct Refused {
     pub(crate) call: &'static str,
     pub(crate) source: io::Error,
+    /// Bytes asked for, if the call was about an amount.
+    pub(crate) bytes: Option<usize>,
 }
 
 impl Refused {
     pub(crate) fn new(call: &'static str, source: io::Error) -> Self {
-        Self { call, source }
+        Self { call, source, bytes: None }
+    }
+
+    /// The same, with the amount that was asked for.
+    pub(crate) fn of(self, bytes: usize) -> Self {
+        Self { bytes: Some(bytes), ..self }
     }
 
     #[cfg(unix)]
@@ -137,7 +144,7 @@ impl Refused {
 
 impl From<Refused> for crate::Error {
     fn from(refused: Refused) -> Self {
-        crate::Error::OperatingSystem { call: refused.call, source: refused.source }
+        crate::Error::OperatingSystem { call: refused.call, bytes: refused.bytes, path: None, source: refused.source }
     }
 }
 

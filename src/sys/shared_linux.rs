@@ -77,7 +77,7 @@ impl Source {
         let (from, to, old_len) = (self.0.start.as_ptr(), at.start.as_ptr(), 0 as libc::c_long);
         // SAFETY: what it replaces is the caller's and unused; the source stays as it is.
         match unsafe { libc::syscall(libc::SYS_mremap, from, old_len, at.len, MOVE_TO, to) } {
-            -1 => Err(Refused::last("mremap")),
+            -1 => Err(Refused::last("mremap").of(at.len)),
             made if made as usize == at.address() => Ok(at),
             _ => Err(Refused::new("mremap", io::ErrorKind::Unsupported.into())),
         }
@@ -92,7 +92,7 @@ pub(super) fn share(len: usize) -> Result<SharedMemory> {
     }
     let file = code_file::memory_file(c"gaia-jit", 0)?;
     code_file::check_file_size(len)?;
-    file.set_len(len as u64).map_err(|e| Refused::new("ftruncate", e))?;
+    file.set_len(len as u64).map_err(|e| Refused::new("ftruncate", e).of(len))?;
     Ok(SharedMemory::File(file))
 }
 

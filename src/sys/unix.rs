@@ -54,7 +54,7 @@ pub(super) const LATER: libc::c_int = {
 pub(super) fn mapped(address: *mut libc::c_void, len: usize) -> Result<Span> {
     match NonNull::new(address.cast()) {
         Some(start) if address != libc::MAP_FAILED => Ok(Span { start, len }),
-        _ => Err(Refused::last("mmap")),
+        _ => Err(Refused::last("mmap").of(len)),
     }
 }
 
@@ -64,7 +64,7 @@ pub(super) fn map(len: usize) -> Result<Span> {
         // SAFETY: a new mapping at an address of the system's choice.
         return mapped(unsafe { libc::mmap(std::ptr::null_mut(), len, access, flags, -1, 0) }, len);
     }
-    let map = memmap2::MmapRaw::from(memmap2::MmapMut::map_anon(len).map_err(|e| Refused::new("mmap", e))?);
+    let map = memmap2::MmapRaw::from(memmap2::MmapMut::map_anon(len).map_err(|e| Refused::new("mmap", e).of(len))?);
     let start =
         NonNull::new(map.as_mut_ptr()).ok_or_else(|| Refused::new("mmap", io::ErrorKind::OutOfMemory.into()))?;
     // Out of `memmap2`'s hands: dropped there, a failed `munmap` would be ignored.
@@ -153,7 +153,7 @@ pub(super) unsafe fn protect(span: Span, access: Access) -> Result<()> {
     };
     // SAFETY: passed on to the caller.
     unsafe { region::protect(span.start.as_ptr(), span.len, protection) }
-        .map_err(|e| Refused::new("mprotect", e.into()))
+        .map_err(|e| Refused::new("mprotect", e.into()).of(span.len))
 }
 
 /// With `PROT_BTI` (which the builder refuses elsewhere), from the kernel's `asm/mman.h` for AArch64; the `libc` crate does not

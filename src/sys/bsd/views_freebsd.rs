@@ -18,7 +18,7 @@ pub(super) fn share(len: usize) -> Result<SharedMemory> {
         // SAFETY: a new descriptor that nobody else owns.
         fd => unsafe { File::from_raw_fd(fd) },
     };
-    file.set_len(len as u64).map_err(|e| Refused::new("ftruncate", e))?;
+    file.set_len(len as u64).map_err(|e| Refused::new("ftruncate", e).of(len))?;
     Ok(SharedMemory(file))
 }
 
