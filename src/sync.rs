@@ -8,8 +8,8 @@ pub(crate) use std::sync::Arc;
 #[cfg(any(unix, windows))]
 pub(crate) use std::sync::OnceLock;
 #[cfg(any(target_os = "linux", target_os = "android"))]
-pub(crate) use std::sync::atomic::AtomicBool;
-pub(crate) use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+pub(crate) use std::sync::atomic::AtomicPtr;
+pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 #[cfg(loom)]
 pub(crate) use modelled as checked;

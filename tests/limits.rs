@@ -106,11 +106,15 @@ fn without_descriptors_building_is_an_error() {
         return;
     }
     child::run("without_descriptors_building_is_an_error", || {
-        let before: Vec<_> = modes().map(|mode| small(mode).build().unwrap()).collect();
         limit_soft(libc::RLIMIT_NOFILE, 0);
         // Want of descriptors passes; an arena that was built without its kernel write would stay without.
         let refused = small(WxMode::Flip).build();
         assert!(matches!(refused, Err(Error::OperatingSystem { .. })), "{refused:?}");
+        limit_soft(libc::RLIMIT_NOFILE, u64::MAX);
+        let before: Vec<_> = modes().map(|mode| small(mode).build().unwrap()).collect();
+        limit_soft(libc::RLIMIT_NOFILE, 0);
+        // It is one descriptor for all of them.
+        assert_eq!(small(WxMode::Flip).build().unwrap().stats().fills_holes, before[0].stats().fills_holes);
         match small(WxMode::DualMap).build() {
             Err(Error::OperatingSystem { .. }) => {}
             // The memory is no file.

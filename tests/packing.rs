@@ -5,7 +5,7 @@ mod common;
 
 use std::sync::Mutex;
 
-use common::{asm, call, fills_holes, modes, often};
+use common::{LARGE, asm, call, fills_holes, modes, often};
 use fastrand::Rng;
 use gaia_jit::{CodeArena, CodeBlock, Stats, WxMode};
 
@@ -73,7 +73,7 @@ fn generations_of_threads_leave_no_memory_behind() {
 #[test]
 fn freed_memory_is_used_before_fresh() {
     for mode in modes() {
-        let arena = CodeArena::builder().mode(mode).capacity(64 << 20).build().unwrap();
+        let arena = CodeArena::builder().mode(mode).capacity(LARGE).build().unwrap();
         let mut most = 0;
         for round in 0..6 {
             let mut blocks = Vec::new();
@@ -98,7 +98,7 @@ fn freed_memory_is_used_before_fresh() {
 #[test]
 fn large_functions_take_the_place_of_others() {
     for mode in modes().filter(|&mode| fills_holes(mode)) {
-        let arena = CodeArena::builder().mode(mode).capacity(64 << 20).build().unwrap();
+        let arena = CodeArena::builder().mode(mode).capacity(LARGE).build().unwrap();
         let mut rng = Rng::with_seed(3);
         let code = asm::padded(5, 300_000);
         let mut blocks: Vec<_> = (0..40).map(|_| arena.publish(&code).unwrap()).collect();

@@ -91,17 +91,17 @@ fn try_out_pages(memory: &CodeMemory) -> Result<Result<KernelWriter, Unfilled>, 
     };
     let all = if memory.commits() { page.clone() } else { 0..memory.len() };
     // SAFETY: a new region, nobody else knows it.
-    if unsafe { memory.open(all.clone()) }.is_err() {
+    if unsafe { memory.region.open(all.clone()) }.is_err() {
         // Strict overcommit may refuse that much at once: then the first page alone.
         // SAFETY: as above.
-        unsafe { memory.seal(all.clone()) }.map_err(as_refused)?;
+        unsafe { memory.region.seal(all.clone()) }.map_err(as_refused)?;
         // SAFETY: as above.
-        unsafe { memory.open(page.clone()) }.map_err(as_refused)?;
+        unsafe { memory.region.open(page.clone()) }.map_err(as_refused)?;
     }
     // SAFETY: the page is open, and larger than the function.
     unsafe { memory.writable(0).copy_from_nonoverlapping(std::ptr::NonNull::from(one).cast(), one.len()) };
     // SAFETY: opened above, and written to no more.
-    unsafe { memory.seal(all) }.map_err(as_refused)?;
+    unsafe { memory.region.seal(all) }.map_err(as_refused)?;
     // SAFETY: the function was written whole to the page.
     let got = unsafe { probe::run(memory, one.len())? };
     if got != 1 {

@@ -28,6 +28,7 @@ mod per_thread;
 mod probe;
 #[cfg(all(test, not(loom)))]
 mod toy;
+mod withdrawn;
 
 pub(crate) use given::Taken;
 pub use given::{GivenCopy, GivenMemory, GivenWriter};
@@ -39,6 +40,7 @@ use crate::Error;
 use crate::icache;
 use crate::region::{Plan, Region, refusal};
 use crate::sys::{self, Os, Span};
+use withdrawn::Withdrawn;
 
 /// How an arena keeps pages from being writable and executable at once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -246,6 +248,7 @@ pub(crate) struct CodeMemory {
     region: Region,
     rules: Rules,
     mode: Box<dyn Mode>,
+    withdrawn: Withdrawn,
 }
 
 impl CodeMemory {
@@ -278,7 +281,7 @@ impl CodeMemory {
     }
 
     fn new(region: Region, mode: Box<dyn Mode>) -> Self {
-        Self { rules: mode.rules(&region), region, mode }
+        Self { rules: mode.rules(&region), region, mode, withdrawn: Withdrawn::default() }
     }
 
     fn set_mode(&mut self, mode: Box<dyn Mode>) {
@@ -327,9 +330,26 @@ impl CodeMemory {
         &self.rules
     }
 
+    /// Whether bytes can be placed in pages that are executable already.
+    pub(crate) fn fills_holes(&self) -> bool {
+        self.rules.fills_holes && !(self.withdrawn.kernel_write() && self.opens_pages())
+    }
+
+    /// Whether whole pages without live code can be opened, written to in their place, and sealed again.
+    pub(crate) fn opens_pages(&self) -> bool {
+        self.rules.opens_pages && !(self.withdrawn.flips() && self.rules.fills_holes)
+    }
+
+    /// As [`CodeMemory::fills_holes`] for a function that can be published otherwise if this was wrong: what was refused is
+    /// tried again now and then.
+    #[inline]
+    pub(crate) fn may_fill_hole(&self) -> bool {
+        self.fills_holes() || self.rules.fills_holes && self.withdrawn.is_time_to_try()
+    }
+
     /// Why holes in pages with live code are not filled, if they are not.
     pub(crate) fn unfilled(&self) -> Option<Unfilled> {
-        self.mode.unfilled()
+        self.mode.unfilled().or_else(|| (!self.fills_holes()).then_some(Unfilled::NotWritten))
     }
 
     /// Before this thread reads code: where rights differ from thread to thread, it may have none yet.
@@ -359,7 +379,19 @@ impl CodeMemory {
     pub(crate) unsafe fn write(&self, offset: usize, bytes: &[u8]) -> Result<(), Error> {
         self.check_own("write")?;
         // SAFETY: passed on to the caller.
-        unsafe { self.mode.write(&self.region, offset, bytes) }
+        self.note_write(unsafe { self.mode.write(&self.region, offset, bytes) })
+    }
+
+    /// Where there is another way in, it is remembered whether this one works.
+    #[inline]
+    fn note_write(&self, written: Result<(), Error>) -> Result<(), Error> {
+        if self.rules.opens_pages {
+            match &written {
+                Ok(()) => self.withdrawn.note_written(),
+                Err(error) => self.withdrawn.note_write(error),
+            }
+        }
+        written
     }
 
     /// Writes a function as [`CodeMemory::write`] does, and perhaps `padding` behind it.
@@ -370,7 +402,60 @@ impl CodeMemory {
     pub(crate) unsafe fn fill(&self, offset: usize, code: &[u8], padding: &[u8]) -> Result<(), Error> {
         self.check_own("write")?;
         // SAFETY: passed on to the caller.
-        unsafe { self.mode.fill(&self.region, offset, code, padding) }
+        self.note_write(unsafe { self.mode.fill(&self.region, offset, code, padding) })
+    }
+
+    /// Opens whole pages for writing. When this fails, some of them may be open all the same: seal them before they are used for
+    /// anything else.
+    ///
+    /// # Safety
+    /// - The pages hold no live code, and belong to the caller until sealed.
+    pub(crate) unsafe fn open(&self, range: Range<usize>) -> Result<(), Error> {
+        // SAFETY: passed on to the caller.
+        unsafe { self.region.open(range) }.inspect_err(|refused| {
+            self.withdrawn.note_flip(refused);
+        })
+    }
+
+    /// Makes opened pages executable, of which the first `written` bytes are to stay as they are.
+    ///
+    /// If the system has come to refuse that, pages that were never writable take their place, and what is to stay is written to
+    /// them through the kernel.
+    ///
+    /// # Safety
+    /// - The pages are the caller's, opened, and nobody writes to them any more.
+    pub(crate) unsafe fn seal(&self, range: Range<usize>, written: usize) -> Result<(), Error> {
+        // SAFETY: passed on to the caller.
+        let Err(refused) = (unsafe { self.region.seal(range.clone()) }) else { return Ok(()) };
+        if !self.withdrawn.note_flip(&refused) {
+            return Err(refused);
+        }
+        if self.os().is_executable(self.span(range.clone())) {
+            // They could not be opened either.
+            return Ok(());
+        }
+        // SAFETY: passed on to the caller.
+        unsafe { self.replace(range, written) }.map_err(|_| refused)
+    }
+
+    /// # Safety
+    /// - As for [`CodeMemory::seal`].
+    #[cold]
+    unsafe fn replace(&self, range: Range<usize>, written: usize) -> Result<(), Error> {
+        let span = self.span(range.clone());
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(written).map_err(|_| Error::out_of_memory())?;
+        // SAFETY: the caller's pages, mapped and readable whether they are open or not, and nobody writes there.
+        bytes.extend_from_slice(unsafe { std::slice::from_raw_parts(span.start.as_ptr(), written) });
+        // SAFETY: whole private pages of the caller's, whose contents were copied.
+        unsafe { self.region.replace(range.clone())? };
+        // Zeros are there already.
+        let end = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        if end > 0 {
+            // SAFETY: the caller's.
+            unsafe { self.write(range.start, &bytes[..end])? };
+        }
+        Ok(())
     }
 
     /// Overwrites code with traps. When this fails, some of it may be.

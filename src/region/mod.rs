@@ -215,6 +215,15 @@ impl Region {
         Ok(unsafe { self.os.protect(self.span(range), self.executable) }?)
     }
 
+    /// Puts fresh executable pages in the place of opened ones.
+    ///
+    /// # Safety
+    /// - The pages are the caller's, and nobody needs their contents.
+    pub(crate) unsafe fn replace(&self, range: Range<usize>) -> Result<(), Error> {
+        // SAFETY: passed on to the caller; the view is private where pages are opened at all.
+        Ok(unsafe { self.os.replace(self.span(range), self.executable) }?)
+    }
+
     /// Gets memory for opened pages ahead of use; whether it could.
     pub(crate) fn populate(&self, range: Range<usize>) -> bool {
         // SAFETY: whole pages of the view.

@@ -14,9 +14,10 @@ use std::fs::File;
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, FromRawFd, RawFd};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::ptr;
 
+use super::descriptor::{Identity, elsewhere, limit, out_of_the_way};
 use super::{Access, Place, Refused, Result, Span, unix};
 use crate::sync::{Arc, AtomicBool, Mutex, Ordering};
 
@@ -25,8 +26,7 @@ use crate::sync::{Arc, AtomicBool, Mutex, Ordering};
 pub(crate) struct CodeFile {
     /// Closed only if it still leads to the file.
     file: ManuallyDrop<File>,
-    device: u64,
-    inode: u64,
+    leads_to: Identity,
     /// The number leads elsewhere: nothing is written any more.
     lost: Arc<AtomicBool>,
     /// Whether the process ignores `SIGXFSZ`; then a write past `RLIMIT_FSIZE` is an error as any other.
@@ -46,12 +46,10 @@ impl CodeFile {
             return Err(Refused::last("fcntl(F_ADD_SEALS)"));
         }
         let file = out_of_the_way(file);
-        let meta = file.metadata().map_err(|e| Refused::new("fstat", e))?;
         Ok(Self {
+            leads_to: Identity::of(&file)?,
             lost: claim(file.as_raw_fd()),
             file: ManuallyDrop::new(file),
-            device: meta.dev(),
-            inode: meta.ino(),
             ignores_limit_signal: ignores_limit_signal(),
         })
     }
@@ -121,7 +119,7 @@ impl CodeFile {
 
     /// Whether the descriptor still leads to the file.
     fn is_ours(&self) -> bool {
-        self.file.metadata().is_ok_and(|meta| (meta.dev(), meta.ino()) == (self.device, self.inode))
+        self.leads_to.is_at(self.file.as_raw_fd())
     }
 }
 
@@ -146,13 +144,6 @@ fn claim(number: RawFd) -> Arc<AtomicBool> {
     claimed.iter().filter(|(other, _)| *other == number).for_each(|(_, lost)| lost.store(true, Ordering::Relaxed));
     claimed.push((number, Arc::clone(&lost)));
     lost
-}
-
-/// What a descriptor means that others closed, and whose number they use now.
-pub(crate) fn elsewhere(call: &'static str) -> Refused {
-    let why =
-        "other code of this process closed the descriptor of the arena's file, and its number now leads elsewhere";
-    Refused::new(call, io::Error::other(why))
 }
 
 /// Maps all of the file in place of reserved pages, so that `perf record` takes it for anonymous memory.
@@ -207,34 +198,6 @@ pub(super) fn memory_file(name: &CStr, flags: libc::c_uint) -> Result<File> {
     };
     create(flags | libc::MFD_NOEXEC_SEAL).or_else(|_| create(flags))
 }
-
-/// A descriptor with a high number, as programs close low ones, and put others in their place, by number. The table of
-/// descriptors is as long as the highest, so not a very high one.
-fn out_of_the_way(file: File) -> File {
-    let most = limit(libc::RLIMIT_NOFILE).unwrap_or(u64::MAX).min(1024) as libc::c_int;
-    // SAFETY: takes numbers only.
-    match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_DUPFD_CLOEXEC, most / 4 * 3) } {
-        -1 => file,
-        // SAFETY: a new descriptor that nobody else owns.
-        high => unsafe { File::from_raw_fd(high) },
-    }
-}
-
-/// A limit of the process, if there is one.
-fn limit(resource: Resource) -> Option<u64> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: `limit` is valid for the call to write to.
-    let got = unsafe { libc::getrlimit(resource, &raw mut limit) };
-    // The type is 64 bits wide on some targets and as wide as a pointer on others.
-    #[allow(clippy::useless_conversion)]
-    (got == 0 && limit.rlim_cur != libc::RLIM_INFINITY).then(|| u64::from(limit.rlim_cur))
-}
-
-// The C library's name for the type differs.
-#[cfg(target_env = "gnu")]
-type Resource = libc::__rlimit_resource_t;
-#[cfg(not(target_env = "gnu"))]
-type Resource = libc::c_int;
 
 /// Growing a file, or writing to one, past `RLIMIT_FSIZE` would not fail but kill the process with `SIGXFSZ`.
 pub(super) fn check_file_size(end: usize) -> Result<()> {

@@ -1,13 +1,11 @@
 //! Linux and Android.
 
 use std::ffi::CStr;
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
 
-use super::{Access, Os, Place, Refused, Result, Span, unix};
+use super::{Access, Os, Place, Refused, Result, Span, maps, unix};
 
-use super::code_file;
+pub(crate) use super::own_memory::KernelWriter;
 
 #[path = "shared_linux.rs"]
 mod shared;
@@ -16,10 +14,6 @@ pub(crate) use shared::SharedMemory;
 /// The system itself.
 #[derive(Debug)]
 pub(crate) struct Native;
-
-/// `/proc/self/mem`, opened by this very process: a child that inherited it would write to its parent.
-#[derive(Debug)]
-pub(crate) struct KernelWriter(File);
 
 /// From the kernel's `asm-generic/mman-common.h`; the `libc` crate has it for some targets only.
 const MADV_DONTNEED_LOCKED: libc::c_int = 24;
@@ -96,16 +90,32 @@ impl Os for Native {
     }
 
     fn open_kernel_writer(&self) -> Result<KernelWriter> {
-        let file = File::options().read(true).write(true).open("/proc/self/mem");
-        file.map(KernelWriter).map_err(|e| Refused::new("open of /proc/self/mem", e))
+        KernelWriter::open()
     }
 
     unsafe fn kernel_write(&self, writer: &KernelWriter, at: NonNull<u8>, bytes: &[u8]) -> Result<()> {
-        writer.0.write_all_at(bytes, at.addr().get() as u64).map_err(|e| Refused::new("pwrite to /proc/self/mem", e))
+        // SAFETY: passed on to the caller; pages with code are readable.
+        unsafe { writer.write(at, bytes) }
     }
 
     fn kernel_read(&self, writer: &KernelWriter, at: NonNull<u8>, bytes: &mut [u8]) -> Result<()> {
-        writer.0.read_exact_at(bytes, at.addr().get() as u64).map_err(|e| Refused::new("pread of /proc/self/mem", e))
+        writer.read(at, bytes)
+    }
+
+    fn is_executable(&self, span: Span) -> bool {
+        let Ok(list) = maps::mappings() else { return false };
+        let mut at = span.address();
+        for mapping in list.iter().filter(|mapping| mapping.start <= span.address() + span.len) {
+            if mapping.start <= at && at < mapping.end && mapping.executable && !mapping.writable {
+                at = mapping.end;
+            }
+        }
+        at >= span.address() + span.len
+    }
+
+    unsafe fn replace(&self, span: Span, access: Access) -> Result<()> {
+        // SAFETY: passed on to the caller.
+        unsafe { unix::map_private_at(span, access) }
     }
 
     fn share(&self, len: usize) -> Result<SharedMemory> {

@@ -39,6 +39,12 @@ mod code_file;
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 #[path = "no_code_file.rs"]
 mod code_file;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod descriptor;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod maps;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod own_memory;
 
 #[cfg(any(unix, windows))]
 mod gaps;
@@ -55,7 +61,11 @@ pub(crate) mod process_lock;
 #[cfg(unix)]
 mod unix;
 
-pub(crate) use code_file::{CodeFile, elsewhere};
+pub(crate) use code_file::CodeFile;
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(crate) use code_file::elsewhere;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) use descriptor::elsewhere;
 #[cfg(unix)]
 pub(crate) use generation::generation;
 #[cfg(not(unix))]
@@ -193,6 +203,20 @@ pub(crate) trait Os: Send + Sync + Debug {
     /// # Safety
     /// - `span` is whole pages of a private mapping of the caller's, whose contents nobody needs.
     unsafe fn decommit(&self, span: Span) -> Result<()>;
+
+    /// Whether all of these pages are executable, as far as can be found out.
+    fn is_executable(&self, _span: Span) -> bool {
+        false
+    }
+
+    /// Puts fresh private pages in the place of others, whose contents go. For systems that let what was never writable become
+    /// executable, and nothing else.
+    ///
+    /// # Safety
+    /// - `span` is whole pages of a private mapping of the caller's, whose contents nobody needs.
+    unsafe fn replace(&self, _span: Span, _access: Access) -> Result<()> {
+        missing("new pages in the place of others")
+    }
 
     /// Gives address space and memory back.
     ///

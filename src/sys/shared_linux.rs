@@ -14,8 +14,8 @@ use std::fs::File;
 use std::io;
 use std::ptr;
 
-use super::code_file;
 use super::{Access, Place, Refused, Result, Span, unix};
+use crate::sys::code_file;
 use crate::units::MAX_ALIGN;
 
 /// What the views are made from.

@@ -182,6 +182,18 @@ pub(super) unsafe fn advise(span: Span, advice: libc::c_int) -> Result<()> {
     }
 }
 
+/// Maps fresh private memory in place of private pages.
+///
+/// # Safety
+/// - `span` is whole pages of a private mapping of the caller's, whose contents nobody needs.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(super) unsafe fn map_private_at(span: Span, access: Access) -> Result<()> {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANON | NO_RESERVE | libc::MAP_FIXED;
+    // SAFETY: passed on to the caller: what this replaces is theirs, and nobody needs it.
+    let got = unsafe { libc::mmap(span.start.as_ptr().cast(), span.len, protection(access), flags, -1, 0) };
+    mapped(got, span.len).map(drop)
+}
+
 /// Maps shared memory in place of reserved pages.
 ///
 /// # Safety

@@ -36,6 +36,8 @@ struct State {
     dice: Option<(fastrand::Rng, u32)>,
     /// Calls that always fail, by name.
     refused: Vec<&'static str>,
+    /// A call that a policy forbids, by name, from so many calls on.
+    forbidden: Option<(&'static str, usize)>,
     /// Mapped and not released.
     mapped: BTreeMap<usize, usize>,
 }
@@ -92,9 +94,16 @@ impl Faulty {
         self.state.lock().refused = calls.to_vec();
     }
 
+    /// A policy forbids `call` once `n` more calls, of whatever kind, were made. It does nothing then.
+    #[cfg(test)]
+    pub(crate) fn forbid(&self, call: &'static str, n: usize) {
+        self.state.lock().forbidden = Some((call, n));
+    }
+
     pub(crate) fn heal(&self) {
         let mut state = self.state.lock();
         state.countdown = None;
+        state.forbidden = None;
         state.dice = None;
         state.refused.clear();
     }
@@ -122,6 +131,12 @@ impl Faulty {
             }
             None => false,
         };
+        if let Some((forbidden, left)) = &mut state.forbidden {
+            if *left == 0 && *forbidden == call {
+                return Err(Refused::new(call, io::ErrorKind::PermissionDenied.into()));
+            }
+            *left = left.saturating_sub(1);
+        }
         let unlucky = state.dice.as_mut().is_some_and(|(dice, one_in)| dice.u32(..*one_in) == 0);
         if nth || unlucky || state.refused.contains(&call) {
             return Err(Refused::new(call, io::ErrorKind::OutOfMemory.into()));
@@ -162,6 +177,9 @@ impl Os for Faulty {
     unsafe fn protect(&self, span: Span, access: Access) -> Result<()> {
         self.check_pages(span);
         if let Err(refused) = self.enter(if access == Access::ReadWrite { "open" } else { "seal" }) {
+            if refused.source.kind() == io::ErrorKind::PermissionDenied {
+                return Err(refused);
+            }
             // The worst refusal: the system changes one mapping after another, and half of them were.
             let half = Span { len: (span.len / 2) & !(self.page_size() - 1), ..span };
             if half.len > 0 {
@@ -181,6 +199,17 @@ impl Os for Faulty {
         hook.into_iter().for_each(|hook| hook());
         // SAFETY: passed on to the caller.
         unsafe { Native.decommit(span) }
+    }
+
+    fn is_executable(&self, span: Span) -> bool {
+        Native.is_executable(span)
+    }
+
+    unsafe fn replace(&self, span: Span, access: Access) -> Result<()> {
+        self.check_pages(span);
+        self.enter("replace")?;
+        // SAFETY: passed on to the caller.
+        unsafe { Native.replace(span, access) }
     }
 
     unsafe fn release(&self, span: Span) -> Result<()> {
@@ -224,6 +253,9 @@ impl Os for Faulty {
 
     unsafe fn kernel_write(&self, writer: &KernelWriter, at: NonNull<u8>, bytes: &[u8]) -> Result<()> {
         if let Err(refused) = self.enter("write") {
+            if refused.source.kind() == io::ErrorKind::PermissionDenied {
+                return Err(refused);
+            }
             // The worst refusal: half of it was written.
             // SAFETY: a part of what is passed on to the caller.
             unsafe { Native.kernel_write(writer, at, &bytes[..bytes.len() / 2])? };

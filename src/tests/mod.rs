@@ -8,6 +8,8 @@ pub(crate) mod faulty;
 mod given;
 #[cfg(all(test, feature = "cranelift"))]
 mod in_place;
+#[cfg(test)]
+mod late;
 pub mod model;
 #[cfg(test)]
 mod random;

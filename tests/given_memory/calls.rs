@@ -13,7 +13,10 @@ fn kill_when_named(ranges: &[(usize, usize)]) -> bool {
         libc::SYS_msync,
     ];
     #[cfg(target_pointer_width = "64")]
-    calls.extend([libc::SYS_mmap, libc::SYS_pkey_mprotect]);
+    calls.push(libc::SYS_mmap);
+    // The `libc` crate has it for some targets only.
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    calls.push(libc::SYS_pkey_mprotect);
     sandbox::kill_in(&calls, ranges)
 }
 

@@ -271,20 +271,23 @@ impl Batch {
         if let Some(run) = self.runs.last_mut().and_then(|open| open.take(granules, align)) {
             return Ok((run, Source::Run));
         }
-        let rules = *self.core.memory.rules();
-        if rules.way_in == WayIn::Stores {
+        let memory = &self.core.memory;
+        if memory.rules().way_in == WayIn::Stores {
             let run = self.place(granules, align)?;
             self.core.memory.back(bytes_of(run)).inspect_err(|_| self.core.release([run]))?;
             return Ok((run, Source::View));
         }
         let staged = self.staging.len() + granules as usize * GRANULE;
         let few = self.no_pages || self.expected.max(staged) <= STAGED;
-        if !rules.opens_pages || rules.fills_holes && few {
+        let fills_holes = memory.fills_holes();
+        if !memory.opens_pages() || fills_holes && few {
             return self.stage(granules, align);
         }
         match self.open(granules, align) {
             // No room for whole pages, or the system is at its limit of mappings: holes may still do.
-            Err(error @ (Error::ArenaFull { .. } | Error::OperatingSystem { .. })) if rules.fills_holes => {
+            Err(error @ (Error::ArenaFull { .. } | Error::OperatingSystem { .. }))
+                if self.core.memory.fills_holes() =>
+            {
                 self.no_pages = matches!(error, Error::ArenaFull { .. });
                 self.stage(granules, align)
             }
@@ -411,7 +414,7 @@ impl Batch {
     fn make_executable(&mut self) -> Result<(), Error> {
         for open in &mut self.runs {
             // SAFETY: opened by this batch; it writes no more, as it is being published.
-            unsafe { self.core.memory.seal(bytes_of(open.run))? };
+            unsafe { self.core.memory.seal(bytes_of(open.run), open.written())? };
             open.sealed = true;
         }
         self.written = true;

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::space::Run;
+use crate::units::GRANULE;
 
 /// Whole pages, open for writing.
 pub(in crate::arena) struct OpenRun {
@@ -40,6 +41,11 @@ impl OpenRun {
     /// What holds memory: all that was handed out, or all there is.
     pub(in crate::arena) fn resident(&self) -> Run {
         if self.populated { self.run } else { Run { start: self.run.start, end: self.next } }
+    }
+
+    /// Bytes from the start of the run that may have been written to.
+    pub(in crate::arena) fn written(&self) -> usize {
+        (self.next - self.run.start) as usize * GRANULE
     }
 
     /// What items took: everything handed out but for the gaps.

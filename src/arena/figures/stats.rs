@@ -66,7 +66,7 @@ impl Core {
         let mut stats = Stats {
             capacity: self.memory.capacity(),
             data_capacity: self.memory.data_len(),
-            fills_holes: self.memory.rules().fills_holes,
+            fills_holes: self.memory.fills_holes(),
             unfilled: self.memory.unfilled(),
             flips: counters.flips.get(),
             kernel_writes: counters.kernel_writes.get(),

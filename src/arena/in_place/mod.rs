@@ -22,7 +22,7 @@ use crate::units::{GRANULE, align_granules};
 impl CodeArena {
     /// `Err` where pages cannot be written to at the address where they will run.
     pub(crate) fn check_in_place(&self, what: &'static str) -> Result<(), Error> {
-        if self.core().memory.rules().opens_pages {
+        if self.core().memory.opens_pages() {
             return Ok(());
         }
         let why = "code is written where it will run, which only `Flip` can, unsealed";
@@ -108,7 +108,7 @@ impl InPlace {
         self.runs.iter_mut().for_each(|open| open.closed = true);
         for open in self.runs.iter_mut().filter(|open| !open.sealed) {
             // SAFETY: opened by this value; it is written to no more, as it is being published.
-            unsafe { core.memory.seal(bytes_of(open.run))? };
+            unsafe { core.memory.seal(bytes_of(open.run), open.written())? };
             open.sealed = true;
         }
         self.runs.iter().for_each(|open| open.used().for_each(|run| core.memory.flush(bytes_of(run))));

@@ -303,7 +303,7 @@ impl Core {
         let stuck: Vec<Run> = self.heaps.each().flat_map(take).collect();
         for run in stuck {
             // SAFETY: such pages are open, belong to nobody else and hold no live code.
-            if unsafe { self.memory.seal(bytes_of(run)) }.is_ok() {
+            if unsafe { self.memory.seal(bytes_of(run), 0) }.is_ok() {
                 self.release([run]);
             } else {
                 self.keep_stuck(run);

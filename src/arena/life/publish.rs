@@ -75,7 +75,7 @@ impl Core {
     /// Makes pages that hold nothing published executable again and gives them back, or keeps them until that works.
     pub(in crate::arena) fn close(&self, open: &OpenRun) {
         // SAFETY: the pages belong to a batch that writes no more; nothing in them was published.
-        let sealed = open.sealed || unsafe { self.memory.seal(bytes_of(open.run)) }.is_ok();
+        let sealed = open.sealed || unsafe { self.memory.seal(bytes_of(open.run), 0) }.is_ok();
         // What was written holds memory, published or not: a trim has to find it.
         if open.resident().len() > 0 {
             self.note_resident(open.resident());
@@ -90,10 +90,8 @@ impl Core {
     /// Publishes one function.
     pub(in crate::arena) fn publish(handle: &Arc<Handle>, code: Code<'_>) -> Result<CodeBlock, Error> {
         let core: &Core = handle;
-        if core.memory.rules().opens_pages && (code.bytes.len() > STAGED || !core.memory.rules().fills_holes) {
-            let mut batch = Batch::single(Arc::clone(handle));
-            batch.push(code)?;
-            return batch.publish()?.pop().ok_or(Error::ZeroSize);
+        if core.memory.opens_pages() && (code.bytes.len() > STAGED || !core.memory.may_fill_hole()) {
+            return Self::publish_in_pages(handle, code);
         }
         core.memory.check_own("publish")?;
         let (granules, align) = (core.granules(code.bytes.len())?, align_granules(code.align)?);
@@ -110,7 +108,14 @@ impl Core {
             core.lookup.take_out(entry.run());
             heap.unpublish(entry.run(), len);
             core.free(&mut heap, entry.run());
-            return Err(error);
+            drop(heap);
+            return match error {
+                // The system allowed it when the arena was built, and there is another way.
+                Error::OperatingSystem { .. } if core.memory.opens_pages() && !core.memory.fills_holes() => {
+                    Self::publish_in_pages(handle, code)
+                }
+                error => Err(error),
+            };
         }
         // SAFETY: entered and counted just now, for this call alone.
         let block = unsafe { CodeBlock::new(handle, entry) };
@@ -118,6 +123,14 @@ impl Core {
         // SAFETY: published, and returned or dropped behind this.
         unsafe { core.announce_one(described) };
         Ok(block)
+    }
+
+    /// Publishes one function in pages of its own.
+    #[cold]
+    fn publish_in_pages(handle: &Arc<Handle>, code: Code<'_>) -> Result<CodeBlock, Error> {
+        let mut batch = Batch::single(Arc::clone(handle));
+        batch.push(code)?;
+        batch.publish()?.pop().ok_or(Error::ZeroSize)
     }
 
     /// Writes a function to granules placed for it.

@@ -163,11 +163,13 @@ impl Core {
 
     /// Overwrites freed code where that is wanted and possible; returns whether the space may be used again.
     fn fill_with_traps(&self, run: Run) -> bool {
-        if !self.poison || !self.memory.rules().fills_holes {
+        if !self.poison || !self.memory.fills_holes() {
             return true;
         }
         // SAFETY: the block was retired and every guard older than that is gone: nobody runs or reads it.
-        unsafe { self.memory.fill_with_traps(bytes_of(run)) }.is_ok()
+        let filled = unsafe { self.memory.fill_with_traps(bytes_of(run)) };
+        // From now on it is not possible any more, if the system began to refuse it.
+        filled.is_ok() || !self.memory.fills_holes()
     }
 
     /// Makes the space of a block free that had to wait.

@@ -1,0 +1,71 @@
+//! Descriptors of the crate's own among those of the program. Linux and Android.
+//!
+//! Programs close descriptors by number (`close_range(3, ..)` before they start another program), and what they open next gets
+//! the lowest number that is free. So the crate's have high numbers, and a descriptor is known by the file that it leads to.
+
+use std::fs::File;
+use std::io;
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsRawFd, FromRawFd, RawFd};
+use std::os::unix::fs::MetadataExt;
+
+use super::{Refused, Result};
+
+/// Which file it is, as long as the file is open somewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Identity {
+    device: u64,
+    inode: u64,
+}
+
+impl Identity {
+    pub(super) fn of(file: &File) -> Result<Self> {
+        let meta = file.metadata().map_err(|e| Refused::new("fstat", e))?;
+        Ok(Self { device: meta.dev(), inode: meta.ino() })
+    }
+
+    /// Whether `number` leads to this file.
+    pub(super) fn is_at(self, number: RawFd) -> bool {
+        Self::of(&borrow(number)).is_ok_and(|identity| identity == self)
+    }
+}
+
+/// A file by its number, which stays open. Wherever the number leads, calls on it are errors at worst.
+pub(super) fn borrow(number: RawFd) -> ManuallyDrop<File> {
+    // SAFETY: never closed by this value; what is done with a number that leads elsewhere is the caller's concern.
+    ManuallyDrop::new(unsafe { File::from_raw_fd(number) })
+}
+
+/// The same file under a high number. The table of descriptors is as long as the highest, so not a very high one.
+pub(super) fn out_of_the_way(file: File) -> File {
+    let most = limit(libc::RLIMIT_NOFILE).unwrap_or(u64::MAX).min(1024) as libc::c_int;
+    // SAFETY: takes numbers only.
+    match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_DUPFD_CLOEXEC, most / 4 * 3) } {
+        -1 => file,
+        // SAFETY: a new descriptor that nobody else owns.
+        high => unsafe { File::from_raw_fd(high) },
+    }
+}
+
+/// What a descriptor means that others closed, and whose number they use now.
+pub(crate) fn elsewhere(call: &'static str) -> Refused {
+    let why =
+        "other code of this process closed the descriptor of the arena's file, and its number now leads elsewhere";
+    Refused::new(call, io::Error::other(why))
+}
+
+/// A limit of the process, if there is one.
+pub(super) fn limit(resource: Resource) -> Option<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is valid for the call to write to.
+    let got = unsafe { libc::getrlimit(resource, &raw mut limit) };
+    // The type is 64 bits wide on some targets and as wide as a pointer on others.
+    #[allow(clippy::useless_conversion)]
+    (got == 0 && limit.rlim_cur != libc::RLIM_INFINITY).then(|| u64::from(limit.rlim_cur))
+}
+
+// The C library's name for the type differs.
+#[cfg(target_env = "gnu")]
+pub(super) type Resource = libc::__rlimit_resource_t;
+#[cfg(not(target_env = "gnu"))]
+pub(super) type Resource = libc::c_int;

@@ -1,0 +1,114 @@
+//! A policy that comes after the arena was built: from some call on, one kind of call is refused for good. What the arena held it
+//! holds, and all of it can be used by the way in that is left.
+
+use super::common::{child, modes};
+use super::faulty::Faulty;
+use super::gives_back;
+use super::refusals::{function, life};
+use crate::{CodeArena, CodeBlock, Error, WxMode};
+
+const CAPACITY: usize = 1 << 20;
+
+/// Publishes by turns alone and in batches until there is no more room. An error is one of the system.
+fn fill(arena: &CodeArena) -> Result<Vec<CodeBlock>, Error> {
+    let mut blocks: Vec<CodeBlock> = Vec::new();
+    loop {
+        match arena.publish(&function(1, 3_000)) {
+            Ok(block) => blocks.push(block),
+            Err(Error::ArenaFull { .. }) => return Ok(blocks),
+            Err(refused) => return Err(refused),
+        }
+        let mut batch = arena.batch();
+        let pushed = (0..30).try_for_each(|n| batch.push(&function(n, 4_000)).map(drop));
+        match pushed.and_then(|()| batch.publish()) {
+            Ok(batch) => blocks.extend(batch),
+            Err(Error::ArenaFull { .. }) => {}
+            Err(refused) => return Err(refused),
+        }
+    }
+}
+
+/// The calls that a whole life makes after the arena was built.
+fn calls(mode: WxMode, poison: bool) -> Vec<&'static str> {
+    let os = Faulty::leaked();
+    let arena = build(mode, poison, os).unwrap();
+    os.take_log();
+    life(&arena).unwrap();
+    os.take_log()
+}
+
+fn build(mode: WxMode, poison: bool, os: &'static Faulty) -> Result<CodeArena, Error> {
+    CodeArena::builder().capacity(CAPACITY).mode(mode).poison(poison).huge_pages(true).os(os).build()
+}
+
+fn run(mode: WxMode, poison: bool) {
+    let calls = calls(mode, poison);
+    // From each call on that is made, that kind of call is refused.
+    for (n, call) in calls.into_iter().enumerate() {
+        let os = Faulty::leaked();
+        let arena = build(mode, poison, os).unwrap();
+        let fills_holes = arena.stats().fills_holes;
+        os.forbid(call, n);
+        let _ = life(&arena);
+        let stats = arena.stats();
+        // What cannot be overwritten waits.
+        let waits = poison && call == "write" && mode == WxMode::FileWrite;
+        assert_eq!(
+            stats.free_bytes + if waits { stats.pending_bytes } else { 0 },
+            CAPACITY,
+            "{mode:?}: {call} from {n} on"
+        );
+        assert!(waits || stats.largest_hole == CAPACITY, "{mode:?}: {call} from {n} on");
+        // The first that meets the refusal may fail; from then on the other way is taken.
+        let mut filled = fill(&arena);
+        for _ in 0..2 {
+            if filled.is_err() {
+                filled = fill(&arena);
+            }
+        }
+        let what = format!("{mode:?}: {call} from {n} on: {:?}", filled.as_ref().map(Vec::len));
+        let only_way = match call {
+            "write" => mode == WxMode::FileWrite,
+            "open" | "seal" => !fills_holes,
+            _ => false,
+        };
+        match filled {
+            Err(Error::OperatingSystem { source, .. }) => {
+                assert!(only_way && source.kind() == std::io::ErrorKind::PermissionDenied, "{what}");
+            }
+            Err(_) => panic!("{what}"),
+            Ok(blocks) => {
+                assert!(!only_way, "{what}");
+                let used: usize = blocks.iter().map(CodeBlock::len).sum();
+                assert!(used > CAPACITY / 10 * 7, "{what}: {used}");
+                for block in &blocks {
+                    // SAFETY: the code is of this type.
+                    assert!(matches!(unsafe { block.as_fn::<extern "C" fn() -> u32>() }(), 1 | 2), "{what}");
+                }
+            }
+        }
+        os.heal();
+        assert!(arena.trim().is_ok());
+        assert_eq!(arena.stats().free_bytes, CAPACITY, "{mode:?}: {call} from {n} on");
+        assert!(arena.trim().is_ok());
+        assert!(arena.stats().resident_bytes == 0 || !gives_back(&arena));
+    }
+}
+
+#[test]
+fn what_is_refused_later_costs_nothing() {
+    child::run("tests::late::what_is_refused_later_costs_nothing", || {
+        for mode in modes() {
+            run(mode, false);
+        }
+    });
+}
+
+#[test]
+fn what_is_refused_later_costs_nothing_with_poison() {
+    child::run("tests::late::what_is_refused_later_costs_nothing_with_poison", || {
+        for mode in modes() {
+            run(mode, true);
+        }
+    });
+}

@@ -1,0 +1,234 @@
+//! What the system, or other code of the process, takes away after an arena was built. Each in a process of its own.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+mod common;
+
+use std::os::fd::AsRawFd;
+
+use common::{asm, call, child, fork, modes, sandbox, small};
+use gaia_jit::{CodeArena, CodeBlock, Error, WxMode};
+
+fn batch_of(arena: &CodeArena, count: u32, len: usize) -> Result<Vec<CodeBlock>, Error> {
+    let mut batch = arena.batch();
+    for n in 0..count {
+        batch.push(&asm::padded(n, len))?;
+    }
+    batch.publish()
+}
+
+fn runs(blocks: &[CodeBlock]) -> bool {
+    (0..).zip(blocks).all(|(n, block)| call(block) == n)
+}
+
+/// A sandbox that lets nothing become executable that was writable (`PR_SET_MDWE`, `MemoryDenyWriteExecute` of systemd) comes after
+/// start-up. No batch fails and nothing is lost, because the kernel write works on.
+#[test]
+fn a_sandbox_against_flips_costs_no_batch() {
+    child::run("a_sandbox_against_flips_costs_no_batch", || {
+        const PR_SET_MDWE: libc::c_int = 65;
+        const CAPACITY: usize = 16 << 20;
+        let arena = CodeArena::builder().capacity(CAPACITY).build().unwrap();
+        let data_before = batch_of(&arena, 100, 4_000).unwrap();
+        let mut open = arena.batch();
+        (0..100).for_each(|n| assert!(open.push(&asm::padded(n, 4_000)).is_ok()));
+        // SAFETY: takes numbers only.
+        if !arena.stats().fills_holes || unsafe { libc::prctl(PR_SET_MDWE, 1, 0, 0, 0) } != 0 {
+            return common::not_run("a_sandbox_against_flips_costs_no_batch", "no PR_SET_MDWE or no kernel write");
+        }
+        // One that was open already is the first to meet it.
+        let opened = open.publish().unwrap();
+        assert!(runs(&opened) && runs(&data_before));
+        for _ in 0..100 {
+            let blocks = batch_of(&arena, 64, 4_096).unwrap();
+            assert!(runs(&blocks));
+        }
+        assert_eq!(call(&arena.publish(&asm::padded(7, 100_000)).unwrap()), 7);
+        drop((opened, data_before));
+        arena.trim().unwrap();
+        let stats = arena.stats();
+        assert_eq!((stats.free_bytes, stats.resident_bytes), (CAPACITY, 0), "{stats}");
+        // And all of it can be used.
+        let blocks = batch_of(&arena, (CAPACITY / 4_096) as u32, 4_096).unwrap();
+        assert!(runs(&blocks));
+    });
+}
+
+/// What a program does before it starts another one: every descriptor above the standard ones is closed. Then it opens others.
+#[test]
+fn descriptors_closed_under_an_arena() {
+    child::run("descriptors_closed_under_an_arena", || {
+        for mode in modes() {
+            let arena = small(mode).build().unwrap();
+            let first = arena.publish(&asm::constant(1)).unwrap();
+            // SAFETY: what this test is about; nothing else in this process needs its descriptors.
+            if unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) } != 0 {
+                return common::not_run("descriptors_closed_under_an_arena", "no close_range here");
+            }
+            let published = arena.publish(&asm::constant(2));
+            assert_eq!(call(&first), 1);
+            match published {
+                Ok(block) => assert_eq!(call(&block), 2),
+                Err(error) => assert!(mode == WxMode::FileWrite, "{mode:?}: {error}"),
+            }
+            // Its own again, in a new arena.
+            let next = small(mode).build().unwrap();
+            assert_eq!(call(&next.publish(&asm::constant(3)).unwrap()), 3);
+        }
+    });
+}
+
+/// Every number that an arena may have had leads to a file of the program. Nothing is written to it, and `Flip` goes on.
+#[test]
+fn numbers_reused_by_others() {
+    child::run("numbers_reused_by_others", || {
+        let arena = small(WxMode::Flip).build().unwrap();
+        if !arena.stats().fills_holes {
+            return common::not_run("numbers_reused_by_others", "Flip fills no holes here");
+        }
+        let first = arena.publish(&asm::constant(1)).unwrap();
+        let mine = std::env::temp_dir().join(format!("gaia-jit-late-{}", std::process::id()));
+        let file = std::fs::File::options().read(true).append(true).create_new(true).open(&mine).unwrap();
+        std::fs::remove_file(&mine).unwrap();
+        for number in (3..1024).filter(|number| *number != file.as_raw_fd()) {
+            // SAFETY: takes numbers only.
+            let there = unsafe { libc::fcntl(number, libc::F_GETFD) } >= 0;
+            // SAFETY: what this test is about; nothing else in this process needs its descriptors.
+            assert!(!there || unsafe { libc::dup2(file.as_raw_fd(), number) } == number);
+        }
+        let second = arena.publish(&asm::constant(2)).unwrap();
+        assert_eq!((call(&first), call(&second)), (1, 2));
+        let blocks = batch_of(&arena, 100, 100).unwrap();
+        assert!(runs(&blocks));
+        // One write went there before it was noticed.
+        assert!(file.metadata().unwrap().len() <= 64);
+    });
+}
+
+/// Arenas of a process share one descriptor.
+#[test]
+fn a_thousand_arenas_take_one_descriptor() {
+    child::run("a_thousand_arenas_take_one_descriptor", || {
+        let count = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+        let before = count();
+        let arenas: Vec<_> = (0..1_100).map(|_| CodeArena::builder().capacity(64 << 10).build().unwrap()).collect();
+        assert!(count() <= before + 1);
+        for (n, arena) in (0..).zip(&arenas) {
+            assert_eq!(call(&arena.publish(&asm::constant(n)).unwrap()), n);
+        }
+        // A child has one of its own, so that it does not write to its parent.
+        assert!(fork::fork(|| {
+            let own = small(WxMode::Flip).build().unwrap();
+            let blocks = batch_of(&own, 50, 100).unwrap();
+            assert!(runs(&blocks));
+            assert!(matches!(arenas[0].publish(&asm::constant(1)), Err(Error::Forked { .. })));
+        }));
+    });
+}
+
+/// The steps of a life.
+const STEPS: usize = 9;
+
+/// Does one step; what is refused is an error of the system.
+fn step(n: usize, arena: &CodeArena, blocks: &mut Vec<(CodeBlock, u32)>) {
+    let mut keep = |published: Result<Vec<CodeBlock>, Error>, from: u32| match published {
+        Ok(new) => blocks.extend(new.into_iter().zip(from..)),
+        Err(Error::OperatingSystem { .. }) => {}
+        Err(other) => panic!("{other:?}"),
+    };
+    match n {
+        0 => keep(arena.publish(&asm::constant(7)).map(|block| vec![block]), 7),
+        1 => keep(batch_of(arena, 40, 60), 0),
+        2 => keep(batch_of(arena, 80, 2_000), 0),
+        3 => keep(arena.publish(&asm::padded(9, 90_000)).map(|block| vec![block]), 9),
+        4 | 7 => {
+            let mut index = 0;
+            blocks.retain(|_| {
+                index += 1;
+                index % 3 == 0
+            });
+            let _ = arena.trim();
+        }
+        5 => keep(batch_of(arena, 50, 3_000), 0),
+        6 => {
+            let _ = arena.collapse();
+            if let Some((block, value)) = blocks.first_mut() {
+                // SAFETY: nobody runs it meanwhile.
+                if unsafe { block.patch(0, &asm::constant(77)) }.is_ok() {
+                    *value = 77;
+                }
+            }
+        }
+        _ => keep(batch_of(arena, 200, 300), 0),
+    }
+    assert!(blocks.iter().all(|(block, value)| call(block) == *value));
+}
+
+/// Every system call that an arena may make is refused from each step of a life on, by a filter. Whatever was published runs;
+/// when all of it is dropped all is free; and where one way in is left it can all be used.
+#[test]
+fn a_filter_at_every_point_of_a_life() {
+    const NAME: &str = "a_filter_at_every_point_of_a_life";
+    let mut calls = vec![
+        (libc::SYS_mprotect, "mprotect"),
+        (libc::SYS_madvise, "madvise"),
+        (libc::SYS_munmap, "munmap"),
+        (libc::SYS_mremap, "mremap"),
+        (libc::SYS_pwrite64, "pwrite64"),
+        (libc::SYS_pread64, "pread64"),
+        (libc::SYS_fallocate, "fallocate"),
+        (libc::SYS_prlimit64, "prlimit64"),
+        (libc::SYS_statx, "statx"),
+        (libc::SYS_openat, "openat"),
+        (libc::SYS_prctl, "prctl"),
+        (libc::SYS_membarrier, "membarrier"),
+        (libc::SYS_fcntl, "fcntl"),
+    ];
+    #[cfg(target_pointer_width = "64")]
+    calls.push((libc::SYS_mmap, "mmap"));
+    // On RISC-V the flush reaches the other cores, so a silent refusal would be stale code.
+    #[cfg(any(target_arch = "riscv64", target_arch = "riscv32"))]
+    calls.push((259, "riscv_flush_icache"));
+    child::run(NAME, || {
+        if !fork::fork(|| assert!(sandbox::deny(libc::SYS_fallocate))) {
+            return common::not_run(NAME, "no filters here");
+        }
+        for mode in modes() {
+            let fills_holes = common::fills_holes(mode);
+            for (call, name) in &calls {
+                for from in 0..STEPS {
+                    let what = format!("{mode:?}: {name} from step {from} on");
+                    assert!(fork::fork(|| life(mode, fills_holes, *call, name, from)), "{what}");
+                }
+            }
+        }
+    });
+}
+
+fn life(mode: WxMode, fills_holes: bool, denied: libc::c_long, name: &str, from: usize) {
+    // So that the global allocator need not ask the system, which it would be refused.
+    drop(vec![1_u8; 8 << 20]);
+    let mut blocks = Vec::with_capacity(4096);
+    let arena = small(mode).build().unwrap();
+    for n in 0..STEPS {
+        assert!(n != from || sandbox::deny(denied));
+        step(n, &arena, &mut blocks);
+    }
+    blocks.clear();
+    let stats = arena.stats();
+    assert_eq!((stats.free_bytes, stats.largest_hole), (stats.capacity, stats.capacity), "{stats}");
+    let only_way = match name {
+        "pwrite64" | "prlimit64" | "statx" => mode == WxMode::FileWrite,
+        "mprotect" => mode == WxMode::Flip && !fills_holes,
+        "membarrier" => cfg!(any(target_arch = "aarch64", target_arch = "arm", target_arch = "s390x")),
+        "riscv_flush_icache" => true,
+        _ => false,
+    };
+    // The first that meets a refusal may be an error.
+    let _ = arena.publish(&asm::constant(1));
+    let full = (0..16).try_for_each(|_| batch_of(&arena, 15, 4_000).map(|new| blocks.extend(new.into_iter().zip(0..))));
+    assert!(full.is_ok() || only_way, "{full:?}");
+    assert!(blocks.iter().all(|(block, value)| call(block) == *value));
+    // What the system would not take back then, the end of the process does.
+    std::mem::forget((blocks, arena));
+}
