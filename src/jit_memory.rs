@@ -61,9 +61,9 @@ pub struct JitMemory {
     block: Span,
     len: usize,
     page: usize,
-    /// Pages that are writable, and pages that are executable. After a call that failed some are in neither: the system
-    /// changes one mapping after another, and may stop between.
-    writable: BitSet,
+    /// Pages that may not be writable, and pages that are executable. After a call that failed some may be neither: the system changes
+    /// one mapping after another, and may stop between.
+    closed: BitSet,
     executable: BitSet,
     /// Pages written to since they were last executable.
     changed: BitSet,
@@ -91,8 +91,19 @@ impl JitMemory {
             _ => return Err(Error::TooLarge { asked: capacity, limit }),
         };
         let pages = len / page;
-        let (writable, executable, changed) = (BitSet::full(pages)?, BitSet::empty(pages)?, BitSet::empty(pages)?);
-        Ok(Self { os, block: os.map(len)?, len: 0, page, writable, executable, changed, unseen: false })
+        // The system first: it refuses what cannot be had before anything is touched.
+        let block = os.map(len)?;
+        let set = || BitSet::empty(pages);
+        match (set(), set(), set()) {
+            (Ok(closed), Ok(executable), Ok(changed)) => {
+                Ok(Self { os, block, len: 0, page, closed, executable, changed, unseen: false })
+            }
+            _ => {
+                // SAFETY: mapped above and given to nobody.
+                unsafe { sys::release_or_park(os, block) };
+                Err(Error::out_of_memory())
+            }
+        }
     }
 
     /// Appends code; returns the offset it was written to.
@@ -241,10 +252,10 @@ impl JitMemory {
 
     /// Makes those of `pages` writable that are not surely so, in as few calls as they have runs.
     fn make_pages_writable(&mut self, pages: Range<usize>) -> Result<(), Error> {
-        while let Some(run) = self.writable.next_run(pages.clone(), false) {
+        while let Some(run) = self.closed.next_run(pages.clone(), true) {
             self.executable.remove(run.clone());
             self.flip(run.clone(), Access::ReadWrite)?;
-            self.writable.insert(run);
+            self.closed.remove(run);
         }
         Ok(())
     }
@@ -252,7 +263,7 @@ impl JitMemory {
     /// Makes those of `pages` executable that are not surely so, in as few calls as they have runs.
     fn make_pages_executable(&mut self, pages: Range<usize>) -> Result<(), Error> {
         while let Some(run) = self.executable.next_run(pages.clone(), false) {
-            self.writable.remove(run.clone());
+            self.closed.insert(run.clone());
             self.flip(run.clone(), Access::ReadExecute)?;
             self.executable.insert(run);
         }

@@ -2,7 +2,7 @@
 //! can cover the whole reservation and cost only what is in use.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
-use std::ops::Deref;
+use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
 use crate::Error;
@@ -19,6 +19,8 @@ pub(crate) unsafe trait Zeroed: Default {}
 unsafe impl Zeroed for AtomicU64 {}
 // SAFETY: as above.
 unsafe impl Zeroed for AtomicU32 {}
+// SAFETY: zero is a number.
+unsafe impl Zeroed for u64 {}
 
 /// A fixed array that began as zeros.
 pub(crate) struct Table<T> {
@@ -63,6 +65,13 @@ impl<T> Deref for Table<T> {
     fn deref(&self) -> &[T] {
         // SAFETY: `data` points to `len` values, valid since they were zeroed (`Zeroed`), owned by `self`.
         unsafe { std::slice::from_raw_parts(self.data.as_ptr(), self.len) }
+    }
+}
+
+impl<T> DerefMut for Table<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        // SAFETY: as for `Deref`; borrowed from `self` alone.
+        unsafe { std::slice::from_raw_parts_mut(self.data.as_ptr(), self.len) }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Tables for the model checker, whose values have to be constructed: they are known to it by their creation.
 
-use std::ops::Deref;
+use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
 use crate::Error;
@@ -15,6 +15,8 @@ pub(crate) unsafe trait Zeroed: Default {}
 unsafe impl Zeroed for AtomicU64 {}
 // SAFETY: nothing to promise.
 unsafe impl Zeroed for AtomicU32 {}
+// SAFETY: nothing to promise.
+unsafe impl Zeroed for u64 {}
 
 pub(crate) struct Table<T>(Box<[T]>);
 
@@ -35,5 +37,11 @@ impl<T> Deref for Table<T> {
 
     fn deref(&self) -> &[T] {
         &self.0
+    }
+}
+
+impl<T> DerefMut for Table<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        &mut self.0
     }
 }

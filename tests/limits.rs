@@ -129,6 +129,42 @@ fn without_descriptors_building_is_an_error() {
     });
 }
 
+/// A size that cannot be had is refused at once, and touches no memory on the way.
+#[test]
+fn sizes_that_cannot_be_had_cost_nothing() {
+    if !common::own_kernel("sizes_that_cannot_be_had_cost_nothing") {
+        return;
+    }
+    child::run("sizes_that_cannot_be_had_cost_nothing", || {
+        let most = || {
+            let status = std::fs::read_to_string("/proc/self/status").unwrap();
+            let line = status.lines().find(|line| line.starts_with("VmHWM")).unwrap();
+            line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap()
+        };
+        let arenas: Vec<_> = modes().map(|mode| small(mode).build().unwrap()).collect();
+        let before = most();
+        for bits in 30..usize::BITS {
+            let size = 1_usize << bits;
+            for size in [size, size - 1, size | 1, usize::MAX - size + 1] {
+                let single = JitMemory::new(size);
+                assert!(single.is_ok() || size >= 1 << 31, "{size}: {single:?}");
+                drop(single);
+                let too_large = |error: &Error| matches!(error, Error::TooLarge { .. });
+                assert!(bits < 32 || CodeArena::builder().data(size).build().is_err_and(|error| too_large(&error)));
+                assert!(bits < 32 || CodeArena::builder().capacity(size).build().is_err_and(|error| too_large(&error)));
+                for arena in &arenas {
+                    let mut batch = arena.batch();
+                    assert!(batch.reserve(size, 16).is_err_and(|error| too_large(&error)));
+                    assert!(batch.reserve_with_stubs(16, 16, size).is_err_and(|error| too_large(&error)));
+                    assert!(matches!(batch.reserve(16, size), Err(Error::BadAlignment { .. })));
+                }
+            }
+        }
+        let after = most();
+        assert!(after < before + 2048, "{before} KiB at most before, {after} after");
+    });
+}
+
 /// Whether the kernel writes to executable pages of this process, found out without the crate: as it is for code that is
 /// run, overwritten and run again. The kernel flushes the instruction cache, as a page becomes executable and as it writes.
 fn kernel_writes() -> bool {

@@ -4,29 +4,25 @@
 use std::ops::Range;
 
 use crate::Error;
+use crate::table::Table;
 
 pub(crate) struct BitSet {
-    words: Vec<u64>,
+    words: Table<u64>,
     len: usize,
     /// No number below this one is in the set.
     low: usize,
 }
 
-/// Words for `len` bits; running out of memory here is no reason to abort.
-fn words(len: usize, value: u64) -> Result<Vec<u64>, Error> {
-    let (mut words, len) = (Vec::new(), len.div_ceil(64));
-    words.try_reserve_exact(len).map_err(|_| Error::out_of_memory())?;
-    words.resize(len, value);
-    Ok(words)
-}
-
 impl BitSet {
+    /// No numbers. The set costs memory only as numbers are put into it.
     pub(crate) fn empty(len: usize) -> Result<Self, Error> {
-        Ok(Self { words: words(len, 0)?, len, low: len })
+        Ok(Self { words: Table::new(len.div_ceil(64))?, len, low: len })
     }
 
     pub(crate) fn full(len: usize) -> Result<Self, Error> {
-        Ok(Self { words: words(len, u64::MAX)?, len, low: 0 })
+        let mut set = Self::empty(len)?;
+        set.words.fill(u64::MAX);
+        Ok(Self { low: 0, ..set })
     }
 
     pub(crate) fn contains(&self, number: usize) -> bool {
