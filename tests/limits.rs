@@ -419,12 +419,8 @@ fn locked_memory_works() {
             let blocks = common::publish_all(&arena, (0..300).map(|n| asm::padded(n, 2_000)));
             assert!((0..).zip(&blocks).all(|(n, block)| call(block) == n));
             drop(blocks);
-            // Shared memory that is locked cannot be given back; that is an error, and nothing else.
-            match arena.trim() {
-                Ok(_) => assert_eq!(arena.stats().resident_bytes, 0),
-                Err(Error::OperatingSystem { .. }) => assert_eq!(arena.mode(), WxMode::DualMap),
-                Err(other) => panic!("{other}"),
-            }
+            assert!(arena.trim().unwrap() > 500_000, "{:?}", arena.mode());
+            assert_eq!(arena.stats().resident_bytes, 0);
             assert_eq!(arena.stats().largest_hole, arena.capacity());
             assert_eq!(call(&arena.publish(&asm::constant(8)).unwrap()), 8);
         }

@@ -102,8 +102,16 @@ impl Mode for DualMap {
     }
 
     unsafe fn decommit(&self, region: &Region, range: Range<usize>) -> sys::Result<()> {
+        let span = self.span(range);
         // SAFETY: passed on to the caller.
-        unsafe { region.os().decommit_shared(self.span(range)) }
+        let Err(refused) = (unsafe { region.os().decommit_shared(span) }) else { return Ok(()) };
+        // It may be that the process locks its memory. What runs stays locked, and with it the memory that both views share.
+        // SAFETY: the whole view.
+        if unsafe { region.os().unlock_shared(self.writable) }.is_err() {
+            return Err(refused);
+        }
+        // SAFETY: passed on to the caller.
+        unsafe { region.os().decommit_shared(span) }
     }
 
     fn second_view(&self) -> Option<Span> {

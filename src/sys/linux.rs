@@ -130,6 +130,14 @@ impl Os for Native {
         shared::map_writable(memory, len)
     }
 
+    unsafe fn unlock_shared(&self, view: Span) -> Result<()> {
+        // SAFETY: the contents stay as they are.
+        match unsafe { libc::munlock(view.start.as_ptr().cast(), view.len) } {
+            0 => Ok(()),
+            _ => Err(Refused::last("munlock")),
+        }
+    }
+
     unsafe fn decommit_shared(&self, span: Span) -> Result<()> {
         // SAFETY: passed on to the caller, who needs the contents no more in any view.
         unsafe { unix::advise(span, libc::MADV_REMOVE) }

@@ -338,6 +338,15 @@ pub(crate) trait Os: Send + Sync + Debug {
         missing("giving back shared memory")
     }
 
+    /// Lets the system take memory behind a writable view back, which it keeps as long as the process has that view locked in
+    /// memory (`mlockall`).
+    ///
+    /// # Safety
+    /// - `view` is the whole of a view made by `map_writable`.
+    unsafe fn unlock_shared(&self, _view: Span) -> Result<()> {
+        missing("memory that is not locked")
+    }
+
     /// Makes an anonymous file of `len` bytes for code. Only who holds it can write to it.
     fn create_code_file(&self, len: usize, name: Option<&CStr>) -> Result<CodeFile> {
         CodeFile::new(len, name)

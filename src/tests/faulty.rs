@@ -331,6 +331,12 @@ impl Os for Faulty {
         unsafe { Native.decommit_shared(span) }
     }
 
+    unsafe fn unlock_shared(&self, view: Span) -> Result<()> {
+        self.enter("unlock")?;
+        // SAFETY: passed on to the caller.
+        unsafe { Native.unlock_shared(view) }
+    }
+
     fn create_code_file(&self, len: usize, name: Option<&CStr>) -> Result<CodeFile> {
         self.enter("create file")?;
         Native.create_code_file(len, name)
