@@ -6,7 +6,7 @@ use crate::Error;
 /// Space is handed out in granules of this many bytes, so every block is aligned to it.
 pub(crate) const GRANULE: usize = 16;
 
-/// The largest alignment of a block, and the alignment of every arena's first byte.
+/// The largest alignment of a block. An arena of at least this size begins at a multiple of it.
 pub(crate) const MAX_ALIGN: usize = 2 << 20;
 
 /// How far a direct branch reaches in both directions, so also the largest arena: within it every block reaches every
@@ -65,10 +65,10 @@ pub(crate) fn granules(bytes: usize, limit: usize) -> Result<u32, Error> {
     }
 }
 
-/// An alignment in granules, at least one.
-pub(crate) fn align_granules(align: usize) -> Result<u32, Error> {
-    if !align.is_power_of_two() || align > MAX_ALIGN {
-        return Err(Error::BadAlignment { align, limit: MAX_ALIGN });
+/// An alignment of at most `limit` in granules, at least one.
+pub(crate) fn align_granules(align: usize, limit: usize) -> Result<u32, Error> {
+    if !align.is_power_of_two() || align > limit {
+        return Err(Error::BadAlignment { align, limit });
     }
     Ok((align / GRANULE).max(1) as u32)
 }
@@ -103,9 +103,10 @@ mod tests {
         assert!(matches!(granules(usize::MAX, 64), Err(Error::TooLarge { .. })));
         assert_eq!(granules(17, 64).ok(), Some(2));
         for bad in [0, 3, MAX_ALIGN * 2, usize::MAX] {
-            assert!(matches!(align_granules(bad), Err(Error::BadAlignment { .. })), "{bad}");
+            assert!(matches!(align_granules(bad, MAX_ALIGN), Err(Error::BadAlignment { .. })), "{bad}");
         }
-        assert_eq!(align_granules(1).ok(), Some(1));
-        assert_eq!(align_granules(MAX_ALIGN).ok(), Some((MAX_ALIGN / GRANULE) as u32));
+        assert_eq!(align_granules(1, MAX_ALIGN).ok(), Some(1));
+        assert_eq!(align_granules(MAX_ALIGN, MAX_ALIGN).ok(), Some((MAX_ALIGN / GRANULE) as u32));
+        assert!(matches!(align_granules(8192, 4096), Err(Error::BadAlignment { align: 8192, limit: 4096 })));
     }
 }

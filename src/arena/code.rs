@@ -31,7 +31,8 @@ impl<'a> Code<'a> {
         Self { bytes, align: GRANULE, tag: 0, name: None, unwind: None }
     }
 
-    /// Alignment of the first byte: a power of two up to 2 MiB. At least 16 in any case.
+    /// Alignment of the first byte: a power of two up to 2 MiB, and in a smaller arena up to its capacity rounded up to one. At least
+    /// 16 in any case.
     pub fn align(self, align: usize) -> Self {
         Self { align, ..self }
     }

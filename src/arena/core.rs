@@ -81,6 +81,11 @@ impl Core {
         units::granules(bytes, self.memory.capacity().min(u32::MAX as usize))
     }
 
+    /// Checks an alignment; returns it in granules.
+    pub(crate) fn align(&self, bytes: usize) -> Result<u32, Error> {
+        units::align_granules(bytes, self.memory.alignment())
+    }
+
     /// Granules in a page of the system.
     pub(super) fn page(&self) -> u32 {
         self.heaps.granules().page()

@@ -24,8 +24,10 @@ pub(crate) struct Region {
     /// The view that runs, with a page without access (at least) on either side, and the data.
     reservation: Span,
     data: Span,
-    /// The address of offset 0, a multiple of `MAX_ALIGN`. In given memory it lies before the memory and is never followed.
+    /// The address of offset 0, a multiple of `align`. In given memory it lies before the memory and is never followed.
     origin: *mut u8,
+    /// The largest alignment of a block.
+    align: usize,
     /// The offset of the first byte, and where the code ends.
     first: usize,
     len: usize,
@@ -49,6 +51,7 @@ impl Region {
             reservation,
             data: reservation.data(place),
             origin: reservation.code(place).start.as_ptr(),
+            align: place.align(),
             first: 0,
             len: plan.len,
             given: false,
@@ -69,6 +72,7 @@ impl Region {
             reservation: code,
             data,
             origin: code.start.as_ptr().wrapping_sub(first),
+            align: MAX_ALIGN,
             first,
             len: first + code.len,
             given: true,
@@ -142,6 +146,11 @@ impl Region {
     /// Bytes of code there can be.
     pub(crate) fn capacity(&self) -> usize {
         self.len - self.first
+    }
+
+    /// The largest alignment of a block.
+    pub(crate) fn alignment(&self) -> usize {
+        self.align
     }
 
     pub(crate) fn page_size(&self) -> usize {

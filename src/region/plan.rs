@@ -6,7 +6,7 @@ use std::io;
 
 use crate::Error;
 use crate::sys::{Access, Os, Place, Refused};
-use crate::units::{BRANCH_REACH, DATA_GAP};
+use crate::units::BRANCH_REACH;
 
 /// What a new region should be like.
 pub(crate) struct Plan {
@@ -39,13 +39,13 @@ impl Plan {
     }
 
     pub(crate) fn place(&self, os: &dyn Os) -> Result<Place, Error> {
-        // Branches have to reach the code, and data lies behind it.
-        let behind = if self.data == 0 { 0 } else { DATA_GAP + self.data };
-        let within = self
-            .near
-            .map(|near| near.saturating_sub(BRANCH_REACH)..near.saturating_add(BRANCH_REACH).saturating_add(behind));
-        Place::new(self.len, self.data, os.page_size(), within)
-            .ok_or(Error::TooLarge { asked: self.len, limit: BRANCH_REACH })
+        let place = Place::new(self.len, self.data, os.page_size());
+        let place = place.ok_or(Error::TooLarge { asked: self.len, limit: BRANCH_REACH })?;
+        // Branches have to reach the code; data may lie a little farther.
+        Ok(match self.near {
+            Some(address) => place.near(address, BRANCH_REACH),
+            None => place,
+        })
     }
 
     /// What the refusal of a reservation means.

@@ -108,7 +108,7 @@ impl Span {
     /// The code of a reservation made for `place`.
     pub(crate) fn code(self, place: &Place) -> Self {
         debug_assert!(self.len >= place.total());
-        // SAFETY: at most a page and an alignment past the start, by which the reservation exceeds the code and a page.
+        // SAFETY: the reservation was made for this place, so the code lies in it.
         Self { start: unsafe { self.start.add(place.skip(self.address())) }, len: place.len() }
     }
 
@@ -117,7 +117,7 @@ impl Span {
         let skip = place.skip(self.address()) + place.data_offset();
         // Without data there may be no such address.
         let skip = if place.data_len() == 0 { 0 } else { skip };
-        // SAFETY: the reservation exceeds code and data by an alignment and two pages, and at most one of each lies before them.
+        // SAFETY: as for the code.
         Self { start: unsafe { self.start.add(skip) }, len: place.data_len() }
     }
 }

@@ -3,34 +3,72 @@
 
 use std::ops::Range;
 
-use crate::units::{DATA_GAP, MAX_ALIGN};
+use crate::units::MAX_ALIGN;
 
-/// Data begins at a multiple of this, so that it lies in pages of its own wherever Windows maps code.
-const GAP: usize = DATA_GAP / 2;
+/// Windows reserves and maps at multiples of this.
+const WINDOWS: usize = 64 << 10;
 
-/// How much address space a region needs, and where. Its code begins at a multiple of [`MAX_ALIGN`], with a page or more
-/// on either side that nobody may touch; its data, if there is any, begins at a multiple of 64 KiB behind it.
+/// How much address space a region needs, and where.
+///
+/// ```text
+///   a page or more    code    a page or more    data    a page or more
+///   without access            without access            without access
+/// ```
+///
+/// Code begins at a multiple of [`Place::align`], data at one of its own size up to 64 KiB.
 #[derive(Clone, Debug)]
 pub(crate) struct Place {
     code: usize,
     data: usize,
     page: usize,
-    /// All of the reservation lies in here, as near to the middle as can be.
+    near: Option<Near>,
+}
+
+/// An address that all of the code is to be close to.
+#[derive(Clone, Debug)]
+pub(crate) struct Near {
+    pub(crate) address: usize,
+    /// All of the reservation lies in here.
     #[cfg_attr(not(any(unix, windows)), allow(dead_code, reason = "nothing is reserved there"))]
-    pub(crate) within: Option<Range<usize>>,
+    pub(crate) within: Range<usize>,
 }
 
 impl Place {
     /// For `code` bytes and `data` bytes, whole pages; `None` past the end of the address space.
-    pub(crate) fn new(code: usize, data: usize, page: usize, within: Option<Range<usize>>) -> Option<Self> {
-        let place = Self { code, data, page, within };
-        code.checked_add(MAX_ALIGN + 2 * page)?.checked_add(2 * GAP)?.checked_add(data)?;
-        Some(place)
+    pub(crate) fn new(code: usize, data: usize, page: usize) -> Option<Self> {
+        code.checked_add(2 * MAX_ALIGN + 2 * page)?.checked_add(2 * WINDOWS)?.checked_add(data)?;
+        Some(Self { code, data, page, near: None })
     }
 
-    /// Bytes of address space to reserve.
+    /// The same, no part of the code farther than `reach` from an address.
+    pub(crate) fn near(self, address: usize, reach: usize) -> Self {
+        let behind = self.used() - self.code + self.page;
+        let within = address.saturating_sub(reach)..address.saturating_add(reach).saturating_add(behind);
+        Self { near: Some(Near { address, within }), ..self }
+    }
+
+    /// What it is to be close to.
+    #[cfg_attr(not(any(unix, windows)), allow(dead_code, reason = "nothing is reserved there"))]
+    pub(crate) fn is_near(&self) -> Option<&Near> {
+        self.near.as_ref()
+    }
+
+    /// What the code begins at a multiple of, so also the largest alignment of a block: its size as a power of two, up to
+    /// [`MAX_ALIGN`].
+    pub(crate) fn align(&self) -> usize {
+        self.code.next_power_of_two().clamp(self.page, MAX_ALIGN)
+    }
+
+    /// Bytes of address space that the region has.
     pub(crate) fn total(&self) -> usize {
-        MAX_ALIGN + 2 * self.page + self.used()
+        let slack = if cfg!(windows) { self.align() } else { 0 };
+        slack + 2 * self.page + self.used()
+    }
+
+    /// Bytes in which there is such a range, wherever they begin. What is not needed of them goes back.
+    #[cfg(unix)]
+    pub(crate) fn anywhere(&self) -> usize {
+        self.total() + self.align() - self.page
     }
 
     /// From the first byte of code to the last of data.
@@ -40,7 +78,10 @@ impl Place {
 
     /// How far behind the start of the code its data begins.
     pub(crate) fn data_offset(&self) -> usize {
-        self.code.next_multiple_of(GAP) + GAP
+        let unit = if cfg!(windows) { WINDOWS } else { self.data.next_power_of_two().clamp(self.page, WINDOWS) };
+        // Where mappings are made at multiples only, what follows the code is not mapped up to the next.
+        let end = if cfg!(windows) { self.code.next_multiple_of(unit) } else { self.code };
+        (end + self.page).next_multiple_of(unit)
     }
 
     /// Bytes of data.
@@ -53,11 +94,30 @@ impl Place {
         self.code
     }
 
-    /// How far behind the start of a reservation at `address` the code begins: at most a page and an alignment, by
-    /// which (and another page) the reservation exceeds the code.
+    /// How far behind the start of a reservation at `address` the code begins: a page at least, and no more where the
+    /// reservation is as [`Place::start_after`] says.
     pub(crate) fn skip(&self, address: usize) -> usize {
         let first = address + self.page;
-        self.page + (first.wrapping_neg() & (MAX_ALIGN - 1))
+        self.page + (first.wrapping_neg() & (self.align() - 1))
+    }
+
+    /// What starts of reservations are: multiples, and how far behind them.
+    fn starts(&self) -> (usize, usize) {
+        if cfg!(windows) { (WINDOWS, 0) } else { (self.align(), self.align() - self.page) }
+    }
+
+    /// The first start of a reservation that is no less than `at`.
+    #[cfg_attr(not(any(unix, windows)), allow(dead_code, reason = "nothing is reserved there"))]
+    pub(crate) fn start_after(&self, at: usize) -> Option<usize> {
+        let (unit, offset) = self.starts();
+        at.checked_add(unit - offset).and_then(|at| at.checked_next_multiple_of(unit)).map(|at| at - (unit - offset))
+    }
+
+    /// The last that is no more.
+    #[cfg_attr(not(any(unix, windows)), allow(dead_code, reason = "nothing is reserved there"))]
+    pub(crate) fn start_before(&self, at: usize) -> Option<usize> {
+        let (unit, offset) = self.starts();
+        (at.checked_add(unit - offset)? & !(unit - 1)).checked_sub(unit - offset)
     }
 }
 
@@ -68,15 +128,46 @@ mod tests {
     #[test]
     fn code_is_aligned_and_inside_wherever_the_reservation_is() {
         for page in [4096, 16 << 10, 64 << 10] {
-            let place = Place::new(3 * page, 5 * page, page, None).unwrap();
-            for address in (0..2 * MAX_ALIGN).step_by(page).map(|offset| (64 << 20) + offset) {
-                let skip = place.skip(address);
-                assert_eq!((address + skip) % MAX_ALIGN, 0);
-                assert!(skip >= page && skip + place.data_offset() + place.data_len() + page <= place.total());
-                assert!(place.data_offset() >= place.len() + page && place.data_offset() % page == 0);
+            for (code, data) in [(page, 0), (3 * page, 5 * page), (5 << 20, 64 << 10), (64 << 10, page)] {
+                let place = Place::new(code, data, page).unwrap();
+                assert!(place.align() >= page && (place.align() >= code || place.align() == MAX_ALIGN));
+                for address in (0..2 * MAX_ALIGN).step_by(page).map(|offset| (64 << 20) + offset) {
+                    let start = place.start_after(address).unwrap();
+                    assert!(address <= start && start < address + place.align().max(WINDOWS));
+                    assert_eq!(place.start_before(start), Some(start));
+                    assert!(place.start_before(address).unwrap() <= address);
+                    let skip = place.skip(start);
+                    assert_eq!((start + skip) % place.align(), 0);
+                    assert!(cfg!(windows) || skip == page, "no more than it needs");
+                    let data = place.data_offset() + place.data_len();
+                    assert!(
+                        skip >= page
+                            && skip + code.max(if place.data_len() > 0 { data } else { 0 }) + page <= place.total()
+                    );
+                    assert!(place.data_offset() >= place.len() + page && place.data_offset() % page == 0);
+                    #[cfg(unix)]
+                    assert!(start + place.total() <= address + place.anywhere());
+                }
             }
         }
-        assert!(Place::new(usize::MAX - 4095, 0, 4096, None).is_none());
-        assert!(Place::new(4096, usize::MAX - 4095, 4096, None).is_none());
+        assert!(Place::new(usize::MAX - 4095, 0, 4096).is_none());
+        assert!(Place::new(4096, usize::MAX - 4095, 4096).is_none());
+    }
+
+    #[test]
+    fn a_small_arena_takes_little_address_space() {
+        let place = Place::new(64 << 10, 8 << 10, 4096).unwrap();
+        assert!(cfg!(windows) || place.total() <= 96 << 10, "{}", place.total());
+    }
+
+    #[test]
+    fn all_of_the_code_is_in_reach() {
+        for (code, data) in [(64 << 10, 0), (64 << 10, 8 << 10), (16 << 20, 2 << 20)] {
+            let place = Place::new(code, data, 4096).unwrap().near(1 << 30, 64 << 20);
+            let near = place.is_near().unwrap();
+            let last = near.within.end - place.total();
+            let start = last + place.skip(last);
+            assert!(start + code <= near.address + (64 << 20), "{code} {data}");
+        }
     }
 }

@@ -1,9 +1,11 @@
 //! What all Unix systems share.
 
 use std::io;
+use std::ops::Range;
 use std::ptr::NonNull;
 
-use super::gaps::candidates;
+use super::gaps::{Taken, blind, candidates};
+use super::place::Near;
 use super::{Access, Place, Refused, Result, Span};
 
 /// What keeps `mmap` from replacing what is at the address; without, the address is a hint.
@@ -121,20 +123,78 @@ pub(super) fn reserve(place: &Place) -> Result<Span> {
 /// Reserves address space with access, and more flags of `mmap`, than [`reserve`] asks for.
 pub(super) fn reserve_as(place: &Place, access: libc::c_int, flags: libc::c_int) -> Result<Span> {
     let len = place.total();
-    let Some(within) = &place.within else { return reserve_at(0, len, access, flags) };
+    let Some(Near { address, within }) = place.is_near() else {
+        let whole = reserve_at(0, place.anywhere(), access, flags).map_err(|refused| refused.of(len))?;
+        return Ok(cut(whole, place));
+    };
+    let mut refused = Refused::new("mmap", io::ErrorKind::AddrNotAvailable.into());
     // Another thread may take a gap before we do; then the next one serves, or another look at them all.
     for _ in 0..4 {
-        for start in candidates(len, within, region::page::size())? {
-            if let Ok(span) = reserve_at(start, len, access, flags | NO_REPLACE) {
-                if within.start <= span.address() && span.address() + len <= within.end {
-                    return Ok(span);
-                }
+        let (starts, unknown) = match taken(within) {
+            Ok(taken) => (candidates(place, *address, within, &taken), None),
+            Err(unknown) => (blind(place, *address, within), Some(unknown)),
+        };
+        for start in starts {
+            match reserve_at(start, len, access, flags | NO_REPLACE) {
+                Ok(span) if span.address() == start => return Ok(span),
+                // Without a flag for it the system goes elsewhere.
                 // SAFETY: mapped just now and given to nobody.
-                unsafe { release(span)? };
+                Ok(span) => unsafe { release(span)? },
+                Err(other) if is_taken(&other.source) => {}
+                // It is not a matter of the address.
+                Err(other) => refused = other,
             }
         }
+        if let Some(unknown) = unknown.filter(|_| refused.source.kind() == io::ErrorKind::AddrNotAvailable) {
+            return Err(unknown);
+        }
     }
-    Err(Refused::new("mmap", io::ErrorKind::AddrNotAvailable.into()))
+    Err(refused)
+}
+
+/// Whether an address was refused because something else is there.
+fn is_taken(refused: &io::Error) -> bool {
+    // FreeBSD has one answer to that and to want of memory (`MAP_EXCL` in mmap(2)).
+    let answer = if cfg!(target_os = "freebsd") { libc::ENOMEM } else { libc::EEXIST };
+    refused.raw_os_error() == Some(answer)
+}
+
+/// Gives back what a reservation has beside what is needed of it.
+fn cut(whole: Span, place: &Place) -> Span {
+    let first = place.start_after(whole.address()).unwrap_or(whole.address());
+    let before = first - whole.address();
+    let behind = whole.len - before - place.total();
+    // SAFETY: `before` is less than the alignment, by which the reservation exceeds what is needed.
+    let start = unsafe { whole.start.add(before) };
+    // SAFETY: as above.
+    let end = unsafe { start.add(place.total()) };
+    for (start, len) in [(whole.start, before), (end, behind)] {
+        if len > 0 {
+            // SAFETY: an end of the reservation, mapped just now and given to nobody. Should it be refused, some address space
+            // without access stays behind.
+            let _ = unsafe { release(Span { start, len }) };
+        }
+    }
+    Span { start, len: place.total() }
+}
+
+/// What of the address space is in use.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn taken(_within: &Range<usize>) -> Result<Vec<Taken>> {
+    let list = super::maps::mappings()?;
+    let taken = |mapping: &super::maps::Mapping| Taken {
+        start: mapping.start,
+        end: mapping.end,
+        grows_up: mapping.is_heap,
+        grows_down: mapping.is_stack,
+    };
+    Ok(list.iter().map(taken).collect())
+}
+
+/// What of the address space is in use.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn taken(within: &Range<usize>) -> Result<Vec<Taken>> {
+    super::gaps::query(within)
 }
 
 /// # Safety

@@ -15,7 +15,7 @@ fn views() -> Option<[Span; 4]> {
     if Native.commits() {
         return None;
     }
-    let place = Place::new(LEN, LEN, Native.page_size(), None)?;
+    let place = Place::new(LEN, LEN, Native.page_size())?;
     let memory = Native.share(LEN).ok()?;
     let writable = Native.map_writable(&memory, LEN).ok()?;
     let all = Native.map_executable(&memory, &place, Access::ReadExecute).ok()?;

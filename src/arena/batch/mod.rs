@@ -28,7 +28,7 @@ use crate::icache;
 use crate::modes::WayIn;
 use crate::space::Run;
 use crate::sync::{Arc, AtomicU64, Ordering};
-use crate::units::{GRANULE, MAX_ALIGN, align_granules};
+use crate::units::{GRANULE, MAX_ALIGN};
 use notes::Notes;
 use open_run::OpenRun;
 use pieces::{Piece, Source};
@@ -255,7 +255,7 @@ impl Batch {
     fn add(&mut self, len: usize, align: usize, tag: u64, code: Option<&[u8]>) -> Result<Slot, Error> {
         self.core.memory.check_own("publish")?;
         let granules = self.core.granules(len)?;
-        let align = align_granules(align)?;
+        let align = self.core.align(align)?;
         let more = self.entries.try_reserve(1).and_then(|()| self.sources.try_reserve(1));
         more.map_err(|_| Error::out_of_memory())?;
         let (run, source) = match code {

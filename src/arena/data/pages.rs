@@ -37,8 +37,7 @@ impl DataPages {
         let granules = core.data_granules(len)?;
         // The area begins at a multiple of that and no more.
         let limit = core.memory.data_alignment();
-        let align =
-            align_granules(align).ok().filter(|_| align <= limit).ok_or(Error::BadAlignment { align, limit })?;
+        let align = align_granules(align, limit)?;
         self.runs.try_reserve(1).map_err(|_| Error::out_of_memory())?;
         let run = match self.runs.last_mut().and_then(|open| open.take(granules, align)) {
             Some(run) => run,

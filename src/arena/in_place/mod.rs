@@ -17,7 +17,7 @@ use crate::arena::lookup::Entry;
 use crate::icache;
 use crate::space::Run;
 use crate::sync::Arc;
-use crate::units::{GRANULE, align_granules};
+use crate::units::GRANULE;
 
 impl CodeArena {
     /// `Err` where pages cannot be written to at the address where they will run.
@@ -52,7 +52,7 @@ impl InPlace {
     pub(crate) fn reserve(&mut self, len: usize, align: usize, tag: u64) -> Result<NonNull<u8>, Error> {
         let core = Arc::clone(&self.core);
         core.memory.check_own("publish")?;
-        let (granules, align) = (core.granules(len)?, align_granules(align)?);
+        let (granules, align) = (core.granules(len)?, core.align(align)?);
         self.entries.try_reserve(1).map_err(|_| Error::out_of_memory())?;
         let run = match self.runs.last_mut().and_then(|open| open.take(granules, align)) {
             Some(run) => run,

@@ -12,7 +12,7 @@ use crate::arena::lookup::Entry;
 use crate::icache;
 use crate::space::Run;
 use crate::sync::{Arc, Ordering};
-use crate::units::{GRANULE, align_granules};
+use crate::units::GRANULE;
 
 /// How many blocks are entered while a heap is locked.
 const ENTERED: usize = 64;
@@ -94,7 +94,7 @@ impl Core {
             return Self::publish_in_pages(handle, code);
         }
         core.memory.check_own("publish")?;
-        let (granules, align) = (core.granules(code.bytes.len())?, align_granules(code.align)?);
+        let (granules, align) = (core.granules(code.bytes.len())?, core.align(code.align)?);
         let len = code.bytes.len() as u32;
         let entry = core.place(granules, align, |heap, run| {
             let entry = Entry::new(run.start, len, code.tag);

@@ -31,7 +31,8 @@ use windows_sys::Win32::System::Memory::{
     PAGE_EXECUTE_READ, PAGE_EXECUTE_READWRITE, PAGE_NOACCESS, PAGE_READONLY, PAGE_READWRITE, SEC_RESERVE,
 };
 
-use super::gaps::candidates;
+use super::gaps::{candidates, query};
+use super::place::Near;
 use super::{Access, Os, Place, Refused, Result, Span, missing, release_or_park};
 
 mod calls;
@@ -54,16 +55,22 @@ pub(crate) struct SharedMemory(OwnedHandle);
 
 /// Has `attempt` make the reservation at address 0, for anywhere, or in the gap nearest to where it is wanted.
 fn reserve_with(place: &Place, attempt: impl Fn(usize) -> Result<Span>) -> Result<Span> {
-    let Some(within) = &place.within else { return attempt(0) };
+    /// The range holds what is reserved already.
+    const ERROR_INVALID_ADDRESS: i32 = 487;
+    let Some(Near { address, within }) = place.is_near() else { return attempt(0) };
+    let mut refused = Refused::new("VirtualAlloc", io::ErrorKind::AddrNotAvailable.into());
     // Another thread may take a gap before we do; then the next one serves, or another look at them all.
     for _ in 0..4 {
-        for start in candidates(place.total(), within, GRANULARITY)? {
-            if let Ok(span) = attempt(start) {
-                return Ok(span);
+        for start in candidates(place, *address, within, &query(within)?) {
+            match attempt(start) {
+                Ok(span) => return Ok(span),
+                Err(other) if other.source.raw_os_error() == Some(ERROR_INVALID_ADDRESS) => {}
+                // It is not a matter of the address.
+                Err(other) => refused = other,
             }
         }
     }
-    Err(Refused::new("VirtualAlloc", io::ErrorKind::AddrNotAvailable.into()))
+    Err(refused)
 }
 
 impl Os for Native {

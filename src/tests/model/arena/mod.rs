@@ -146,8 +146,10 @@ impl Model<'_> {
     fn base(&self) -> Option<usize> {
         let live = self.live.iter().map(|live| live.owner.address().addr());
         let any = live.chain(self.waiting.iter().map(|waiting| waiting.start)).next();
-        // Arenas begin at a multiple of 2 MiB, and none of these is longer.
-        any.map(|address| address & !((2 << 20) - 1))
+        // Arenas begin at a multiple of their size as a power of two up to 2 MiB, and none of these is longer.
+        let align = self.capacity.next_power_of_two();
+        assert!(align <= 2 << 20);
+        any.map(|address| address & !(align - 1))
     }
 
     /// Start and length of every hole, from what is live or waiting; none of that may overlap. Only without batches.
