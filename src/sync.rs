@@ -3,13 +3,12 @@
 //! What threads share inside an arena comes from [`checked`]: under `cfg(loom)` these are loom's types. Statics, and what
 //! leads to the system, stay as they are there: they outlive the runs of a model.
 
+#[allow(unused_imports, reason = "for some features, and some systems")]
 pub(crate) use parking_lot::Mutex;
 pub(crate) use std::sync::Arc;
-#[cfg(any(unix, windows))]
+#[allow(unused_imports, reason = "for some features, and some systems")]
 pub(crate) use std::sync::OnceLock;
-#[cfg(any(target_os = "linux", target_os = "android"))]
-pub(crate) use std::sync::atomic::AtomicPtr;
-pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+pub(crate) use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
 #[cfg(loom)]
 pub(crate) use modelled as checked;

@@ -174,3 +174,51 @@ fn a_forked_child_has_no_writable_view() {
         assert_eq!(call(&block), 5);
     });
 }
+
+/// Children forked at every moment of another thread's first use of the crate in a process: what is found out once for a process
+/// takes no lock that a child could inherit held.
+#[test]
+fn a_child_of_a_process_that_is_building_its_first_arena() {
+    const NAME: &str = "a_child_of_a_process_that_is_building_its_first_arena";
+    if common::sanitized() {
+        return common::not_run(NAME, "sanitizers have locks of their own");
+    }
+    child::run(NAME, || {
+        for round in 0..common::often(200) {
+            // A process of its own each time, in which nothing is known yet.
+            let ended = fork(|| {
+                let start = std::sync::Barrier::new(2);
+                std::thread::scope(|scope| {
+                    scope.spawn(|| {
+                        start.wait();
+                        for mode in [WxMode::Flip, WxMode::FileWrite, WxMode::DualMap] {
+                            let Ok(arena) = small(mode).build() else { continue };
+                            assert_eq!(call(&arena.publish(&asm::constant(1)).unwrap()), 1);
+                        }
+                    });
+                    start.wait();
+                    for _ in 0..20 {
+                        // SAFETY: the child takes no lock but the crate's own, allocates, which the C library makes possible, and ends.
+                        let grandchild = unsafe { libc::fork() };
+                        if grandchild == 0 {
+                            // SAFETY: has no requirements; the signal ends a child that hangs.
+                            unsafe { libc::alarm(30) };
+                            let works = [WxMode::Flip, WxMode::FileWrite].into_iter().all(|mode| {
+                                small(mode).build().map_or(true, |arena| {
+                                    arena.publish(&asm::constant(2)).is_ok_and(|block| call(&block) == 2)
+                                })
+                            });
+                            // SAFETY: ends the child without running what belongs to the parent.
+                            unsafe { libc::_exit(i32::from(!works)) };
+                        }
+                        let mut status = 0;
+                        // SAFETY: `status` is valid for the call to write to.
+                        assert_eq!(unsafe { libc::waitpid(grandchild, &raw mut status, 0) }, grandchild);
+                        assert_eq!(status, 0, "a child was ended by a signal, or could not publish");
+                    }
+                });
+            });
+            assert!(ended, "round {round}");
+        }
+    });
+}

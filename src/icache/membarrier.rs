@@ -20,7 +20,7 @@
 use std::io;
 
 use crate::Error;
-use crate::sync::OnceLock;
+use crate::sync::{AtomicUsize, Ordering};
 
 const QUERY: libc::c_long = 0;
 const GLOBAL: libc::c_long = 1;
@@ -58,9 +58,20 @@ fn sync(way: Way, call: Call) -> bool {
     (way == Way::SyncCore && sync_core()) || call(GLOBAL) == 0
 }
 
+/// The way of this process, looked for once. No lock: a forked child could inherit it held. Threads that look for it at once find
+/// the same.
 fn way() -> Option<Way> {
-    static WAY: OnceLock<Option<Way>> = OnceLock::new();
-    *WAY.get_or_init(|| find(membarrier))
+    const KNOWN: [Option<Way>; 3] = [None, Some(Way::SyncCore), Some(Way::Global)];
+    /// One more than the place in `KNOWN`; 0 as long as nobody has looked.
+    static WAY: AtomicUsize = AtomicUsize::new(0);
+    let known = WAY.load(Ordering::Relaxed);
+    if known > 0 {
+        return KNOWN[known - 1];
+    }
+    let found = find(membarrier);
+    let place = KNOWN.iter().position(|way| *way == found).unwrap_or(0);
+    WAY.store(place + 1, Ordering::Relaxed);
+    found
 }
 
 /// Registers, the first time; an error where other cores cannot be reached.

@@ -120,7 +120,7 @@ unsafe fn map_again(writable: Span, code: Span) -> Result<()> {
 
 impl Os for Native {
     fn page_size(&self) -> usize {
-        region::page::size()
+        unix::page_size()
     }
 
     fn returns_shared(&self) -> bool {

@@ -18,8 +18,9 @@ use std::os::unix::fs::FileExt;
 use std::ptr;
 
 use super::descriptor::{Identity, elsewhere, limit, out_of_the_way};
+use super::process_lock::ProcessLock;
 use super::{Access, Place, Refused, Result, Span, unix};
-use crate::sync::{Arc, AtomicBool, Mutex, Ordering};
+use crate::sync::{Arc, AtomicBool, Ordering};
 
 /// The descriptor is the right to write.
 #[derive(Debug)]
@@ -126,7 +127,9 @@ impl CodeFile {
 impl Drop for CodeFile {
     fn drop(&mut self) {
         let mut claimed = CLAIMED.lock();
-        claimed.retain(|(_, lost)| !Arc::ptr_eq(lost, &self.lost));
+        if let Some(claimed) = &mut claimed {
+            claimed.retain(|(_, lost)| !Arc::ptr_eq(lost, &self.lost));
+        }
         if self.is_ours() {
             // SAFETY: dropped once, here.
             unsafe { ManuallyDrop::drop(&mut self.file) };
@@ -135,12 +138,13 @@ impl Drop for CodeFile {
 }
 
 /// Which numbers files of this process have, as far as their arenas know.
-static CLAIMED: Mutex<Vec<(RawFd, Arc<AtomicBool>)>> = Mutex::new(Vec::new());
+static CLAIMED: ProcessLock<Vec<(RawFd, Arc<AtomicBool>)>> = ProcessLock::new(Vec::new());
 
 /// Notes that a number is a new file's. An arena that had it before has lost it to other code, and would write to this one's code.
 fn claim(number: RawFd) -> Arc<AtomicBool> {
     let lost = Arc::new(AtomicBool::new(false));
-    let mut claimed = CLAIMED.lock();
+    // A child that was forked in the midst of this goes without: its own arenas' numbers are told apart by what they lead to.
+    let Some(mut claimed) = CLAIMED.lock() else { return lost };
     claimed.iter().filter(|(other, _)| *other == number).for_each(|(_, lost)| lost.store(true, Ordering::Relaxed));
     claimed.push((number, Arc::clone(&lost)));
     lost

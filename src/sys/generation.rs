@@ -14,16 +14,26 @@ pub(crate) use native::generation;
 ))]
 mod native {
     use super::{AtomicU64, Ordering};
-    use crate::sync::OnceLock;
+    use crate::sync::AtomicPtr;
     use crate::sys::{Result, Span, unix};
 
+    /// The word, or where there is none [`NONE`]; null until it was looked for. No lock: a child could inherit it held.
+    static WORD: AtomicPtr<AtomicU64> = AtomicPtr::new(std::ptr::null_mut());
+    static NONE: AtomicU64 = AtomicU64::new(0);
+
     pub(crate) fn generation() -> u64 {
-        static WORD: OnceLock<Option<&'static AtomicU64>> = OnceLock::new();
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        let Some(word) = WORD.get_or_init(wiped_page) else {
+        // Acquire: it was made before it was put there.
+        let mut word = WORD.load(Ordering::Acquire);
+        if word.is_null() {
+            word = find();
+        }
+        if std::ptr::eq(word, &NONE) {
             // Linux before 4.14 and some emulators: ask for the process, at the price of a system call.
             return u64::from(std::process::id()) | 1 << 63;
-        };
+        }
+        // SAFETY: not null, and what is put there is never unmapped.
+        let word = unsafe { &*word };
         match word.load(Ordering::Relaxed) {
             // Copied with the fork, `NEXT` is past every number the parent had given out.
             0 => {
@@ -34,18 +44,32 @@ mod native {
         }
     }
 
-    fn wiped_page() -> Option<&'static AtomicU64> {
-        let span = unix::map(region::page::size()).ok()?;
-        // SAFETY: mapped just now; zeros in children are what it is for.
-        match unsafe { wipe_on_fork(span) } {
-            // SAFETY: a mapped page, never unmapped, which begins with eight zero bytes that only atomics touch.
-            Ok(()) => Some(unsafe { AtomicU64::from_ptr(span.start.as_ptr().cast()) }),
-            Err(_) => {
-                // SAFETY: mapped just now and given to nobody.
-                let _ = unsafe { unix::release(span) };
-                None
+    /// Looks for the word. Several threads may do that at once; one of them is the first.
+    #[cold]
+    fn find() -> *mut AtomicU64 {
+        let page = wiped_page();
+        let new = page.map_or((&raw const NONE).cast_mut(), |span| span.start.as_ptr().cast());
+        match WORD.compare_exchange(std::ptr::null_mut(), new, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => new,
+            Err(other) => {
+                if let Some(span) = page {
+                    // SAFETY: mapped just now and given to nobody.
+                    let _ = unsafe { unix::release(span) };
+                }
+                other
             }
         }
+    }
+
+    /// A page that begins with eight zero bytes, in each child anew.
+    fn wiped_page() -> Option<Span> {
+        let span = unix::map(unix::page_size()).ok()?;
+        // SAFETY: mapped just now; zeros in children are what it is for.
+        unsafe { wipe_on_fork(span) }.map(|()| span).ok().or_else(|| {
+            // SAFETY: mapped just now and given to nobody.
+            let _ = unsafe { unix::release(span) };
+            None
+        })
     }
 
     /// # Safety
@@ -80,7 +104,7 @@ mod native {
 )))]
 mod native {
     use super::{AtomicU64, Ordering};
-    use crate::sync::OnceLock;
+    use crate::sync::AtomicUsize;
 
     static GENERATION: AtomicU64 = AtomicU64::new(1);
 
@@ -98,9 +122,17 @@ mod native {
     }
 
     pub(crate) fn generation() -> u64 {
-        static COUNTS: OnceLock<bool> = OnceLock::new();
-        // SAFETY: the function is part of this program and stays as long as it does.
-        if *COUNTS.get_or_init(|| unsafe { pthread_atfork(None, None, Some(in_child)) } == 0) {
+        const UNKNOWN: usize = 0;
+        const YES: usize = 1;
+        const NO: usize = 2;
+        /// Whether forks are counted. No lock: a child could inherit it held. Counted twice, they count as well.
+        static COUNTS: AtomicUsize = AtomicUsize::new(UNKNOWN);
+        if COUNTS.load(Ordering::Relaxed) == UNKNOWN {
+            // SAFETY: the function is part of this program and stays as long as it does.
+            let counts = unsafe { pthread_atfork(None, None, Some(in_child)) } == 0;
+            COUNTS.store(if counts { YES } else { NO }, Ordering::Relaxed);
+        }
+        if COUNTS.load(Ordering::Relaxed) == YES {
             GENERATION.load(Ordering::Relaxed)
         } else {
             // No memory for a handler: ask for the process, at the price of a system call.

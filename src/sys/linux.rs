@@ -22,7 +22,7 @@ const MADV_COLLAPSE: libc::c_int = 25;
 
 impl Os for Native {
     fn page_size(&self) -> usize {
-        region::page::size()
+        unix::page_size()
     }
 
     fn map(&self, len: usize) -> Result<Span> {

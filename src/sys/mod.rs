@@ -53,7 +53,7 @@ mod generation;
 mod parked;
 mod place;
 #[cfg(any(
-    all(feature = "perf", target_os = "linux"),
+    any(target_os = "linux", target_os = "android"),
     all(feature = "gdb", unix, not(target_vendor = "apple")),
     all(feature = "unwind", unix, not(target_arch = "arm"))
 ))]

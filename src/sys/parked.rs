@@ -3,13 +3,16 @@
 //! At the kernel's limit of mappings `munmap` can fail: taking a piece out of a mapping that was merged with its
 //! neighbours would make one more. The memory is given back all the same, and the address range waits here; later
 //! releases try again, each a range or two, so nothing is ever forgotten.
+//!
+//! They are a list that threads take whole, because a forked child could inherit a lock held.
+
+use std::ptr;
 
 use super::{Os, Span, WriteWindow, generation};
-use crate::sync::{AtomicUsize, Mutex, Ordering};
+use crate::sync::{AtomicPtr, Ordering};
 
-static PARKED: Mutex<Vec<Parked>> = Mutex::new(Vec::new());
-/// Lets the usual case, nothing parked, pass without the lock.
-static COUNT: AtomicUsize = AtomicUsize::new(0);
+/// The one that was parked last.
+static FIRST: AtomicPtr<Parked> = AtomicPtr::new(ptr::null_mut());
 
 struct Parked {
     span: Span,
@@ -18,6 +21,7 @@ struct Parked {
     owner: u64,
     /// What the pages are tagged with: given up after them, or it could become someone else's while they still carry it.
     _window: Option<WriteWindow>,
+    next: Option<Box<Parked>>,
 }
 
 /// Releases `span`, now or as soon as the system allows it.
@@ -36,7 +40,7 @@ pub(crate) unsafe fn release_or_park(os: &'static dyn Os, span: Span) {
 pub(crate) unsafe fn release_before(os: &'static dyn Os, span: Span, window: Option<WriteWindow>) {
     // SAFETY: passed on to the caller.
     if unsafe { os.release(span) }.is_ok() {
-        if COUNT.load(Ordering::Relaxed) > 0 {
+        if !FIRST.load(Ordering::Relaxed).is_null() {
             retry();
         }
         return;
@@ -44,37 +48,64 @@ pub(crate) unsafe fn release_before(os: &'static dyn Os, span: Span, window: Opt
     // If even that is refused, the memory stays with its address range, to be released with it.
     // SAFETY: passed on to the caller; a mapping that is being released is needed by nobody.
     let _ = unsafe { os.decommit(span) };
-    park(Parked { span, os, owner: generation(), _window: window });
+    put(Box::new(Parked { span, os, owner: generation(), _window: window, next: None }));
 }
 
 /// Tries the span that was parked last, and a second if that went: each release makes up for more than one, and no
 /// release pays for all.
 fn retry() {
+    let mine = generation();
+    let mut list = take();
     for _ in 0..2 {
-        // Another thread is at it, or (in a child forked meanwhile) will never be done.
-        let Some(mut parked) = PARKED.try_lock() else { return };
-        let mine = generation();
-        if parked.last().is_none_or(|last| last.owner != mine) {
-            return;
-        }
-        let Some(last) = parked.pop() else { return };
-        COUNT.fetch_sub(1, Ordering::Relaxed);
-        drop(parked);
+        let Some(mut first) = list else { return };
         // SAFETY: a parked span is a whole mapping that its owner gave up; it is on the list no more.
-        if unsafe { last.os.release(last.span) }.is_err() {
-            park(last);
-            return;
+        if first.owner != mine || unsafe { first.os.release(first.span) }.is_err() {
+            return put(first);
         }
+        list = first.next.take();
+    }
+    if let Some(rest) = list {
+        put(rest);
     }
 }
 
-fn park(parked: Parked) {
-    PARKED.lock().push(parked);
-    COUNT.fetch_add(1, Ordering::Relaxed);
+/// Takes the whole list.
+fn take() -> Option<Box<Parked>> {
+    let first = FIRST.swap(ptr::null_mut(), Ordering::AcqRel);
+    // SAFETY: not null, it came from a box, and by the exchange it is this thread's alone.
+    (!first.is_null()).then(|| unsafe { Box::from_raw(first) })
+}
+
+/// Puts a list back, before what others put there meanwhile.
+fn put(list: Box<Parked>) {
+    let mut list = Box::into_raw(list);
+    while let Err(other) = FIRST.compare_exchange(ptr::null_mut(), list, Ordering::AcqRel, Ordering::Acquire) {
+        if other.is_null() {
+            continue;
+        }
+        let Some(others) = take() else { continue };
+        // SAFETY: made from a box above or below, and given to nobody yet.
+        let mut mine = unsafe { Box::from_raw(list) };
+        let mut end = &mut mine.next;
+        while let Some(next) = end {
+            end = &mut next.next;
+        }
+        *end = Some(others);
+        list = Box::into_raw(mine);
+    }
 }
 
 /// Bytes of address space that wait to be released.
 #[cfg(all(test, not(loom)))]
 pub(crate) fn parked_bytes() -> usize {
-    PARKED.lock().iter().map(|parked| parked.span.len).sum()
+    let (list, mut bytes) = (take(), 0);
+    let mut at = list.as_ref();
+    while let Some(parked) = at {
+        bytes += parked.span.len;
+        at = parked.next.as_ref();
+    }
+    if let Some(list) = list {
+        put(list);
+    }
+    bytes
 }

@@ -1,58 +1,186 @@
-//! A lock for what belongs to the process and not to an arena, so that a forked child goes on with it.
+//! A lock for what a forked child inherits and goes on with: what belongs to the process and not to an arena.
 //!
-//! If another thread held it while the process forked, it is held for ever in the child, and what it guards may be in the
-//! middle of a change. A child cannot ask; so until it has had the lock once it waits for a while only.
-#![forbid(unsafe_code)]
+//! If another thread holds it while the process forks, it is held for ever in the child, and what it guards may be in the
+//! middle of a change. So a child has to know this without waiting for the lock.
+//!
+//! ```text
+//! gate     a mutex of one process: each process makes its own, so none is inherited locked
+//! holder   the process of which a thread is inside; 0 if there is none
+//! value    what is guarded
+//! ```
+//!
+//! Whoever has passed the gate is alone in this process. If `holder` is not 0 there, a thread of an earlier process was
+//! inside as this one was forked, and nobody will come out: [`ProcessLock::lock`] returns `None`, at once and from then on.
 
-use std::thread;
-use std::time::{Duration, Instant};
+use std::ops::{Deref, DerefMut};
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use std::sync::{self, PoisonError};
 
 use parking_lot::{Mutex, MutexGuard};
 
 use super::generation;
-use crate::sync::{AtomicU64, Ordering};
-
-/// How long a child's own threads may hold it: far longer than any does.
-const PATIENCE: Duration = Duration::from_secs(1);
 
 pub(crate) struct ProcessLock<T> {
-    lock: Mutex<T>,
-    /// The process that surely can have it.
-    known: AtomicU64,
-    /// The process that surely cannot.
-    lost: AtomicU64,
+    /// Null until the lock is first used.
+    gate: AtomicPtr<Gate>,
+    holder: AtomicU64,
+    /// Locked inside of the gate and after `holder` alone, so that nobody ever waits for it.
+    value: Mutex<T>,
 }
+
+struct Gate {
+    generation: u64,
+    /// Not parking_lot's: who waits for one of those waits in a table of the whole process, which has locks of its own that a
+    /// child can inherit held.
+    lock: sync::Mutex<()>,
+}
+
+/// Access to what is guarded. The fields are dropped in this order.
+pub(crate) struct ProcessGuard<'a, T> {
+    value: MutexGuard<'a, T>,
+    _inside: Inside<'a>,
+    _gate: sync::MutexGuard<'a, ()>,
+}
+
+struct Inside<'a>(&'a AtomicU64);
 
 impl<T> ProcessLock<T> {
     pub(crate) const fn new(value: T) -> Self {
-        Self { lock: Mutex::new(value), known: AtomicU64::new(0), lost: AtomicU64::new(0) }
+        Self { gate: AtomicPtr::new(ptr::null_mut()), holder: AtomicU64::new(0), value: Mutex::new(value) }
     }
 
     /// `None` in a child that was forked while another thread held it.
-    pub(crate) fn lock(&self) -> Option<MutexGuard<'_, T>> {
+    pub(crate) fn lock(&self) -> Option<ProcessGuard<'_, T>> {
         let now = generation();
-        // The first process that wants it has it from nobody else.
-        let known = self.known.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed).unwrap_or_else(|set| set);
-        if known == 0 || known == now {
-            return Some(self.lock.lock());
-        }
-        if self.lost.load(Ordering::Relaxed) == now {
+        let gate = self.gate(now).lock.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.holder.load(Ordering::Acquire) != 0 {
             return None;
         }
-        let begin = Instant::now();
+        self.holder.store(now, Ordering::Release);
+        let inside = Inside(&self.holder);
+        Some(ProcessGuard { value: self.value.lock(), _inside: inside, _gate: gate })
+    }
+
+    /// The gate of this process.
+    fn gate(&self, generation: u64) -> &Gate {
+        let mut known = self.gate.load(Ordering::Acquire);
         loop {
-            if let Some(guard) = self.lock.try_lock() {
-                self.known.store(now, Ordering::Relaxed);
-                return Some(guard);
+            // SAFETY: null, or made below and left where it is for as long as this lock is.
+            if let Some(gate) = unsafe { known.as_ref() }.filter(|gate| gate.generation == generation) {
+                return gate;
             }
-            if self.known.load(Ordering::Relaxed) == now {
-                return Some(self.lock.lock());
+            let new = Box::into_raw(Box::new(Gate { generation, lock: sync::Mutex::new(()) }));
+            match self.gate.compare_exchange(known, new, Ordering::AcqRel, Ordering::Acquire) {
+                // The gate of a parent stays: 16 bytes for each fork.
+                Ok(_) => known = new,
+                Err(other) => {
+                    // SAFETY: made above and known to nobody else.
+                    drop(unsafe { Box::from_raw(new) });
+                    known = other;
+                }
             }
-            if begin.elapsed() > PATIENCE {
-                self.lost.store(now, Ordering::Relaxed);
-                return None;
-            }
-            thread::yield_now();
         }
+    }
+}
+
+impl<T> Drop for ProcessLock<T> {
+    fn drop(&mut self) {
+        let gate = *self.gate.get_mut();
+        if !gate.is_null() {
+            // SAFETY: from a box, and nobody else uses this lock any more.
+            drop(unsafe { Box::from_raw(gate) });
+        }
+    }
+}
+
+impl<T> Deref for ProcessGuard<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+impl<T> DerefMut for ProcessGuard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.value
+    }
+}
+
+impl Drop for Inside<'_> {
+    fn drop(&mut self) {
+        self.0.store(0, Ordering::Release);
+    }
+}
+
+#[cfg(all(test, target_os = "linux", not(loom)))]
+mod tests {
+    use super::ProcessLock;
+
+    /// Whether `body` is true in a forked child, which is ended if it hangs.
+    fn in_child(body: impl FnOnce() -> bool) -> bool {
+        // SAFETY: the child takes no lock but those of this test, allocates, which glibc makes possible, and ends.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            // SAFETY: has no requirements; the signal ends the child.
+            unsafe { libc::alarm(60) };
+            let held = body();
+            // SAFETY: ends the child without running what belongs to the parent.
+            unsafe { libc::_exit(i32::from(!held)) };
+        }
+        let mut status = 0;
+        // SAFETY: `status` is valid for the call to write to.
+        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+        libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0
+    }
+
+    #[test]
+    fn a_child_has_what_nobody_held() {
+        let lock = ProcessLock::new(1);
+        for _ in 0..2 {
+            *lock.lock().unwrap() += 1;
+            assert!(in_child(|| {
+                *lock.lock().unwrap() += 1;
+                // A grandchild as well.
+                in_child(|| lock.lock().is_some_and(|value| *value >= 3))
+            }));
+        }
+        assert_eq!(*lock.lock().unwrap(), 3);
+    }
+
+    /// Many, so that a wait for each would be noticed.
+    #[test]
+    fn a_child_knows_at_once_what_is_held_for_ever() {
+        let locks: Vec<_> = (0..100).map(ProcessLock::new).collect();
+        let held: Vec<_> = locks.iter().map(ProcessLock::lock).collect();
+        let none = || locks.iter().all(|lock| lock.lock().is_none());
+        assert!(in_child(|| none() && none() && in_child(none)));
+        drop(held);
+        assert!(locks[0].lock().is_some() && in_child(|| locks.iter().all(|lock| lock.lock().is_some())));
+    }
+
+    #[test]
+    fn threads_of_a_child_wait_for_each_other() {
+        let lock = ProcessLock::new(0);
+        drop(lock.lock());
+        assert!(in_child(|| {
+            std::thread::scope(|scope| {
+                for _ in 0..4 {
+                    scope.spawn(|| (0..1000).for_each(|_| *lock.lock().unwrap() += 1));
+                }
+            });
+            lock.lock().is_some_and(|value| *value == 4000)
+        }));
+    }
+
+    #[test]
+    fn a_panic_inside_leaves_it_free() {
+        let lock = ProcessLock::new(0);
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let _held = lock.lock();
+            panic!("inside");
+        }));
+        assert!(panicked.is_err() && lock.lock().is_some());
     }
 }

@@ -49,7 +49,7 @@ impl Source {
         // SAFETY: a new mapping at an address of the system's choice.
         let got = unsafe { libc::mmap(ptr::null_mut(), len, access, flags | libc::MAP_NORESERVE, -1, 0) };
         let mut source = Self(unix::mapped(got, len)?);
-        let page = region::page::size();
+        let page = unix::page_size();
         if let Some(rest) = len.checked_sub(page).filter(|rest| *rest > 0) {
             // The memory is as long as the first mapping of it was, and a duplicate as long as is asked for. So that address
             // space, which may be limited, is needed for the views alone, one page stays.

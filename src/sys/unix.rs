@@ -7,6 +7,7 @@ use std::ptr::NonNull;
 use super::gaps::{Taken, blind, candidates};
 use super::place::Near;
 use super::{Access, Place, Refused, Result, Span};
+use crate::sync::{AtomicUsize, Ordering};
 
 /// What keeps `mmap` from replacing what is at the address; without, the address is a hint.
 const NO_REPLACE: libc::c_int = {
@@ -51,6 +52,20 @@ pub(super) const LATER: libc::c_int = {
         0
     }
 };
+
+/// Bytes in a page. Asked for once; without a lock, which a forked child could inherit held.
+pub(super) fn page_size() -> usize {
+    static KNOWN: AtomicUsize = AtomicUsize::new(0);
+    let known = KNOWN.load(Ordering::Relaxed);
+    if known > 0 {
+        return known;
+    }
+    // SAFETY: takes a number only.
+    let asked = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    let size = usize::try_from(asked).ok().filter(|size| size.is_power_of_two()).unwrap_or(4096);
+    KNOWN.store(size, Ordering::Relaxed);
+    size
+}
 
 /// A span from what `mmap` returned.
 pub(super) fn mapped(address: *mut libc::c_void, len: usize) -> Result<Span> {
@@ -200,20 +215,18 @@ fn taken(within: &Range<usize>) -> Result<Vec<Taken>> {
 /// # Safety
 /// - As for [`super::Os::protect`].
 pub(super) unsafe fn protect(span: Span, access: Access) -> Result<()> {
+    // Not through the `region` crate, which knows nothing of landing pads and takes a lock to learn the size of a page.
     let protection = match access {
-        Access::ReadWrite => region::Protection::READ_WRITE,
-        Access::ReadExecute => region::Protection::READ_EXECUTE,
-        Access::Read => region::Protection::READ,
-        // `region` knows nothing of landing pads.
-        // SAFETY: passed on to the caller.
-        Access::ReadExecuteLanding => match unsafe { libc::mprotect(span.start.as_ptr().cast(), span.len, LANDING) } {
-            0 => return Ok(()),
-            _ => return Err(Refused::last("mprotect")),
-        },
+        Access::ReadWrite => libc::PROT_READ | libc::PROT_WRITE,
+        Access::ReadExecute => libc::PROT_READ | libc::PROT_EXEC,
+        Access::Read => libc::PROT_READ,
+        Access::ReadExecuteLanding => LANDING,
     };
     // SAFETY: passed on to the caller.
-    unsafe { region::protect(span.start.as_ptr(), span.len, protection) }
-        .map_err(|e| Refused::new("mprotect", e.into()).of(span.len))
+    match unsafe { libc::mprotect(span.start.as_ptr().cast(), span.len, protection) } {
+        0 => Ok(()),
+        _ => Err(Refused::last("mprotect").of(span.len)),
+    }
 }
 
 /// With `PROT_BTI` (which the builder refuses elsewhere), from the kernel's `asm/mman.h` for AArch64; the `libc` crate does not
@@ -299,7 +312,7 @@ fn anywhere() -> usize {
     // Seeded by the system for each process, and different each time.
     let random = RandomState::new().hash_one(stack) as usize;
     let top = 1 << stack.ilog2();
-    (top / 8 + random % (top / 8 * 7)) & !(region::page::size() - 1)
+    (top / 8 + random % (top / 8 * 7)) & !(page_size() - 1)
 }
 
 /// Where the system put the first stack of the process: near the end of the address space. Other stacks lie where the

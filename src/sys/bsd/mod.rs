@@ -29,7 +29,7 @@ pub(crate) enum KernelWriter {}
 
 impl Os for Native {
     fn page_size(&self) -> usize {
-        region::page::size()
+        unix::page_size()
     }
 
     fn returns_shared(&self) -> bool {
