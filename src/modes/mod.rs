@@ -39,6 +39,7 @@ use std::ptr::NonNull;
 use crate::Error;
 use crate::icache;
 use crate::region::{Plan, Region, refusal};
+use crate::sync::{AtomicUsize, Ordering};
 use crate::sys::{self, Os, Span};
 use withdrawn::Withdrawn;
 
@@ -249,6 +250,8 @@ pub(crate) struct CodeMemory {
     rules: Rules,
     mode: Box<dyn Mode>,
     withdrawn: Withdrawn,
+    /// How much of the code, from its start, is part of core dumps.
+    dumped: AtomicUsize,
 }
 
 impl CodeMemory {
@@ -265,6 +268,7 @@ impl CodeMemory {
                 return Err(Error::unsupported("Given", "the memory has to be given: `build_over` does that"));
             }
         };
+        memory.leave_out_of_dumps();
         if plan.freeze {
             memory.freeze()?;
         }
@@ -281,7 +285,7 @@ impl CodeMemory {
     }
 
     fn new(region: Region, mode: Box<dyn Mode>) -> Self {
-        Self { rules: mode.rules(&region), region, mode, withdrawn: Withdrawn::default() }
+        Self { rules: mode.rules(&region), region, mode, withdrawn: Withdrawn::default(), dumped: AtomicUsize::new(usize::MAX) }
     }
 
     fn set_mode(&mut self, mode: Box<dyn Mode>) {
@@ -303,6 +307,51 @@ impl CodeMemory {
         }
         if let (Some(name), 1..) = (&plan.name, self.data_len()) {
             self.name_data(name);
+        }
+    }
+
+    /// Leaves all of it out of core dumps and snapshots, for as long as nothing is in it. They would get memory for every page of
+    /// shared memory, in both views. What is used then is added, a little ahead, so that it stays one part of two.
+    fn leave_out_of_dumps(&mut self) {
+        if let Some(second) = self.mode.second_view() {
+            // It is the same memory.
+            // SAFETY: whole pages of a view.
+            let _ = unsafe { self.os().set_dumped(second, false) };
+        }
+        // SAFETY: as above.
+        if unsafe { self.os().set_dumped(self.span(0..self.len()), false) }.is_ok() {
+            self.dumped = AtomicUsize::new(0);
+        }
+    }
+
+    /// Before code is placed anywhere in front of `end`.
+    #[inline]
+    pub(crate) fn use_up_to(&self, end: usize) {
+        if end > self.dumped.load(Ordering::Relaxed) {
+            self.dump_up_to(end);
+        }
+    }
+
+    #[cold]
+    fn dump_up_to(&self, end: usize) {
+        // An eighth more each time: few calls in the life of an arena.
+        const STEP: usize = 64 << 10;
+        let new = (end + end / 8).next_multiple_of(STEP).min(self.len());
+        let old = self.dumped.fetch_max(new, Ordering::Relaxed);
+        if old < new {
+            // SAFETY: whole pages of the view.
+            let _ = unsafe { self.os().set_dumped(self.span(old..new), true) };
+        }
+    }
+
+    /// Nothing is in use from `end` on, and nobody places anything there meanwhile.
+    pub(crate) fn unused_from(&self, end: usize) {
+        let old = self.dumped.load(Ordering::Relaxed);
+        let end = end.next_multiple_of(self.page_size());
+        if end < old && old != usize::MAX {
+            self.dumped.store(end, Ordering::Relaxed);
+            // SAFETY: whole pages of the view.
+            let _ = unsafe { self.os().set_dumped(self.span(end..old), false) };
         }
     }
 

@@ -74,6 +74,11 @@ impl Os for Native {
         }
     }
 
+    unsafe fn set_dumped(&self, span: Span, yes: bool) -> Result<()> {
+        // SAFETY: the contents stay as they are.
+        unsafe { unix::advise(span, if yes { libc::MADV_DODUMP } else { libc::MADV_DONTDUMP }) }
+    }
+
     unsafe fn advise_huge(&self, span: Span) -> Result<()> {
         // SAFETY: the advice leaves the contents as they are.
         unsafe { unix::advise(span, libc::MADV_HUGEPAGE) }

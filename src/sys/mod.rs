@@ -240,6 +240,14 @@ pub(crate) trait Os: Send + Sync + Debug {
         missing("names of mappings")
     }
 
+    /// Whether pages are part of core dumps and of snapshots by debuggers; a hint. What reads pages for one gets memory for them.
+    ///
+    /// # Safety
+    /// - `span` is whole pages of a mapping of the caller's.
+    unsafe fn set_dumped(&self, _span: Span, _yes: bool) -> Result<()> {
+        missing("core dumps without pages")
+    }
+
     /// Asks for huge pages; a hint.
     ///
     /// # Safety

@@ -227,6 +227,13 @@ impl Os for Faulty {
         unsafe { Native.name(span, name) }
     }
 
+    unsafe fn set_dumped(&self, span: Span, yes: bool) -> Result<()> {
+        self.check_pages(span);
+        self.enter("dump")?;
+        // SAFETY: passed on to the caller.
+        unsafe { Native.set_dumped(span, yes) }
+    }
+
     unsafe fn advise_huge(&self, span: Span) -> Result<()> {
         self.enter("huge")?;
         // SAFETY: passed on to the caller.

@@ -162,8 +162,9 @@ impl Core {
         // The first span and the last may be too short, but then there is another.
         for _ in 0..if small { 3 } else { 0 } {
             let (next, mut pool) = (heap.space.cursor_end() / SPAN, self.heaps.pool());
-            let spans = if resident { pool.take_resident(granules, next) } else { pool.take_any(granules, next) };
-            heap.space.extend(tables, spans?);
+            let spans = if resident { pool.take_resident(granules, next) } else { pool.take_any(granules, next) }?;
+            self.memory.use_up_to(bytes_of(Run::new(0, spans.end * SPAN)).end);
+            heap.space.extend(tables, spans);
             let found = heap.space.bump(tables, len, align);
             if found.is_some() {
                 return found;
@@ -171,6 +172,7 @@ impl Core {
         }
         let mut pool = self.heaps.pool();
         let spans = pool.take_run(granules, len, align, resident)?;
+        self.memory.use_up_to(bytes_of(Run::new(0, spans.end * SPAN)).end);
         heap.space.alloc_in(tables, spans, len, align)
     }
 
@@ -206,6 +208,7 @@ impl Core {
             self.seal_stuck();
             let mut all = self.heaps.all();
             if let Some((heap, run)) = self.find_in_all(&mut all, len, align) {
+                self.memory.use_up_to(bytes_of(Run::new(0, (span_of(run.end - 1) + 1) * SPAN)).end);
                 return Ok((all.into_heap(heap), run));
             }
             if self.in_flight.load(Ordering::Relaxed) == 0 {

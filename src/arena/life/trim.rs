@@ -42,11 +42,23 @@ impl Core {
                 Err(error) => result = result.and(Err(error)),
             }
         }
+        self.leave_out_of_dumps();
         drop(system);
         if let Ok(bytes @ 1..) = result {
             self.announce_trimmed(bytes);
         }
         result
+    }
+
+    /// Leaves what lies behind the last span of a heap out of core dumps.
+    fn leave_out_of_dumps(&self) {
+        // Locked, so that nobody takes a span meanwhile.
+        let _all = self.heaps.all();
+        let granules = self.heaps.granules();
+        let is_owned = |span: &u32| granules.owner_at(span * SPAN).is_some_and(|owner| owner != FREE);
+        let last = (0..granules.spans()).rev().find(is_owned);
+        let end = last.map_or(granules.first(), |span| (span + 1) * SPAN).min(granules.len());
+        self.memory.unused_from(bytes_of(Run::new(0, end)).end);
     }
 
     /// Takes all empty pages that hold memory, and the empty pages around them up to a multiple of `around`, as a rule a huge page:
