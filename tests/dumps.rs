@@ -68,7 +68,8 @@ fn a_snapshot_reads_code_and_touches_nothing_else() {
             for block in &blocks {
                 let at = block.as_ptr().addr();
                 let page = region::page::size();
-                let (from, there) = read.iter().find(|(from, _)| *from == at / page * page).expect("code is in the dump");
+                let (from, there) =
+                    read.iter().find(|(from, _)| *from == at / page * page).expect("code is in the dump");
                 let most = (from + page - at).min(block.len());
                 assert_eq!(there[at - from..][..most], block.as_bytes()[..most], "{mode:?}");
             }

@@ -285,7 +285,13 @@ impl CodeMemory {
     }
 
     fn new(region: Region, mode: Box<dyn Mode>) -> Self {
-        Self { rules: mode.rules(&region), region, mode, withdrawn: Withdrawn::default(), dumped: AtomicUsize::new(usize::MAX) }
+        Self {
+            rules: mode.rules(&region),
+            region,
+            mode,
+            withdrawn: Withdrawn::default(),
+            dumped: AtomicUsize::new(usize::MAX),
+        }
     }
 
     fn set_mode(&mut self, mode: Box<dyn Mode>) {

@@ -67,6 +67,7 @@ pub(super) fn candidates(place: &Place, near: usize, within: &Range<usize>, take
 }
 
 /// Places all around, closest first, for systems that do not say what is taken.
+#[cfg(any(unix, test))]
 pub(super) fn blind(place: &Place, near: usize, within: &Range<usize>) -> Vec<usize> {
     let fits = |start: &usize| {
         let end = start.checked_add(place.total());

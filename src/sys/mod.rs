@@ -142,6 +142,7 @@ impl Refused {
     }
 
     /// The same, with the amount that was asked for.
+    #[cfg(unix)]
     pub(crate) fn of(self, bytes: usize) -> Self {
         Self { bytes: Some(bytes), ..self }
     }

@@ -27,22 +27,49 @@ pub(super) fn map_writable(memory: &SharedMemory, len: usize) -> Result<Span> {
     Ok(*memory.0.get_or_init(|| span))
 }
 
+/// How often a place is looked for that no other thread takes meanwhile.
+const TRIES: usize = 8;
+
 pub(super) fn map_executable(memory: &SharedMemory, place: &Place) -> Result<Span> {
     let from = *memory.0.get().ok_or_else(|| Refused::new("mremap", std::io::ErrorKind::InvalidInput.into()))?;
+    let mut tries = 1;
+    loop {
+        match duplicate(from, place) {
+            Err(_) if tries < TRIES => tries += 1,
+            made => return made,
+        }
+    }
+}
+
+/// Reserves address space and duplicates a mapping into the middle of it. `mremap` of a fixed address wants the range to be free
+/// (mremap(2)), so the middle is unmapped first. Another thread may take it then: that is an error, and what lies there is its own.
+fn duplicate(from: Span, place: &Place) -> Result<Span> {
     let reservation = unix::reserve(place)?;
     let code = reservation.code(place);
-    let flags = libc::MAP_REMAPDUP | libc::MAP_FIXED;
-    // SAFETY: duplicates a mapping of ours into pages of the reservation, made just now and given to nobody.
-    let got =
-        unsafe { libc::mremap(from.start.as_ptr().cast(), from.len, code.start.as_ptr().cast(), code.len, flags) };
-    let made = if got == libc::MAP_FAILED { Err(Refused::last("mremap")) } else { Ok(()) };
+    let before = Span { len: code.address() - reservation.address(), ..reservation };
+    // SAFETY: the end of the code is inside the reservation.
+    let behind = unsafe { code.start.add(code.len) };
+    let behind = Span { start: behind, len: reservation.len - before.len - code.len };
+    let release = |span| {
+        // SAFETY: a part of the reservation, made just now and given to nobody.
+        let _ = unsafe { unix::release(span) };
+    };
+    // SAFETY: as above.
+    unsafe { unix::release(code) }.inspect_err(|_| release(reservation))?;
+    let (flags, to) = (libc::MAP_REMAPDUP | libc::MAP_FIXED, code.start.as_ptr().cast());
+    // SAFETY: duplicates a mapping of ours to addresses where nothing is, or fails.
+    let got = unsafe { libc::mremap(from.start.as_ptr().cast(), from.len, to, code.len, flags) };
+    if got == libc::MAP_FAILED {
+        let refused = Refused::last("mremap").of(code.len);
+        release(before);
+        release(behind);
+        return Err(refused);
+    }
     // SAFETY: pages of the duplicate, which nobody uses yet. It was as writable as its original until here, at an
     // address that nobody knows, and executable only from here on.
-    let executable = made.and_then(|()| unsafe { unix::protect(code, Access::ReadExecute) });
+    let executable = unsafe { unix::protect(code, Access::ReadExecute) };
     // SAFETY: children go on running what they inherit.
     let shared = executable.and_then(|()| unsafe { unix::inherit(code, libc::MAP_INHERIT_SHARE) });
-    shared.map(|()| reservation).inspect_err(|_| {
-        // SAFETY: made just now and given to nobody.
-        let _ = unsafe { unix::release(reservation) };
-    })
+    // Three mappings next to each other, which go with one call.
+    shared.map(|()| reservation).inspect_err(|_| release(reservation))
 }

@@ -224,7 +224,6 @@ pub(crate) fn generation() -> u64 {
 mod tests {
     use super::*;
     use crate::tests::common::child;
-    use crate::units::MAX_ALIGN;
 
     /// Both ways of mapping leave the same behind, run the same, and give all of it back.
     #[test]
@@ -238,13 +237,13 @@ mod tests {
                 |memory: &SharedMemory, place: &Place| Native.map_executable(memory, place, Access::ReadExecute);
             for map in [by_placeholder, map_in_turn] {
                 // Not whole units of allocation: what is left of the last one is nobody's.
-                let place = Place::new(37 * Native.page_size(), 0, Native.page_size(), None).unwrap();
+                let place = Place::new(37 * Native.page_size(), 0, Native.page_size()).unwrap();
                 let memory = Native.share(place.len()).unwrap();
                 let writable = Native.map_writable(&memory, place.len()).unwrap();
                 let whole = map(&memory, &place).unwrap();
                 let code = whole.code(&place);
                 drop(memory);
-                assert_eq!(code.address() % MAX_ALIGN, 0);
+                assert_eq!(code.address() % place.align(), 0);
                 for outside in [whole.address(), code.address() - 1, code.address() + code.len] {
                     assert!(calls::committed_at(outside).is_none());
                 }
@@ -290,7 +289,7 @@ mod tests {
     #[test]
     fn pages_without_memory_stay_so_when_they_are_sealed() {
         let page = Native.page_size();
-        let place = Place::new(8 * page, 0, page, None).unwrap();
+        let place = Place::new(8 * page, 0, page).unwrap();
         let whole = Native.reserve(&place).unwrap();
         let code = whole.code(&place);
         let part = |from: usize, pages: usize| {
