@@ -151,7 +151,7 @@ impl JitMemory {
             self.make_pages_executable(pages.clone())?;
             let start = self.as_ptr().wrapping_add(pages.start * self.page);
             // SAFETY: whole pages of the block, which is mapped and readable.
-            unsafe { icache::flush(start, pages.len() * self.page) };
+            unsafe { icache::flush(start, pages.len() * self.page)? };
             self.changed.remove(pages);
             self.unseen = true;
         }

@@ -144,7 +144,7 @@ impl CodeBlock {
         // SAFETY: inside this live block; the rest is passed on to the caller.
         unsafe { memory.write(at, bytes)? };
         memory.counters.flushed.add(bytes.len() as u64);
-        memory.flush(at..at + bytes.len());
+        memory.flush(at..at + bytes.len())?;
         memory.sync_cores()
     }
 }

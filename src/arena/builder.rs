@@ -233,8 +233,8 @@ impl ArenaBuilder {
             None => round_up(len / 8, page).map(|data| data.min(most)),
         };
         let data = data.ok_or(Error::TooLarge { asked: self.data.unwrap_or(0), limit: most })?;
-        if self.landing_pads && !cfg!(all(target_arch = "aarch64", any(target_os = "linux", target_os = "android"))) {
-            return Err(Error::unsupported("landing_pads", "only AArch64 has them, on Linux"));
+        if self.landing_pads {
+            icache::check_landing_pads()?;
         }
         let plan = Plan {
             len,

@@ -20,7 +20,7 @@ pub(super) fn check() -> Result<(), Error> {
 
 /// # Safety
 /// - `len` bytes at `start` are mapped and readable.
-pub(crate) unsafe fn flush(start: *const u8, len: usize) {
+pub(crate) unsafe fn flush(start: *const u8, len: usize) -> Result<(), Error> {
     let control: u64;
     // SAFETY: CTR_EL0 is readable in user mode; on Linux the kernel traps and answers where cores differ.
     unsafe { asm!("mrs {}, ctr_el0", out(reg) control, options(nomem, nostack, preserves_flags)) };
@@ -45,6 +45,7 @@ pub(crate) unsafe fn flush(start: *const u8, len: usize) {
     }
     // SAFETY: barriers.
     unsafe { asm!("dsb ish", "isb", options(nostack, preserves_flags)) };
+    Ok(())
 }
 
 pub(crate) fn sync_cores() -> Result<(), Error> {

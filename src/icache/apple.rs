@@ -39,9 +39,10 @@ pub(super) fn check() -> Result<(), Error> {
 
 /// # Safety
 /// - `len` bytes at `start` are mapped and readable.
-pub(crate) unsafe fn flush(start: *const u8, len: usize) {
+pub(crate) unsafe fn flush(start: *const u8, len: usize) -> Result<(), Error> {
     // SAFETY: passed on to the caller.
     unsafe { sys_icache_invalidate(start.cast_mut().cast(), len) };
+    Ok(())
 }
 
 /// A thread that begins while this runs came into being by a system call after the flush.

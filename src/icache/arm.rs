@@ -13,19 +13,24 @@ pub(super) fn check() -> Result<(), Error> {
     static PROBE: [u8; 16] = [0; 16];
     let (start, flags) = (PROBE.as_ptr(), 0 as libc::c_long);
     // SAFETY: changes no memory.
-    match unsafe { libc::syscall(CACHEFLUSH, start, start.wrapping_add(PROBE.len()), flags) } {
+    answer(unsafe { libc::syscall(CACHEFLUSH, start, start.wrapping_add(PROBE.len()), flags) })?;
+    super::membarrier::check()
+}
+
+fn answer(answer: libc::c_long) -> Result<(), Error> {
+    match answer {
         -1 => Err(Error::system("cacheflush", std::io::Error::last_os_error())),
         // The kernel returns 0; emulators that keep instructions coherent by themselves return anything.
-        _ => super::membarrier::check(),
+        _ => Ok(()),
     }
 }
 
 /// # Safety
 /// - `len` bytes at `start` are mapped.
-pub(crate) unsafe fn flush(start: *const u8, len: usize) {
-    // SAFETY: cleans and invalidates caches over mapped memory, whose contents stay. It fails only for unmapped
-    // ranges and unknown flags.
-    unsafe { libc::syscall(CACHEFLUSH, start, start.wrapping_add(len), 0) };
+pub(crate) unsafe fn flush(start: *const u8, len: usize) -> Result<(), Error> {
+    // A filter that was entered since may refuse it.
+    // SAFETY: cleans and invalidates caches over mapped memory, whose contents stay.
+    answer(unsafe { libc::syscall(CACHEFLUSH, start, start.wrapping_add(len), 0 as libc::c_long) })
 }
 
 pub(crate) fn sync_cores() -> Result<(), Error> {

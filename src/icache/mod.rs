@@ -144,6 +144,18 @@ pub(crate) fn check() -> Result<(), Error> {
     native::check()
 }
 
+/// An error where indirect branches cannot be bound to landing pads.
+pub(crate) fn check_landing_pads() -> Result<(), Error> {
+    const WHAT: &str = "landing_pads";
+    #[cfg(all(target_arch = "aarch64", any(target_os = "linux", target_os = "android")))]
+    return match std::arch::is_aarch64_feature_detected!("bti") {
+        true => Ok(()),
+        false => Err(Error::unsupported(WHAT, "this processor, or this kernel, has no branch target identification")),
+    };
+    #[cfg(not(all(target_arch = "aarch64", any(target_os = "linux", target_os = "android"))))]
+    Err(Error::unsupported(WHAT, "only AArch64 has them, on Linux"))
+}
+
 /// Fills `bytes` with traps. A remainder shorter than an instruction stays as it is; code is never that short a way
 /// from the next block, which begins at a granule.
 pub(crate) fn fill_with_traps(bytes: &mut [u8]) {

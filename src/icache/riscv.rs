@@ -16,7 +16,11 @@ pub(super) fn check() -> Result<(), Error> {
     static PROBE: [u8; 16] = [0; 16];
     let (start, flags) = (PROBE.as_ptr(), 0 as libc::c_long);
     // SAFETY: changes no memory.
-    match unsafe { libc::syscall(FLUSH_ICACHE, start, start.wrapping_add(PROBE.len()), flags) } {
+    answer(unsafe { libc::syscall(FLUSH_ICACHE, start, start.wrapping_add(PROBE.len()), flags) })
+}
+
+fn answer(answer: libc::c_long) -> Result<(), Error> {
+    match answer {
         0 => Ok(()),
         _ => Err(Error::system("riscv_flush_icache", std::io::Error::last_os_error())),
     }
@@ -24,9 +28,10 @@ pub(super) fn check() -> Result<(), Error> {
 
 /// # Safety
 /// - `len` bytes at `start` are mapped.
-pub(crate) unsafe fn flush(start: *const u8, len: usize) {
-    // SAFETY: changes no memory. It fails only for unknown flags.
-    unsafe { libc::syscall(FLUSH_ICACHE, start, start.wrapping_add(len), 0) };
+pub(crate) unsafe fn flush(start: *const u8, len: usize) -> Result<(), Error> {
+    // A filter that was entered since may refuse it, and then other harts would run what was there before.
+    // SAFETY: changes no memory.
+    answer(unsafe { libc::syscall(FLUSH_ICACHE, start, start.wrapping_add(len), 0 as libc::c_long) })
 }
 
 pub(crate) fn sync_cores() -> Result<(), Error> {

@@ -11,7 +11,9 @@ pub(super) fn check() -> Result<(), Error> {
 
 /// # Safety
 /// - None: never reached, as nothing can be built where `check` fails.
-pub(crate) unsafe fn flush(_start: *const u8, _len: usize) {}
+pub(crate) unsafe fn flush(_start: *const u8, _len: usize) -> Result<(), Error> {
+    Ok(())
+}
 
 pub(crate) fn sync_cores() -> Result<(), Error> {
     Ok(())

@@ -23,11 +23,14 @@ pub(super) fn check() -> Result<(), Error> {
 
 /// # Safety
 /// - `len` bytes at `start` are mapped.
-pub(crate) unsafe fn flush(start: *const u8, len: usize) {
+pub(crate) unsafe fn flush(start: *const u8, len: usize) -> Result<(), Error> {
     // SAFETY: a pseudo-handle, always valid.
     let process = unsafe { GetCurrentProcess() };
-    // SAFETY: changes no contents. It fails only for handles that are not a process's.
-    unsafe { FlushInstructionCache(process, start.cast(), len) };
+    // SAFETY: changes no contents.
+    match unsafe { FlushInstructionCache(process, start.cast(), len) } {
+        0 => Err(Error::system("FlushInstructionCache", std::io::Error::last_os_error())),
+        _ => Ok(()),
+    }
 }
 
 pub(crate) fn sync_cores() -> Result<(), Error> {

@@ -150,7 +150,7 @@ pub(super) unsafe fn build(os: &'static dyn Os, taken: Taken) -> Result<CodeMemo
     let probed = probe::rewriting(&memory, "build_over");
     // SAFETY: the first granule, which nobody knows yet.
     unsafe { memory.write(memory.first(), &icache::TRAPS)? };
-    memory.flush(memory.first()..memory.first() + GRANULE);
+    memory.flush(memory.first()..memory.first() + GRANULE)?;
     probed?;
     Ok(memory)
 }

@@ -528,8 +528,7 @@ impl CodeMemory {
             unsafe { self.write(at, piece) }
         });
         self.counters.flushed.add(range.len() as u64);
-        self.flush(range);
-        written
+        written.and(self.flush(range))
     }
 
     /// Does to empty pages what [`Rules::trims`] says; returns whether their memory went back to the system.

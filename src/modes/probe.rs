@@ -11,7 +11,7 @@ use crate::units::MAX_ALIGN;
 /// # Safety
 /// - The region begins with the whole of one of these functions, in an executable page.
 pub(super) unsafe fn run(memory: &CodeMemory, len: usize) -> Result<u32, Error> {
-    memory.flush(memory.first()..memory.first() + len);
+    memory.flush(memory.first()..memory.first() + len)?;
     memory.sync_cores()?;
     // SAFETY: by the caller, the address is that of a function of this type.
     let function = unsafe { std::mem::transmute::<*const u8, extern "C" fn() -> u32>(memory.address(memory.first())) };

@@ -246,9 +246,9 @@ impl Region {
     }
 
     /// Flushes written bytes from the instruction cache.
-    pub(crate) fn flush(&self, range: Range<usize>) {
+    pub(crate) fn flush(&self, range: Range<usize>) -> Result<(), Error> {
         // SAFETY: inside the region and, as it was written, mapped and readable.
-        unsafe { icache::flush(self.address(range.start), range.len()) };
+        unsafe { icache::flush(self.address(range.start), range.len()) }
     }
 
     /// After the last flush of a batch.

@@ -33,7 +33,16 @@ impl WriteWindow {
         // SAFETY: two numbers go in, a number comes out.
         let window = match u32::try_from(unsafe { libc::syscall(libc::SYS_pkey_alloc, flags, PKEY_DISABLE_WRITE) }) {
             Ok(key) => Self { key },
-            Err(_) => return Err(Refused::last("pkey_alloc")),
+            Err(_) => {
+                let refused = Refused::last("pkey_alloc");
+                return Err(match refused.source.raw_os_error() {
+                    Some(libc::ENOSPC) => {
+                        let why = "all keys of the process are taken (it has 15, and each arena takes one)";
+                        Refused::new("pkey_alloc", io::Error::new(io::ErrorKind::Unsupported, why))
+                    }
+                    _ => refused,
+                });
+            }
         };
         let protection = libc::c_long::from(libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC);
         let key = libc::c_long::from(window.key);

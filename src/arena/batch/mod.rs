@@ -424,7 +424,7 @@ impl Batch {
                 // SAFETY: granules placed for this batch alone, not published yet.
                 unsafe { self.core.memory.write(at.start, &self.staging[from..from + at.len()])? };
             }
-            self.core.memory.flush(at);
+            self.core.memory.flush(at)?;
         }
         self.core.memory.sync_cores()
     }

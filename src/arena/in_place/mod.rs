@@ -111,7 +111,7 @@ impl InPlace {
             unsafe { core.memory.seal(bytes_of(open.run), open.written())? };
             open.sealed = true;
         }
-        self.runs.iter().for_each(|open| open.used().for_each(|run| core.memory.flush(bytes_of(run))));
+        self.runs.iter().flat_map(OpenRun::used).try_for_each(|run| core.memory.flush(bytes_of(run)))?;
         core.memory.sync_cores()?;
         blocks.try_reserve(self.entries.len()).map_err(|_| Error::out_of_memory())?;
         core.enter_all(&self.entries, false, &self.runs)?;

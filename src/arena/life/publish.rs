@@ -139,7 +139,7 @@ impl Core {
         let padding = &icache::TRAPS[(code.len() - 1) % GRANULE + 1..];
         // SAFETY: granules placed for this call alone, not published yet.
         unsafe { self.memory.fill(at.start, code, padding)? };
-        self.memory.flush(at);
+        self.memory.flush(at)?;
         self.memory.sync_cores()
     }
 }
