@@ -321,3 +321,28 @@ fn code_runs_on_while_it_moves_into_huge_pages() {
         assert_eq!(arena.stats().resident_bytes, 0);
     }
 }
+
+/// On x86 other cores serialise only if that was asked for, and then once for each publication.
+#[test]
+fn cores_serialize_once_for_a_batch() {
+    for mode in modes() {
+        let arena = match small(mode).serialize_cores(true).build() {
+            Ok(arena) => arena,
+            Err(Error::Unsupported { what, why }) => {
+                return common::not_run("cores_serialize_once_for_a_batch", &format!("{what}: {why}"));
+            }
+            Err(other) => panic!("{other}"),
+        };
+        let barriers = || arena.stats().barriers;
+        let before = barriers();
+        let mut batch = arena.batch();
+        (0..100).for_each(|n| assert!(batch.push(&asm::constant(n)).is_ok()));
+        let blocks = batch.publish().unwrap();
+        let asked = barriers() - before;
+        // On RISC-V the flush itself reaches other cores.
+        assert_eq!(asked, 1, "{mode:?}");
+        assert!((0..).zip(&blocks).all(|(n, block)| call(block) == n));
+        assert_eq!(call(&arena.publish(&asm::constant(5)).unwrap()), 5);
+        assert_eq!(barriers() - before, 2, "{mode:?}");
+    }
+}

@@ -24,8 +24,12 @@
 //! then asks for a serialising instruction only of a core that could be *executing* the bytes as they change. Here
 //! nobody can: a block's bytes change while it belongs to nobody, and a thread comes to run them only through a
 //! branch to an address it received after the change, which the store invalidated in that core's caches and pipeline.
-//! In `DualMap` the publishing thread itself may run code whose bytes are still in its store buffer, written at another
-//! address; it rests on the same check by physical address, as every JIT with two views does, and no barrier is made.
+//!
+//! One sentence of the SDM says more than that: where an instruction is changed through another linear address than the one it is
+//! fetched from, a serialising instruction has to be executed before it runs ("Self-Modifying Code", with the note that this is no
+//! practical concern for most software). `DualMap`, `FileWrite` and the kernel write change code that way. By default no such
+//! instruction is executed, as in every JIT with two views: the check is by physical address, and no failure is known.
+//! [`serialize_cores`] is for those who want the letter; see `ArenaBuilder::serialize_cores`.
 
 use crate::Error;
 use crate::units::GRANULE;
@@ -63,13 +67,9 @@ mod native;
 mod native;
 
 #[cfg(all(
-    any(target_arch = "aarch64", target_arch = "arm", target_arch = "s390x", test),
+    not(any(target_arch = "riscv64", target_arch = "riscv32")),
     any(target_os = "linux", target_os = "android")
 ))]
-#[cfg_attr(
-    not(any(target_arch = "aarch64", target_arch = "arm", target_arch = "s390x")),
-    allow(dead_code, reason = "its own test uses it")
-)]
 mod membarrier;
 
 pub(crate) mod stub;
@@ -142,6 +142,28 @@ pub(crate) const LANDING_PAD: &[u8] = if cfg!(target_arch = "x86_64") {
 /// An error where it is not known how to keep code coherent: better refused than silently stale.
 pub(crate) fn check() -> Result<(), Error> {
     native::check()
+}
+
+/// Has every core of the process execute a serialising instruction.
+pub(crate) fn serialize_cores() -> Result<(), Error> {
+    if BARRIERS {
+        return sync_cores();
+    }
+    #[cfg(all(
+        not(any(target_arch = "riscv64", target_arch = "riscv32")),
+        any(target_os = "linux", target_os = "android")
+    ))]
+    return membarrier::check().and_then(|()| membarrier::sync_cores());
+    #[cfg(all(windows, any(target_arch = "x86", target_arch = "x86_64", target_arch = "aarch64")))]
+    return native::serialize_cores();
+    #[cfg(all(
+        any(target_arch = "riscv64", target_arch = "riscv32"),
+        any(target_os = "linux", target_os = "android")
+    ))]
+    // The flush has reached them.
+    return Ok(());
+    #[cfg(not(any(windows, target_os = "linux", target_os = "android")))]
+    Err(Error::unsupported("serialize_cores", "this system has no call for it"))
 }
 
 /// An error where indirect branches cannot be bound to landing pads.

@@ -34,9 +34,13 @@ pub(crate) unsafe fn flush(start: *const u8, len: usize) -> Result<(), Error> {
 }
 
 pub(crate) fn sync_cores() -> Result<(), Error> {
-    if BARRIERS {
-        // SAFETY: takes nothing, changes no contents.
-        unsafe { FlushProcessWriteBuffers() };
-    }
+    if BARRIERS { serialize_cores() } else { Ok(()) }
+}
+
+/// Interrupts every core that runs a thread of the process; the return from an interrupt serialises.
+#[allow(clippy::unnecessary_wraps, reason = "as on the other systems")]
+pub(super) fn serialize_cores() -> Result<(), Error> {
+    // SAFETY: takes nothing, changes no contents.
+    unsafe { FlushProcessWriteBuffers() };
     Ok(())
 }

@@ -294,6 +294,11 @@ impl CodeMemory {
         }
     }
 
+    /// Whether each publication makes every core serialise, where the architecture does not ask for it.
+    pub(crate) fn set_serializes(&mut self, yes: bool) {
+        self.region.set_serializes(yes);
+    }
+
     fn set_mode(&mut self, mode: Box<dyn Mode>) {
         self.rules = mode.rules(&self.region);
         self.mode = mode;

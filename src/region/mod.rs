@@ -39,6 +39,8 @@ pub(crate) struct Region {
     executable: Access,
     /// Protections never change again, and nothing is ever unmapped.
     frozen: bool,
+    /// Every core serialises after each batch, where it need not.
+    serializes: bool,
     /// The process this region belongs to.
     generation: u64,
     pub(crate) counters: Counters,
@@ -59,6 +61,7 @@ impl Region {
             huge_pages: plan.huge_pages,
             executable: plan.executable(),
             frozen: false,
+            serializes: false,
             generation: sys::generation(),
             counters: Counters::default(),
         }
@@ -80,6 +83,7 @@ impl Region {
             huge_pages: false,
             executable: Access::ReadExecute,
             frozen: false,
+            serializes: false,
             generation: sys::generation(),
             counters: Counters::default(),
         }
@@ -127,6 +131,10 @@ impl Region {
     /// From here on protections do not change, and the mappings stay.
     pub(crate) fn set_frozen(&mut self) {
         self.frozen = true;
+    }
+
+    pub(crate) fn set_serializes(&mut self, yes: bool) {
+        self.serializes = yes;
     }
 
     pub(crate) fn is_frozen(&self) -> bool {
@@ -255,7 +263,11 @@ impl Region {
     pub(crate) fn sync_cores(&self) -> Result<(), Error> {
         if icache::BARRIERS {
             self.counters.barriers.add(1);
-            icache::sync_cores()?;
+            return icache::sync_cores();
+        }
+        if self.serializes {
+            self.counters.barriers.add(1);
+            return icache::serialize_cores();
         }
         Ok(())
     }
