@@ -39,6 +39,9 @@ pub mod design {}
 #[doc = include_str!("../docs/security.md")]
 pub mod security {}
 
+#[doc = include_str!("../docs/needs.md")]
+pub mod needs {}
+
 pub use arena::{
     ArenaBuilder, Batch, BlockInfo, Code, CodeArena, CodeBlock, GivenCopy, GivenMemory, GivenWriter, Guard, Hole, Map,
     Observer, PageUse, Published, Reservation, Slot, Stats, Unfilled, UnwindInfo, WxMode,

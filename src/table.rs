@@ -5,6 +5,9 @@ use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
+#[cfg(unix)]
+use memmap2::MmapMut;
+
 use crate::Error;
 use crate::sync::checked::{AtomicU32, AtomicU64};
 
@@ -26,8 +29,32 @@ unsafe impl Zeroed for u64 {}
 pub(crate) struct Table<T> {
     data: NonNull<T>,
     len: usize,
-    block: NonNull<u8>,
-    layout: Layout,
+    block: Block,
+}
+
+/// Where the values lie.
+enum Block {
+    Allocated(NonNull<u8>, Layout),
+    /// From the system: an allocator clears memory by hand that it had given out before, and so touches it all. (That of Windows
+    /// takes large blocks from the system itself.)
+    #[cfg(unix)]
+    Mapped(#[allow(dead_code, reason = "unmapped when it is dropped")] MmapMut),
+}
+
+/// Tables of that size are mapped.
+#[cfg(unix)]
+const LARGE: usize = 128 << 10;
+
+/// Memory that begins as zeros. The size is not 0.
+fn zeroed(layout: Layout) -> Option<(NonNull<u8>, Block)> {
+    #[cfg(unix)]
+    if layout.size() >= LARGE {
+        let mut map = MmapMut::map_anon(layout.size()).ok()?;
+        return Some((NonNull::new(map.as_mut_ptr())?, Block::Mapped(map)));
+    }
+    // SAFETY: by the caller, `layout` has a size above zero.
+    let start = NonNull::new(unsafe { alloc_zeroed(layout) })?;
+    Some((start, Block::Allocated(start, layout)))
 }
 
 /// What the system's allocator aligns to by itself. Asked for more it clears the memory by hand, and so touches it all.
@@ -39,12 +66,11 @@ impl<T: Zeroed> Table<T> {
         let bytes = len.max(1).checked_mul(size_of::<T>()).and_then(|bytes| bytes.checked_add(align_of::<T>()));
         let layout = Layout::from_size_align(bytes.ok_or_else(Error::out_of_memory)?, NATURAL)
             .map_err(|_| Error::out_of_memory())?;
-        // SAFETY: `layout` has a size above zero, as it includes an alignment.
-        let block = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or_else(Error::out_of_memory)?;
-        let skip = block.as_ptr().addr().wrapping_neg() & (align_of::<T>() - 1);
+        let (start, block) = zeroed(layout).ok_or_else(Error::out_of_memory)?;
+        let skip = start.as_ptr().addr().wrapping_neg() & (align_of::<T>() - 1);
         // SAFETY: `skip` is less than the alignment of `T`, by which the block is larger than the values.
-        let data = unsafe { block.add(skip) }.cast();
-        Ok(Self { data, len, block, layout })
+        let data = unsafe { start.add(skip) }.cast();
+        Ok(Self { data, len, block })
     }
 }
 
@@ -77,8 +103,12 @@ impl<T> DerefMut for Table<T> {
 
 impl<T> Drop for Table<T> {
     fn drop(&mut self) {
-        // SAFETY: allocated in `new` with this very layout; `Zeroed` types need no drop.
-        unsafe { dealloc(self.block.as_ptr(), self.layout) };
+        // `Zeroed` types need no drop.
+        #[allow(irrefutable_let_patterns, reason = "on Windows there is no other kind")]
+        if let Block::Allocated(start, layout) = self.block {
+            // SAFETY: allocated in `new` with this very layout.
+            unsafe { dealloc(start.as_ptr(), layout) };
+        }
     }
 }
 
