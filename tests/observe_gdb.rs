@@ -180,6 +180,37 @@ fn more_functions_than_fit_into_one_object_take_several() {
     });
 }
 
+/// A debugger that attaches takes time for each object, and the longer the more there are.
+#[test]
+fn functions_that_are_published_one_by_one_share_objects() {
+    child::run("functions_that_are_published_one_by_one_share_objects", || {
+        let arena =
+            CodeArena::builder().capacity(common::LARGE).observer(Arc::new(Gdb::new().unwrap())).build().unwrap();
+        let count = common::often(3000);
+        let publish = |n| arena.publish(Code::new(&asm::constant(n)).name(&format!("number {n}"))).unwrap();
+        let mut blocks: Vec<_> = (0..count as u32).map(|n| (n, publish(n))).collect();
+        for round in 0..10 {
+            // Each in the place of another.
+            blocks.retain(|(n, _)| n % 10 != round);
+            let again = (0..count as u32).filter(|n| n % 10 == round);
+            blocks.extend(again.map(|n| (n, publish(n))));
+        }
+        let mut expected: Vec<_> = blocks.iter().map(|(n, block)| symbol(block, &format!("number {n}"))).collect();
+        let objects = objects();
+        assert!(objects.len() <= 512, "{}", objects.len());
+        let mut found: Vec<_> = objects.into_iter().flatten().collect();
+        found.sort();
+        expected.sort();
+        if arena.stats().fills_holes {
+            assert_eq!(found, expected);
+        } else {
+            assert!(expected.iter().all(|symbol| found.binary_search(symbol).is_ok()));
+        }
+        drop(blocks);
+        assert!(self::objects().is_empty());
+    });
+}
+
 #[test]
 fn eight_threads_leave_an_empty_list() {
     child::run("eight_threads_leave_an_empty_list", || {
