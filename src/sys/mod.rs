@@ -54,8 +54,10 @@ mod parked;
 mod place;
 #[cfg(any(
     any(target_os = "linux", target_os = "android"),
+    all(feature = "perf", unix),
     all(feature = "gdb", unix, not(target_vendor = "apple")),
-    all(feature = "unwind", unix, not(target_arch = "arm"))
+    feature = "cranelift",
+    feature = "unwind"
 ))]
 pub(crate) mod process_lock;
 #[cfg(unix)]

@@ -6,14 +6,17 @@
 //! is gone, so that every function that lives can be found at every moment, and the frames themselves stay where they are.
 //! Tables are of stretches, and not of publications, as this libgcc looks for an address only in the table that begins
 //! last before it.
+//!
+//! All of it happens under one lock of the process ([`Access`]), without signals, and ends with a search of our own, so that as
+//! little as can be is left that a profiler's signal handler may run into.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Refusal;
 use super::eh_frame::{self, Frames};
-use super::registration::{RegisterTable, Registered, Table, list_of_tables};
+use super::registration::{NoSignals, RegisterTable, Registered, Table, list_of_tables, search};
 use crate::sync::{Arc, AtomicUsize, Ordering};
-use crate::sys::process_lock::ProcessLock;
+use crate::sys::process_lock::{ProcessGuard, ProcessLock};
 use crate::{BlockInfo, Error, Published, Reservation, UnwindInfo};
 
 /// Bytes of a stretch.
@@ -22,7 +25,7 @@ const STRETCH: usize = 16 << 10;
 /// What is registered, by all unwinders: libgcc since 13 takes one entry for an address only, leaves out what comes second,
 /// and aborts when that is deregistered. One function in two unwinders is registered for the last of them. And in a forked
 /// child there may be functions here that went without a word, and others in their place.
-static STATE: ProcessLock<State> = ProcessLock::new(State::new(None));
+static STATE: ProcessLock<State> = ProcessLock::new(State::new(Register::NotAskedYet));
 
 /// One unwinder's part in it.
 pub(super) struct Tables {
@@ -38,7 +41,24 @@ struct State {
     tables: BTreeMap<usize, Table>,
     /// By first address.
     functions: BTreeMap<usize, Function>,
-    register: Option<RegisterTable>,
+    register: Register,
+    /// Something was registered that the unwinder may not have looked at yet.
+    is_new: bool,
+}
+
+/// How functions are registered.
+#[derive(Clone, Copy)]
+enum Register {
+    NotAskedYet,
+    OneByOne,
+    Tables(RegisterTable),
+}
+
+/// The right to register. Dropped, it has the unwinder look at what is new, and then lets signals in again.
+struct Access<'a> {
+    /// Dropped first.
+    _no_signals: NoSignals,
+    state: ProcessGuard<'a, State>,
 }
 
 struct Function {
@@ -58,15 +78,24 @@ fn stretch(address: usize) -> usize {
 }
 
 impl State {
-    const fn new(register: Option<RegisterTable>) -> Self {
-        Self { tables: BTreeMap::new(), functions: BTreeMap::new(), register }
+    const fn new(register: Register) -> Self {
+        Self { tables: BTreeMap::new(), functions: BTreeMap::new(), register, is_new: false }
+    }
+
+    /// How functions are registered; found out when the first one comes.
+    fn register(&mut self) -> Register {
+        if let Register::NotAskedYet = self.register {
+            self.register = list_of_tables().map_or(Register::OneByOne, Register::Tables);
+        }
+        self.register
     }
 
     fn insert(&mut self, block: &BlockInfo, frames: Frames, of: &Count) {
-        let known = match self.register {
-            Some(_) => Known::InTable(frames),
-            None => Known::Alone { _registered: Registered::new(frames) },
+        let known = match self.register() {
+            Register::Tables(_) => Known::InTable(frames),
+            _ => Known::Alone { _registered: Registered::new(frames) },
         };
+        self.is_new = true;
         let start = block.start.addr();
         of.fetch_add(1, Ordering::Relaxed);
         self.functions.insert(start, Function { end: start + block.len, known, of: Arc::clone(of) });
@@ -74,7 +103,7 @@ impl State {
 
     /// Brings the tables of stretches up to date with their functions.
     fn update(&mut self, stretches: impl IntoIterator<Item = usize>) {
-        let Some(register) = self.register else { return };
+        let Register::Tables(register) = self.register else { return };
         for number in stretches {
             let start = number * STRETCH;
             let inside = self.functions.range(start..).take_while(|(at, _)| stretch(**at) == number);
@@ -84,6 +113,7 @@ impl State {
             });
             // SAFETY: frames leave `functions` only by `remove`, which replaces their tables before it drops them.
             let table = unsafe { Table::new(register, frames) };
+            self.is_new |= table.is_some();
             // The old one goes now that the new one is there.
             drop(match table {
                 Some(table) => self.tables.insert(number, table),
@@ -108,19 +138,29 @@ impl State {
     }
 }
 
+impl<'a> Access<'a> {
+    fn new(state: ProcessGuard<'a, State>) -> Self {
+        Self { _no_signals: NoSignals::new(), state }
+    }
+}
+
+impl Drop for Access<'_> {
+    fn drop(&mut self) {
+        if std::mem::take(&mut self.state.is_new) {
+            search();
+        }
+    }
+}
+
 impl Tables {
     pub(super) fn new() -> Result<Self, Error> {
-        let tables = Self { state: &STATE, registered: Count::default() };
-        if let Some(mut state) = STATE.lock() {
-            state.register = list_of_tables();
-        }
-        Ok(tables)
+        Ok(Self { state: &STATE, registered: Count::default() })
     }
 
     /// As with an unwinder that takes functions one by one.
     #[cfg(test)]
     pub(super) fn alone() -> Self {
-        static ALONE: ProcessLock<State> = ProcessLock::new(State::new(None));
+        static ALONE: ProcessLock<State> = ProcessLock::new(State::new(Register::OneByOne));
         Self { state: &ALONE, registered: Count::default() }
     }
 
@@ -142,9 +182,13 @@ impl Tables {
                 Err(why) => refuse(&function.block, why),
             }
         }
-        let Some(mut state) = self.state.lock() else {
+        if taken.is_empty() {
+            return;
+        }
+        let Some(mut access) = self.state.lock().map(Access::new) else {
             return taken.iter().for_each(|(block, _)| refuse(block, Refusal::Forked));
         };
+        let state = &mut *access.state;
         let mut stretches = BTreeSet::new();
         for (block, frames) in taken {
             let start = block.start.addr();
@@ -158,15 +202,15 @@ impl Tables {
 
     pub(super) fn free(&self, block: &BlockInfo) {
         let start = block.start.addr();
-        if let Some(mut state) = self.state.lock().filter(|state| state.functions.contains_key(&start)) {
-            state.remove(start, start + block.len);
+        if let Some(state) = self.state.lock().filter(|state| state.functions.contains_key(&start)) {
+            Access::new(state).state.remove(start, start + block.len);
         }
     }
 
     pub(super) fn released(&self, space: &Reservation) {
         let start = space.start.addr();
-        if let Some(mut state) = self.state.lock() {
-            state.remove(start, start + space.len);
+        if let Some(state) = self.state.lock() {
+            Access::new(state).state.remove(start, start + space.len);
         }
     }
 }

@@ -82,7 +82,8 @@ use std::fmt;
 use native::Tables;
 pub use refusal::Refusal;
 
-use crate::sync::{Arc, AtomicU64, Mutex, Ordering};
+use crate::sync::{Arc, AtomicU64, Ordering};
+use crate::sys::process_lock::ProcessLock;
 use crate::{ArenaBuilder, BlockInfo, Error, Observer, Published, Reservation, UnwindInfo};
 
 /// Registers the functions of arenas with the process's unwinder; see the [module](self). Clones are the same.
@@ -93,7 +94,7 @@ pub struct Unwinder(Arc<Listener>);
 struct Listener {
     tables: Tables,
     refused: AtomicU64,
-    last: Mutex<Option<(BlockInfo, Refusal)>>,
+    last: ProcessLock<Option<(BlockInfo, Refusal)>>,
 }
 
 impl Unwinder {
@@ -103,7 +104,7 @@ impl Unwinder {
     /// [`Error::Unsupported`] where the unwinder takes nothing at run time: on 32-bit Arm and 32-bit Windows, and on systems
     /// that are neither Unix nor Windows.
     pub fn new() -> Result<Self, Error> {
-        let listener = Listener { tables: Tables::new()?, refused: AtomicU64::new(0), last: Mutex::new(None) };
+        let listener = Listener { tables: Tables::new()?, refused: AtomicU64::new(0), last: ProcessLock::new(None) };
         Ok(Self(Arc::new(listener)))
     }
 
@@ -123,9 +124,9 @@ impl Unwinder {
         self.0.refused.load(Ordering::Relaxed)
     }
 
-    /// The last of them, and why.
+    /// The last of them, and why. `None` in a child that was forked just as another thread noted one.
     pub fn last_refusal(&self) -> Option<(BlockInfo, Refusal)> {
-        *self.0.last.lock()
+        self.0.last.lock().and_then(|last| *last)
     }
 
     /// Whether unwind information would be taken for a function of these bytes.
@@ -155,7 +156,9 @@ impl Observer for Listener {
     fn published(&self, functions: &[Published<'_>]) {
         self.tables.publish(functions, |block, why| {
             self.refused.fetch_add(1, Ordering::Relaxed);
-            *self.last.lock() = Some((*block, why));
+            if let Some(mut last) = self.last.lock() {
+                *last = Some((*block, why));
+            }
         });
     }
 

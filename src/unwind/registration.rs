@@ -1,7 +1,6 @@
 //! The calls of the process's unwinder.
 
 use super::eh_frame::Frames;
-use crate::sync::OnceLock;
 
 // Of whichever unwinder the standard library is linked with.
 unsafe extern "C" {
@@ -75,12 +74,11 @@ impl Drop for Table {
 /// libgcc, which has a tree elsewhere, does not write it; other unwinders do not have the call. Should another thread
 /// register or unwind just now, nothing is found: then functions are registered each by itself, slower but as right.
 pub(super) fn list_of_tables() -> Option<RegisterTable> {
-    static FOUND: OnceLock<Option<RegisterTable>> = OnceLock::new();
     // Deregistration looks at the first four bytes of a table, which is the low half of an address here only.
     if cfg!(target_endian = "big") {
         return None;
     }
-    *FOUND.get_or_init(|| (0..3).find_map(|_| probe()))
+    (0..3).find_map(|_| probe())
 }
 
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
@@ -138,6 +136,55 @@ fn probe() -> Option<RegisterTable> {
     // SAFETY: as above.
     unsafe { deregister(before) };
     linked.then_some(table)
+}
+
+/// Has the unwinder do now what it would do in its next search.
+///
+/// A libgcc that keeps lists sorts what is new in the first search after its registration, and allocates for that. If that
+/// search is a profiler's, in a signal handler that interrupted `malloc`, it never ends. Nothing has the address that is looked
+/// for, so all that is new is gone through.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+pub(super) fn search() {
+    unsafe extern "C" {
+        fn _Unwind_Find_FDE(pc: *const u8, bases: *mut [usize; 3]) -> *const u8;
+    }
+    let mut bases = [0; 3];
+    // SAFETY: it writes the three addresses of its `struct dwarf_eh_bases`, if it finds anything.
+    unsafe { _Unwind_Find_FDE(std::ptr::without_provenance(1), &raw mut bases) };
+}
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+pub(super) fn search() {}
+
+/// This thread takes no signals until it is dropped, but those that a fault of its own raises.
+///
+/// The unwinder holds locks while it registers and deregisters. A signal handler that walks the stack of the thread that holds
+/// them would wait for them for ever.
+pub(super) struct NoSignals(Option<libc::sigset_t>);
+
+impl NoSignals {
+    pub(super) fn new() -> Self {
+        let (mut all, mut old) = (std::mem::MaybeUninit::uninit(), std::mem::MaybeUninit::uninit());
+        // SAFETY: the set is valid for the call to write to.
+        unsafe { libc::sigfillset(all.as_mut_ptr()) };
+        for fault in [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP, libc::SIGABRT] {
+            // SAFETY: a set that was filled.
+            unsafe { libc::sigdelset(all.as_mut_ptr(), fault) };
+        }
+        // SAFETY: a set that was filled, and one to write to.
+        let blocked = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, all.as_ptr(), old.as_mut_ptr()) } == 0;
+        // SAFETY: the call has written it.
+        Self(blocked.then(|| unsafe { old.assume_init() }))
+    }
+}
+
+impl Drop for NoSignals {
+    fn drop(&mut self) {
+        if let Some(old) = &self.0 {
+            // SAFETY: the set that this thread had before; nothing is asked for back.
+            unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, old, std::ptr::null_mut()) };
+        }
+    }
 }
 
 /// Where the object lies in memory whose `__register_frame` this program calls.
