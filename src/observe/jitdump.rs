@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use memmap2::{Mmap, MmapOptions};
 
+use super::claim::Kind;
 use super::machine::MACHINE;
 use super::name;
 use super::sink::Sink;
@@ -89,8 +90,11 @@ impl Jitdump {
     /// is not followed. `perf inject` puts its own files next to it.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] if this process writes the file already: one serves all arenas. [`Error::OperatingSystem`]
-    /// if it cannot be made, or cannot be mapped executable: its file system is mounted `noexec`.
+    /// - [`Error::Unsupported`] if this process writes the file already: one serves all arenas. Also if other code of the
+    ///   process writes it, or another process of the same number (in a container that shares the directory): take another
+    ///   directory.
+    /// - [`Error::OperatingSystem`], with the path, if it cannot be made, or cannot be mapped executable: its file system is
+    ///   mounted `noexec`.
     pub fn in_directory(directory: impl AsRef<Path>) -> Result<Self, Error> {
         let Some(machine) = MACHINE else {
             return Err(Error::unsupported("Jitdump", "ELF has no name for this architecture"));
@@ -100,8 +104,8 @@ impl Jitdump {
         let directory = directory.map_err(|source| Error::system("getcwd", source))?;
         let process = std::process::id();
         let path: PathBuf = directory.join(format!("jit-{process}.dump"));
-        let (sink, file) = Sink::create("a second Jitdump", path, &first_page(machine, process))?;
-        let marker = marker(&file).inspect_err(|_| drop(std::fs::remove_file(sink.path())))?;
+        let (sink, file) = Sink::create("a second Jitdump", path, Kind::Alone, &first_page(machine, process))?;
+        let marker = marker(&file, sink.path()).inspect_err(|_| drop(std::fs::remove_file(sink.path())))?;
         Ok(Self { sink, process, next: AtomicU64::new(0), _marker: marker })
     }
 
@@ -118,7 +122,7 @@ impl Jitdump {
         self.sink.flush()
     }
 
-    /// Functions that could not be written, and never will be.
+    /// Functions that could not be written, and never will be: the disk was full, or the file was removed.
     pub fn lost(&self) -> u64 {
         self.sink.lost()
     }
@@ -201,12 +205,12 @@ fn prefix(out: &mut Vec<u8>, kind: u32, len: u32, time: u64) {
     out.extend_from_slice(&time.to_ne_bytes());
 }
 
-fn marker(file: &File) -> Result<Mmap, Error> {
+fn marker(file: &File, path: &Path) -> Result<Mmap, Error> {
     let mut options = MmapOptions::new();
     options.len(region::page::size());
     // SAFETY: nobody reads or runs anything through this mapping, so it does not matter what becomes of the file.
     let mapped = unsafe { options.map_exec(file) };
-    mapped.map_err(|source| Error::system("mmap", source))
+    mapped.map_err(|source| Error::of_file("mmap", path, source))
 }
 
 /// Nanoseconds of `CLOCK_MONOTONIC`, which `perf record -k mono` stamps its samples with.

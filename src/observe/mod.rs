@@ -11,8 +11,10 @@
 //! | `Events` | `tracing` | everywhere | subscribers of `tracing`: what the arena does |
 //!
 //! Functions are known by [`Code::name`](crate::Code::name) or, without one, as `jit_` with their tag in decimal or (if
-//! that is 0) their address in hexadecimal. Control characters in names are written as `_`.
+//! that is 0) their address in hexadecimal. Control characters and line separators in names are written as `_`.
 
+#[cfg(all(feature = "perf", target_os = "linux"))]
+mod claim;
 #[cfg(all(feature = "gdb", unix, not(target_vendor = "apple")))]
 mod eh_frame;
 #[cfg(all(feature = "gdb", unix, not(target_vendor = "apple")))]
@@ -29,6 +31,8 @@ mod jitdump;
 mod machine;
 #[cfg(any(all(feature = "perf", target_os = "linux"), all(feature = "gdb", unix, not(target_vendor = "apple"))))]
 mod name;
+#[cfg(all(feature = "perf", target_os = "linux"))]
+mod output;
 #[cfg(all(feature = "perf", target_os = "linux"))]
 mod perf_map;
 #[cfg(all(feature = "perf", target_os = "linux"))]

@@ -1,7 +1,25 @@
 //! What functions are called in files that others read.
+//!
+//! Tried with `perf` 6.1 and gdb 13: blanks at either end, `[`, `@plt`, `$x`, `.L`, digits, quotes, any letters and 70,000 bytes
+//! are all shown as they are. A perf map is read line by line, and `perf` passes over a line whose name has less than three bytes.
 #![forbid(unsafe_code)]
 
 use crate::Published;
+
+/// What ends a line or a string for some reader.
+fn ends_something(letter: char) -> bool {
+    letter.is_control() || matches!(letter, '\u{2028}' | '\u{2029}')
+}
+
+/// Appends a function's name as [`push`] does, and blanks behind it if `perf` would pass over its line in a map.
+#[cfg(feature = "perf")]
+pub(super) fn push_for_map(out: &mut Vec<u8>, function: &Published<'_>) {
+    let end = out.len() + 3;
+    push(out, function);
+    if out.len() < end {
+        out.resize(end, b' ');
+    }
+}
 
 /// Appends a function's name, without control characters: a line end would begin another entry of a perf map, and a zero
 /// would end a string.
@@ -19,14 +37,14 @@ pub(super) fn push(out: &mut Vec<u8>, function: &Published<'_>) {
     let from = out.len();
     out.extend_from_slice(name.as_bytes());
     // As a rule one pass that finds nothing.
-    if name.bytes().any(|byte| !(b' '..0x7f).contains(&byte)) && name.contains(char::is_control) {
+    if name.bytes().any(|byte| !(b' '..0x7f).contains(&byte)) && name.contains(ends_something) {
         out.truncate(from);
-        out.extend_from_slice(name.replace(char::is_control, "_").as_bytes());
+        out.extend_from_slice(name.replace(ends_something, "_").as_bytes());
     }
 }
 
 /// Bytes that [`push`] appends at most.
-#[cfg(all(feature = "perf", target_os = "linux"))]
+#[cfg(feature = "perf")]
 pub(super) fn most(function: &Published<'_>) -> usize {
     function.name.map_or(0, str::len).max("jit_".len() + 20)
 }

@@ -14,21 +14,23 @@
 //! file. So the records of one buffer reach the file in the order they were appended. Which buffer a record goes to is
 //! the caller's choice.
 //!
-//! # Failures
+//! What becomes of a write that fails is said in [`super::output`].
 //!
-//! A write that fails, or that would run into `RLIMIT_FSIZE` and have the process killed by `SIGXFSZ`, is undone as far
-//! as it got, so that the file always ends with a whole record, and its records are counted as lost. The next write is
-//! tried all the same: a disk may come to have room again.
+//! # Forked children
+//!
+//! Each call that takes a lock looks first whether it is in the process that made the sink. [`Sink::inherited`] is for a child: it
+//! tries the locks, and takes none.
 
 use std::collections::VecDeque;
-use std::fs::{File, Metadata, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::mem;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use super::claim::{self, Id, Kind};
+use super::output::Output;
 use crate::Error;
 use crate::sync::{Arc, AtomicU64, AtomicUsize, Mutex, Ordering};
 use crate::sys::generation;
@@ -40,11 +42,6 @@ pub(super) const SHARDS: usize = 16;
 const FULL: usize = 16 << 10;
 /// Empty buffers that are kept: as many as the thread finds when it is woken.
 const SPARE: usize = WORTH / FULL;
-/// Bytes that are written by one call, put together from so many buffers at most. A file system that is given a megabyte
-/// takes a third of the time, line by line, that it takes for 16 KiB, as it gets memory in larger pieces (ext4 of Linux
-/// 6.18: 12 ns of 36 for a line of a perf map).
-const TOGETHER: usize = 1 << 20;
-const PIECES: usize = 256;
 /// Bytes in the queue from which on the thread is woken before its time.
 const WORTH: usize = 1 << 20;
 /// Bytes in the queue from which on those who publish wait.
@@ -61,9 +58,6 @@ struct Open {
     path: PathBuf,
     id: Id,
 }
-
-/// Device and number: a file may have several paths.
-type Id = (u64, u64);
 
 /// The file; what is in its buffers is written when it is dropped. In a forked child it does nothing.
 pub(super) struct Sink {
@@ -100,44 +94,30 @@ struct Queue {
     spare: Vec<Vec<u8>>,
 }
 
-struct Output {
-    file: File,
-    len: u64,
-    /// Put together from several buffers to be written, with the length and the records of each; no more than there was
-    /// room for from the beginning.
-    staged: Vec<u8>,
-    pieces: Vec<(usize, u64)>,
-    /// Records that could not be written, and were not counted yet.
-    lost: u64,
-}
-
 impl Sink {
-    /// Makes a new file of which `head` is the beginning. Whatever had that name before is removed, not written to.
-    pub(super) fn create(what: &'static str, path: PathBuf, head: &[u8]) -> Result<(Self, File), Error> {
+    /// Makes a file, or takes part in it if its kind allows that, and writes `head` at its beginning.
+    pub(super) fn create(what: &'static str, path: PathBuf, kind: Kind, head: &[u8]) -> Result<(Self, File), Error> {
         let generation = generation();
         let Some(mut open) = OPEN.lock() else {
             return Err(Error::unsupported(what, "this process was forked while another thread made such a file"));
         };
-        let there = std::fs::symlink_metadata(&path).ok().map(|there| id(&there));
+        let there = claim::id_at(&path);
         let is_it = |other: &Open| other.path == path || there == Some(other.id);
         if open.iter().any(|other| other.generation == generation && is_it(other)) {
             return Err(Error::unsupported(what, format!("this process is writing {} already", path.display())));
         }
-        let file = create(&path)?;
-        let made = Self::begin(generation, &path, head, file).inspect_err(|_| drop(std::fs::remove_file(&path)));
-        let (sink, other, id) = made?;
+        let (file, is_new) = claim::claim(what, &path, kind)?;
+        let made = Self::begin(generation, &path, kind, head, file);
+        let (sink, other, id) = made.inspect_err(|_| drop(is_new.then(|| std::fs::remove_file(&path))))?;
         open.push(Open { generation, path, id });
         Ok((sink, other))
     }
 
-    /// Begins a file that is new.
-    fn begin(generation: u64, path: &Path, head: &[u8], file: File) -> Result<(Self, File, Id), Error> {
-        let id = id(&file.metadata().map_err(|source| Error::system("fstat", source))?);
-        let other = file.try_clone().map_err(|source| Error::system("dup", source))?;
-        let mut output = Output { file, len: 0, staged: Vec::new(), pieces: Vec::with_capacity(PIECES), lost: 0 };
-        // Without that memory buffers are written one by one.
-        let _ = output.staged.try_reserve_exact(TOGETHER);
-        output.append(head).map_err(|source| Error::system("pwrite", source))?;
+    fn begin(generation: u64, path: &Path, kind: Kind, head: &[u8], file: File) -> Result<(Self, File, Id), Error> {
+        let id = claim::id(&file).map_err(|source| Error::of_file("fstat", path, source))?;
+        let other = file.try_clone().map_err(|source| Error::of_file("dup", path, source))?;
+        let mut output = Output::new(file, id, path.into(), kind);
+        output.begin(head).map_err(|source| Error::of_file("write", path, source))?;
         let shared = Arc::new(Shared {
             generation,
             path: path.into(),
@@ -184,7 +164,7 @@ impl Sink {
         if !self.is_own() {
             return Err(Error::unsupported("flush", "the file belongs to the parent of this process"));
         }
-        self.shared.drain().map_err(|source| Error::system("pwrite", source))
+        self.shared.drain().map_err(|source| Error::of_file("write", &self.shared.path, source))
     }
 
     /// Counts records that will never be written.
@@ -198,6 +178,31 @@ impl Sink {
 
     pub(super) fn is_own(&self) -> bool {
         self.shared.generation == generation()
+    }
+
+    /// In a forked child: what its parent had appended when it forked, as far as that can be had. The locks that are tried here
+    /// stay locked, because nobody uses them in this process, and to unlock one may mean to wake a thread that is not here.
+    pub(super) fn inherited(&self) -> io::Result<Vec<u8>> {
+        let mut all = match self.shared.output.try_lock() {
+            Some(output) => {
+                let written = output.written();
+                mem::forget(output);
+                written?
+            }
+            // It was being written to. By now that is done.
+            None => std::fs::read(&self.shared.path)?,
+        };
+        if let Some(queue) = self.shared.queue.try_lock() {
+            queue.full.iter().for_each(|buffer| all.extend_from_slice(&buffer.bytes));
+            mem::forget(queue);
+        }
+        for shard in &self.shared.shards {
+            if let Some(buffer) = shard.0.try_lock() {
+                all.extend_from_slice(&buffer.bytes);
+                mem::forget(buffer);
+            }
+        }
+        Ok(all)
     }
 }
 
@@ -251,14 +256,14 @@ impl Shared {
             let next = queue.full.pop_front();
             queue.bytes -= next.as_ref().map_or(0, |buffer| buffer.bytes.len());
             drop(queue);
-            if next.as_ref().is_none_or(|buffer| !output.has_room(buffer)) {
+            if next.as_ref().is_none_or(|buffer| !output.has_room(&buffer.bytes)) {
                 output.write_staged().unwrap_or_else(|error| result = Err(error));
             }
             let Some(buffer) = next else { break };
-            if output.has_room(&buffer) {
-                output.stage(&buffer);
+            if output.has_room(&buffer.bytes) {
+                output.stage(&buffer.bytes, buffer.records);
             } else {
-                output.write(&buffer.bytes, buffer.records).unwrap_or_else(|error| result = Err(error));
+                output.append(&buffer.bytes, buffer.records).unwrap_or_else(|error| result = Err(error));
             }
             // One large record must not cost its memory for ever, nor a long queue.
             let mut bytes = buffer.bytes;
@@ -268,82 +273,9 @@ impl Shared {
                 queue.spare.push(bytes);
             }
         }
-        self.lost.fetch_add(mem::take(&mut output.lost), Ordering::Relaxed);
+        self.lost.fetch_add(output.take_lost(), Ordering::Relaxed);
         result
     }
-}
-
-impl Output {
-    /// Whether there is memory to put it together with others: little for each, so none for large ones.
-    fn has_room(&self, buffer: &Buffer) -> bool {
-        buffer.bytes.len() <= self.staged.capacity() - self.staged.len() && self.pieces.len() < self.pieces.capacity()
-    }
-
-    fn stage(&mut self, buffer: &Buffer) {
-        self.staged.extend_from_slice(&buffer.bytes);
-        self.pieces.push((buffer.bytes.len(), buffer.records));
-    }
-
-    /// Writes what was put together: at once, or, if not all of it has room, as much as has.
-    fn write_staged(&mut self) -> io::Result<()> {
-        let (mut staged, mut pieces) = (mem::take(&mut self.staged), mem::take(&mut self.pieces));
-        let mut result = self.append(&staged);
-        if result.is_err() {
-            result = Ok(());
-            let mut rest = &staged[..];
-            for &(len, records) in &pieces {
-                let (piece, behind) = rest.split_at(len);
-                self.write(piece, records).unwrap_or_else(|error| result = Err(error));
-                rest = behind;
-            }
-        }
-        staged.clear();
-        pieces.clear();
-        (self.staged, self.pieces) = (staged, pieces);
-        result
-    }
-
-    /// Appends records, or counts them as lost.
-    fn write(&mut self, bytes: &[u8], records: u64) -> io::Result<()> {
-        self.append(bytes).inspect_err(|_| self.lost += records)
-    }
-
-    /// Appends all of it or nothing.
-    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let end = self.len + bytes.len() as u64;
-        if end > file_size_limit() {
-            return Err(io::Error::from_raw_os_error(libc::EFBIG));
-        }
-        match self.file.write_all_at(bytes, self.len) {
-            Ok(()) => self.len = end,
-            Err(error) => {
-                let _ = self.file.set_len(self.len);
-                return Err(error);
-            }
-        }
-        Ok(())
-    }
-}
-
-fn id(file: &Metadata) -> Id {
-    (file.dev(), file.ino())
-}
-
-/// A new file that only its owner can read, as code and names may tell much. In a directory that everyone can write to,
-/// somebody could have put a link there, for this process to overwrite a file of its own: so nothing is opened that is
-/// there already. What is left of an earlier process of the same number is removed, which does not follow a link; where
-/// the directory is sticky, what belongs to others cannot be removed, and that is an error.
-fn create(path: &Path) -> Result<File, Error> {
-    let create = || {
-        let mut options = OpenOptions::new();
-        // `O_CREAT | O_EXCL`, which does not follow a link either; the standard library adds `O_CLOEXEC`.
-        options.read(true).write(true).create_new(true).mode(0o600).custom_flags(libc::O_NOFOLLOW).open(path)
-    };
-    let made = create().or_else(|error| match error.kind() {
-        io::ErrorKind::AlreadyExists => std::fs::remove_file(path).and_then(|()| create()),
-        _ => Err(error),
-    });
-    made.map_err(|source| Error::of_file("open", path, source))
 }
 
 /// The thread that writes what does not fill a buffer. No signal is delivered to it: handlers of the program's own would
@@ -373,17 +305,4 @@ fn start(shared: Arc<Shared>) -> io::Result<JoinHandle<()>> {
         unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, old.as_ptr(), std::ptr::null_mut()) };
     }
     thread
-}
-
-fn file_size_limit() -> u64 {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: `limit` is valid for the call to write to.
-    let got = unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &raw mut limit) };
-    if got == 0 && limit.rlim_cur != libc::RLIM_INFINITY {
-        // The limit's type is 64 bits wide on some targets and as wide as a pointer on others.
-        #[allow(clippy::useless_conversion)]
-        u64::from(limit.rlim_cur)
-    } else {
-        u64::MAX
-    }
 }

@@ -125,12 +125,30 @@ fn a_full_disk_costs_records_and_nothing_else() {
         let written = jitdump::read(dump.path()).loads.len();
         assert_eq!(dump.lost(), 500 - written as u64);
         assert!(written > 0 && written < 500, "{written}");
-        fs::remove_file(filler).unwrap();
+        fs::remove_file(&filler).unwrap();
         blocks.push(arena.publish(Code::new(&code).name("room again")).unwrap());
         dump.flush().unwrap();
         let loads = jitdump::read(dump.path()).loads;
         assert_eq!((loads.len(), loads.last().unwrap().name.as_str()), (written + 1, "room again"));
+        fs::remove_file(dump.path()).unwrap();
         drop((blocks, arena, dump));
+        // Of a map as many lines are written as there is room for.
+        fs::write(&filler, vec![1; 100 << 10]).unwrap();
+        let map = Arc::new(PerfMap::in_directory(&directory).unwrap());
+        let arena = CodeArena::builder().capacity(16 << 20).observer(map.clone()).build().unwrap();
+        let publish = |name: &str| arena.publish(Code::new(&asm::constant(1)).name(name)).unwrap();
+        let long = "a long name ".repeat(10);
+        let mut blocks: Vec<_> = (0..2000).map(|_| publish(&long)).collect();
+        assert!(map.flush().is_err() || map.lost() > 0);
+        let written = lines(map.path());
+        assert!(written.iter().all(|line| line.2 == long), "half a line");
+        assert!((100..2000).contains(&written.len()) && map.lost() == 2000 - written.len() as u64, "{map:?}");
+        fs::remove_file(&filler).unwrap();
+        blocks.push(publish("room again"));
+        map.flush().unwrap();
+        let after = lines(map.path());
+        assert_eq!((after.len(), after.last().unwrap().2.as_str()), (written.len() + 1, "room again"));
+        drop((blocks, arena, map));
         // SAFETY: a C string.
         assert_eq!(unsafe { libc::umount2(target.as_ptr(), libc::MNT_DETACH) }, 0);
         fs::remove_dir(&directory).unwrap();
@@ -160,9 +178,9 @@ fn what_has_the_name_of_the_map_is_replaced_and_never_written_to() {
         publish();
         assert_eq!(fs::read_to_string(&victim).unwrap(), "untouched");
         assert!(fs::symlink_metadata(&path).unwrap().is_file());
-        // A hard link to something of this user's, or what another process left.
+        // A hard link to something of this user's.
         fs::remove_file(&path).unwrap();
-        fs::hard_link(&victim, &path).or_else(|_| fs::write(&path, "old")).unwrap();
+        fs::hard_link(&victim, &path).unwrap();
         publish();
         assert_eq!(fs::read_to_string(&victim).unwrap(), "untouched");
         assert_eq!(lines(&path).len(), 1);

@@ -8,6 +8,7 @@ mod common;
 mod files;
 mod jitdump;
 mod map;
+mod others;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -27,7 +28,8 @@ fn lines(path: &Path) -> Vec<Line> {
         let mut number = || usize::from_str_radix(words.next().unwrap(), 16).unwrap();
         (number(), number(), words.next().unwrap().to_string())
     };
-    text.lines().map(parse).collect()
+    // Empty ones are what became of half a line.
+    text.lines().filter(|line| !line.is_empty()).map(parse).collect()
 }
 
 fn line(block: &CodeBlock, name: &str) -> Line {

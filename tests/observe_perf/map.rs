@@ -19,12 +19,15 @@ fn a_perf_map_has_every_function() {
             let arena = small(mode).observer(map.clone()).build().unwrap();
             let code = asm::constant(7);
             let named = arena.publish(Code::new(&code).name("a name with blanks")).unwrap();
-            let evil = arena.publish(Code::new(&code).name("two\nlines\r\0\u{7f}\u{85}é")).unwrap();
+            let evil = arena.publish(Code::new(&code).name("two\nlines\r\0\u{7f}\u{85}é\u{2028}")).unwrap();
             let tagged = arena.publish(Code::new(&code).tag(17)).unwrap();
             let nothing = arena.publish(Code::new(&code).name("")).unwrap();
             let by_address = format!("jit_{:#x}", nothing.as_ptr().addr());
-            let names = ["a name with blanks", "two_lines____é", "jit_17", &by_address];
+            let names = ["a name with blanks", "two_lines____é_", "jit_17", &by_address];
             expected.extend([&named, &evil, &tagged, &nothing].into_iter().zip(names).map(|(b, name)| line(b, name)));
+            // `perf` passes over names of less than three bytes.
+            let short = ["f", "go", "é", "abc"].map(|name| arena.publish(Code::new(&code).name(name)).unwrap());
+            expected.extend(short.iter().zip(["f  ", "go ", "é ", "abc"]).map(|(block, name)| line(block, name)));
             let mut batch = arena.batch();
             for number in 0..100 {
                 batch.push(Code::new(&asm::padded(number, 300)).name(&format!("in batch {number}"))).unwrap();
