@@ -18,7 +18,7 @@ use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 use cranelift_jit::{JITBuilder, JITModule};
 use cranelift_module::{DataDescription, FuncId, Linkage, Module, default_libcall_names};
 use gaia_jit::CodeArena;
-use gaia_jit::cranelift::ArenaMemoryProvider;
+use gaia_jit::cranelift::CodeArenaProvider;
 
 /// Modules that are alive at one time.
 const LIVE: usize = 48;
@@ -36,7 +36,7 @@ struct Loaded {
 impl Loaded {
     fn new(arena: &CodeArena, number: i64) -> Result<Self, Box<dyn Error>> {
         let mut builder = JITBuilder::new(default_libcall_names())?;
-        builder.memory_provider(Box::new(ArenaMemoryProvider::new(arena.clone())?.tag(number as u64)));
+        builder.memory_provider(Box::new(CodeArenaProvider::new(arena.clone())?.tag(number as u64)));
         let mut module = JITModule::new(builder);
 
         let mut data = DataDescription::new();

@@ -91,6 +91,28 @@ impl Pool {
         Some(self.take(granules, spans))
     }
 
+    /// As [`Pool::take_run`], but the last granules that there are.
+    #[cfg_attr(not(feature = "cranelift"), allow(dead_code, reason = "only data is taken from the end"))]
+    pub(crate) fn take_last_run(
+        &mut self,
+        granules: &Granules,
+        len: u32,
+        align: u32,
+        resident: bool,
+    ) -> Option<Range<u32>> {
+        let set = if resident { &self.resident } else { &self.free };
+        let (mut at, count) = (0, granules.spans() as usize);
+        let mut last = None;
+        while let Some(spans) = set.next_run(at..count, true) {
+            at = spans.end;
+            let hole = run_of(granules, &(spans.start as u32..spans.end as u32));
+            let start = hole.end.checked_sub(len).map(|start| start & !(align - 1));
+            last = start.filter(|start| *start >= hole.start).or(last);
+        }
+        let start = last?;
+        Some(self.take(granules, span_of(start)..span_of(start + len - 1) + 1))
+    }
+
     /// Returns the longest run of granules in free spans.
     pub(crate) fn largest(&self, granules: &Granules) -> u32 {
         let (mut at, mut most) = (0, 0);

@@ -8,7 +8,7 @@ use super::common::{asm, modes, small};
 use super::{arena, assert_empty, provider};
 use cranelift_jit::{BranchProtection, JITMemoryKind, JITMemoryProvider, JITModule};
 use cranelift_module::{DataDescription, Linkage, Module, ModuleError};
-use gaia_jit::cranelift::ArenaMemoryProvider;
+use gaia_jit::cranelift::CodeArenaProvider;
 use gaia_jit::{CodeArena, Error, Observer, Published, UnwindInfo, WxMode};
 
 /// A module with a function, a counter in writable data, and a constant.
@@ -251,7 +251,7 @@ fn every_mode_works_or_is_refused() {
     for mode in modes() {
         let arena = small(mode).build().unwrap();
         let in_place = mode == WxMode::Flip;
-        let provider = match ArenaMemoryProvider::new(arena.clone()) {
+        let provider = match CodeArenaProvider::new(arena.clone()) {
             Ok(provider) => provider,
             Err(error) => {
                 assert!(matches!(error, Error::Unsupported { .. }) && !in_place, "{mode:?}: {error}");
@@ -279,7 +279,7 @@ fn every_mode_works_or_is_refused() {
         assert_eq!(arena.stats().data_resident_bytes, 0);
     }
     if let Ok(arena) = small(WxMode::Flip).seal(true).build() {
-        assert!(matches!(ArenaMemoryProvider::new(arena), Err(Error::Unsupported { .. })));
+        assert!(matches!(CodeArenaProvider::new(arena), Err(Error::Unsupported { .. })));
     }
 }
 

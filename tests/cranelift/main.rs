@@ -10,15 +10,15 @@ mod added;
 mod documented;
 
 use common::small;
-use gaia_jit::cranelift::ArenaMemoryProvider;
+use gaia_jit::cranelift::CodeArenaProvider;
 use gaia_jit::{CodeArena, WxMode};
 
 fn arena() -> CodeArena {
     small(WxMode::Flip).build().unwrap()
 }
 
-fn provider(arena: &CodeArena) -> ArenaMemoryProvider {
-    ArenaMemoryProvider::new(arena.clone()).unwrap()
+fn provider(arena: &CodeArena) -> CodeArenaProvider {
+    CodeArenaProvider::new(arena.clone()).unwrap()
 }
 
 /// All is free again, and holds no memory once trimmed.

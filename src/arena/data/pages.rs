@@ -18,7 +18,7 @@ const LONGEST_RUN: usize = 64 << 10;
 impl CodeArena {
     /// No data yet.
     pub(crate) fn data_pages(&self, kind: DataKind) -> DataPages {
-        DataPages { core: Arc::clone(self.handle()), kind, runs: Vec::new() }
+        DataPages { core: Arc::clone(self.handle()), kind, runs: Vec::new(), used: 0 }
     }
 }
 
@@ -28,6 +28,8 @@ pub(crate) struct DataPages {
     kind: DataKind,
     /// Whole pages for constants, of which `sealed` are read-only; just what was asked for else.
     runs: Vec<OpenRun>,
+    /// How many of them have a part that may be in use.
+    used: usize,
 }
 
 impl DataPages {
@@ -70,6 +72,11 @@ impl DataPages {
         taken.ok_or(Error::ZeroSize)
     }
 
+    /// What was reserved before may be in use from here on.
+    pub(crate) fn use_all(&mut self) {
+        self.used = self.runs.len();
+    }
+
     /// Makes all constants read-only. When this fails, some may be.
     pub(crate) fn make_read_only(&mut self) -> Result<(), Error> {
         let core = Arc::clone(&self.core);
@@ -85,16 +92,19 @@ impl DataPages {
         Ok(())
     }
 
-    /// Leaves all of it in use for ever, and the arena with it.
+    /// Leaves what may be in use so for ever, and the arena with it, and gives the rest back.
     pub(crate) fn leak(&mut self) {
-        if !self.runs.is_empty() {
+        let used = std::mem::take(&mut self.used);
+        if used > 0 {
             std::mem::forget(Arc::clone(&self.core));
-            self.runs.clear();
+            self.runs.drain(..used);
         }
+        self.clear();
     }
 
     /// Gives all of it back.
     pub(crate) fn clear(&mut self) {
+        self.used = 0;
         let runs = std::mem::take(&mut self.runs);
         if !runs.is_empty() && self.core.memory.is_own() {
             self.core.free_data(runs.iter().map(|open| open.run));

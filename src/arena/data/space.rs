@@ -52,7 +52,12 @@ impl Space {
             return Some(run);
         }
         for resident in [true, false] {
-            if let Some(spans) = pool.take_run(&tables.granules, len, align, resident) {
+            // From either end, so that pages of one kind lie together and are one mapping.
+            let spans = match kind {
+                DataKind::Writable => pool.take_run(&tables.granules, len, align, resident),
+                DataKind::Constant => pool.take_last_run(&tables.granules, len, align, resident),
+            };
+            if let Some(spans) = spans {
                 return own.alloc_in(tables, spans, len, align);
             }
         }

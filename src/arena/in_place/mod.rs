@@ -20,8 +20,9 @@ use crate::sync::Arc;
 use crate::units::GRANULE;
 
 impl CodeArena {
-    /// `Err` where pages cannot be written to at the address where they will run.
+    /// `Err` where pages cannot be written to at the address where they will run, and in a forked child.
     pub(crate) fn check_in_place(&self, what: &'static str) -> Result<(), Error> {
+        self.core().memory.check_own(what)?;
         if self.core().memory.opens_pages() {
             return Ok(());
         }
@@ -92,6 +93,11 @@ impl InPlace {
         taken.ok_or(Error::ZeroSize)
     }
 
+    /// What is reserved from here on lies in other pages than what was reserved before.
+    pub(crate) fn close(&mut self) {
+        self.runs.iter_mut().for_each(|open| open.closed = true);
+    }
+
     /// Functions that were not published yet.
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
@@ -105,7 +111,7 @@ impl InPlace {
         if self.entries.is_empty() {
             return Ok(());
         }
-        self.runs.iter_mut().for_each(|open| open.closed = true);
+        self.close();
         for open in self.runs.iter_mut().filter(|open| !open.sealed) {
             // SAFETY: opened by this value; it is written to no more, as it is being published.
             unsafe { core.memory.seal(bytes_of(open.run), open.written())? };
@@ -125,6 +131,17 @@ impl InPlace {
         // SAFETY: published, and in `blocks`, which stays borrowed until this is done.
         unsafe { core.announce(described) };
         Ok(())
+    }
+
+    /// Gives back what was reserved since [`InPlace::publish`] was last called, and leaves the rest in use for ever, and the arena
+    /// with it. So what a call of it could not publish stays as it is.
+    pub(crate) fn leak(&mut self) {
+        let asked = self.runs.iter().any(|open| open.closed);
+        self.runs.retain(|open| !open.closed);
+        if asked {
+            std::mem::forget(Arc::clone(&self.core));
+        }
+        self.clear();
     }
 
     /// Gives everything back that was not published.
