@@ -12,7 +12,7 @@ use gaia_jit::cranelift::CodeArenaProvider;
 use gaia_jit::{CodeArena, Error, Observer, Published, UnwindInfo, WxMode};
 
 /// A module with a function, a counter in writable data, and a constant.
-fn with_data(module: &mut JITModule, start: u32) -> [cranelift_module::FuncId; 2] {
+pub(super) fn with_data(module: &mut JITModule, start: u32) -> [cranelift_module::FuncId; 2] {
     [true, false].map(|writable| {
         let name = if writable { "counter" } else { "constant" };
         let id = module.declare_data(name, Linkage::Export, writable, false).unwrap();

@@ -8,6 +8,7 @@ mod common;
 
 mod added;
 mod documented;
+mod memory;
 
 use common::small;
 use gaia_jit::cranelift::CodeArenaProvider;

@@ -56,8 +56,10 @@ impl DataPages {
             DataKind::Writable => self.core.take_data(self.kind, granules, align)?,
             DataKind::Constant => {
                 let page = (self.core.memory.page_size() / GRANULE) as u32;
-                // What is not used of a run is lost for as long as the module lives, so the first is as short as can be.
-                let ahead = self.runs.last().map_or(0, |last| 2 * last.run.len()).min((LONGEST_RUN / GRANULE) as u32);
+                // What is not used of a run is lost for as long as the module lives, so the first is as short as can be: of
+                // the module, and after each time that constants became read-only.
+                let last = self.runs.last().filter(|last| !last.closed);
+                let ahead = last.map_or(0, |last| 2 * last.run.len()).min((LONGEST_RUN / GRANULE) as u32);
                 let least = granules.next_multiple_of(page);
                 let take = |len: u32| self.core.take_data(self.kind, len, align.max(page));
                 match take(least.max(ahead.next_multiple_of(page))) {

@@ -72,7 +72,7 @@ impl InPlace {
         let page = (core.memory.page_size() / GRANULE) as u32;
         let least = granules.next_multiple_of(page);
         // Twice the last run, for few flips; the first as short as can be, as it then fits where a small module was before.
-        let ahead = self.runs.last().map_or(0, |last| 2 * last.run.len());
+        let ahead = self.runs.last().filter(|last| !last.closed).map_or(0, |last| 2 * last.run.len());
         let ahead = ahead.min((LONGEST_RUN / GRANULE) as u32).next_multiple_of(page);
         let place = |len: u32| core.place(len, align.max(page), |_, run| Ok(run));
         let placed = match place(least.max(ahead)) {
