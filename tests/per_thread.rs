@@ -245,3 +245,120 @@ fn bytes_can_be_read_by_a_thread_without_rights() {
         assert_eq!(old.join().unwrap(), asm::constant(9));
     });
 }
+
+/// `mov eax, [rip + 1]; ret`, and 42 behind it: code that reads.
+const READS: [u8; 11] = [0x8b, 0x05, 1, 0, 0, 0, 0xc3, 42, 0, 0, 0];
+
+/// Has a thread that a thread from before the arena spawned run code that reads, after `prepare`.
+fn on_a_thread_of_a_pool(prepare: fn(&CodeArena)) {
+    let (sender, receiver) = mpsc::channel::<(CodeArena, CodeBlock)>();
+    let pool = thread::spawn(move || {
+        let (arena, block) = receiver.recv().unwrap();
+        thread::spawn(move || {
+            prepare(&arena);
+            println!("about to write");
+            assert_eq!(call(&block), 42);
+            println!("written");
+        })
+        .join()
+        .unwrap();
+    });
+    let arena = arena().unwrap();
+    let block = arena.publish(&READS).unwrap();
+    sender.send((arena, block)).unwrap();
+    pool.join().unwrap();
+}
+
+/// Rights come from the thread that spawns, whatever is younger.
+#[test]
+fn a_thread_of_a_pool_from_before_cannot_read() {
+    dies("a_thread_of_a_pool_from_before_cannot_read", |_| on_a_thread_of_a_pool(|_| ()));
+}
+
+#[test]
+fn a_thread_of_a_pool_from_before_reads_after_a_guard() {
+    child::run("a_thread_of_a_pool_from_before_reads_after_a_guard", || {
+        if arena().is_some() {
+            on_a_thread_of_a_pool(|arena| drop(arena.pin()));
+        }
+    });
+}
+
+static ARENA: std::sync::OnceLock<CodeArena> = std::sync::OnceLock::new();
+
+/// A handler has the rights that a jump out of it leaves to its thread.
+#[test]
+fn a_signal_handler_cannot_read() {
+    extern "C" fn handler(_: libc::c_int) {
+        println!("about to write");
+        RESULT.store(call_at(TARGET.load(Ordering::SeqCst)), Ordering::SeqCst);
+        println!("written");
+    }
+    dies("a_signal_handler_cannot_read", |arena| {
+        let block = arena.publish(&READS).unwrap();
+        assert_eq!(call(&block), 42);
+        TARGET.store(block.as_ptr().cast_mut(), Ordering::SeqCst);
+        on_signal(libc::SIGUSR1, handler);
+        raise(libc::SIGUSR1);
+    });
+}
+
+#[test]
+fn a_signal_handler_reads_under_a_guard() {
+    extern "C" fn handler(_: libc::c_int) {
+        let guard = ARENA.get().map(CodeArena::pin);
+        RESULT.store(call_at(TARGET.load(Ordering::SeqCst)), Ordering::SeqCst);
+        drop(guard);
+    }
+    child::run("a_signal_handler_reads_under_a_guard", || {
+        let Some(arena) = arena() else { return };
+        let block = ARENA.get_or_init(|| arena).publish(&READS).unwrap();
+        TARGET.store(block.as_ptr().cast_mut(), Ordering::SeqCst);
+        on_signal(libc::SIGUSR1, handler);
+        for _ in 0..3 {
+            RESULT.store(0, Ordering::SeqCst);
+            raise(libc::SIGUSR1);
+            assert_eq!((RESULT.load(Ordering::SeqCst), call(&block)), (42, 42));
+        }
+    });
+}
+
+/// Where an unwinder finds nothing else it looks at the instructions.
+#[test]
+fn a_backtrace_over_a_function_without_information_ends_there_under_a_guard() {
+    // sub rsp, 8; call rdi; add rsp, 8; ret
+    const CALLS: [u8; 11] = [0x48, 0x83, 0xec, 8, 0xff, 0xd7, 0x48, 0x83, 0xc4, 8, 0xc3];
+    extern "C" fn look() {
+        let mut frames = 0;
+        backtrace::trace(|_| {
+            frames += 1;
+            true
+        });
+        RESULT.store(frames, Ordering::SeqCst);
+    }
+    child::run("a_backtrace_over_a_function_without_information_ends_there_under_a_guard", || {
+        let (sender, receiver) = mpsc::channel::<(CodeArena, CodeBlock)>();
+        let old = thread::spawn(move || {
+            let Ok((arena, block)) = receiver.recv() else { return };
+            let _guard = arena.pin();
+            // SAFETY: takes a function and calls it.
+            let function = unsafe { std::mem::transmute::<*const u8, extern "C" fn(extern "C" fn())>(block.as_ptr()) };
+            function(look);
+            assert!(RESULT.load(Ordering::SeqCst) > 0);
+        });
+        if let Some(arena) = arena() {
+            let block = arena.publish(&CALLS).unwrap();
+            sender.send((arena, block)).unwrap();
+        }
+        drop(sender);
+        old.join().unwrap();
+    });
+}
+
+/// What a scan of the system's list finds; the documentation says so.
+#[test]
+fn the_list_of_mappings_knows_no_keys() {
+    let Some(arena) = arena() else { return };
+    let block = arena.publish(&asm::constant(1)).unwrap();
+    assert_eq!(common::maps::mappings(block.as_ptr().addr(), 1), ["rwxp"]);
+}

@@ -65,11 +65,51 @@ pub enum WxMode {
     /// protection keys of x86-64 on Linux, one for each arena (a process has 15). No system calls to publish, no second
     /// address, and no thread's rights change while code of the caller's runs, in a batch neither.
     ///
-    /// Threads that were there before the arena, and signal handlers, can run its code from the start; but to *read* it,
-    /// as code does that keeps constants among its instructions, they have to call [`CodeArena::pin`][pin],
-    /// [`CodeBlock::as_fn`][as_fn] or [`CodeBlock::as_bytes`][as_bytes] first, which grant them that. A thread that other
-    /// code once gave rights to the very key that this arena was given later keeps them until it makes one of these calls
-    /// or publishes: build the arena before other code of the process uses keys. Writes through the kernel
+    /// # Who can read
+    ///
+    /// Every thread can run the code. To *read* it, a thread needs the right to, as for code that keeps constants among its
+    /// instructions. On x86-64 these have it:
+    /// - the thread that built the arena, from then on;
+    /// - a thread that called [`CodeArena::pin`][pin], [`CodeBlock::as_fn`][as_fn] or [`CodeBlock::as_bytes`][as_bytes], or
+    ///   published something, from then on;
+    /// - a thread that was spawned by one that had it, however old either is.
+    ///
+    /// These do not:
+    /// - a thread that was there before the arena, and every thread that it spawns, also after the arena was built: the workers of a
+    ///   thread pool, as a rule;
+    /// - a signal handler, as each begins without rights. A handler may call [`pin`][pin];
+    /// - a thread that left a signal handler by a jump (`siglongjmp`), because only the return from a handler restores rights.
+    ///
+    /// Without the right, reading is `SIGSEGV`. It is not only generated code that reads: an unwinder that finds no unwind
+    /// information looks at the instructions (libgcc does, for a panic, an exception or a backtrace), and so does a crash
+    /// handler that prints them. So take a guard before you call code, on each thread, and again after a jump out of a handler: for
+    /// a thread that has the right this costs no more than the guard.
+    ///
+    /// ```
+    /// use gaia_jit::{CodeArena, WxMode};
+    ///
+    /// // A pool that is older than the arena.
+    /// let (jobs, queue) = std::sync::mpsc::channel::<Box<dyn FnOnce() + Send>>();
+    /// let worker = std::thread::spawn(move || queue.into_iter().for_each(|job| job()));
+    ///
+    /// let arena = CodeArena::builder().capacity(1 << 20).modes(&[WxMode::PerThread, WxMode::Flip]).build()?;
+    /// let shared = arena.clone();
+    /// jobs.send(Box::new(move || {
+    ///     let _guard = shared.pin(); // from here on this worker can read the code
+    ///     // ... calls functions of the arena ...
+    /// })).unwrap();
+    /// drop(jobs);
+    /// worker.join().unwrap();
+    /// # Ok::<(), gaia_jit::Error>(())
+    /// ```
+    ///
+    /// # What others see
+    ///
+    /// The system lists the pages as writable and executable (`rwxp` in `/proc/self/maps`), because the list does not know of
+    /// keys. A scan for such mappings reports them.
+    ///
+    /// A thread that other code once gave rights to the very key that this arena was given later keeps them until it makes one of
+    /// the calls above: build the arena before other code of the process uses keys. Writes through the kernel
     /// (`process_vm_writev`, `/proc/self/mem`) ask for no key.
     ///
     /// [pin]: crate::CodeArena::pin

@@ -4,8 +4,10 @@
 //! SDM volume 3, "Protection Keys"; `pkeys(7)`). Fetching instructions is never affected, so the page tables can say
 //! "write and execute" while no thread is allowed to write but the one that is inside [`WriteWindow::write`].
 //!
-//! Threads that were there before the key, and signal handlers, begin with all rights to it denied, reading included:
-//! they can run code, but not read it, until [`WriteWindow::let_read`] is called there.
+//! A thread begins with the rights of the thread that spawns it. So threads that were there before the key, and all that they
+//! spawn, have all rights to it denied, reading included; and so has each signal handler. They can run code, but not read
+//! it, until [`WriteWindow::let_read`] is called there. A return from a handler restores the rights of before; a jump out of
+//! one does not.
 
 use std::arch::asm;
 use std::io;

@@ -29,8 +29,26 @@
 //! # When
 //!
 //! A function is registered before the call that publishes it returns, and until its space is used again: threads that
-//! hold a guard can unwind out of functions that were dropped meanwhile. In a forked child what was registered stays so, until
-//! an arena with an unwinder comes to lie there.
+//! hold a guard can unwind out of functions that were dropped meanwhile.
+//!
+//! # Forked children
+//!
+//! In a child what was registered stays so, until an arena with an unwinder comes to lie there. A child that was forked while
+//! another thread registered can register nothing, because the process's unwinder may be in the middle of it: its functions are
+//! [refused](Unwinder::last_refusal) at once, as [`Refusal::Forked`]. Where that matters, do not publish while the process forks.
+//! The unwinder has locks of its own. libgcc before 13 takes one for each panic, exception and backtrace too, and a child that is
+//! forked meanwhile waits for it for ever at its own first one; no caller can tell.
+//!
+//! # Profilers that walk the stack in a signal handler
+//!
+//! libgcc before 13 does part of the work of a registration in the first search after it, and allocates for it. So a search is
+//! made at once, and signals are held off from the thread that registers until it is done. Then nothing is left to allocate
+//! for a handler.
+//!
+//! That is all there is for a program that publishes on the thread that is sampled. With that libgcc one case cannot be
+//! closed: a handler on *another* thread, which interrupted `malloc` there, walks the stack between the registration and
+//! the search, or waits for the unwinder's lock while the search waits for that `malloc`. Sample such programs from outside
+//! (`perf`), or walk by frame pointers, or bring libgcc 13 or later, which has neither the list nor the lock.
 //!
 //! # Cost
 //!
