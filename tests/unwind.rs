@@ -351,7 +351,7 @@ mod lookup {
         }
         common::child::run(NAME, || {
             // SAFETY: has no requirements; the signal ends a child that hangs.
-            unsafe { libc::alarm(300) };
+            unsafe { libc::alarm(100) };
             // What is loaded when it is first needed is loaded.
             backtrace_addresses();
             let unwinder = Unwinder::new().unwrap();
