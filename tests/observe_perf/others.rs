@@ -230,6 +230,9 @@ fn a_file_of_another_process_is_left_alone() {
                 assert_eq!(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_SH) }, 0);
                 std::mem::forget(file);
             }
+            // So that it ends with its parent, however that ends.
+            // SAFETY: this process's own descriptor.
+            unsafe { libc::close(is_done) };
             let mut byte = 0_u8;
             // SAFETY: the end of a pipe, and a byte to read from.
             unsafe { libc::write(is_ready, (&raw const byte).cast(), 1) };
