@@ -18,7 +18,7 @@ pub(crate) use native as checked;
 /// A small number for this thread, counted up from 0: where it looks first in what is kept in several copies, so that
 /// threads do not share cache lines.
 #[allow(clippy::missing_const_for_thread_local, reason = "it is const; on OpenBSD clippy looks into the macro")]
-#[cfg(all(feature = "perf", not(loom)))]
+#[cfg(all(feature = "perf", unix, not(loom)))]
 pub(crate) fn thread_number() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     thread_local!(static MINE: std::cell::Cell<usize> = const { std::cell::Cell::new(usize::MAX) });
@@ -33,7 +33,7 @@ pub(crate) fn thread_number() -> usize {
 }
 
 /// All threads of a model start at the same place, where they meet.
-#[cfg(all(feature = "perf", loom))]
+#[cfg(all(feature = "perf", unix, loom))]
 pub(crate) fn thread_number() -> usize {
     0
 }

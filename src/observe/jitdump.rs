@@ -62,7 +62,7 @@ const LOAD: usize = PREFIX + 40;
 /// perf report -i perf.jit.data
 /// ```
 ///
-/// It works in all modes.
+/// It works in all modes. On Apple's systems times are those of `mach_absolute_time`, which samply expects there; that was never run.
 ///
 /// When it is written, and what is lost when the process dies, is as with [`PerfMap`](super::PerfMap#when-it-is-written).
 /// A retired function is not told of: the format has nothing for that. Samples that fall where it was go to its name until
@@ -208,32 +208,84 @@ fn prefix(out: &mut Vec<u8>, kind: u32, len: u32, time: u64) {
 fn marker(file: &File, path: &Path) -> Result<Mmap, Error> {
     let mut options = MmapOptions::new();
     options.len(region::page::size());
-    // SAFETY: nobody reads or runs anything through this mapping, so it does not matter what becomes of the file.
-    let mapped = unsafe { options.map_exec(file) };
+    // Apple's systems refuse to map a file executable that nobody signed, and profilers there see that it was opened.
+    let mapped = if cfg!(target_vendor = "apple") {
+        // SAFETY: nobody reads or runs anything through this mapping, so it does not matter what becomes of the file.
+        unsafe { options.map(file) }
+    } else {
+        // SAFETY: as above.
+        unsafe { options.map_exec(file) }
+    };
     mapped.map_err(|source| Error::of_file("mmap", path, source))
 }
 
-/// Nanoseconds of `CLOCK_MONOTONIC`, which `perf record -k mono` stamps its samples with.
+/// The time, by the clock that profilers of the system stamp their samples with:
+///
+/// | | clock | unit |
+/// |---|---|---|
+/// | Apple's systems | `mach_absolute_time` (samply) | the machine's own ticks, not nanoseconds |
+/// | others | `CLOCK_MONOTONIC` (`perf record -k mono`) | nanoseconds |
+///
+/// That of Apple's systems was never run.
 fn now() -> u64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `time` is valid for the call to write to; the clock exists on every Linux.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+    #[cfg(target_vendor = "apple")]
+    {
+        unsafe extern "C" {
+            safe fn mach_absolute_time() -> u64;
+        }
+        mach_absolute_time()
+    }
+    #[cfg(not(target_vendor = "apple"))]
+    {
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: `time` is valid for the call to write to; the clock exists on every such system.
+        unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+        time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+    }
+}
+
+/// Asks the system for its number of this thread.
+fn ask_thread_id() -> u32 {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    // SAFETY: has no requirements.
+    let id = unsafe { libc::gettid() };
+    #[cfg(target_os = "freebsd")]
+    // SAFETY: has no requirements.
+    let id = unsafe { libc::pthread_getthreadid_np() };
+    #[cfg(target_os = "netbsd")]
+    // SAFETY: has no requirements.
+    let id = unsafe { libc::_lwp_self() };
+    #[cfg(target_os = "openbsd")]
+    // SAFETY: has no requirements.
+    let id = unsafe { libc::getthrid() };
+    #[cfg(target_vendor = "apple")]
+    let id = {
+        let mut id = 0_u64;
+        // SAFETY: the thread that calls, and a number to write to.
+        unsafe { libc::pthread_threadid_np(0, &raw mut id) };
+        id
+    };
+    #[cfg(not(any(
+        target_os = "linux",
+        target_os = "android",
+        target_os = "freebsd",
+        target_os = "netbsd",
+        target_os = "openbsd",
+        target_vendor = "apple"
+    )))]
+    let id = std::process::id();
+    id as u32
 }
 
 /// The kernel's number of this thread, asked for once in each process it has been in.
 fn thread_id() -> u32 {
     thread_local!(static KNOWN: Cell<(u64, u32)> = const { Cell::new((0, 0)) });
-    let ask = || {
-        // SAFETY: has no requirements.
-        unsafe { libc::gettid() as u32 }
-    };
     let known = KNOWN.try_with(|known| {
         if known.get().0 != generation() {
-            known.set((generation(), ask()));
+            known.set((generation(), ask_thread_id()));
         }
         known.get().1
     });
     // The thread is ending and has nothing of its own any more.
-    known.unwrap_or_else(|_| ask())
+    known.unwrap_or_else(|_| ask_thread_id())
 }

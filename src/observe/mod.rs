@@ -5,15 +5,17 @@
 //!
 //! | | feature | where | who reads it |
 //! |---|---|---|---|
-//! | `PerfMap` | `perf` | Linux | `perf report`, and most other profilers: names of functions |
-//! | `Jitdump` | `perf` | Linux | `perf inject --jit`: names and code, also of addresses that are used again |
+//! | `PerfMap` | `perf` | Unix | `perf report`, and most other profilers: names of functions |
+//! | `Jitdump` | `perf` | Unix | `perf inject --jit`, samply: names and code, also of addresses that are used again |
 //! | `Gdb` | `gdb` | systems with ELF | gdb, lldb: breakpoints by name, names and frames in a backtrace |
 //! | `Events` | `tracing` | everywhere | subscribers of `tracing`: what the arena does |
+//!
+//! The feature `perf` was run on Linux alone; for other systems the compiler has checked it.
 //!
 //! Functions are known by [`Code::name`](crate::Code::name) or, without one, as `jit_` with their tag in decimal or (if
 //! that is 0) their address in hexadecimal. Control characters and line separators in names are written as `_`.
 
-#[cfg(all(feature = "perf", target_os = "linux"))]
+#[cfg(all(feature = "perf", unix))]
 mod claim;
 #[cfg(all(feature = "gdb", unix, not(target_vendor = "apple")))]
 mod eh_frame;
@@ -25,24 +27,24 @@ mod events;
 mod gdb;
 #[cfg(all(feature = "gdb", unix, not(target_vendor = "apple")))]
 mod gdb_list;
-#[cfg(all(feature = "perf", target_os = "linux"))]
+#[cfg(all(feature = "perf", unix))]
 mod jitdump;
-#[cfg(any(all(feature = "perf", target_os = "linux"), all(feature = "gdb", unix, not(target_vendor = "apple"))))]
+#[cfg(any(all(feature = "perf", unix), all(feature = "gdb", unix, not(target_vendor = "apple"))))]
 mod machine;
-#[cfg(any(all(feature = "perf", target_os = "linux"), all(feature = "gdb", unix, not(target_vendor = "apple"))))]
+#[cfg(any(all(feature = "perf", unix), all(feature = "gdb", unix, not(target_vendor = "apple"))))]
 mod name;
-#[cfg(all(feature = "perf", target_os = "linux"))]
+#[cfg(all(feature = "perf", unix))]
 mod output;
-#[cfg(all(feature = "perf", target_os = "linux"))]
+#[cfg(all(feature = "perf", unix))]
 mod perf_map;
-#[cfg(all(feature = "perf", target_os = "linux"))]
+#[cfg(all(feature = "perf", unix))]
 mod sink;
 
 #[cfg(feature = "tracing")]
 pub use events::Events;
 #[cfg(all(feature = "gdb", unix, not(target_vendor = "apple")))]
 pub use gdb::Gdb;
-#[cfg(all(feature = "perf", target_os = "linux"))]
+#[cfg(all(feature = "perf", unix))]
 pub use jitdump::Jitdump;
-#[cfg(all(feature = "perf", target_os = "linux"))]
+#[cfg(all(feature = "perf", unix))]
 pub use perf_map::PerfMap;
