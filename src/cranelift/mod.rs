@@ -1,4 +1,4 @@
-//! Modules of [`cranelift_jit`] in a [`CodeArena`] (feature `cranelift`).
+//! Modules of [`cranelift_jit`] in a [`CodeArena`](crate::CodeArena) (feature `cranelift`).
 //!
 //! [`CodeArenaProvider`] gives a `JITModule` its memory. Code of many modules then shares one reservation with all else
 //! that is in the arena: `free_memory` gives it back to the arena, `lookup` finds its functions from any address inside,

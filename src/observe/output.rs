@@ -326,9 +326,9 @@ fn file_size_limit() -> u64 {
     // SAFETY: `limit` is valid for the call to write to.
     let got = unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &raw mut limit) };
     if got == 0 && limit.rlim_cur != libc::RLIM_INFINITY {
-        // The limit's type is 64 bits wide on some targets and as wide as a pointer on others.
-        #[allow(clippy::useless_conversion)]
-        u64::from(limit.rlim_cur)
+        // The limit's type is signed on some targets, and as wide as a pointer on others.
+        #[allow(clippy::useless_conversion, clippy::unnecessary_fallible_conversions)]
+        u64::try_from(limit.rlim_cur).unwrap_or(u64::MAX)
     } else {
         u64::MAX
     }
