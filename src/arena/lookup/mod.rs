@@ -62,6 +62,7 @@ use line::{BIN, Line, MORE, Read, SLOTS, Tags};
 use overflow::Overflow;
 
 use crate::Error;
+use crate::icache;
 use crate::space::Run;
 use crate::space::granules::{SPAN, span_of};
 use crate::sync::Ordering;
@@ -96,7 +97,7 @@ const BINS: u32 = SPAN / BIN;
 /// Where the start of the block begins that reaches into a span.
 const LEAD: u32 = 32;
 /// Addresses that are looked up side by side.
-const ABREAST: usize = 16;
+const ABREAST: usize = 64;
 
 /// A block as it was entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -353,7 +354,14 @@ impl Lookup {
     /// As [`Lookup::find`] for many offsets, whose cache misses overlap. `None` stays `None`.
     pub(crate) fn find_many(&self, offsets: &[Option<usize>], found: &mut [Option<Entry>]) {
         for (offsets, found) in offsets.chunks(ABREAST).zip(found.chunks_mut(ABREAST)) {
-            // First all heads, none of which waits for another.
+            // First all that they will read is fetched, then all heads, none of which waits for another.
+            for offset in offsets.iter().flatten() {
+                let bin = offset / GRANULE / BIN as usize;
+                if let (Some(line), Some(tags)) = (self.lines.get(bin), self.tags.get(bin)) {
+                    icache::prefetch(line);
+                    icache::prefetch(tags);
+                }
+            }
             let mut heads = [0; ABREAST];
             for (head, offset) in heads.iter_mut().zip(offsets) {
                 let bin = offset.and_then(|offset| self.lines.get(offset / GRANULE / BIN as usize));
