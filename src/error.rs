@@ -152,7 +152,7 @@ impl Error {
     }
 
     /// A system call about a file or directory.
-    #[cfg_attr(not(any(feature = "perf", feature = "gdb")), allow(dead_code, reason = "files are for observers"))]
+    #[cfg_attr(not(all(feature = "perf", unix)), allow(dead_code, reason = "files are for observers"))]
     pub(crate) fn of_file(call: &'static str, path: &Path, source: io::Error) -> Self {
         Self::OperatingSystem { call, bytes: None, path: Some(path.into()), source }
     }
