@@ -278,6 +278,7 @@ fn ask_thread_id() -> u32 {
 }
 
 /// The kernel's number of this thread, asked for once in each process it has been in.
+#[allow(clippy::missing_const_for_thread_local, reason = "it is const; on OpenBSD clippy looks into the macro")]
 fn thread_id() -> u32 {
     thread_local!(static KNOWN: Cell<(u64, u32)> = const { Cell::new((0, 0)) });
     let known = KNOWN.try_with(|known| {
