@@ -244,10 +244,10 @@ fn the_view_and_the_file_stay_as_they_are() {
         // SAFETY: takes numbers only.
         assert_eq!(unsafe { libc::fcntl(fd, libc::F_GETFD) } & libc::FD_CLOEXEC, libc::FD_CLOEXEC);
         assert!(fd > 100, "{fd} is in the way of programs that choose numbers");
-        // One mapping, whatever is done.
+        // Two mappings, whatever is done: what holds code, and what is left out of core dumps.
         check_works(&arena);
         let rights: Vec<_> = mappings(at, arena.capacity()).into_iter().collect();
-        assert_eq!(rights.len(), 1, "{rights:?}");
+        assert!(rights.len() <= 2 && rights.iter().all(|rights| rights == "r-xs"), "{rights:?}");
         assert_eq!(call(&first), 1);
     });
 }
