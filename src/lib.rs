@@ -12,6 +12,7 @@ mod entry;
 mod error;
 mod icache;
 mod jit_memory;
+mod lazy;
 mod modes;
 #[cfg(all(any(feature = "perf", feature = "gdb", feature = "tracing"), not(loom)))]
 pub mod observe;
@@ -44,10 +45,11 @@ pub mod needs {}
 
 pub use arena::{
     ArenaBuilder, Batch, BlockInfo, Code, CodeArena, CodeBlock, GivenCopy, GivenMemory, GivenWriter, Guard, Hole, Map,
-    Observer, PageUse, Published, Reservation, Slot, Stats, Unfilled, UnwindInfo, WxMode,
+    Observer, PageUse, Published, Reservation, Reserve, Slot, Stats, Typed, Unfilled, UnwindInfo, WeakArena, WxMode,
 };
 pub use error::Error;
 pub use jit_memory::JitMemory;
+pub use lazy::LazyArena;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub use tests::model as fuzzing;

@@ -24,6 +24,12 @@ pub(crate) const BRANCH_REACH: usize = if cfg!(target_arch = "aarch64") {
     2 << 30
 };
 
+/// Whether a direct branch reaches from one address to another, wherever near `from` it begins: a little less than what the
+/// instruction can do, which counts from itself or from its end.
+pub(crate) fn branch_reaches(from: usize, to: usize) -> bool {
+    cfg!(target_arch = "x86") || from.abs_diff(to) < BRANCH_REACH - GRANULE
+}
+
 /// How far references relative to an instruction reach in both directions, so also the largest arena with its data. x86-64
 /// `[rip + disp32]`, RISC-V `auipc`; AArch64 `adrp`, s390x `larl`; 32-bit systems name all addresses.
 pub(crate) const DATA_REACH: usize = if cfg!(target_pointer_width = "32") {

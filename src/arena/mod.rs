@@ -1,6 +1,6 @@
 //! The code cache.
 //!
-//! - [`CodeArena`], [`builder`], [`block`], [`batch`], [`code`]: what users hold.
+//! - [`CodeArena`], [`builder`], [`block`], [`batch`], [`code`], [`reserve`], [`typed`], [`weak`]: what users hold.
 //! - [`core`](mod@core): what all of them share; [`handle`]: who keeps it alive.
 //! - [`heaps`]: who owns which space, and the locks. [`life`]: from placed to given back.
 //! - [`lookup`]: from an address to a block. [`guards`]: which threads may be running what was dropped.
@@ -24,8 +24,11 @@ mod life;
 mod lookup;
 #[cfg(all(test, loom))]
 mod loom_models;
+mod reserve;
 #[cfg(all(test, not(loom)))]
 mod tests;
+mod typed;
+mod weak;
 
 use std::fmt;
 use std::panic::{RefUnwindSafe, UnwindSafe};
@@ -47,11 +50,14 @@ use handle::Handle;
 #[cfg(feature = "cranelift")]
 pub(crate) use in_place::InPlace;
 pub use lookup::BlockInfo;
+pub use reserve::Reserve;
+pub use typed::Typed;
+pub use weak::WeakArena;
 
 use crate::Error;
 pub use crate::modes::{GivenCopy, GivenMemory, GivenWriter, Unfilled, WxMode};
 use crate::sync::Arc;
-use crate::units::GRANULE;
+use crate::units::{self, GRANULE};
 
 /// A code cache: one reservation of address space into which many functions are packed.
 ///
@@ -289,6 +295,36 @@ impl CodeArena {
         self.core().memory.mode()
     }
 
+    /// The address of the first byte that can be code.
+    pub fn base(&self) -> *const u8 {
+        self.core().memory.address(self.core().memory.first())
+    }
+
+    /// Whether a direct branch reaches from all of the arena to `address`, and back: without a
+    /// [stub](crate::Batch::reserve_with_stubs).
+    ///
+    /// ```
+    /// # use gaia_jit::CodeArena;
+    /// let arena = CodeArena::builder().capacity(1 << 20).build()?;
+    /// let end = arena.base().wrapping_add(arena.capacity());
+    /// assert!(arena.reaches(arena.base()) && arena.reaches(end));
+    /// # Ok::<(), gaia_jit::Error>(())
+    /// ```
+    pub fn reaches(&self, address: *const u8) -> bool {
+        // Its own code is, whatever its size.
+        if self.core().memory.offset_of(address).is_some() {
+            return true;
+        }
+        let end = self.base().wrapping_add(self.capacity());
+        [self.base(), end].into_iter().all(|from| units::branch_reaches(from.addr(), address.addr()))
+    }
+
+    /// Whether the arena belongs to the process that forked this one: then its code can be run, looked up and dropped here, and
+    /// every other call is [`Error::Forked`].
+    pub fn is_inherited(&self) -> bool {
+        !self.core().memory.is_own()
+    }
+
     /// Bytes of address space for code.
     pub fn capacity(&self) -> usize {
         self.core().memory.capacity()
@@ -303,7 +339,7 @@ impl CodeArena {
 impl fmt::Debug for CodeArena {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CodeArena")
-            .field("base", &self.core().memory.address(self.core().memory.first()))
+            .field("base", &self.base())
             .field("capacity", &self.capacity())
             .field("mode", &self.mode())
             .finish_non_exhaustive()

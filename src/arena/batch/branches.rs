@@ -8,7 +8,7 @@ use crate::Error;
 use crate::arena::batch::stubs::Stubs;
 use crate::arena::batch::{Batch, Slot};
 use crate::icache::stub;
-use crate::units::{BRANCH_REACH, GRANULE, round_up};
+use crate::units::{GRANULE, branch_reaches, round_up};
 
 impl Batch {
     /// As [`Batch::reserve`], with room for `stubs` stubs behind the `len` bytes of code: one for each target that may be
@@ -59,7 +59,7 @@ impl Batch {
     pub fn branch_target(&mut self, slot: Slot, target: *const u8) -> Result<*const u8, Error> {
         let start = self.address(slot);
         let end = start.wrapping_add(self.bytes_mut(slot).len());
-        if !start.is_null() && [start, end].into_iter().all(|from| reaches(from, target)) {
+        if !start.is_null() && [start, end].into_iter().all(|from| branch_reaches(from.addr(), target.addr())) {
             return Ok(target);
         }
         // Slots come in order, and so do their stubs.
@@ -86,9 +86,4 @@ impl Batch {
         }
         Ok(start.wrapping_add(offset))
     }
-}
-
-fn reaches(from: *const u8, to: *const u8) -> bool {
-    // A little less than what the instruction can do, which counts from itself or from its end.
-    cfg!(target_arch = "x86") || from.addr().abs_diff(to.addr()) < BRANCH_REACH - GRANULE
 }

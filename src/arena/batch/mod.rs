@@ -10,6 +10,7 @@
 //! are writable while the crate copies, and never while the caller's code runs.
 
 mod branches;
+mod cut;
 pub(in crate::arena) mod notes;
 pub(in crate::arena) mod open_run;
 mod pieces;

@@ -38,6 +38,12 @@ impl OpenRun {
         Some(Run { start, end })
     }
 
+    /// Takes back the end of what was handed out last.
+    pub(in crate::arena) fn give_back(&mut self, tail: Run) {
+        debug_assert!(self.run.start <= tail.start && tail.end == self.next);
+        self.next = tail.start;
+    }
+
     /// What holds memory: all that was handed out, or all there is.
     pub(in crate::arena) fn resident(&self) -> Run {
         if self.populated { self.run } else { Run { start: self.run.start, end: self.next } }
@@ -93,6 +99,10 @@ mod tests {
         open.populated = true;
         assert_eq!((open.resident().start, open.resident().end), (7, 16));
         assert_eq!((open.take(4, 1), open.take(1, 32)), (None, None));
+        assert_eq!(open.take(3, 1), Some(Run::new(13, 3)));
+        open.give_back(Run::new(14, 2));
+        assert_eq!((list(&mut open.used()), list(&mut open.rest())), (vec![(8, 14)], vec![(7, 8), (14, 16)]));
+        open.give_back(Run::new(13, 1));
         assert_eq!(open.take(3, 1), Some(Run::new(13, 3)), "to its end");
         assert_eq!((list(&mut open.used()), list(&mut open.rest())), (vec![(8, 16)], vec![(7, 8)]));
     }

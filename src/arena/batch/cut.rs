@@ -1,0 +1,49 @@
+//! The last function of a batch becomes shorter than it was reserved.
+#![forbid(unsafe_code)]
+
+use super::{Batch, Slot, Source};
+use crate::Error;
+use crate::arena::lookup::Entry;
+use crate::icache;
+use crate::space::Run;
+use crate::units::GRANULE;
+
+impl Batch {
+    /// Gives back what lies behind the first `len` bytes of the last slot. Nothing may have been reserved since.
+    pub(in crate::arena) fn cut(&mut self, slot: Slot, len: usize) -> Result<(), Error> {
+        let Some(old) = self.entry(slot).copied() else {
+            return Err(Error::PastCapacity { offset: 0, len, capacity: 0 });
+        };
+        debug_assert_eq!(slot.index + 1, self.entries.len());
+        match len {
+            0 => return Err(Error::ZeroSize),
+            len if len > old.len as usize => {
+                return Err(Error::PastCapacity { offset: 0, len, capacity: old.len as usize });
+            }
+            _ => {}
+        }
+        let new = Entry { len: len as u32, ..old };
+        // Instructions begin at their alignment, so the padding is filled from its end.
+        if let Some(padding) = self.granules_mut(slot).get_mut(len..new.run().len() as usize * GRANULE) {
+            icache::fill_with_traps(padding);
+        }
+        self.entries[slot.index] = new;
+        let tail = Run { start: new.run().end, end: old.run().end };
+        if tail.len() == 0 {
+            return Ok(());
+        }
+        match self.sources[slot.index] {
+            // It is a part of pages that are sealed first. What was written there holds memory.
+            Source::Run => {
+                self.core.note_resident(tail);
+                if let Some(open) =
+                    self.runs.iter_mut().find(|open| open.run.start <= tail.start && tail.end <= open.run.end)
+                {
+                    open.give_back(tail);
+                }
+            }
+            Source::View | Source::Written | Source::Staged(_) => self.core.release([tail]),
+        }
+        Ok(())
+    }
+}

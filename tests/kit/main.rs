@@ -1,0 +1,8 @@
+//! What a long-lived runtime needs beside memory: code written at its address, pointers with a lifetime, an arena in a static.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod calls;
+mod lazy;
