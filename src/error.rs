@@ -63,7 +63,9 @@ pub enum Error {
 
     /// No hole in the data beside the code is large enough. [`ArenaBuilder::data`](crate::ArenaBuilder::data) says how much there
     /// is.
-    #[error("data area full: {asked} bytes asked for, {free} free in all, largest hole {largest_hole}")]
+    #[error(
+        "data area full: {asked} bytes asked for, {free} free in all, largest hole {largest_hole}, {waiting} wait for guards"
+    )]
     #[non_exhaustive]
     DataFull {
         /// Bytes asked for, rounded up to whole granules, for constants to whole pages.
@@ -72,6 +74,8 @@ pub enum Error {
         free: usize,
         /// Bytes of the largest hole.
         largest_hole: usize,
+        /// Bytes of dropped data that wait for guards.
+        waiting: usize,
     },
 
     /// A write or an entry point outside the block.

@@ -44,8 +44,9 @@ pub mod security {}
 pub mod needs {}
 
 pub use arena::{
-    ArenaBuilder, Batch, BlockInfo, Code, CodeArena, CodeBlock, GivenCopy, GivenMemory, GivenWriter, Guard, Hole, Map,
-    Observer, PageUse, Published, Reservation, Reserve, Slot, Stats, Typed, Unfilled, UnwindInfo, WeakArena, WxMode,
+    ArenaBuilder, Batch, BlockInfo, Code, CodeArena, CodeBlock, DataAccess, DataBlock, DataSlot, GivenCopy,
+    GivenMemory, GivenWriter, Guard, Hole, Map, Observer, PageUse, Published, Reservation, Reserve, Slot, Stats, Typed,
+    Unfilled, UnwindInfo, WeakArena, WxMode,
 };
 pub use error::Error;
 pub use jit_memory::JitMemory;

@@ -76,8 +76,9 @@ impl ArenaBuilder {
     }
 
     /// Bytes of address space for data beside the code, rounded up to whole pages: memory that is readable and writable, or
-    /// readable alone, and never executable for as long as the arena lives. Memory is used only as data is placed. Data of
-    /// Cranelift's modules lies there.
+    /// readable alone, and never executable for as long as the arena lives. Memory is used only as data is placed. There lie
+    /// [`CodeArena::data`], and constants and variables of Cranelift's modules. The two kinds lie apart, 64 KiB each: in an area of less
+    /// than 128 KiB a block of the kind that came second takes whole pages.
     ///
     /// An eighth of the capacity unless set, and less where code could not reach that much; 0 for none. Code reaches all of it by
     /// references relative to the instruction: code and data together are at most 2 GiB on x86-64 and RISC-V, 4 GiB on AArch64 and

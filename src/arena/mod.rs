@@ -35,11 +35,12 @@ use std::panic::{RefUnwindSafe, UnwindSafe};
 
 #[cfg(feature = "cranelift")]
 pub(crate) use batch::notes::Notes;
-pub use batch::{Batch, Slot};
+pub use batch::{Batch, DataSlot, Slot};
 pub use block::CodeBlock;
 pub use builder::ArenaBuilder;
 pub use code::{Code, UnwindInfo};
 use core::Core;
+pub use data::block::{DataAccess, DataBlock};
 #[cfg(feature = "cranelift")]
 pub(crate) use data::{DataKind, DataPages};
 pub use events::observer::{Observer, Published, Reservation};

@@ -64,6 +64,10 @@ impl Mode for Flip {
         Ok(())
     }
 
+    fn kernel_writer(&self) -> Option<&KernelWriter> {
+        self.writer.as_ref().ok()
+    }
+
     fn unfilled(&self) -> Option<Unfilled> {
         self.writer.as_ref().err().copied()
     }

@@ -32,8 +32,8 @@ pub struct GivenMemory {
     /// How bytes get there.
     pub writer: GivenWriter,
     /// Memory for data: readable, writable, and not executable. Whole pages inside of it are used. What stands there does not
-    /// matter. Nothing of this version places data there, because modules of Cranelift are refused over given memory. Code and
-    /// data together are at most what references reach: see [`ArenaBuilder::data`](crate::ArenaBuilder::data).
+    /// matter. [`CodeArena::data`](crate::CodeArena::data) is placed there; modules of Cranelift are refused over given memory. Code
+    /// and data together are at most what references reach: see [`ArenaBuilder::data`](crate::ArenaBuilder::data).
     ///
     /// Constants stay writable, because protections never change.
     pub data: Option<NonNull<[u8]>>,

@@ -40,7 +40,7 @@ use crate::Error;
 use crate::icache;
 use crate::region::{Plan, Region, refusal};
 use crate::sync::{AtomicUsize, Ordering};
-use crate::sys::{self, Os, Span};
+use crate::sys::{self, KernelWriter, Os, Span};
 use withdrawn::Withdrawn;
 
 /// How an arena keeps pages from being writable and executable at once.
@@ -260,6 +260,11 @@ trait Mode: Send + Sync {
         None
     }
 
+    /// What writes to read-only pages through the kernel, if the mode keeps that open.
+    fn kernel_writer(&self) -> Option<&KernelWriter> {
+        None
+    }
+
     /// Before this thread reads code.
     fn let_read(&self) {}
 
@@ -450,6 +455,11 @@ impl CodeMemory {
     /// Why holes in pages with live code are not filled, if they are not.
     pub(crate) fn unfilled(&self) -> Option<Unfilled> {
         self.mode.unfilled().or_else(|| (!self.fills_holes()).then_some(Unfilled::NotWritten))
+    }
+
+    /// What writes to read-only pages through the kernel, if the mode keeps that open.
+    pub(crate) fn kernel_writer(&self) -> Option<&KernelWriter> {
+        self.mode.kernel_writer()
     }
 
     /// Before this thread reads code: where rights differ from thread to thread, it may have none yet.

@@ -16,7 +16,6 @@ impl Region {
     }
 
     /// The address of an offset.
-    #[cfg_attr(not(feature = "cranelift"), allow(dead_code, reason = "only modules of Cranelift have data"))]
     pub(crate) fn data_start(&self, offset: usize) -> NonNull<u8> {
         self.data_span(offset..offset).start
     }
@@ -28,7 +27,6 @@ impl Region {
     }
 
     /// The largest alignment that data can have: how its first byte lies, in a reservation at a multiple of 64 KiB.
-    #[cfg_attr(not(feature = "cranelift"), allow(dead_code, reason = "only modules of Cranelift have data"))]
     pub(crate) fn data_alignment(&self) -> usize {
         // Memory that others mapped begins where it begins.
         (1 << self.data.address().trailing_zeros().min(usize::BITS - 1)).min(DATA_GAP / 2)

@@ -3,6 +3,8 @@
 
 #[path = "../../tests/common/mod.rs"]
 pub(crate) mod common;
+#[cfg(test)]
+mod data;
 pub(crate) mod faulty;
 #[cfg(all(test, feature = "cranelift"))]
 mod given;

@@ -11,16 +11,18 @@
 
 mod branches;
 mod cut;
+mod data;
 pub(in crate::arena) mod notes;
 pub(in crate::arena) mod open_run;
 mod pieces;
+mod publish;
 mod stubs;
 
 use std::fmt;
 use std::marker::PhantomData;
 
 use crate::Error;
-use crate::arena::block::CodeBlock;
+
 use crate::arena::code::{Code, UnwindInfo};
 use crate::arena::core::bytes_of;
 use crate::arena::handle::Handle;
@@ -30,9 +32,11 @@ use crate::modes::WayIn;
 use crate::space::Run;
 use crate::sync::{Arc, AtomicU64, Ordering};
 use crate::units::{GRANULE, MAX_ALIGN};
+pub use data::DataSlot;
+use data::PlacedData;
 use notes::Notes;
 use open_run::OpenRun;
-use pieces::{Piece, Source};
+use pieces::Source;
 use stubs::Stubs;
 
 /// Bytes that a `Flip` batch stages before it opens pages.
@@ -88,6 +92,7 @@ pub struct Batch {
     pub(in crate::arena) stubs: Vec<Stubs>,
     staging: Vec<u8>,
     runs: Vec<OpenRun>,
+    data: PlacedData,
     /// What was staged has been written, or some of it.
     written: bool,
     /// There were no whole pages to open: not asked for again.
@@ -116,6 +121,7 @@ impl Batch {
             stubs: Vec::new(),
             staging: Vec::new(),
             runs: Vec::new(),
+            data: PlacedData::default(),
             written: false,
             no_pages: false,
             expected,
@@ -383,51 +389,6 @@ impl Batch {
         let taken = open.take(granules, 1);
         self.runs.push(open);
         taken.ok_or(Error::ZeroSize)
-    }
-
-    /// Makes all functions executable and returns their blocks, in the order of the slots.
-    ///
-    /// # Errors
-    /// [`Error::OperatingSystem`], [`Error::Forked`]; then nothing is published and everything is given back.
-    pub fn publish(mut self) -> Result<Vec<CodeBlock>, Error> {
-        let core = Arc::clone(&self.core);
-        core.memory.check_own("publish")?;
-        if self.entries.is_empty() {
-            return Ok(Vec::new());
-        }
-        self.make_executable()?;
-        let mut blocks = Vec::new();
-        blocks.try_reserve_exact(self.entries.len()).map_err(|_| Error::out_of_memory())?;
-        core.enter_all(&self.entries, !self.staging.is_empty(), &self.runs)?;
-        // From here on nothing fails.
-        let entries = std::mem::take(&mut self.entries);
-        self.runs.clear();
-        // Owned by blocks from here on, whatever an observer does.
-        // SAFETY: entered and counted just now, for this call alone.
-        let block = |entry: &Entry| unsafe { CodeBlock::new(&core, *entry) };
-        blocks.extend(entries.iter().map(block));
-        let described = entries.iter().enumerate().map(|(slot, entry)| self.notes.describe(slot, *entry));
-        // SAFETY: published, and returned or dropped behind this.
-        unsafe { core.announce(described) };
-        Ok(blocks)
-    }
-
-    fn make_executable(&mut self) -> Result<(), Error> {
-        for open in &mut self.runs {
-            // SAFETY: opened by this batch; it writes no more, as it is being published.
-            unsafe { self.core.memory.seal(bytes_of(open.run), open.written())? };
-            open.sealed = true;
-        }
-        self.written = true;
-        for piece in Piece::of(&self.entries, &self.sources) {
-            let at = bytes_of(piece.run);
-            if let Some(from) = piece.staged {
-                // SAFETY: granules placed for this batch alone, not published yet.
-                unsafe { self.core.memory.write(at.start, &self.staging[from..from + at.len()])? };
-            }
-            self.core.memory.flush(at)?;
-        }
-        self.core.memory.sync_cores()
     }
 }
 

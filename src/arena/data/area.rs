@@ -3,14 +3,17 @@
 use std::ops::Range;
 
 use super::DataKind;
-use super::space::{Figures, Space};
+use super::space::{Figures, Space, Waiting};
 use crate::Error;
 use crate::arena::core::{Core, bytes_of};
 use crate::space::Run;
-use crate::sync::checked::Mutex;
+use crate::sync::checked::{Mutex, MutexGuard};
 use crate::units;
 
-/// The data area of an arena. Its lock is taken last, and held while the system is called.
+/// How many runs one call reclaims, unless it would fail otherwise or has to be exact.
+const RECLAIMED: usize = 64;
+
+/// The data area of an arena. Its lock is held while the system is called. Under it only that of the guards' ages is taken.
 pub(in crate::arena) struct DataArea(Mutex<Option<Box<Space>>>);
 
 impl DataArea {
@@ -18,24 +21,35 @@ impl DataArea {
     pub(in crate::arena) fn new() -> Self {
         Self(Mutex::new(None))
     }
+
+    /// Not in a forked child, where it may be locked for ever.
+    pub(super) fn lock(&self) -> MutexGuard<'_, Option<Box<Space>>> {
+        self.0.lock()
+    }
 }
 
 impl Core {
-    /// Takes granules of the data area, in pages that are writable. What stands there is whatever it is.
-    pub(super) fn take_data(&self, kind: DataKind, len: u32, align: u32) -> Result<Run, Error> {
-        self.memory.check_own("reserve data")?;
-        let mut area = self.data.0.lock();
-        let bytes = self.memory.data_len();
+    /// The area's bookkeeping, which is made if there is none.
+    pub(super) fn data_space(&self) -> Result<MutexGuard<'_, Option<Box<Space>>>, Error> {
+        let mut area = self.data.lock();
         if area.is_none() {
-            *area = Some(Space::new(bytes, self.memory.page_size())?);
+            *area = Some(Space::new(self.memory.data_len(), self.memory.page_size())?);
         }
+        Ok(area)
+    }
+
+    /// Takes granules of the data area, in pages that are writable. What stands there is whatever it is.
+    pub(in crate::arena) fn take_data(&self, kind: DataKind, len: u32, align: u32) -> Result<Run, Error> {
+        self.memory.check_own("reserve data")?;
+        let mut area = self.data_space()?;
         let Some(space) = area.as_mut() else { return Err(Error::out_of_memory()) };
-        let Some(run) = space.take(kind, len, align) else { return Err(space.full(len)) };
+        let run = self.take_or_reclaim(space, kind, len, align)?;
         // Where opened pages count as memory, used or not, none are opened ahead.
         let ahead = kind == DataKind::Writable && !self.memory.commits();
         let pages = if ahead { space.pages_ahead(run) } else { space.pages(run) };
         let mut at = pages.start;
         while let Some(closed) = space.writable.next_run(at..pages.end, false) {
+            space.read_only.remove(closed.clone());
             // SAFETY: pages of the data area that hold nothing that is to stay read-only: they are free, or this run's, or
             // shared with data that is writable.
             if let Err(refused) = unsafe { self.memory.open_data(self.data_bytes(closed.clone())) } {
@@ -49,8 +63,24 @@ impl Core {
         Ok(run)
     }
 
+    /// Takes granules, if need be after all is free again that waits for no guard.
+    pub(super) fn take_or_reclaim(
+        &self,
+        space: &mut Space,
+        kind: DataKind,
+        len: u32,
+        align: u32,
+    ) -> Result<Run, Error> {
+        self.reclaim_data(space, RECLAIMED);
+        if let Some(run) = space.take(kind, len, align) {
+            return Ok(run);
+        }
+        self.reclaim_data(space, usize::MAX);
+        space.take(kind, len, align).ok_or_else(|| space.full(len))
+    }
+
     /// Bytes of pages of the data area.
-    fn data_bytes(&self, pages: Range<usize>) -> Range<usize> {
+    pub(super) fn data_bytes(&self, pages: Range<usize>) -> Range<usize> {
         let page = self.memory.page_size();
         pages.start * page..pages.end * page
     }
@@ -60,9 +90,9 @@ impl Core {
     /// # Safety
     /// - The pages are the caller's, all of them, and nobody writes to them any more.
     pub(super) unsafe fn close_data(&self, run: Run) -> Result<(), Error> {
-        let mut area = self.data.0.lock();
+        let mut area = self.data.lock();
         if let Some(space) = area.as_mut() {
-            // Whatever the system says, they are made writable before they are used again.
+            // Whatever the system says, they are made writable, or read-only, before they are used again.
             let pages = space.pages(run);
             space.writable.remove(pages);
         }
@@ -71,10 +101,55 @@ impl Core {
     }
 
     /// Makes granules of the data area free.
-    pub(super) fn free_data(&self, runs: impl IntoIterator<Item = Run>) {
-        let mut area = self.data.0.lock();
+    pub(in crate::arena) fn free_data(&self, runs: impl IntoIterator<Item = Run>) {
+        let mut area = self.data.lock();
         let Some(space) = area.as_mut() else { return };
         runs.into_iter().for_each(|run| space.free(run));
+        self.give_data_back(space);
+    }
+
+    /// Counts a block of data.
+    pub(super) fn count_data(&self) {
+        if let Some(space) = self.data.lock().as_mut() {
+            space.blocks += 1;
+        }
+    }
+
+    /// Makes granules of a dropped block of data free, as soon as no older guard is left.
+    pub(super) fn retire_data(&self, run: Run) {
+        let mut area = self.data.lock();
+        let Some(space) = area.as_mut() else { return };
+        space.blocks -= 1;
+        // Locking was the read-modify-write between what made the data unreachable and the look at the guards.
+        if self.guards.any() {
+            let epoch = self.guards.next_epoch();
+            space.wait(Waiting { epoch, run });
+            // More than one, so that what waits stays in proportion to what is dropped.
+            self.reclaim_data(space, 2);
+        } else {
+            space.free(run);
+        }
+        self.give_data_back(space);
+    }
+
+    /// Makes up to `most` runs free that need not wait any more, the oldest first.
+    fn reclaim_data(&self, space: &mut Space, most: usize) {
+        if !space.is_waited() {
+            return;
+        }
+        self.guards.catch_up();
+        // Behind the lock, so it counts for all that waits here (see the guards).
+        let oldest = self.guards.oldest();
+        for _ in 0..most {
+            match space.next_waiting().filter(|epoch| oldest.is_none_or(|oldest| *epoch < oldest)) {
+                Some(_) => space.free_waiting(),
+                None => break,
+            }
+        }
+    }
+
+    /// Gives memory of free pages back if there is more of it than the arena is to keep.
+    fn give_data_back(&self, space: &mut Space) {
         if space.figures().resident as u64 <= self.least_kept {
             return;
         }
@@ -86,8 +161,11 @@ impl Core {
 
     /// Gives the memory of free pages of the data area back to the system; returns the bytes.
     pub(in crate::arena) fn trim_data(&self) -> Result<usize, Error> {
-        let mut area = self.data.0.lock();
-        area.as_mut().map_or(Ok(0), |space| self.trim_area(space))
+        let mut area = self.data.lock();
+        area.as_mut().map_or(Ok(0), |space| {
+            self.reclaim_data(space, usize::MAX);
+            self.trim_area(space)
+        })
     }
 
     fn trim_area(&self, space: &mut Space) -> Result<usize, Error> {
@@ -99,7 +177,9 @@ impl Core {
             // SAFETY: free pages of the data area, which nobody gets while its lock is held.
             unsafe { self.memory.decommit_data(bytes_of(run))? };
             // What decommitting leaves them as differs from system to system.
-            space.writable.remove(space.pages(run));
+            let empty = space.pages(run);
+            space.writable.remove(empty.clone());
+            space.read_only.remove(empty);
             pages += space.gone(run) as usize;
         }
         Ok(pages * self.memory.page_size())
@@ -107,16 +187,29 @@ impl Core {
 
     /// `None` where the lock may be held for ever: in a child forked while another thread held it.
     pub(in crate::arena) fn data_figures(&self) -> Option<Figures> {
-        let area = if self.memory.is_own() { self.data.0.lock() } else { self.data.0.try_lock()? };
-        Some(area.as_ref().map_or_else(Figures::default, |space| space.figures()))
+        if !self.memory.is_own() {
+            let area = self.data.0.try_lock()?;
+            return Some(area.as_ref().map_or_else(Figures::default, |space| space.figures()));
+        }
+        let mut area = self.data.lock();
+        let Some(space) = area.as_mut() else { return Some(Figures::default()) };
+        self.reclaim_data(space, usize::MAX);
+        Some(space.figures())
     }
 
     /// Checks a size against what the data area could hold empty.
-    pub(super) fn data_granules(&self, bytes: usize) -> Result<u32, Error> {
+    pub(in crate::arena) fn data_granules(&self, bytes: usize) -> Result<u32, Error> {
         match self.memory.data_len() {
             // Full is what it is, rather than too small.
-            0 if bytes > 0 => Err(Error::DataFull { asked: bytes, free: 0, largest_hole: 0 }),
+            0 if bytes > 0 => Err(Error::DataFull { asked: bytes, free: 0, largest_hole: 0, waiting: 0 }),
             most => units::granules(bytes, most),
         }
+    }
+
+    /// Checks an alignment of data, and returns it in granules.
+    pub(in crate::arena) fn data_align(&self, align: usize) -> Result<u32, Error> {
+        // The area begins at a multiple of that and no more.
+        let limit = self.memory.data_alignment();
+        units::align_granules(align, limit)
     }
 }

@@ -10,7 +10,7 @@ use crate::arena::core::bytes_of;
 use crate::arena::handle::Handle;
 use crate::space::Run;
 use crate::sync::Arc;
-use crate::units::{GRANULE, align_granules};
+use crate::units::GRANULE;
 
 /// The longest run of pages that is taken ahead.
 const LONGEST_RUN: usize = 64 << 10;
@@ -18,7 +18,7 @@ const LONGEST_RUN: usize = 64 << 10;
 impl CodeArena {
     /// No data yet.
     pub(crate) fn data_pages(&self, kind: DataKind) -> DataPages {
-        DataPages { core: Arc::clone(self.handle()), kind, runs: Vec::new(), used: 0 }
+        DataPages::new(&self.handle, kind)
     }
 }
 
@@ -33,13 +33,15 @@ pub(crate) struct DataPages {
 }
 
 impl DataPages {
+    pub(in crate::arena) fn new(handle: &Arc<Handle>, kind: DataKind) -> Self {
+        Self { core: Arc::clone(handle), kind, runs: Vec::new(), used: 0 }
+    }
+
     /// `len` zero bytes, writable; constants until [`DataPages::make_read_only`].
     pub(crate) fn reserve(&mut self, len: usize, align: usize) -> Result<NonNull<u8>, Error> {
         let core = Arc::clone(&self.core);
         let granules = core.data_granules(len)?;
-        // The area begins at a multiple of that and no more.
-        let limit = core.memory.data_alignment();
-        let align = align_granules(align, limit)?;
+        let align = core.data_align(align)?;
         self.runs.try_reserve(1).map_err(|_| Error::out_of_memory())?;
         let run = match self.runs.last_mut().and_then(|open| open.take(granules, align)) {
             Some(run) => run,
@@ -75,6 +77,7 @@ impl DataPages {
     }
 
     /// What was reserved before may be in use from here on.
+    #[cfg(feature = "cranelift")]
     pub(crate) fn use_all(&mut self) {
         self.used = self.runs.len();
     }
@@ -94,7 +97,20 @@ impl DataPages {
         Ok(())
     }
 
+    /// The granules of what was reserved at an address.
+    pub(in crate::arena) fn run_at(&self, at: NonNull<u8>, granules: u32) -> Run {
+        let first = self.core.memory.data_start(0).addr().get();
+        Run::new(((at.addr().get() - first) / GRANULE) as u32, granules)
+    }
+
+    /// Leaves what was reserved to others, who own it from now on, and gives the rest back.
+    pub(in crate::arena) fn give_up_used(mut self) {
+        let runs = std::mem::take(&mut self.runs);
+        self.core.free_data(runs.iter().flat_map(OpenRun::rest));
+    }
+
     /// Leaves what may be in use so for ever, and the arena with it, and gives the rest back.
+    #[cfg(feature = "cranelift")]
     pub(crate) fn leak(&mut self) {
         let used = std::mem::take(&mut self.used);
         if used > 0 {

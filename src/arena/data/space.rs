@@ -1,9 +1,10 @@
 //! Which granules of the data area are free, which of its pages hold memory, and which are writable.
 #![forbid(unsafe_code)]
 
+use std::collections::VecDeque;
 use std::ops::Range;
 
-use super::DataKind;
+use super::{DataKind, Way};
 use crate::Error;
 use crate::space::Run;
 use crate::space::bit_set::BitSet;
@@ -19,6 +20,16 @@ pub(in crate::arena) struct Figures {
     pub(in crate::arena) taken: usize,
     /// Pages that hold memory.
     pub(in crate::arena) resident: usize,
+    /// Blocks that were not dropped.
+    pub(in crate::arena) blocks: usize,
+    /// Granules of dropped blocks that wait for guards.
+    pub(in crate::arena) waiting: usize,
+}
+
+/// A dropped block of data that waits until all guards are younger than its epoch.
+pub(super) struct Waiting {
+    pub(super) epoch: u64,
+    pub(super) run: Run,
 }
 
 /// What is where in the data area.
@@ -29,6 +40,16 @@ pub(super) struct Space {
     heaps: [Heap; 2],
     /// Pages that are writable now.
     pub(super) writable: BitSet,
+    /// Pages that are surely read-only now.
+    pub(super) read_only: BitSet,
+    /// How constants get to their place, once that was found out.
+    pub(super) way: Option<Way>,
+    /// Blocks that were not dropped.
+    pub(super) blocks: usize,
+    /// In the order of their epochs.
+    waiting: VecDeque<Waiting>,
+    /// Their granules.
+    granules_waiting: usize,
 }
 
 impl Space {
@@ -38,6 +59,11 @@ impl Space {
             pool: Pool::new(&tables.granules)?,
             heaps: [Heap::new(1)?, Heap::new(2)?],
             writable: BitSet::empty(bytes / page)?,
+            read_only: BitSet::empty(bytes / page)?,
+            way: None,
+            blocks: 0,
+            waiting: VecDeque::new(),
+            granules_waiting: 0,
             tables,
         }))
     }
@@ -61,7 +87,36 @@ impl Space {
                 return own.alloc_in(tables, spans, len, align);
             }
         }
-        own.alloc_exactly(tables, len, align).or_else(|| other.alloc_exactly(tables, len, align))
+        if let Some(run) = own.alloc_exactly(tables, len, align) {
+            return Some(run);
+        }
+        // What is of the other kind shares no page with it.
+        let page = tables.granules.page();
+        other.alloc_exactly(tables, len.next_multiple_of(page), align.max(page))
+    }
+
+    /// Puts a dropped block among those that wait. Its epoch is no earlier than theirs.
+    pub(super) fn wait(&mut self, block: Waiting) {
+        self.granules_waiting += block.run.len() as usize;
+        self.waiting.push_back(block);
+    }
+
+    /// Whether anything waits.
+    pub(super) fn is_waited(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// The epoch of the block that waits longest.
+    pub(super) fn next_waiting(&self) -> Option<u64> {
+        self.waiting.front().map(|block| block.epoch)
+    }
+
+    /// Makes the block free that waits longest.
+    pub(super) fn free_waiting(&mut self) {
+        if let Some(Waiting { run, .. }) = self.waiting.pop_front() {
+            self.granules_waiting -= run.len() as usize;
+            self.free(run);
+        }
     }
 
     pub(super) fn free(&mut self, run: Run) {
@@ -108,7 +163,12 @@ impl Space {
     pub(super) fn figures(&self) -> Figures {
         let free = self.free_granules();
         let resident = self.pool.resident_pages() + self.heaps.iter().map(Heap::resident_pages).sum::<u32>();
-        Figures { taken: (self.tables.granules.len() - free) as usize, resident: resident as usize }
+        Figures {
+            taken: (self.tables.granules.len() - free) as usize,
+            resident: resident as usize,
+            blocks: self.blocks,
+            waiting: self.granules_waiting,
+        }
     }
 
     pub(super) fn full(&mut self, asked: u32) -> Error {
@@ -116,7 +176,8 @@ impl Space {
         let Self { tables, pool, heaps, .. } = self;
         let largest = heaps.iter_mut().map(|heap| heap.largest(tables)).fold(pool.largest(&tables.granules), u32::max);
         let bytes = |granules: u32| granules as usize * GRANULE;
-        Error::DataFull { asked: bytes(asked), free: bytes(free), largest_hole: bytes(largest) }
+        let waiting = self.granules_waiting * GRANULE;
+        Error::DataFull { asked: bytes(asked), free: bytes(free), largest_hole: bytes(largest), waiting }
     }
 
     /// Free runs of whole pages of which some hold memory, each with one owner.

@@ -39,8 +39,12 @@ pub struct Stats {
     pub resident_bytes: usize,
     /// Address space for data beside the code.
     pub data_capacity: usize,
-    /// What of it is in use.
+    /// What of it is in use, with what waits for a guard.
     pub data_bytes: usize,
+    /// Blocks of data that were not dropped ([`DataBlock`](crate::DataBlock)).
+    pub data_blocks: usize,
+    /// Space of dropped blocks of data that waits for a guard.
+    pub pending_data_bytes: usize,
     /// Memory of pages that data was placed in since they were last trimmed.
     pub data_resident_bytes: usize,
     /// Whether holes in pages with live code are filled: in `Flip` where the system allows the kernel write, in all other modes
@@ -76,6 +80,8 @@ impl Core {
         };
         if let Some(data) = self.data_figures() {
             stats.data_bytes = data.taken * GRANULE;
+            stats.data_blocks = data.blocks;
+            stats.pending_data_bytes = data.waiting * GRANULE;
             stats.data_resident_bytes = data.resident * self.memory.page_size();
         }
         let Some(mut all) = self.all_to_read() else { return stats };

@@ -1,0 +1,211 @@
+//! Data beside code, for everyone.
+
+use std::fmt;
+use std::panic::{RefUnwindSafe, UnwindSafe};
+use std::ptr::NonNull;
+
+use super::{DataKind, Way};
+use crate::Error;
+use crate::arena::CodeArena;
+use crate::arena::core::{Core, bytes_of};
+use crate::arena::handle::Handle;
+use crate::space::Run;
+use crate::sync::Arc;
+use crate::units::GRANULE;
+
+/// What may be done with data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DataAccess {
+    /// It is read. No thread can write to it once it is there.
+    ///
+    /// Blocks share pages where the kernel writes to read-only pages (`/proc/self/mem`: Linux, unless it is refused); a page with
+    /// constants is never made writable. Elsewhere each block takes whole pages, and so do the constants of a batch together.
+    /// Over [`Given`](crate::WxMode::Given) memory it stays writable.
+    ReadOnly,
+    /// It is read and written to, by the program and by code. Blocks share pages.
+    ReadWrite,
+}
+
+/// Data in reach of an arena's code: never executable, and freed like a block when it is dropped. Made by [`CodeArena::data`] or in a
+/// [`Batch`](crate::Batch::data).
+///
+/// Dropping it makes its space free as soon as no guard is left that was taken before: code may still be using it. It keeps the
+/// arena alive, as a handle does.
+pub struct DataBlock {
+    core: Arc<Handle>,
+    run: Run,
+    len: usize,
+    access: DataAccess,
+}
+
+// As for `CodeBlock`.
+impl UnwindSafe for DataBlock {}
+impl RefUnwindSafe for DataBlock {}
+
+impl CodeArena {
+    /// Places data in reach of the arena's code, by references relative to the instruction. `fill` gets the address and the bytes to
+    /// write there, zeros at first, which need not lie at that address.
+    ///
+    /// It lies in the arena's data area ([`ArenaBuilder::data`](crate::ArenaBuilder::data)), in multiples of 16 bytes.
+    ///
+    /// ```
+    /// # #[cfg(target_arch = "x86_64")] {
+    /// use gaia_jit::{CodeArena, DataAccess, Reserve};
+    ///
+    /// let arena = CodeArena::builder().capacity(1 << 20).build()?;
+    /// let table = arena.data(8, 8, DataAccess::ReadOnly, |_, bytes| {
+    ///     bytes.copy_from_slice(&7_u64.to_le_bytes());
+    /// })?;
+    /// let block = arena.publish_with(Reserve::new(8), |address, bytes| {
+    ///     let distance = (table.as_ptr() as usize).wrapping_sub(address as usize + 7) as u32;
+    ///     bytes[..3].copy_from_slice(&[0x48, 0x8b, 0x05]); // mov rax, [rip + distance]
+    ///     bytes[3..7].copy_from_slice(&distance.to_le_bytes());
+    ///     bytes[7] = 0xc3; // ret
+    ///     Ok(8)
+    /// })?;
+    /// // SAFETY: the code takes nothing and returns a number; `table` lives.
+    /// let seven = unsafe { block.typed::<extern "C" fn() -> u64>() };
+    /// assert_eq!(seven.call(), 7);
+    /// # }
+    /// # Ok::<(), gaia_jit::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Whatever the error, or if `fill` panics, nothing is left of it.
+    ///
+    /// - [`Error::DataFull`] if there is no hole for it.
+    /// - [`Error::ZeroSize`] for no bytes, [`Error::TooLarge`] for more than the area has.
+    /// - [`Error::BadAlignment`] for an alignment that is no power of two, or above that of the area (64 KiB).
+    /// - [`Error::OperatingSystem`] if the system refuses memory, or to protect it.
+    /// - [`Error::Forked`] in a child.
+    pub fn data(
+        &self,
+        len: usize,
+        align: usize,
+        access: DataAccess,
+        fill: impl FnOnce(*const u8, &mut [u8]),
+    ) -> Result<DataBlock, Error> {
+        let core: &Core = &self.handle;
+        let (granules, granules_align) = (core.data_granules(len)?, core.data_align(align)?);
+        if access == DataAccess::ReadWrite {
+            let run = core.take_data(DataKind::Writable, granules, granules_align)?;
+            let block = DataBlock::new(&self.handle, run, len, access);
+            block.fill_in_place(fill);
+            return Ok(block);
+        }
+        match core.constants_way()? {
+            Way::Stores => {
+                let run = core.take_data(DataKind::Writable, granules, granules_align)?;
+                let block = DataBlock::new(&self.handle, run, len, access);
+                block.fill_in_place(fill);
+                Ok(block)
+            }
+            Way::Kernel => {
+                let mut bytes = zeros(granules)?;
+                let run = core.take_shared(granules, granules_align)?;
+                let block = DataBlock::new(&self.handle, run, len, access);
+                fill(block.as_ptr(), &mut bytes[..len]);
+                // SAFETY: taken just now, and known to nobody but `fill`.
+                unsafe { core.write_shared(run, &bytes)? };
+                Ok(block)
+            }
+            Way::Pages => {
+                let mut bytes = zeros(granules)?;
+                let mut pages = self.data_pages(DataKind::Constant);
+                let at = pages.reserve(len, align)?;
+                fill(at.as_ptr(), &mut bytes[..len]);
+                // SAFETY: reserved for as many bytes, in pages that are writable.
+                unsafe { Core::store(at, &bytes) };
+                pages.make_read_only()?;
+                let run = pages.run_at(at, granules);
+                pages.give_up_used();
+                Ok(DataBlock::new(&self.handle, run, len, access))
+            }
+        }
+    }
+}
+
+/// Zeros for the bytes of so many granules.
+pub(in crate::arena) fn zeros(granules: u32) -> Result<Vec<u8>, Error> {
+    let (mut bytes, len) = (Vec::new(), granules as usize * GRANULE);
+    bytes.try_reserve_exact(len).map_err(|_| Error::out_of_memory())?;
+    bytes.resize(len, 0);
+    Ok(bytes)
+}
+
+impl DataBlock {
+    /// Owns taken granules from now on.
+    pub(in crate::arena) fn new(handle: &Arc<Handle>, run: Run, len: usize, access: DataAccess) -> Self {
+        handle.count_data();
+        Self { core: Arc::clone(handle), run, len, access }
+    }
+
+    fn start(&self) -> NonNull<u8> {
+        self.core.memory.data_start(bytes_of(self.run).start)
+    }
+
+    /// The granules that it takes.
+    pub(in crate::arena) fn run(&self) -> Run {
+        self.run
+    }
+
+    /// Lets the caller write to memory that is writable, in its place.
+    pub(in crate::arena) fn fill_in_place(&self, fill: impl FnOnce(*const u8, &mut [u8])) {
+        let start = self.start();
+        // SAFETY: granules of this block, in pages that are writable.
+        unsafe { start.write_bytes(0, bytes_of(self.run).len()) };
+        // SAFETY: as above, initialised just now; nobody else has the address yet.
+        fill(start.as_ptr(), unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), self.len) });
+    }
+
+    /// The address of the first byte.
+    pub fn as_ptr(&self) -> *const u8 {
+        self.start().as_ptr()
+    }
+
+    /// The address of the first byte, to write to; `None` for data that is read only.
+    ///
+    /// ```
+    /// # use gaia_jit::{CodeArena, DataAccess};
+    /// # let arena = CodeArena::builder().capacity(1 << 20).build()?;
+    /// let counter = arena.data(8, 8, DataAccess::ReadWrite, |_, _| {})?;
+    /// let counter = counter.as_mut_ptr().unwrap().cast::<u64>();
+    /// // SAFETY: eight bytes of ours, aligned, which no other thread uses.
+    /// unsafe { *counter += 1 };
+    /// # Ok::<(), gaia_jit::Error>(())
+    /// ```
+    pub fn as_mut_ptr(&self) -> Option<*mut u8> {
+        (self.access == DataAccess::ReadWrite).then(|| self.start().as_ptr())
+    }
+
+    /// Bytes, as asked for.
+    #[allow(clippy::len_without_is_empty, reason = "no block is empty")]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// What may be done with it.
+    pub fn access(&self) -> DataAccess {
+        self.access
+    }
+}
+
+impl Drop for DataBlock {
+    fn drop(&mut self) {
+        // In a forked child a lock may be held for ever, and what was inherited stays.
+        if self.core.memory.is_own() {
+            self.core.retire_data(self.run);
+        }
+    }
+}
+
+impl fmt::Debug for DataBlock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DataBlock")
+            .field("start", &self.as_ptr())
+            .field("len", &self.len)
+            .field("access", &self.access)
+            .finish()
+    }
+}

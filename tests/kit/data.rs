@@ -1,0 +1,267 @@
+//! Data beside code, for everyone.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use gaia_jit::{CodeArena, DataAccess, DataBlock, Error, WxMode};
+
+use super::common::{asm, call, modes, small};
+
+fn bytes_of(block: &DataBlock) -> Vec<u8> {
+    // SAFETY: the block lives, and nobody writes to it.
+    (0..block.len()).map(|at| unsafe { block.as_ptr().wrapping_add(at).read_volatile() }).collect()
+}
+
+#[test]
+fn data_is_there_as_it_was_written() {
+    for mode in modes() {
+        let arena = small(mode).build().unwrap();
+        for access in [DataAccess::ReadOnly, DataAccess::ReadWrite] {
+            for (len, align) in [(1, 1), (16, 16), (100, 64), (4096, 4096), (50_000, 32_768)] {
+                let block = arena.data(len, align, access, |address, bytes| {
+                    assert_eq!((address as usize % align, bytes.len()), (0, len));
+                    assert!(bytes.iter().all(|byte| *byte == 0));
+                    bytes.iter_mut().enumerate().for_each(|(n, byte)| *byte = n as u8);
+                    bytes[len - 1] = 77;
+                });
+                let block = block.unwrap();
+                assert_eq!(
+                    (block.len(), block.access(), block.as_mut_ptr().is_some()),
+                    (len, access, access == DataAccess::ReadWrite)
+                );
+                assert!(arena.contains(block.as_ptr()) && arena.lookup(block.as_ptr()).is_none());
+                assert_eq!(bytes_of(&block)[len - 1], 77);
+                let stats = arena.stats();
+                assert!(
+                    stats.data_blocks == 1 && stats.data_bytes >= len && stats.data_resident_bytes >= len,
+                    "{stats}"
+                );
+                if let Some(at) = block.as_mut_ptr() {
+                    // SAFETY: ours, and writable.
+                    unsafe { at.write_volatile(78) };
+                    assert_eq!(bytes_of(&block)[0], 78);
+                }
+            }
+        }
+        assert_eq!((arena.stats().data_blocks, arena.stats().data_bytes, arena.stats().live_blocks), (0, 0, 0));
+    }
+}
+
+#[test]
+fn what_cannot_be_had_is_said() {
+    for mode in modes() {
+        let arena = small(mode).data(64 << 10).build().unwrap();
+        for access in [DataAccess::ReadOnly, DataAccess::ReadWrite] {
+            let place = |len: usize, align: usize| arena.data(len, align, access, |_, _| {});
+            assert!(matches!(place(0, 1), Err(Error::ZeroSize)));
+            assert!(matches!(place((64 << 10) + 1, 1), Err(Error::TooLarge { .. })));
+            for align in [0, 3, 128 << 10] {
+                assert!(matches!(place(1, align), Err(Error::BadAlignment { .. })), "{align}");
+            }
+            // What a dropped block has left waits for the guard.
+            let whole = place(64 << 10, 1).unwrap();
+            let guard = arena.pin();
+            drop(whole);
+            let stats = arena.stats();
+            assert_eq!((stats.data_blocks, stats.pending_data_bytes, stats.data_bytes), (0, 64 << 10, 64 << 10));
+            assert!(matches!(place(16, 1), Err(Error::DataFull { free: 0, waiting: 65_536, .. })), "{mode:?}");
+            drop(guard);
+            let again = place(64 << 10, 1).unwrap();
+            assert_eq!(arena.stats().pending_data_bytes, 0);
+            assert!(matches!(place(16, 1), Err(Error::DataFull { waiting: 0, .. })));
+            drop(again);
+            let panicked = catch_unwind(AssertUnwindSafe(|| arena.data(500, 1, access, |_, _| panic!("as meant"))));
+            assert!(panicked.is_err());
+            assert_eq!((arena.stats().data_bytes, arena.stats().data_blocks), (0, 0));
+        }
+        let none = small(mode).data(0).build().unwrap();
+        assert!(matches!(none.data(1, 1, DataAccess::ReadOnly, |_, _| {}), Err(Error::DataFull { .. })));
+    }
+}
+
+/// A block of data keeps the arena; a guard keeps a dropped one as it was.
+#[test]
+fn data_outlives_handles_and_waits_for_guards() {
+    for mode in modes() {
+        let arena = small(mode).build().unwrap();
+        let block = arena.data(64, 8, DataAccess::ReadOnly, |_, bytes| bytes.fill(5)).unwrap();
+        let weak = arena.downgrade();
+        drop(arena);
+        assert_eq!(bytes_of(&block), [5; 64]);
+        let arena = weak.upgrade().unwrap();
+        let (guard, at) = (arena.pin(), block.as_ptr());
+        drop(block);
+        let others: Vec<_> =
+            (0..500).map(|_| arena.data(64, 8, DataAccess::ReadOnly, |_, bytes| bytes.fill(6)).unwrap()).collect();
+        // SAFETY: not used again before the guard is gone.
+        assert!((0..64).all(|n| unsafe { at.wrapping_add(n).read_volatile() } == 5), "{mode:?}");
+        drop(guard);
+        drop(others);
+        assert_eq!(arena.stats().data_bytes, 0);
+    }
+}
+
+/// Readers of a page are not stopped as others write their constants beside theirs.
+#[test]
+fn readers_go_on_while_constants_are_added() {
+    for mode in modes() {
+        let arena = small(mode).build().unwrap();
+        let first = arena.data(16, 8, DataAccess::ReadOnly, |_, bytes| bytes.fill(7)).unwrap();
+        let (stop, reads) = (AtomicBool::new(false), AtomicU64::new(0));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    assert_eq!(bytes_of(&first), [7; 16]);
+                    reads.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+            for round in 0.. {
+                let more: Vec<_> = (0..50)
+                    .map(|_| arena.data(48, 8, DataAccess::ReadOnly, |_, bytes| bytes.fill(1)).unwrap())
+                    .collect();
+                drop(more);
+                let _ = arena.trim();
+                if round > 20 && reads.load(Ordering::Relaxed) > 100 {
+                    break;
+                }
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+    }
+}
+
+/// A store to a constant ends the process.
+#[cfg(target_os = "linux")]
+#[test]
+fn constants_cannot_be_written_to() {
+    use std::os::unix::process::ExitStatusExt;
+    for (mode, index) in modes().zip(0..) {
+        let test = "data::constants_cannot_be_written_to";
+        let wanted = std::env::var("GAIA_TEST_MODE").ok();
+        if wanted.as_ref().is_some_and(|wanted| *wanted != index.to_string()) {
+            continue;
+        }
+        if wanted.is_none() {
+            // SAFETY: no other thread of this test reads or writes the environment meanwhile that minds this variable.
+            unsafe { std::env::set_var("GAIA_TEST_MODE", index.to_string()) };
+        }
+        let output = super::common::child::output(test, || {
+            let arena = small(mode).build().unwrap();
+            let block = arena.data(16, 8, DataAccess::ReadOnly, |_, bytes| bytes.fill(7)).unwrap();
+            // SAFETY: not sound at all: it is what ends this process.
+            unsafe { block.as_ptr().cast_mut().write_volatile(1) };
+        });
+        // SAFETY: as above.
+        unsafe { std::env::remove_var("GAIA_TEST_MODE") };
+        assert_eq!(output.status.signal(), Some(libc::SIGSEGV), "{mode:?}: {output:?}");
+    }
+}
+
+#[test]
+fn a_batch_has_data_or_nothing() {
+    for mode in modes() {
+        let arena = small(mode).build().unwrap();
+        let mut batch = arena.batch();
+        let code = batch.push(&asm::constant(3)).unwrap();
+        let constant = batch.data(100, 16, DataAccess::ReadOnly, |_, bytes| bytes.fill(1)).unwrap();
+        let variable = batch.data(8, 8, DataAccess::ReadWrite, |_, bytes| bytes.fill(2)).unwrap();
+        let addresses = [constant, variable].map(|slot| batch.data_address(slot));
+        assert_eq!((constant.index(), variable.index()), (0, 1));
+        assert!(arena.batch().data_address(constant).is_null());
+        let (blocks, data) = batch.publish_with_data().unwrap();
+        assert_eq!(call(&blocks[code.index()]), 3);
+        assert_eq!((bytes_of(&data[0]), bytes_of(&data[1])), (vec![1; 100], vec![2; 8]));
+        assert_eq!([data[0].as_ptr(), data[1].as_ptr()], addresses);
+        drop((blocks, data));
+        // Not published, or by the call that returns no data: nothing is left.
+        for publish in [false, true] {
+            let mut batch = arena.batch();
+            batch.push(&asm::constant(3)).unwrap();
+            batch.data(100, 16, DataAccess::ReadOnly, |_, _| {}).unwrap();
+            if publish {
+                assert!(matches!(batch.publish(), Err(Error::Unsupported { what: "`publish`", .. })));
+            } else {
+                drop(batch);
+            }
+            let stats = arena.stats();
+            assert_eq!((stats.live_blocks, stats.batch_bytes, stats.data_bytes), (0, 0, 0), "{mode:?}");
+        }
+        // Data alone.
+        let mut batch = arena.batch();
+        batch.data(100, 16, DataAccess::ReadOnly, |_, bytes| bytes.fill(4)).unwrap();
+        let (blocks, data) = batch.publish_with_data().unwrap();
+        assert_eq!((blocks.len(), bytes_of(&data[0])), (0, vec![4; 100]));
+    }
+}
+
+/// A child is refused, and what it drops stays in its parent.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_forked_child_makes_no_data() {
+    use super::common::{child, fork::fork};
+    child::run("data::a_forked_child_makes_no_data", || {
+        for mode in modes() {
+            let arena = small(mode).build().unwrap();
+            let mut block = Some(arena.data(16, 8, DataAccess::ReadOnly, |_, bytes| bytes.fill(7)).unwrap());
+            let mut batch = Some(arena.batch());
+            batch.as_mut().unwrap().data(16, 8, DataAccess::ReadOnly, |_, _| {}).unwrap();
+            assert!(fork(|| {
+                for access in [DataAccess::ReadOnly, DataAccess::ReadWrite] {
+                    assert!(matches!(arena.data(16, 8, access, |_, _| {}), Err(Error::Forked { .. })));
+                }
+                assert_eq!(bytes_of(block.as_ref().unwrap()), [7; 16]);
+                drop(block.take());
+                assert!(matches!(batch.take().unwrap().publish_with_data(), Err(Error::Forked { .. })));
+                assert_eq!(arena.stats().data_blocks, 2);
+            }));
+            assert_eq!(bytes_of(block.as_ref().unwrap()), [7; 16]);
+            drop((block, batch));
+            assert_eq!(arena.stats().data_bytes, 0, "{mode:?}");
+        }
+    });
+}
+
+/// Over given memory both kinds stay writable, and share pages.
+#[cfg(target_os = "linux")]
+#[test]
+fn given_memory_has_data() {
+    use gaia_jit::{GivenMemory, GivenWriter};
+    use std::ptr::NonNull;
+    const LEN: usize = 64 << 10;
+    if !modes().any(|mode| mode == WxMode::DualMap) {
+        return super::common::not_run("given_memory_has_data", "what is written to a second view does not run here");
+    }
+    // SAFETY: the name is a C string.
+    let file = unsafe { libc::memfd_create(c"given".as_ptr(), libc::MFD_CLOEXEC) };
+    // SAFETY: takes numbers only.
+    assert_eq!(unsafe { libc::ftruncate(file, 3 * LEN as libc::off_t) }, 0);
+    let map = |access: i32, from: usize, len: usize| {
+        // SAFETY: a new mapping, wherever the system likes.
+        let start =
+            unsafe { libc::mmap(std::ptr::null_mut(), len, access, libc::MAP_SHARED, file, from as libc::off_t) };
+        assert_ne!(start, libc::MAP_FAILED);
+        NonNull::new(start.cast::<u8>()).unwrap()
+    };
+    let all = map(libc::PROT_READ | libc::PROT_WRITE, 0, 3 * LEN);
+    // SAFETY: inside of a mapping of ours, at whose start code is to run.
+    let changed = unsafe { libc::mprotect(all.as_ptr().cast(), LEN, libc::PROT_READ | libc::PROT_EXEC) };
+    assert_eq!(changed, 0);
+    let alias = map(libc::PROT_READ | libc::PROT_WRITE, 0, LEN);
+    // SAFETY: inside of the mapping.
+    let data = unsafe { all.add(2 * LEN) };
+    let memory = GivenMemory {
+        executable: NonNull::slice_from_raw_parts(all, LEN),
+        writer: GivenWriter::Alias(alias),
+        data: Some(NonNull::slice_from_raw_parts(data, LEN)),
+        release: None,
+    };
+    // SAFETY: views of one memory that stay for ever.
+    let arena = unsafe { CodeArena::builder().build_over(memory) }.unwrap();
+    let block = |access| arena.data(40, 8, access, |_, bytes| bytes.fill(3)).unwrap();
+    let blocks = [block(DataAccess::ReadOnly), block(DataAccess::ReadWrite), block(DataAccess::ReadOnly)];
+    assert!(blocks.iter().all(|block| bytes_of(block) == [3; 40] && arena.contains(block.as_ptr())));
+    let stats = arena.stats();
+    assert_eq!((stats.data_bytes, stats.data_blocks, stats.flips, stats.kernel_writes), (3 * 48, 3, 0, 0));
+    drop(blocks);
+    assert_eq!(arena.stats().data_bytes, 0);
+}
