@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
+use crate::reloc::{Misfit, Reloc};
+
 /// Why a call could not be carried out. Whatever failed, the arena or block is as it was before the call; the exception is
 /// [`CodeBlock::patch`](crate::CodeBlock::patch).
 ///
@@ -87,6 +89,22 @@ pub enum Error {
         len: usize,
         /// Bytes there are.
         capacity: usize,
+    },
+
+    /// A relocation cannot be applied.
+    #[error("{kind} at offset {offset} of slot {slot}, with a value of {distance:#x}: {why}")]
+    #[non_exhaustive]
+    Link {
+        /// The place of the function in the batch.
+        slot: usize,
+        /// Where in the function, in bytes.
+        offset: usize,
+        /// What kind of relocation it is.
+        kind: Reloc,
+        /// The value of its formula: where it is relative, the distance.
+        distance: i64,
+        /// What is the matter with it.
+        why: Misfit,
     },
 
     /// The address is not the start of a live block of this arena.
@@ -199,9 +217,11 @@ impl fmt::Display for Failed<'_> {
 impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
         let kind = match &error {
-            Error::ZeroSize | Error::BadAlignment { .. } | Error::PastCapacity { .. } | Error::NotInArena { .. } => {
-                io::ErrorKind::InvalidInput
-            }
+            Error::ZeroSize
+            | Error::BadAlignment { .. }
+            | Error::PastCapacity { .. }
+            | Error::NotInArena { .. }
+            | Error::Link { .. } => io::ErrorKind::InvalidInput,
             Error::TooLarge { .. } | Error::ArenaFull { .. } | Error::DataFull { .. } | Error::OutOfReach { .. } => {
                 io::ErrorKind::OutOfMemory
             }

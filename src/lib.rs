@@ -13,10 +13,12 @@ mod error;
 mod icache;
 mod jit_memory;
 mod lazy;
+mod link;
 mod modes;
 #[cfg(all(any(feature = "perf", feature = "gdb", feature = "tracing"), not(loom)))]
 pub mod observe;
 mod region;
+mod reloc;
 mod space;
 mod sync;
 mod sys;
@@ -51,6 +53,8 @@ pub use arena::{
 pub use error::Error;
 pub use jit_memory::JitMemory;
 pub use lazy::LazyArena;
+pub use link::Target;
+pub use reloc::{Misfit, Reloc};
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub use tests::model as fuzzing;

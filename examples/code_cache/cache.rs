@@ -18,11 +18,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use gaia_jit::{Batch, Code, CodeArena, CodeBlock, Error, Guard, Slot};
+use gaia_jit::{Batch, Code, CodeArena, CodeBlock, Error, Guard, Slot, Target};
 
 use crate::failure::Failure;
 use crate::language::machine::Machine;
-use crate::native::{Entry, link};
+use crate::native::Entry;
 use crate::tally::Tally;
 use crate::workload::{Case, Unit};
 
@@ -94,7 +94,7 @@ impl<'a> Cache<'a> {
         for _ in 0..MAX_TRIES {
             match self.publish(wanted) {
                 Ok(blocks) => return self.insert(wanted, blocks),
-                Err(Trouble::Arena(Error::ArenaFull { .. })) => {
+                Err(Error::ArenaFull { .. }) => {
                     self.tally.full.add(1);
                     let batch: usize = wanted.iter().map(|unit| self.units[*unit].object.bytes()).sum();
                     // What was evicted before may wait for the guard of a thread that is not running. Then waiting as
@@ -104,15 +104,14 @@ impl<'a> Cache<'a> {
                         thread::sleep(PAUSE);
                     }
                 }
-                Err(Trouble::Arena(error)) => return Err(Failure::Run(format!("cannot publish: {error}"))),
-                Err(Trouble::Link(message)) => return Err(Failure::Run(message)),
+                Err(error) => return Err(Failure::Run(format!("cannot publish: {error}"))),
             }
         }
         Err(Failure::Run("the arena stays full with everything evicted".to_owned()))
     }
 
     /// Places, links and publishes; a failure leaves nothing behind in the arena.
-    fn publish(&self, wanted: &[usize]) -> Result<Vec<CodeBlock>, Trouble> {
+    fn publish(&self, wanted: &[usize]) -> Result<Vec<CodeBlock>, Error> {
         let start = Instant::now();
         let mut batch = self.arena.batch();
         let mut slots = Vec::with_capacity(wanted.len());
@@ -122,7 +121,7 @@ impl<'a> Cache<'a> {
         let placed = Instant::now();
         // From here on every function has its final address, so that calls can be patched in whatever direction.
         for (&unit, slots) in wanted.iter().zip(&slots) {
-            self.link(&mut batch, unit, slots).map_err(Trouble::Link)?;
+            self.link(&mut batch, unit, slots)?;
         }
         let linked = Instant::now();
         let blocks = batch.publish()?;
@@ -143,10 +142,11 @@ impl<'a> Cache<'a> {
         Ok(slots)
     }
 
-    fn link(&self, batch: &mut Batch, unit: usize, slots: &[Slot]) -> Result<(), String> {
-        let addresses: Vec<usize> = slots.iter().map(|slot| batch.address(*slot).addr()).collect();
-        for ((piece, slot), address) in self.units[unit].object.pieces.iter().zip(slots).zip(&addresses) {
-            link(piece, batch.bytes_mut(*slot), *address, |target| addresses[target])?;
+    fn link(&self, batch: &mut Batch, unit: usize, slots: &[Slot]) -> Result<(), Error> {
+        for (piece, slot) in self.units[unit].object.pieces.iter().zip(slots) {
+            for open in &piece.relocations {
+                batch.link(*slot, open.offset, open.kind, Target::Slot(slots[open.target]), open.addend)?;
+            }
         }
         Ok(())
     }
@@ -227,16 +227,4 @@ impl<'a> Cache<'a> {
 /// The number a block carries: its program and its piece.
 fn tag(unit: usize, piece: usize) -> u64 {
     (unit as u64) << 16 | piece as u64
-}
-
-/// Why a batch was not published.
-enum Trouble {
-    Arena(Error),
-    Link(String),
-}
-
-impl From<Error> for Trouble {
-    fn from(error: Error) -> Self {
-        Self::Arena(error)
-    }
 }

@@ -3,15 +3,16 @@
 use cranelift_codegen::Context;
 use cranelift_codegen::FinalizedMachReloc;
 use cranelift_codegen::FinalizedRelocTarget;
-use cranelift_codegen::binemit::Reloc;
+use cranelift_codegen::binemit::Reloc as Kind;
 use cranelift_codegen::control::ControlPlane;
 use cranelift_codegen::ir::{ExternalName, Function, UserExternalName, UserFuncName};
 use cranelift_codegen::isa::OwnedTargetIsa;
 use cranelift_codegen::settings::{self, Configurable};
 use cranelift_frontend::FunctionBuilderContext;
+use gaia_jit::Reloc;
 
 use super::lower::{lower_entry, lower_function};
-use super::{Object, Piece, Relocation, RelocationKind};
+use super::{Object, Piece, Relocation};
 use crate::language::ast::Program;
 
 /// Compiles programs for the machine it runs on. Each thread has its own; the buffers inside are reused.
@@ -69,12 +70,12 @@ impl Compiler {
     }
 }
 
-/// Translates what Cranelift leaves open into what the linker knows.
+/// Translates what Cranelift leaves open into what a batch links.
 fn relocation(function: &Function, reloc: &FinalizedMachReloc) -> Result<Relocation, String> {
     let kind = match reloc.kind {
-        Reloc::X86CallPCRel4 => RelocationKind::X86Relative32,
-        Reloc::Arm64Call => RelocationKind::Arm64Call,
-        Reloc::RiscvCallPlt => RelocationKind::RiscvCall,
+        Kind::X86CallPCRel4 => Reloc::X86Call32,
+        Kind::Arm64Call => Reloc::Arm64Call26,
+        Kind::RiscvCallPlt => Reloc::RiscvCall,
         other => return Err(format!("relocations of kind {other} are not supported by this example")),
     };
     let FinalizedRelocTarget::ExternalName(ExternalName::User(name)) = reloc.target else {

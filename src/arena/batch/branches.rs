@@ -13,9 +13,12 @@ use crate::units::{GRANULE, branch_reaches, round_up};
 impl Batch {
     /// As [`Batch::reserve`], with room for `stubs` stubs behind the `len` bytes of code: one for each target that may be
     /// out of reach of a direct branch. They are part of the function: of its length, and of what is freed with it.
+    /// [`Batch::link`] uses them by itself; for code generators that take addresses there is [`Batch::branch_target`].
     ///
     /// ```
     /// # #[cfg(all(target_arch = "x86_64", unix))] {
+    /// use gaia_jit::{Reloc, Target};
+    ///
     /// extern "C" fn seven() -> i32 {
     ///     7
     /// }
@@ -23,11 +26,8 @@ impl Batch {
     /// # let arena = gaia_jit::CodeArena::builder().capacity(1 << 20).build()?;
     /// let mut batch = arena.batch();
     /// let caller = batch.reserve_with_stubs(5, 16, 1)?;
-    /// let to = batch.branch_target(caller, seven as *const u8)?;
-    /// let distance = (to as isize - (batch.address(caller) as isize + 5)) as i32;
-    /// let code = batch.bytes_mut(caller);
-    /// code[0] = 0xe9; // jmp, 32 bits
-    /// code[1..5].copy_from_slice(&distance.to_le_bytes());
+    /// batch.bytes_mut(caller)[..5].copy_from_slice(&[0xe9, 0, 0, 0, 0]); // jmp
+    /// batch.link(caller, 1, Reloc::X86Call32, Target::Address(seven as *const u8), -4)?;
     /// let block = batch.publish()?.remove(caller.index());
     /// // SAFETY: the code takes nothing and returns a number.
     /// let call = unsafe { block.as_fn::<unsafe extern "C" fn() -> i32>() };
@@ -62,6 +62,12 @@ impl Batch {
         if !start.is_null() && [start, end].into_iter().all(|from| branch_reaches(from.addr(), target.addr())) {
             return Ok(target);
         }
+        self.stub_to(slot, target)
+    }
+
+    /// A stub of the slot's own that leads to `target`; the same target gets the same stub.
+    pub(crate) fn stub_to(&mut self, slot: Slot, target: *const u8) -> Result<*const u8, Error> {
+        let start = self.address(slot);
         // Slots come in order, and so do their stubs.
         let own = if start.is_null() {
             None
@@ -70,7 +76,7 @@ impl Batch {
         };
         let none = Error::PastCapacity { offset: 0, len: stub::LEN, capacity: 0 };
         let Some(stubs) = own.and_then(|own| self.stubs.get_mut(own)) else { return Err(none) };
-        let known = stubs.targets.iter().position(|known| *known == target);
+        let known = stubs.targets.iter().position(|known| *known == target.addr());
         let index = known.unwrap_or(stubs.targets.len());
         if index >= stubs.capacity {
             let (offset, capacity) = (index * stub::LEN, stubs.capacity * stub::LEN);
@@ -78,7 +84,7 @@ impl Batch {
         }
         let offset = stubs.first + index * stub::LEN;
         if known.is_none() {
-            stubs.targets.push(target);
+            stubs.targets.push(target.addr());
             let code = stub::to(start.wrapping_add(offset), target);
             if let Some(place) = self.bytes_mut(slot).get_mut(offset..offset + stub::LEN) {
                 place.copy_from_slice(&code);

@@ -29,6 +29,7 @@ use crate::arena::handle::Handle;
 use crate::arena::lookup::Entry;
 use crate::icache;
 use crate::modes::WayIn;
+use crate::reloc::HighPart;
 use crate::space::Run;
 use crate::sync::{Arc, AtomicU64, Ordering};
 use crate::units::{GRANULE, MAX_ALIGN};
@@ -65,14 +66,13 @@ impl Slot {
 ///
 /// ```
 /// # #[cfg(target_arch = "x86_64")] {
+/// use gaia_jit::{Reloc, Target};
+///
 /// # let arena = gaia_jit::CodeArena::builder().capacity(1 << 20).build()?;
 /// let mut batch = arena.batch();
 /// let seven = batch.push(&[0xb8, 7, 0, 0, 0, 0xc3])?; // mov eax, 7; ret
-/// let caller = batch.reserve(5, 16)?;
-/// let distance = (batch.address(seven) as isize - (batch.address(caller) as isize + 5)) as i32;
-/// let code = batch.bytes_mut(caller);
-/// code[0] = 0xe9; // jmp seven
-/// code[1..].copy_from_slice(&distance.to_le_bytes());
+/// let caller = batch.push(&[0xe9, 0, 0, 0, 0])?; // jmp
+/// batch.link(caller, 1, Reloc::X86Call32, Target::Slot(seven), -4)?;
 /// let blocks = batch.publish()?;
 /// // SAFETY: the code takes nothing and returns a number.
 /// let call = unsafe { blocks[caller.index()].as_fn::<unsafe extern "C" fn() -> i32>() };
@@ -93,6 +93,8 @@ pub struct Batch {
     staging: Vec<u8>,
     runs: Vec<OpenRun>,
     data: PlacedData,
+    /// High parts of addresses that were linked, on RISC-V.
+    pub(crate) highs: Vec<HighPart>,
     /// What was staged has been written, or some of it.
     written: bool,
     /// There were no whole pages to open: not asked for again.
@@ -122,6 +124,7 @@ impl Batch {
             staging: Vec::new(),
             runs: Vec::new(),
             data: PlacedData::default(),
+            highs: Vec::new(),
             written: false,
             no_pages: false,
             expected,

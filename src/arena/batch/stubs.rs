@@ -7,6 +7,6 @@ pub(in crate::arena) struct Stubs {
     /// Where they begin, in bytes from the start of the slot.
     pub(in crate::arena) first: usize,
     pub(in crate::arena) capacity: usize,
-    /// Where each of them goes to.
-    pub(in crate::arena) targets: Vec<*const u8>,
+    /// The address that each of them goes to.
+    pub(in crate::arena) targets: Vec<usize>,
 }

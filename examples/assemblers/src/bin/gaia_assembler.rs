@@ -36,15 +36,14 @@ const ADD: &[u8] = &[
 /// As a program of gaia-assembler would have it: every error becomes one of the system's.
 #[cfg(target_arch = "x86_64")]
 fn add(a: i64, b: i64) -> std::io::Result<i64> {
+    use gaia_jit::{Reloc, Target};
     let arena = gaia_jit::CodeArena::builder().capacity(1 << 20).build()?;
     let mut batch = arena.batch();
     let add = batch.push(ADD)?;
     // push rbx; sub rsp, 32; call add; add rsp, 32; pop rbx; ret
-    let mut saving = [0x53, 0x48, 0x83, 0xec, 32, 0xe8, 0, 0, 0, 0, 0x48, 0x83, 0xc4, 32, 0x5b, 0xc3];
-    let outer = batch.reserve(saving.len(), 16)?;
-    let distance = batch.address(add).addr().wrapping_sub(batch.address(outer).addr() + 10) as u32;
-    saving[6..10].copy_from_slice(&distance.to_le_bytes());
-    batch.bytes_mut(outer).copy_from_slice(&saving);
+    let saving = [0x53, 0x48, 0x83, 0xec, 32, 0xe8, 0, 0, 0, 0, 0x48, 0x83, 0xc4, 32, 0x5b, 0xc3];
+    let outer = batch.push(&saving)?;
+    batch.link(outer, 6, Reloc::X86Call32, Target::Slot(add), -4)?;
     let blocks = batch.publish()?;
     // SAFETY: the code is of this type.
     let function = unsafe { blocks[outer.index()].as_fn::<unsafe extern "win64" fn(i64, i64) -> i64>() };
