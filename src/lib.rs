@@ -8,6 +8,8 @@ extern crate self as gaia_jit;
 mod arena;
 #[cfg(feature = "cranelift")]
 pub mod cranelift;
+#[cfg(feature = "cranelift")]
+pub mod cranelift_link;
 mod entry;
 mod error;
 mod icache;

@@ -86,6 +86,15 @@ impl Core {
         units::align_granules(bytes, self.memory.alignment())
     }
 
+    /// Whether a direct branch reaches from all of the code to `address`, and back.
+    pub(crate) fn reaches(&self, address: *const u8) -> bool {
+        // Its own code is in reach, whatever its size.
+        self.memory.offset_of(address).is_some()
+            || [self.memory.first(), self.memory.len()]
+                .into_iter()
+                .all(|offset| units::branch_reaches(self.memory.address(offset).addr(), address.addr()))
+    }
+
     /// Granules in a page of the system.
     pub(super) fn page(&self) -> u32 {
         self.heaps.granules().page()

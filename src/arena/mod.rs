@@ -58,7 +58,7 @@ pub use weak::WeakArena;
 use crate::Error;
 pub use crate::modes::{GivenCopy, GivenMemory, GivenWriter, Unfilled, WxMode};
 use crate::sync::Arc;
-use crate::units::{self, GRANULE};
+use crate::units::GRANULE;
 
 /// A code cache: one reservation of address space into which many functions are packed.
 ///
@@ -312,12 +312,7 @@ impl CodeArena {
     /// # Ok::<(), gaia_jit::Error>(())
     /// ```
     pub fn reaches(&self, address: *const u8) -> bool {
-        // Its own code is, whatever its size.
-        if self.core().memory.offset_of(address).is_some() {
-            return true;
-        }
-        let end = self.base().wrapping_add(self.capacity());
-        [self.base(), end].into_iter().all(|from| units::branch_reaches(from.addr(), address.addr()))
+        self.core().reaches(address)
     }
 
     /// Whether the arena belongs to the process that forked this one: then its code can be run, looked up and dropped here, and

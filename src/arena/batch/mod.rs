@@ -248,6 +248,18 @@ impl Batch {
         }
     }
 
+    /// The slots that come next, before they are there.
+    #[cfg(feature = "cranelift")]
+    pub(crate) fn next_slots(&self, count: usize) -> Vec<Slot> {
+        (self.entries.len()..self.entries.len() + count).map(|index| Slot { batch: self.id, index }).collect()
+    }
+
+    /// Whether a direct branch reaches from all of the arena to `address`.
+    #[cfg(feature = "cranelift")]
+    pub(crate) fn reaches(&self, address: *const u8) -> bool {
+        self.core.reaches(address)
+    }
+
     /// Slots so far.
     pub fn len(&self) -> usize {
         self.entries.len()
