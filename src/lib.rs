@@ -19,6 +19,7 @@ mod link;
 mod modes;
 #[cfg(all(any(feature = "perf", feature = "gdb", feature = "tracing"), not(loom)))]
 pub mod observe;
+mod redirect;
 mod region;
 mod reloc;
 mod space;
@@ -56,6 +57,7 @@ pub use error::Error;
 pub use jit_memory::JitMemory;
 pub use lazy::LazyArena;
 pub use link::Target;
+pub use redirect::Redirect;
 pub use reloc::{Misfit, Reloc};
 #[cfg(fuzzing)]
 #[doc(hidden)]

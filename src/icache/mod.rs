@@ -72,6 +72,7 @@ mod native;
 ))]
 mod membarrier;
 
+pub(crate) mod jump;
 pub(crate) mod stub;
 
 pub(crate) use native::{BARRIERS, flush, sync_cores};

@@ -8,3 +8,4 @@ mod calls;
 mod data;
 mod lazy;
 mod link;
+mod redirect;

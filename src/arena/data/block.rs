@@ -145,6 +145,11 @@ impl DataBlock {
         self.core.memory.data_start(bytes_of(self.run).start)
     }
 
+    /// `Err` in a forked child.
+    pub(crate) fn check_own(&self, what: &'static str) -> Result<(), Error> {
+        self.core.memory.check_own(what)
+    }
+
     /// The granules that it takes.
     pub(in crate::arena) fn run(&self) -> Run {
         self.run
