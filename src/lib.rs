@@ -51,7 +51,7 @@ pub mod needs {}
 pub use arena::{
     ArenaBuilder, Batch, BlockInfo, Code, CodeArena, CodeBlock, DataAccess, DataBlock, DataSlot, GivenCopy,
     GivenMemory, GivenWriter, Guard, Hole, Map, Observer, PageUse, Published, Reservation, Reserve, Slot, Stats, Typed,
-    Unfilled, UnwindInfo, WeakArena, WxMode,
+    Unfilled, UnwindInfo, WeakArena, Word, WxMode,
 };
 pub use error::Error;
 pub use jit_memory::JitMemory;

@@ -46,7 +46,7 @@ impl CodeBlock {
         Self { core: handle.core(), start: entry.start, len: entry.len }
     }
 
-    fn core(&self) -> &Core {
+    pub(super) fn core(&self) -> &Core {
         // SAFETY: this block is counted in a heap, which keeps the core.
         unsafe { self.core.as_ref() }
     }
@@ -61,7 +61,7 @@ impl CodeBlock {
         self.core().memory.address(self.offset())
     }
 
-    fn offset(&self) -> usize {
+    pub(super) fn offset(&self) -> usize {
         self.start as usize * GRANULE
     }
 
@@ -117,6 +117,45 @@ impl CodeBlock {
     /// keeps the arena's memory alive.
     pub fn into_raw(self) -> *const u8 {
         ManuallyDrop::new(self).as_ptr()
+    }
+
+    /// Gives back what lies behind the first `len` bytes, for code that became shorter than what was published. To the last byte
+    /// that stays it is what it was; lookups, in signal handlers too, see the old length or the new one.
+    ///
+    /// The space waits for guards as that of a dropped block does: a thread may be running it. Less than 16 bytes, and what is
+    /// left of the last 16, stay with the block.
+    ///
+    /// ```
+    /// # let arena = gaia_jit::CodeArena::builder().capacity(1 << 20).build()?;
+    /// let mut block = arena.publish(&[0xc3; 1_000])?;
+    /// block.shrink(100)?;
+    /// assert_eq!((block.len(), arena.stats().live_bytes), (100, 100));
+    /// assert!(arena.lookup(block.as_ptr().wrapping_add(100)).is_none());
+    /// # Ok::<(), gaia_jit::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// - [`Error::ZeroSize`] for no bytes, [`Error::PastCapacity`] for more than there are.
+    /// - [`Error::Unsupported`] in an arena with observers: profilers and unwinders know functions by the length with which they
+    ///   were published, and another function may come to lie within. [`CodeArena::publish_with`][with] cuts before it tells them.
+    /// - [`Error::Forked`] in a child.
+    ///
+    /// [with]: crate::CodeArena::publish_with
+    pub fn shrink(&mut self, len: usize) -> Result<(), Error> {
+        match len {
+            0 => return Err(Error::ZeroSize),
+            len if len > self.len() => return Err(Error::PastCapacity { offset: 0, len, capacity: self.len() }),
+            _ => {}
+        }
+        self.core().memory.check_own("shrink")?;
+        if !self.core().observers.is_empty() {
+            return Err(Error::unsupported("shrinking a block", "observers know it by its length"));
+        }
+        if len < self.len() {
+            self.core().cut_off(self.start, self.len, len as u32);
+            self.len = len as u32;
+        }
+        Ok(())
     }
 
     /// Overwrites code that may be in use. The bytes are flushed, and other cores brought up to date, before it returns.

@@ -24,6 +24,7 @@ mod life;
 mod lookup;
 #[cfg(all(test, loom))]
 mod loom_models;
+mod patch;
 mod reserve;
 #[cfg(all(test, not(loom)))]
 mod tests;
@@ -51,6 +52,7 @@ use handle::Handle;
 #[cfg(feature = "cranelift")]
 pub(crate) use in_place::InPlace;
 pub use lookup::BlockInfo;
+pub use patch::Word;
 pub use reserve::Reserve;
 pub use typed::Typed;
 pub use weak::WeakArena;

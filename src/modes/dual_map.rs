@@ -14,7 +14,7 @@ use super::backing::Backing;
 use super::{CodeMemory, Mode, Readers, Rules, Trims, WayIn, WxMode, probe};
 use crate::Error;
 use crate::region::{Plan, Region, refusal};
-use crate::sys::{self, Os, Span};
+use crate::sys::{self, Os, Span, Word};
 
 struct DualMap {
     writable: Span,
@@ -85,6 +85,13 @@ impl Mode for DualMap {
         let behind = unsafe { start.add(code.len()) };
         // SAFETY: as for the code.
         unsafe { behind.copy_from_nonoverlapping(NonNull::from(padding).cast(), padding.len()) };
+        Ok(())
+    }
+
+    unsafe fn write_word(&self, _region: &Region, offset: usize, word: Word) -> Result<(), Error> {
+        let at = self.span(offset..offset + word.len()).start;
+        // SAFETY: inside the writable view, which has memory there, and begins at a page; the rest is passed on to the caller.
+        unsafe { word.store(at) };
         Ok(())
     }
 

@@ -40,7 +40,7 @@ use crate::Error;
 use crate::icache;
 use crate::region::{Plan, Region, refusal};
 use crate::sync::{AtomicUsize, Ordering};
-use crate::sys::{self, KernelWriter, Os, Span};
+use crate::sys::{self, KernelWriter, Os, Span, Word};
 use withdrawn::Withdrawn;
 
 /// How an arena keeps pages from being writable and executable at once.
@@ -237,6 +237,14 @@ trait Mode: Send + Sync {
     unsafe fn fill(&self, region: &Region, offset: usize, code: &[u8], _padding: &[u8]) -> Result<(), Error> {
         // SAFETY: passed on to the caller.
         unsafe { self.write(region, offset, code) }
+    }
+
+    /// Stores a word by one store, where the mode writes by stores.
+    ///
+    /// # Safety
+    /// - `offset` is a multiple of the word's length. The bytes are the caller's, inside the region; others may run them meanwhile.
+    unsafe fn write_word(&self, _region: &Region, _offset: usize, _word: Word) -> Result<(), Error> {
+        Err(Error::unsupported("patching a word", "only `DualMap` and `PerThread` write by stores"))
     }
 
     /// Where bytes are written by stores, where the rules allow that.
@@ -502,6 +510,16 @@ impl CodeMemory {
             }
         }
         written
+    }
+
+    /// Stores a word by one store, where the mode writes by stores.
+    ///
+    /// # Safety
+    /// - `offset` is a multiple of the word's length. The bytes are the caller's, inside the region; others may run them meanwhile.
+    pub(crate) unsafe fn write_word(&self, offset: usize, word: Word) -> Result<(), Error> {
+        self.check_own("write")?;
+        // SAFETY: passed on to the caller.
+        unsafe { self.mode.write_word(&self.region, offset, word) }
     }
 
     /// Writes a function as [`CodeMemory::write`] does, and perhaps `padding` behind it.

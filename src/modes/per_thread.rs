@@ -12,7 +12,7 @@ use std::ops::Range;
 use super::{CodeMemory, Mode, Readers, Rules, Trims, WayIn, WxMode, probe};
 use crate::Error;
 use crate::region::{Plan, Region, refusal};
-use crate::sys::{self, Os, WriteWindow};
+use crate::sys::{self, Os, Word, WriteWindow};
 
 struct PerThread {
     /// Gone once it was handed over to be dropped behind the pages.
@@ -55,6 +55,15 @@ impl Mode for PerThread {
         };
         // SAFETY: inside the pages of the window; the rest is passed on to the caller.
         unsafe { region.os().window_write(window, region.span(offset..offset).start, bytes)? };
+        Ok(())
+    }
+
+    unsafe fn write_word(&self, region: &Region, offset: usize, word: Word) -> Result<(), Error> {
+        let Some(window) = &self.window else {
+            return Err(Error::unsupported("writing", "the window is gone"));
+        };
+        // SAFETY: inside the pages of the window; the rest is passed on to the caller.
+        unsafe { region.os().window_store(window, region.span(offset..offset).start, word)? };
         Ok(())
     }
 

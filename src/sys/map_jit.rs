@@ -13,7 +13,7 @@
 use std::io;
 use std::ptr::NonNull;
 
-use super::{Place, Refused, Result, Span, unix};
+use super::{Place, Refused, Result, Span, Word, unix};
 
 /// All it takes is the thread's switch.
 #[derive(Debug)]
@@ -79,6 +79,17 @@ impl WriteWindow {
         unsafe { libc::pthread_jit_write_protect_np(0) };
         // SAFETY: passed on to the caller.
         unsafe { at.copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len()) };
+        // SAFETY: as the thread was before.
+        unsafe { libc::pthread_jit_write_protect_np(1) };
+    }
+
+    /// # Safety
+    /// - As for [`super::Os::window_store`].
+    pub(super) unsafe fn store(&self, at: NonNull<u8>, word: Word) {
+        // SAFETY: as in `write`.
+        unsafe { libc::pthread_jit_write_protect_np(0) };
+        // SAFETY: passed on to the caller.
+        unsafe { word.store(at) };
         // SAFETY: as the thread was before.
         unsafe { libc::pthread_jit_write_protect_np(1) };
     }

@@ -62,6 +62,7 @@ mod place;
 pub(crate) mod process_lock;
 #[cfg(unix)]
 mod unix;
+mod word;
 
 pub(crate) use code_file::CodeFile;
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
@@ -78,6 +79,7 @@ pub(crate) use parked::parked_bytes;
 pub(crate) use parked::{release_before, release_or_park};
 pub(crate) use place::Place;
 pub(crate) use window::WriteWindow;
+pub(crate) use word::Word;
 
 /// What a page may be used for. Writable *and* executable cannot be said.
 #[allow(clippy::enum_variant_names, reason = "pages with code stay readable")]
@@ -311,6 +313,17 @@ pub(crate) trait Os: Send + Sync + Debug {
     unsafe fn window_write(&self, window: &WriteWindow, at: NonNull<u8>, bytes: &[u8]) -> Result<()> {
         // SAFETY: passed on to the caller.
         unsafe { window.write(at, bytes) };
+        Ok(())
+    }
+
+    /// As [`Os::window_write`], by one store. Other threads may run the bytes meanwhile.
+    ///
+    /// # Safety
+    /// - As for [`Os::window_write`], but for that.
+    /// - `at` is aligned to the word's length.
+    unsafe fn window_store(&self, window: &WriteWindow, at: NonNull<u8>, word: Word) -> Result<()> {
+        // SAFETY: passed on to the caller.
+        unsafe { window.store(at, word) };
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 use std::io;
 use std::ptr::NonNull;
 
-use super::{Refused, Result, Span};
+use super::{Refused, Result, Span, Word};
 
 /// Cannot be made here.
 #[derive(Debug)]
@@ -19,6 +19,12 @@ impl WriteWindow {
     /// # Safety
     /// - None.
     pub(super) unsafe fn write(&self, _at: NonNull<u8>, _bytes: &[u8]) {
+        match *self {}
+    }
+
+    /// # Safety
+    /// - None.
+    pub(super) unsafe fn store(&self, _at: NonNull<u8>, _word: Word) {
         match *self {}
     }
 

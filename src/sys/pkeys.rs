@@ -13,7 +13,7 @@ use std::arch::asm;
 use std::io;
 use std::ptr::NonNull;
 
-use super::{Refused, Result, Span};
+use super::{Refused, Result, Span, Word};
 
 /// A protection key. Dropped when nothing carries it any more.
 #[derive(Debug)]
@@ -65,6 +65,18 @@ impl WriteWindow {
         // SAFETY: passed on to the caller.
         unsafe { at.copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len()) };
         // SAFETY: this thread may read pages of the key, as code may that holds its own constants.
+        unsafe { set_rights(others | self.no_writing()) };
+    }
+
+    /// # Safety
+    /// - As for [`super::Os::window_store`].
+    pub(super) unsafe fn store(&self, at: NonNull<u8>, word: Word) {
+        let others = rights() & !self.all_rights();
+        // SAFETY: as in `write`.
+        unsafe { set_rights(others) };
+        // SAFETY: passed on to the caller.
+        unsafe { word.store(at) };
+        // SAFETY: as in `write`.
         unsafe { set_rights(others | self.no_writing()) };
     }
 

@@ -83,7 +83,8 @@ fn what_cannot_be_had_is_said() {
 #[test]
 fn data_outlives_handles_and_waits_for_guards() {
     for mode in modes() {
-        let arena = small(mode).build().unwrap();
+        // Where the kernel does not write to them, each takes a page.
+        let arena = small(mode).data(4 << 20).build().unwrap();
         let block = arena.data(64, 8, DataAccess::ReadOnly, |_, bytes| bytes.fill(5)).unwrap();
         let weak = arena.downgrade();
         drop(arena);
@@ -92,7 +93,7 @@ fn data_outlives_handles_and_waits_for_guards() {
         let (guard, at) = (arena.pin(), block.as_ptr());
         drop(block);
         let others: Vec<_> =
-            (0..500).map(|_| arena.data(64, 8, DataAccess::ReadOnly, |_, bytes| bytes.fill(6)).unwrap()).collect();
+            (0..50).map(|_| arena.data(64, 8, DataAccess::ReadOnly, |_, bytes| bytes.fill(6)).unwrap()).collect();
         // SAFETY: not used again before the guard is gone.
         assert!((0..64).all(|n| unsafe { at.wrapping_add(n).read_volatile() } == 5), "{mode:?}");
         drop(guard);
@@ -105,7 +106,7 @@ fn data_outlives_handles_and_waits_for_guards() {
 #[test]
 fn readers_go_on_while_constants_are_added() {
     for mode in modes() {
-        let arena = small(mode).build().unwrap();
+        let arena = small(mode).data(4 << 20).build().unwrap();
         let first = arena.data(16, 8, DataAccess::ReadOnly, |_, bytes| bytes.fill(7)).unwrap();
         let (stop, reads) = (AtomicBool::new(false), AtomicU64::new(0));
         std::thread::scope(|scope| {

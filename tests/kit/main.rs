@@ -8,4 +8,5 @@ mod calls;
 mod data;
 mod lazy;
 mod link;
+mod patch;
 mod redirect;

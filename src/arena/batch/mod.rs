@@ -19,7 +19,6 @@ mod publish;
 mod stubs;
 
 use std::fmt;
-use std::marker::PhantomData;
 
 use crate::Error;
 
@@ -62,7 +61,7 @@ impl Slot {
 /// Functions that are published together: all of them or none. Made by [`CodeArena::batch`](crate::CodeArena::batch).
 ///
 /// Every slot's final address is known before its bytes are, so functions can call each other. A batch that is dropped
-/// gives everything back.
+/// gives everything back. It may be sent to another thread, which goes on with it.
 ///
 /// ```
 /// # #[cfg(target_arch = "x86_64")] {
@@ -103,9 +102,13 @@ pub struct Batch {
     expected: usize,
     /// There will be one function: no more pages are opened than it needs.
     single: bool,
-    /// `PerThread` opens a window for one thread.
-    _not_send: PhantomData<*mut ()>,
 }
+
+// Another thread may go on with a batch and publish it: no mode has a window open for one thread between two calls.
+const _: () = {
+    const fn is_sent_and_shared<T: Send + Sync>() {}
+    is_sent_and_shared::<Batch>();
+};
 
 impl Batch {
     pub(crate) fn new(core: Arc<Handle>) -> Self {
@@ -129,7 +132,6 @@ impl Batch {
             no_pages: false,
             expected,
             single: false,
-            _not_send: PhantomData,
         }
     }
 

@@ -41,6 +41,12 @@ impl Counts {
         self.granules -= run.len() as isize;
     }
 
+    /// A block has become shorter, by so many bytes and granules.
+    pub(in crate::arena) fn cut(&mut self, tail: Run, bytes: u32) {
+        self.bytes -= bytes as isize;
+        self.granules -= tail.len() as isize;
+    }
+
     pub(in crate::arena) fn merge(&mut self, other: Self) {
         self.blocks += other.blocks;
         self.bytes += other.bytes;
@@ -89,6 +95,8 @@ mod tests {
         assert_eq!(figures(counts), (2, 111, 7, 128));
         counts.unpublish(Run::new(9, 5), 80);
         assert_eq!(figures(counts), (1, 31, 2, 48));
+        counts.cut(Run::new(21, 1), 16);
+        assert_eq!(figures(counts), (1, 15, 1, 48));
     }
 
     /// Counted in here and out there: a part by itself may come to less than nothing, which shows as nothing.

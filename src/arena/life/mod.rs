@@ -4,4 +4,5 @@
 mod place;
 mod publish;
 mod retire;
+mod shrink;
 mod trim;

@@ -26,6 +26,7 @@ const EACH: u64 = 0x0001_0101_0101_0101;
 const LIVE: u64 = 0x80 * EACH;
 
 const LEN_BITS: u32 = 32;
+const LENGTH: u64 = (1 << LEN_BITS) - 1;
 const START_BITS: u32 = 7;
 const TAGGED: u64 = 1 << (LEN_BITS + START_BITS);
 const GENERATION: u32 = LEN_BITS + START_BITS + 1;
@@ -123,8 +124,14 @@ impl Line {
     #[inline]
     pub(super) fn retire(&self, slot: usize) {
         if let Some(state) = self.states.get(slot) {
-            let length = (1 << LEN_BITS) - 1;
-            state.store(state.load(Ordering::Relaxed) & !length, Ordering::Relaxed);
+            state.store(state.load(Ordering::Relaxed) & !LENGTH, Ordering::Relaxed);
+        }
+    }
+
+    /// Changes the length of a live block. Only by the block's owner.
+    pub(super) fn set_len(&self, slot: usize, len: u32) {
+        if let Some(state) = self.states.get(slot) {
+            state.store(state.load(Ordering::Relaxed) & !LENGTH | u64::from(len), Ordering::Relaxed);
         }
     }
 
@@ -144,7 +151,9 @@ impl Line {
         let tag = if before & TAGGED == 0 { 0 } else { tags.0.get(slot)?.load(Ordering::Relaxed) };
         fence(Ordering::Acquire);
         let after = state.load(Ordering::Relaxed);
-        if before != after || (before >> LEN_BITS) as u32 % BIN != start {
+        // The same block, live throughout, may have become shorter meanwhile: either length is right.
+        let is_same = before == after || before & !LENGTH == after & !LENGTH && after & LENGTH != 0;
+        if !is_same || (before >> LEN_BITS) as u32 % BIN != start {
             return None;
         }
         Some(Read { len: before as u32, tag })

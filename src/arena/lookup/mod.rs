@@ -39,6 +39,9 @@
 //! again after the tag. If it changed, the block was retired during the lookup, and there was a moment when no block
 //! covered the address: `None` is a right answer.
 //!
+//! A live block may become shorter, by one store to its state. A reader that sees two lengths of one generation, neither of them zero,
+//! takes the first: the block was live all the time, and had that length during the lookup.
+//!
 //! A block is entered when it has its space, a moment before its bytes are there: nobody has its address yet.
 //!
 //! # Which order of memory accesses it takes
@@ -263,6 +266,23 @@ impl Lookup {
             next = self.after(place);
         }
         None
+    }
+
+    /// Changes the length of a live block, by one store. Only by the block's owner.
+    pub(crate) fn set_len(&self, start: u32, len: u32) {
+        let mut next = self.first(start / BIN);
+        while let Some(place) = next {
+            if let Some(slot) = line::slot_of(place.line.head.load(Ordering::Relaxed), start) {
+                return place.line.set_len(slot, len);
+            }
+            next = self.after(place);
+        }
+    }
+
+    /// Notes that a live block no longer reaches into the spans that `tail` lies in, but for the first if it ends there. Under the lock
+    /// of the heap that owns them.
+    pub(crate) fn leave(&self, tail: Run) {
+        self.set_lead(Run { start: tail.start - 1, end: tail.end }, 0);
     }
 
     /// Frees the slot of a retired block. Under the lock of the heap that owns its spans.

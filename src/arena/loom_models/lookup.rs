@@ -246,3 +246,27 @@ fn an_owner_retires_without_the_lock() {
         assert_eq!((find(&lookup, 0), find(&lookup, 5)), (None, Some((32, 3))));
     });
 }
+
+/// A block becomes shorter, twice, by its owner, and stays live: it is found all the time, with one of its lengths and its tag. Where
+/// it reached into the next span, it is found there before or not at all. Three preemptions.
+#[test]
+fn a_block_that_becomes_shorter_is_always_found() {
+    use crate::space::Run;
+    use crate::space::granules::SPAN;
+    check(3, || {
+        let lookup = lookup(2 * SPAN);
+        let (start, long) = (SPAN - 2, 4 * GRANULE as u32);
+        enter(&lookup, start, long, 7);
+        let write = move |lookup: &Lookup| {
+            // The part in the next span goes, and its space is used again.
+            lookup.set_len(start, 20);
+            lookup.leave(Run { start: start + 2, end: start + 4 });
+            enter(lookup, SPAN, 16, 8);
+            lookup.set_len(start, 10);
+        };
+        let (here, next) = beside(&lookup, write, |lookup| (find(lookup, start), find(lookup, SPAN)));
+        assert!(matches!(here, Some((64 | 20 | 10, 7))), "{here:?}");
+        assert!(matches!(next, None | Some((64, 7)) | Some((16, 8))), "{next:?}");
+        assert_eq!((find(&lookup, start), find(&lookup, SPAN)), (Some((10, 7)), Some((16, 8))));
+    });
+}
