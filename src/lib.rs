@@ -49,7 +49,7 @@ pub mod security {}
 pub mod needs {}
 
 pub use arena::{
-    ArenaBuilder, Batch, BlockInfo, Code, CodeArena, CodeBlock, DataAccess, DataBlock, DataSlot, GivenCopy,
+    ArenaBuilder, Batch, BlockInfo, Blocks, Code, CodeArena, CodeBlock, DataAccess, DataBlock, DataSlot, GivenCopy,
     GivenMemory, GivenWriter, Guard, Hole, Map, Observer, PageUse, Published, Reservation, Reserve, Slot, Stats, Typed,
     Unfilled, UnwindInfo, WeakArena, Word, WxMode,
 };

@@ -148,7 +148,12 @@ impl CodeBlock {
             _ => {}
         }
         self.core().memory.check_own("shrink")?;
-        if !self.core().observers.is_empty() {
+        let is_observed = || !self.core().observers.is_empty();
+        let refused = match &self.core().kept {
+            Some(kept) => !kept.cut(self.start, len as u32, is_observed),
+            None => is_observed(),
+        };
+        if refused {
             return Err(Error::unsupported("shrinking a block", "observers know it by its length"));
         }
         if len < self.len() {
@@ -167,7 +172,8 @@ impl CodeBlock {
     /// to be run before a patch of the same bytes succeeds.
     ///
     /// # Safety
-    /// - No other thread writes the same bytes, and no slice from [`CodeBlock::as_bytes`] is used from now on.
+    /// - No other thread writes the same bytes, and no slice from [`CodeBlock::as_bytes`] is used from now on. No observer is being
+    ///   [attached](crate::CodeArena::attach).
     /// - No thread runs the bytes while they change, or the architecture permits just this change under a running
     ///   thread. The store is not promised to be one piece.
     pub unsafe fn patch(&self, offset: usize, bytes: &[u8]) -> Result<(), Error> {

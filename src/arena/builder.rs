@@ -4,6 +4,7 @@ use std::ffi::CString;
 use std::fmt;
 
 use super::core::Core;
+use super::events::kept::Kept;
 use super::events::observer::Observer;
 use super::events::observers::Observers;
 use super::{CodeArena, WxMode};
@@ -42,6 +43,7 @@ pub struct ArenaBuilder {
     near: Option<usize>,
     name: Option<String>,
     observers: Vec<Arc<dyn Observer>>,
+    keep_notes: bool,
     os: &'static dyn Os,
 }
 
@@ -60,6 +62,7 @@ impl ArenaBuilder {
             near: None,
             name: None,
             observers: Vec::new(),
+            keep_notes: false,
             os: &Native,
         }
     }
@@ -221,6 +224,14 @@ impl ArenaBuilder {
         self
     }
 
+    /// Keeps names and unwind information of live functions, so that observers can be [attached](CodeArena::attach) later: a profiler
+    /// that is switched on when it is needed. Off unless set.
+    ///
+    /// It costs some 100 bytes and the name for each function, and a lock for all of the arena at each publication and drop.
+    pub fn keep_notes(self, yes: bool) -> Self {
+        Self { keep_notes: yes, ..self }
+    }
+
     /// Another system than the real one.
     #[cfg(all(any(test, fuzzing), not(loom)))]
     pub(crate) fn os(self, os: &'static dyn Os) -> Self {
@@ -271,13 +282,14 @@ impl ArenaBuilder {
         let keep_free = if memory.can_shrink() { self.keep_free } else { usize::MAX };
         let mut core = Core::new(memory, self.poison, keep_free, Observers::new(self.observers))?;
         core.refused = refused;
+        core.kept = self.keep_notes.then(Kept::new);
         Ok(CodeArena::from_core(core))
     }
 
     /// An arena over memory that somebody else mapped, in [`WxMode::Given`]: for systems on which only the embedder may map code.
     ///
     /// The arena makes no system call that names the memory. It flushes instruction caches, and synchronises other cores, as in
-    /// every mode. Of the settings, [`poison`](Self::poison) and [`observer`](Self::observer) count; `keep_free` has no effect.
+    /// every mode. Of the settings, [`poison`](Self::poison), [`observer`](Self::observer) and [`keep_notes`](Self::keep_notes) count; `keep_free` has no effect.
     ///
     /// ```
     /// # #[cfg(all(target_os = "linux", target_arch = "x86_64"))] {
@@ -353,7 +365,8 @@ impl ArenaBuilder {
         // SAFETY: passed on to the caller.
         let mut memory = unsafe { CodeMemory::over(self.os, memory)? };
         memory.set_serializes(self.serialize_cores);
-        let core = Core::new(memory, self.poison, usize::MAX, Observers::new(self.observers))?;
+        let mut core = Core::new(memory, self.poison, usize::MAX, Observers::new(self.observers))?;
+        core.kept = self.keep_notes.then(Kept::new);
         Ok(CodeArena::from_core(core))
     }
 
@@ -419,6 +432,7 @@ impl fmt::Debug for ArenaBuilder {
             .field("serialize_cores", &self.serialize_cores)
             .field("near", &self.near)
             .field("name", &self.name)
+            .field("keep_notes", &self.keep_notes)
             .finish_non_exhaustive()
     }
 }

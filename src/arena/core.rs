@@ -7,6 +7,7 @@
 //! (open, seal) for each run of pages of a batch.
 
 use super::data::DataArea;
+use super::events::kept::Kept;
 use super::events::observers::Observers;
 use super::guards::Guards;
 use super::heaps::{Heaps, State};
@@ -23,6 +24,8 @@ pub(crate) struct Core {
     pub(crate) lookup: Lookup,
     pub(crate) guards: Guards,
     pub(super) observers: Observers,
+    /// What was said of live functions, if that is kept.
+    pub(super) kept: Option<Kept>,
     pub(super) heaps: Heaps,
     pub(super) data: DataArea,
     /// Freed code is overwritten with traps before its space is used again.
@@ -64,6 +67,7 @@ impl Core {
             data: DataArea::new(),
             guards: Guards::new(),
             observers,
+            kept: None,
             poison,
             keep_free: AtomicU64::new((keep_free / memory.page_size()) as u64),
             least_kept: (keep_free / memory.page_size()) as u64,

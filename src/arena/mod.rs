@@ -44,6 +44,7 @@ use core::Core;
 pub use data::block::{DataAccess, DataBlock};
 #[cfg(feature = "cranelift")]
 pub(crate) use data::{DataKind, DataPages};
+pub use events::attach::Blocks;
 pub use events::observer::{Observer, Published, Reservation};
 pub use figures::map::{Hole, Map, PageUse};
 pub use figures::stats::Stats;

@@ -82,7 +82,8 @@ impl CodeBlock {
     /// - [`Error::OperatingSystem`] if other cores cannot be reached any more: then the word is there, but not for every core.
     ///
     /// # Safety
-    /// - No other thread writes the same bytes, and no slice from [`CodeBlock::as_bytes`] is used from now on.
+    /// - No other thread writes the same bytes, and no slice from [`CodeBlock::as_bytes`] is used from now on. No observer is being
+    ///   [attached](crate::CodeArena::attach).
     /// - Wherever in the word a thread may be about to run an instruction, one begins before and after the change: a thread may have
     ///   run a part of the word's instructions. The word is one whole instruction, a part of one, or padding behind it.
     /// - The program is right whichever of the two words a thread runs.

@@ -198,9 +198,9 @@ impl Batch {
         }
     }
 
-    /// Whether it is a slot of this batch, and somebody is there to be told of it.
+    /// Whether it is a slot of this batch, and somebody is there to be told of it, or may come.
     fn is_noted(&self, slot: Slot) -> bool {
-        self.entry(slot).is_some() && !self.core.observers.is_empty()
+        self.entry(slot).is_some() && (self.core.kept.is_some() || !self.core.observers.is_empty())
     }
 
     /// The address at which the slot's code will run; null for a slot of another batch.

@@ -6,7 +6,7 @@ use crate::arena::events::observer::{Live, Published, Reservation};
 use crate::arena::lookup::{BlockInfo, Entry};
 
 impl Core {
-    fn reservation(&self) -> Reservation {
+    pub(super) fn reservation(&self) -> Reservation {
         let memory = &self.memory;
         Reservation { start: memory.address(memory.first()), len: memory.capacity(), mode: memory.mode() }
     }
@@ -21,12 +21,20 @@ impl Core {
     /// # Safety
     /// - Their blocks are published, and not dropped before this returns or unwinds.
     pub(in crate::arena) unsafe fn announce<'a>(&self, functions: impl Iterator<Item = Described<'a>>) {
+        if self.kept.is_none() && self.observers.is_empty() {
+            return;
+        }
+        let functions: Vec<Described<'_>> = functions.collect();
+        if let Some(kept) = &self.kept {
+            kept.add(&functions);
+        }
+        // Behind the notes: an observer that is attached looks at them once it is among the others.
         if self.observers.is_empty() {
             return;
         }
         self.memory.let_read();
         // SAFETY: passed on to the caller.
-        let published = functions.map(|function| unsafe { self.published(function) });
+        let published = functions.into_iter().map(|function| unsafe { self.published(function) });
         let published: Vec<Published<'_>> = published.collect();
         self.observers.tell(|observer| observer.published(&published));
     }
@@ -36,6 +44,10 @@ impl Core {
     /// # Safety
     /// - As for [`Core::announce`].
     pub(in crate::arena) unsafe fn announce_one(&self, function: Described<'_>) {
+        if let Some(kept) = &self.kept {
+            kept.add(std::slice::from_ref(&function));
+        }
+        // Behind the notes, as above.
         if self.observers.is_empty() {
             return;
         }
@@ -47,7 +59,7 @@ impl Core {
 
     /// # Safety
     /// - The block is published, and stays so while what is returned is used.
-    unsafe fn published<'a>(&'a self, function: Described<'a>) -> Published<'a> {
+    pub(super) unsafe fn published<'a>(&'a self, function: Described<'a>) -> Published<'a> {
         let (block, start) = (self.info(function.entry), bytes_of(function.entry.run()).start);
         // SAFETY: where the block lies; the rest is passed on to the caller.
         let code = unsafe { Live::new(&self.memory, start, block.len) };

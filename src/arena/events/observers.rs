@@ -4,23 +4,56 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use crate::arena::events::observer::Observer;
+use crate::sync::checked::OnceLock;
 use crate::sync::{Arc, AtomicU64, Ordering};
 
-#[derive(Default)]
 pub(crate) struct Observers {
     list: Vec<Arc<dyn Observer>>,
+    /// Those that came later.
+    attached: Link,
     /// What came free under the lock and was not told yet.
     reclaimed_blocks: AtomicU64,
     reclaimed_bytes: AtomicU64,
 }
 
+/// A list that grows at its end and is read without a lock. Nothing leaves it.
+struct Link(OnceLock<Box<(Arc<dyn Observer>, Link)>>);
+
+impl Link {
+    fn new() -> Self {
+        Self(OnceLock::new())
+    }
+}
+
 impl Observers {
     pub(crate) fn new(list: Vec<Arc<dyn Observer>>) -> Self {
-        Self { list, ..Self::default() }
+        let (reclaimed_blocks, reclaimed_bytes) = Default::default();
+        Self { list, attached: Link::new(), reclaimed_blocks, reclaimed_bytes }
     }
 
     pub(in crate::arena) fn is_empty(&self) -> bool {
-        self.list.is_empty()
+        self.list.is_empty() && self.attached.0.get().is_none()
+    }
+
+    /// One more, which is told behind all others. Not in a forked child, which may have been forked amid this.
+    pub(in crate::arena) fn attach(&self, observer: Arc<dyn Observer>) {
+        let mut last = &self.attached;
+        let mut new = Box::new((observer, Link::new()));
+        loop {
+            match (last.0.get(), new) {
+                (Some(link), unset) => (last, new) = (&link.1, unset),
+                (None, unset) => match last.0.set(unset) {
+                    Ok(()) => return,
+                    // Another thread was first.
+                    Err(unset) => new = unset,
+                },
+            }
+        }
+    }
+
+    fn each(&self) -> impl Iterator<Item = &Arc<dyn Observer>> {
+        let attached = std::iter::successors(self.attached.0.get(), |link| link.1.0.get());
+        self.list.iter().chain(attached.map(|link| &link.0))
     }
 
     /// Notes that a block's space came free, to be told when no lock is held.
@@ -61,7 +94,7 @@ impl Observers {
     /// What the first one panicked with, if any did.
     fn tell_each(&self, event: impl Fn(&dyn Observer)) -> Option<Box<dyn Any + Send>> {
         let mut first = None;
-        for observer in &self.list {
+        for observer in self.each() {
             let Err(payload) = catch_unwind(AssertUnwindSafe(|| event(&**observer))) else { continue };
             match first {
                 None => first = Some(payload),

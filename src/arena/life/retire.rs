@@ -29,7 +29,7 @@ impl Core {
             // A child leaves its copy of the heaps alone: a lock may be held for ever there.
             return None;
         }
-        if !self.observers.is_empty() {
+        if self.kept.is_some() || !self.observers.is_empty() {
             return self.retire_observed(start, panicked);
         }
         let entry = Entry::new(start, len, 0);
@@ -48,6 +48,10 @@ impl Core {
     #[cold]
     fn retire_observed(&self, start: u32, panicked: &mut Option<Panic>) -> Option<Locked<'_>> {
         let entry = self.lookup.at(start)?;
+        if let Some(kept) = &self.kept {
+            // First: an observer that is attached finds out by this what it was told too late.
+            kept.remove(start);
+        }
         // Whatever an observer does, the rest is done.
         *panicked = catch_unwind(AssertUnwindSafe(|| self.announce_retired(&self.info(entry)))).err();
         if !self.memory.is_own() {

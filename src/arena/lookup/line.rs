@@ -74,6 +74,12 @@ pub(super) fn slot_of(head: u64, start: u32) -> Option<usize> {
     Some(zero_slot((head ^ (key * EACH)) & !(0xff << 56))).filter(|slot| *slot < SLOTS)
 }
 
+/// Returns the starts in a head, with their slots.
+pub(super) fn starts(head: u64) -> impl Iterator<Item = (u32, usize)> {
+    let bytes = head.to_le_bytes().into_iter().take(SLOTS).enumerate();
+    bytes.filter(|(_, byte)| byte & 0x80 != 0).map(|(slot, byte)| (u32::from(byte & 0x7f), slot))
+}
+
 /// Whether no block begins in a line.
 pub(super) fn is_empty(head: u64) -> bool {
     head & LIVE == 0

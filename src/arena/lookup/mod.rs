@@ -316,6 +316,24 @@ impl Lookup {
         }
     }
 
+    /// Returns the live blocks that begin in a span, in the order of their addresses.
+    pub(crate) fn of_span(&self, span: u32) -> Vec<Entry> {
+        let mut found = Vec::new();
+        let bins = self.spans.get(span as usize).map_or(0, |word| word.load(Ordering::Relaxed) as u32);
+        for bin in (0..BINS).filter(|bin| bins >> bin & 1 == 1).map(|bin| span * BINS + bin) {
+            let mut next = self.first(bin);
+            while let Some(place) = next {
+                for (start, slot) in line::starts(place.line.head.load(Ordering::Relaxed)) {
+                    let read = place.line.read(place.tags, start, slot).filter(|read| read.len > 0);
+                    found.extend(read.map(|Read { len, tag }| Entry { start: bin * BIN + start, len, tag }));
+                }
+                next = self.after(place);
+            }
+        }
+        found.sort_unstable_by_key(|entry| entry.start);
+        found
+    }
+
     /// Returns the live block that holds the byte at `offset`.
     #[inline]
     pub(crate) fn find(&self, offset: usize) -> Option<Entry> {

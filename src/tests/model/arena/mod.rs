@@ -1,6 +1,7 @@
 //! The arena: no overlap, no lost byte, contents intact, figures exact, whatever the order of operations. Batches stay
 //! open across other operations, several at a time; the capacity is small, so that it is full again and again.
 
+mod cut;
 mod op;
 mod refused;
 
@@ -412,6 +413,8 @@ impl Model<'_> {
             }
             Op::FromRaw { pick } => self.take_back(pick % self.live.len().max(1)),
             Op::Patch { pick, offset, len } => self.patch(pick % self.live.len().max(1), offset, len),
+            Op::Shrink { pick, len } => self.shrink(pick % self.live.len().max(1), len),
+            Op::PublishWith { len, align, used } => self.publish_with(len, align, used),
             Op::Lookup { offset } => self.lookup(offset),
             Op::Refused { kind } => self.refused(kind),
             Op::Clone => {

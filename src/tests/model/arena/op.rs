@@ -54,6 +54,15 @@ pub(super) enum Op {
         offset: usize,
         len: usize,
     },
+    Shrink {
+        pick: usize,
+        len: usize,
+    },
+    PublishWith {
+        len: usize,
+        align: usize,
+        used: usize,
+    },
     Lookup {
         offset: usize,
     },
@@ -71,7 +80,7 @@ pub(super) enum Op {
 
 impl<'a> Arbitrary<'a> for Op {
     fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
-        let kind = u.int_in_range(0..=42u8)?;
+        let kind = u.int_in_range(0..=46u8)?;
         let mut pick = || u.arbitrary::<u8>().map(usize::from);
         Ok(match kind {
             0..=8 => Self::Publish { len: len(u)?, align: align(u)?, tag: u.int_in_range(0..=u64::MAX)? },
@@ -94,6 +103,8 @@ impl<'a> Arbitrary<'a> for Op {
             35 => Self::Refused { kind: u.arbitrary()? },
             36 => Self::Clone,
             37 => Self::DropClone,
+            41 | 42 => Self::Shrink { pick: pick()?, len: len(u)? },
+            43 | 44 => Self::PublishWith { len: len(u)?, align: align(u)?, used: len(u)? },
             38..=40 => Self::Heap { index: u.int_in_range(0..=3)? },
             _ => Self::Check,
         })
