@@ -324,7 +324,9 @@ extern "C" fn gaia_test_called_back(argument: *const c_void) {
 #[test]
 fn debuggee() {
     let Ok(mode) = std::env::var("GAIA_TEST_DEBUGGEE") else { return };
-    let arena = watched(modes().find(|known| mode == format!("{known:?}")).unwrap());
+    let (mode, is_late) = mode.strip_prefix("late ").map_or((&mode[..], false), |mode| (mode, true));
+    let mode = modes().find(|known| mode == format!("{known:?}")).unwrap();
+    let arena = if is_late { small(mode).keep_notes(true).build().unwrap() } else { watched(mode) };
     // sub rsp, 24; call rdi; add rsp, 24; ret: no frame pointer, so the caller is found by the information only.
     let code = [0x48, 0x83, 0xec, 24, 0xff, 0xd7, 0x48, 0x83, 0xc4, 24, 0xc3];
     let frames = eh_frame(code.len());
@@ -332,6 +334,9 @@ fn debuggee() {
     let guard = arena.pin();
     drop(arena.publish(Code::new(&[0x90; 11]).name("jit_calls_back")).unwrap());
     let block = arena.publish(Code::new(&code).name("jit_calls_back").unwind(UnwindInfo::EhFrame(&frames))).unwrap();
+    if is_late {
+        arena.attach(Arc::new(Gdb::new().unwrap())).unwrap();
+    }
     // SAFETY: takes a function and calls it with itself as its argument.
     let function = unsafe { block.as_fn::<unsafe extern "sysv64" fn(extern "C" fn(*const c_void))>() };
     // SAFETY: the block is alive.
@@ -349,12 +354,14 @@ fn gdb_stops_by_name_and_sees_through_frames() {
     for mode in modes() {
         // What is not writable in any way, gdb cannot write a breakpoint to.
         let stop = if matches!(mode, WxMode::DualMap | WxMode::FileWrite) { "hbreak" } else { "break" };
-        debug(NAME, mode, stop);
+        debug(NAME, &format!("{mode:?}"), stop);
+        // Attached to an arena in which the function lives already.
+        debug(NAME, &format!("late {mode:?}"), stop);
     }
 }
 
-fn debug(test: &str, mode: WxMode, stop: &str) {
-    let (test, mode) = (format!("{test}, {mode:?}"), format!("{mode:?}"));
+fn debug(test: &str, mode: &str, stop: &str) {
+    let test = format!("{test}, {mode}");
     let mut gdb = Command::new("gdb");
     gdb.args(["--batch", "-nx", "-ex", "set breakpoint pending on", "-ex", "set startup-with-shell off"]);
     gdb.args(["-ex", &format!("{stop} jit_calls_back"), "-ex", "run", "-ex", "info symbol $pc", "-ex", "delete"]);

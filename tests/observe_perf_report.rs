@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use common::{asm, modes, small};
 use gaia_jit::observe::{Jitdump, PerfMap};
-use gaia_jit::{Code, WxMode};
+use gaia_jit::{Code, Observer, WxMode};
 
 /// Not a test of its own: what [`perf_report_names_functions`] profiles.
 #[test]
@@ -20,21 +20,28 @@ fn profiled() {
     let mode = [WxMode::Flip, WxMode::DualMap, WxMode::PerThread, WxMode::FileWrite]
         .into_iter()
         .find(|mode| what.contains(&format!("{mode:?}")));
-    let builder = small(mode.unwrap());
-    let (builder, path) = if what.contains("map") {
+    let is_late = what.contains("late");
+    let (observer, path): (Arc<dyn Observer>, _) = if what.contains("map") {
         let map = Arc::new(PerfMap::new().unwrap());
-        (builder.observer(map.clone()), map.path().to_owned())
+        let path = map.path().to_owned();
+        (map, path)
     } else {
         let dump = Arc::new(Jitdump::new().unwrap());
-        (builder.observer(dump.clone()), dump.path().to_owned())
+        let path = dump.path().to_owned();
+        (dump, path)
     };
     println!("written: {}", path.display());
+    let builder = small(mode.unwrap());
+    let builder = if is_late { builder.keep_notes(true) } else { builder.observer(observer.clone()) };
     let arena = builder.build().unwrap();
     // In its place before: a jitdump tells them apart, a map does not.
     let _guard = what.contains("map").then(|| arena.pin());
     drop(arena.publish(Code::new(&asm::padded(1, asm::spin().len())).name("jit_was_here_before")).unwrap());
     let name = if what.contains("short") { "f" } else { "jit_hot_loop" };
     let block = arena.publish(Code::new(&asm::spin()).name(name)).unwrap();
+    if is_late {
+        arena.attach(observer).unwrap();
+    }
     // SAFETY: takes a flag, and returns when it is set.
     let spin = unsafe { block.as_fn::<unsafe extern "C" fn(*const std::sync::atomic::AtomicU32) -> u32>() };
     let flag = std::sync::atomic::AtomicU32::new(0);
@@ -66,7 +73,9 @@ fn perf_report_names_functions() {
         })
     };
     let test = std::env::current_exe().unwrap();
-    let every = modes().flat_map(|mode| [format!("map in {mode:?}"), format!("dump in {mode:?}")]);
+    // Late ones are attached to an arena in which the function lives already.
+    let observers = ["map", "dump", "late map", "late dump"];
+    let every = modes().flat_map(|mode| observers.map(|observer| format!("{observer} in {mode:?}")));
     // `perf` passes over lines with names of one or two bytes.
     for what in every.chain(["short map in Flip".into(), "short dump in Flip".into()]) {
         let clock: &[&str] = if what.contains("dump") { &["-k", "mono"] } else { &[] };

@@ -104,6 +104,24 @@ fn panics_pass_through() {
     }
 }
 
+/// A redirect has no frame of its own: what unwinds sees its target, called by whoever called the redirect.
+#[test]
+fn panics_pass_through_a_redirect() {
+    let unwinder = Unwinder::new().unwrap();
+    let function = caller(&*isa());
+    for mode in modes() {
+        let arena = arena(&unwinder, mode);
+        let entry = arena.redirect(publish(&arena, &function)).unwrap();
+        for _ in 0..2 {
+            let caught = catch(|| call_through(entry.as_ptr(), fail));
+            assert_eq!(caught.downcast_ref(), Some(&42), "{mode:?}");
+            drop(entry.swap(publish(&arena, &function)).unwrap());
+        }
+        drop(entry);
+        assert_eq!(unwinder.registered(), 0);
+    }
+}
+
 #[test]
 fn backtraces_go_on_behind_it() {
     let unwinder = Unwinder::new().unwrap();

@@ -248,3 +248,25 @@ fn random_blocks_are_disjoint_and_wait_for_guards() {
         assert_eq!((stats.data_bytes, stats.data_blocks, stats.pending_data_bytes), (0, 0, 0), "{mode:?}");
     }
 }
+
+/// The kernel write is forbidden after the first constants: one call fails, and the next ones take pages of their own.
+#[test]
+fn a_write_that_is_forbidden_later_costs_one_call() {
+    for mode in modes().filter(|_| kernel_writes()) {
+        let system = Faulty::leaked();
+        let arena = small(mode).os(system).build().unwrap();
+        let constant = |n: u8| arena.data(100, 32, DataAccess::ReadOnly, |_, bytes| bytes.fill(n));
+        let first = [constant(1).unwrap(), constant(2).unwrap()];
+        system.forbid("write", 0);
+        assert!(matches!(constant(3), Err(Error::OperatingSystem { .. })), "{mode:?}");
+        let (third, fourth) = (constant(3).unwrap(), constant(4).unwrap());
+        for (n, block) in (1..).zip(first.iter().chain([&third, &fourth])) {
+            assert_eq!(bytes_of(block), [n; 100]);
+        }
+        let page = Native.page_size();
+        assert_ne!(third.as_ptr() as usize / page, fourth.as_ptr() as usize / page);
+        system.heal();
+        drop((first, third, fourth));
+        assert_eq!(arena.stats().data_bytes, 0);
+    }
+}

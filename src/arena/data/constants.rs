@@ -1,7 +1,7 @@
 //! Constants that share pages: written by the kernel, into pages that are read-only for everyone.
 //!
-//! In `Flip` the writer is the one that fills holes in code. In the other modes it is opened for each write and closed again, so
-//! that they keep no descriptor for it.
+//! The writer is the one that fills holes in code in `Flip`: one descriptor for the process. Other modes come to use it with the first
+//! constants.
 
 use std::ptr::NonNull;
 
@@ -26,17 +26,21 @@ impl Core {
         if self.memory.unfilled().is_some() {
             return Ok(Way::Pages);
         }
-        if self.memory.kernel_writer().is_some() {
-            return Ok(Way::Kernel);
-        }
         if let Some(way) = self.data.lock().as_ref().and_then(|space| space.way) {
             return Ok(way);
         }
+        if self.memory.kernel_writer().is_some() {
+            return Ok(Way::Kernel);
+        }
         let way = self.try_out()?;
+        self.set_way(way);
+        Ok(way)
+    }
+
+    fn set_way(&self, way: Way) {
         if let Some(space) = self.data.lock().as_mut() {
             space.way = Some(way);
         }
-        Ok(way)
     }
 
     /// Writes to a page of the area's through the kernel, if that page is what it writes to. Any doubt counts as refused.
@@ -98,8 +102,14 @@ impl Core {
         };
         self.memory.counters.kernel_writes.add(1);
         // SAFETY: private pages of the area; passed on to the caller.
-        unsafe { self.memory.os().kernel_write(writer, at, bytes)? };
-        Ok(())
+        let written = unsafe { self.memory.os().kernel_write(writer, at, bytes) };
+        written.map_err(|refused| {
+            // What comes next takes another way: a sandbox that the process entered stays. Want of memory says nothing.
+            if refused.source.kind() != std::io::ErrorKind::OutOfMemory {
+                self.set_way(Way::Pages);
+            }
+            refused.into()
+        })
     }
 
     /// Writes constants to whole pages that are open.
