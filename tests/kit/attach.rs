@@ -8,11 +8,14 @@ use gaia_jit::{BlockInfo, Code, CodeArena, CodeBlock, Error, Observer, Published
 
 use super::common::{asm, modes, often, small};
 
+/// Length, tag and name.
+type Told = (usize, u64, Option<String>);
+
 /// What it was told, as a debugger keeps it.
 #[derive(Default)]
 struct Listener {
     spaces: Mutex<Vec<Reservation>>,
-    live: Mutex<BTreeMap<usize, (usize, u64, Option<String>)>>,
+    live: Mutex<BTreeMap<usize, Told>>,
     frames: Mutex<usize>,
 }
 

@@ -34,7 +34,7 @@ fn changing() -> Changing {
     let branch = |distance: usize| -> u32 {
         let n = distance as u32;
         if cfg!(target_arch = "aarch64") {
-            0x1400_0000 | n / 4
+            0x1400_0000 | (n / 4)
         } else if cfg!(target_arch = "arm") {
             0xea00_0000 | ((n - 8) / 4) & 0x00ff_ffff
         } else {
