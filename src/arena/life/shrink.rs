@@ -1,8 +1,9 @@
 //! The end of a live block is given back.
 //!
 //! Its length in the lookup is part of one atomic word, which the block's owner writes, as when it is retired. So a lookup in a signal
-//! handler sees the old length or the new one. What follows happens under the lock of the heap: spans that the block no longer
-//! reaches into forget it, and the granules behind its new end are free, or wait for guards, as those of a dropped block.
+//! handler sees the old length or the new one. (Spans that it no longer reaches into may go on naming it as the block that does. A
+//! lookup compares with the length, and whatever comes to reach in is named instead.) What follows happens under the lock of the
+//! heap: the granules behind its new end are free, or wait for guards, as those of a dropped block.
 
 use crate::arena::core::Core;
 use crate::arena::heaps::Pending;
@@ -21,7 +22,6 @@ impl Core {
         if tail.len() == 0 {
             return;
         }
-        self.lookup.leave(tail);
         // Locking was the read-modify-write between the new length and this: see `retire`.
         if self.guards.any() || self.poison {
             let entry = Entry::new(tail.start, tail.len() * crate::units::GRANULE as u32, 0);

@@ -279,12 +279,6 @@ impl Lookup {
         }
     }
 
-    /// Notes that a live block no longer reaches into the spans that `tail` lies in, but for the first if it ends there. Under the lock
-    /// of the heap that owns them.
-    pub(crate) fn leave(&self, tail: Run) {
-        self.set_lead(Run { start: tail.start - 1, end: tail.end }, 0);
-    }
-
     /// Frees the slot of a retired block. Under the lock of the heap that owns its spans.
     #[inline]
     pub(crate) fn remove(&self, run: Run, retired: Option<Retired<'_>>) {

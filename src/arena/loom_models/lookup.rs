@@ -251,7 +251,6 @@ fn an_owner_retires_without_the_lock() {
 /// it reached into the next span, it is found there before or not at all. Three preemptions.
 #[test]
 fn a_block_that_becomes_shorter_is_always_found() {
-    use crate::space::Run;
     use crate::space::granules::SPAN;
     check(3, || {
         let lookup = lookup(2 * SPAN);
@@ -260,7 +259,6 @@ fn a_block_that_becomes_shorter_is_always_found() {
         let write = move |lookup: &Lookup| {
             // The part in the next span goes, and its space is used again.
             lookup.set_len(start, 20);
-            lookup.leave(Run { start: start + 2, end: start + 4 });
             enter(lookup, SPAN, 16, 8);
             lookup.set_len(start, 10);
         };
