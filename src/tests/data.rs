@@ -26,7 +26,7 @@ fn kernel_writes() -> bool {
 fn constants_share_pages_that_are_never_writable() {
     for mode in modes() {
         let system = Faulty::leaked();
-        let arena = small(mode).os(system).build().unwrap();
+        let arena = small(mode).data(4 << 20).os(system).build().unwrap();
         // Finds the way out.
         drop(arena.data(1, 1, DataAccess::ReadOnly, |_, _| {}).unwrap());
         system.take_log();
@@ -60,15 +60,23 @@ fn constants_share_pages_that_are_never_writable() {
 /// What is of one kind and lies where the other one has its pages shares no page with it.
 #[test]
 fn a_full_area_mixes_no_kinds_in_a_page() {
-    for mode in modes() {
+    for (mode, refused) in modes().flat_map(|mode| [(mode, false), (mode, true)]) {
         let page = Native.page_size();
-        let arena = small(mode).data(128 << 10).build().unwrap();
+        let system = Faulty::leaked();
+        if refused {
+            system.refuse(&["writer"]);
+        }
+        let arena = small(mode).data(128 << 10).os(system).build().unwrap();
         let place = |access, len: usize, n: u8| arena.data(len, 16, access, |_, bytes| bytes.fill(n));
         for first in [DataAccess::ReadOnly, DataAccess::ReadWrite] {
             let second = if first == DataAccess::ReadOnly { DataAccess::ReadWrite } else { DataAccess::ReadOnly };
             // All of the area is of the first kind; then holes.
             let mut blocks: Vec<_> = std::iter::from_fn(|| place(first, 1_000, 1).ok()).collect();
-            assert!(blocks.len() * 1_000 > (64 << 10) || page > 4096 || !kernel_writes(), "{}", blocks.len());
+            assert!(
+                blocks.len() * 1_000 > (64 << 10) || page > 4096 || refused || !kernel_writes(),
+                "{}",
+                blocks.len()
+            );
             let mut kept = Vec::new();
             // Every eighth stays, but for a run of pages.
             for (n, block) in blocks.drain(..).enumerate() {

@@ -100,6 +100,11 @@ impl Core {
         unsafe { self.memory.close_data(bytes_of(run)) }
     }
 
+    /// Whether taken granules lie where constants are placed, and nothing else.
+    pub(super) fn is_among_constants(&self, run: Run) -> bool {
+        self.data.lock().as_ref().is_some_and(|space| space.is_among_constants(run))
+    }
+
     /// Makes granules of the data area free.
     pub(in crate::arena) fn free_data(&self, runs: impl IntoIterator<Item = Run>) {
         let mut area = self.data.lock();

@@ -30,11 +30,14 @@ pub(crate) struct DataPages {
     runs: Vec<OpenRun>,
     /// How many of them have a part that may be in use.
     used: usize,
+    /// Where those begin of which one piece takes all: where writable data is placed, what was left of a page of constants, or came
+    /// free in it, would be opened for such data.
+    alone: Vec<u32>,
 }
 
 impl DataPages {
     pub(in crate::arena) fn new(handle: &Arc<Handle>, kind: DataKind) -> Self {
-        Self { core: Arc::clone(handle), kind, runs: Vec::new(), used: 0 }
+        Self { core: Arc::clone(handle), kind, runs: Vec::new(), used: 0, alone: Vec::new() }
     }
 
     /// `len` zero bytes, writable; constants until [`DataPages::make_read_only`].
@@ -43,7 +46,8 @@ impl DataPages {
         let granules = core.data_granules(len)?;
         let align = core.data_align(align)?;
         self.runs.try_reserve(1).map_err(|_| Error::out_of_memory())?;
-        let run = match self.runs.last_mut().and_then(|open| open.take(granules, align)) {
+        let shared = self.runs.last_mut().filter(|open| !self.alone.contains(&open.run.start));
+        let run = match shared.and_then(|open| open.take(granules, align)) {
             Some(run) => run,
             None => self.open(granules, align)?,
         };
@@ -70,6 +74,9 @@ impl DataPages {
                 }
             }
         };
+        if self.kind == DataKind::Constant && !self.core.is_among_constants(run) {
+            self.alone.push(run.start);
+        }
         let mut open = OpenRun::new(run);
         let taken = open.take(granules, 1);
         self.runs.push(open);
@@ -97,16 +104,19 @@ impl DataPages {
         Ok(())
     }
 
-    /// The granules of what was reserved at an address.
+    /// The granules of what was reserved at an address: of a piece that is alone in its pages, all of them.
     pub(in crate::arena) fn run_at(&self, at: NonNull<u8>, granules: u32) -> Run {
         let first = self.core.memory.data_start(0).addr().get();
-        Run::new(((at.addr().get() - first) / GRANULE) as u32, granules)
+        let run = Run::new(((at.addr().get() - first) / GRANULE) as u32, granules);
+        let alone = self.runs.iter().filter(|open| self.alone.contains(&open.run.start));
+        alone.map(|open| open.run).find(|all| all.start <= run.start && run.end <= all.end).unwrap_or(run)
     }
 
-    /// Leaves what was reserved to others, who own it from now on, and gives the rest back.
+    /// Leaves what was reserved to others, who own it from now on as [`DataPages::run_at`] says, and gives the rest back.
     pub(in crate::arena) fn give_up_used(mut self) {
         let runs = std::mem::take(&mut self.runs);
-        self.core.free_data(runs.iter().flat_map(OpenRun::rest));
+        let shared = runs.iter().filter(|open| !self.alone.contains(&open.run.start));
+        self.core.free_data(shared.flat_map(OpenRun::rest));
     }
 
     /// Leaves what may be in use so for ever, and the arena with it, and gives the rest back.

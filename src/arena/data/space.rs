@@ -133,6 +133,11 @@ impl Space {
         usize::from(self.tables.granules.owner_at(run.start) == Some(2))
     }
 
+    /// Whether taken granules lie in spans of the heap for constants.
+    pub(super) fn is_among_constants(&self, run: Run) -> bool {
+        self.owner(run) == 1
+    }
+
     pub(super) fn granules_in_page(&self) -> u32 {
         self.tables.granules.page()
     }
