@@ -91,6 +91,25 @@ pub enum Error {
         capacity: usize,
     },
 
+    /// A slot of another batch, or data of one.
+    #[error("slot {slot} is of another batch")]
+    #[non_exhaustive]
+    OtherBatch {
+        /// Its place in the batch that it is of.
+        slot: usize,
+    },
+
+    /// A branch needs a stub, because its target is out of reach, and its slot has none left. Reserve the slot with more
+    /// ([`Batch::reserve_with_stubs`](crate::Batch::reserve_with_stubs)), or the arena near to its targets.
+    #[error("slot {slot} has {stubs} stubs, which all lead elsewhere")]
+    #[non_exhaustive]
+    NoStub {
+        /// The place of the function in the batch.
+        slot: usize,
+        /// How many stubs it was reserved with.
+        stubs: usize,
+    },
+
     /// A relocation cannot be applied.
     #[error("{kind} at offset {offset} of slot {slot}, with a value of {distance:#x}: {why}")]
     #[non_exhaustive]
@@ -221,6 +240,8 @@ impl From<Error> for io::Error {
             | Error::BadAlignment { .. }
             | Error::PastCapacity { .. }
             | Error::NotInArena { .. }
+            | Error::OtherBatch { .. }
+            | Error::NoStub { .. }
             | Error::Link { .. } => io::ErrorKind::InvalidInput,
             Error::TooLarge { .. } | Error::ArenaFull { .. } | Error::DataFull { .. } | Error::OutOfReach { .. } => {
                 io::ErrorKind::OutOfMemory

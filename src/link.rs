@@ -68,7 +68,8 @@ impl Batch {
     ///
     /// - [`Error::Link`] with the reason ([`Misfit`]) if the target is out of range and there is no stub left, or misaligned; if the
     ///   kind is for another architecture; or if a low part has no high part.
-    /// - [`Error::PastCapacity`] if the place does not lie in the slot, or if the slot or the target is of another batch.
+    /// - [`Error::PastCapacity`] if the place does not lie in the slot.
+    /// - [`Error::OtherBatch`] if the slot or the target is of another batch.
     pub fn link(
         &mut self,
         slot: Slot,
@@ -77,12 +78,14 @@ impl Batch {
         target: Target<'_>,
         addend: i64,
     ) -> Result<(), Error> {
+        if self.address(slot).is_null() {
+            return Err(Error::OtherBatch { slot: slot.index() });
+        }
+        let target = self.resolve(target)?;
         let capacity = self.bytes_mut(slot).len();
-        let fits = offset.checked_add(kind.len()).is_some_and(|end| end <= capacity);
-        let target = self.resolve(target).filter(|_| fits);
-        let Some(target) = target else {
+        if offset.checked_add(kind.len()).is_none_or(|end| end > capacity) {
             return Err(Error::PastCapacity { offset, len: kind.len(), capacity });
-        };
+        }
         let place = (self.address(slot).addr() + offset) as u64;
         let sum = (target.addr() as u64).wrapping_add_signed(addend);
         let misfit = |why| Error::Link { slot: slot.index(), offset, kind, distance: kind.value(sum, place), why };
@@ -127,14 +130,17 @@ impl Batch {
     }
 
     /// The address of a target; `None` if it is of another batch.
-    fn resolve(&self, target: Target<'_>) -> Option<*const u8> {
-        let here = |address: *const u8| (!address.is_null()).then_some(address);
+    fn resolve(&self, target: Target<'_>) -> Result<*const u8, Error> {
+        let here = |address: *const u8, slot| match address.is_null() {
+            true => Err(Error::OtherBatch { slot }),
+            false => Ok(address),
+        };
         match target {
-            Target::Slot(slot) => here(self.address(slot)),
-            Target::DataSlot(slot) => here(self.data_address(slot)),
-            Target::Block(block) => Some(block.as_ptr()),
-            Target::Data(data) => Some(data.as_ptr()),
-            Target::Address(address) => Some(address),
+            Target::Slot(slot) => here(self.address(slot), slot.index()),
+            Target::DataSlot(slot) => here(self.data_address(slot), slot.index()),
+            Target::Block(block) => Ok(block.as_ptr()),
+            Target::Data(data) => Ok(data.as_ptr()),
+            Target::Address(address) => Ok(address),
         }
     }
 }

@@ -117,14 +117,14 @@ fn stubs_are_counted() {
     let far = |n: usize| base.wrapping_add(usize::MAX / 4 + 16 * n);
     assert_ne!(batch.branch_target(slot, far(0)).unwrap(), batch.branch_target(slot, far(1)).unwrap());
     assert!(batch.branch_target(slot, far(1)).is_ok());
-    assert!(matches!(batch.branch_target(slot, far(2)), Err(Error::PastCapacity { .. })));
+    assert!(matches!(batch.branch_target(slot, far(2)), Err(Error::NoStub { slot: 0, stubs: 2, .. })));
     let bare = batch.reserve(10, 16).unwrap();
-    assert!(matches!(batch.branch_target(bare, far(0)), Err(Error::PastCapacity { capacity: 0, .. })));
+    assert!(matches!(batch.branch_target(bare, far(0)), Err(Error::NoStub { slot: 1, stubs: 0, .. })));
     let near = batch.address(slot);
     assert_eq!(batch.branch_target(bare, near).unwrap(), near);
     // Slots of other batches, and sizes past all bounds.
     let mut other = arena.batch();
-    assert!(matches!(other.branch_target(slot, near), Err(Error::PastCapacity { .. })));
+    assert!(matches!(other.branch_target(slot, near), Err(Error::OtherBatch { slot: 0, .. })));
     assert!(matches!(batch.reserve_with_stubs(usize::MAX, 16, 1), Err(Error::TooLarge { .. })));
     assert!(matches!(batch.reserve_with_stubs(1, 16, usize::MAX), Err(Error::TooLarge { .. })));
     assert!(matches!(batch.reserve_with_stubs(0, 16, 1), Err(Error::ZeroSize)));

@@ -55,7 +55,8 @@ impl Batch {
     /// slot, or else to a stub of the slot's own. The same target gets the same stub.
     ///
     /// # Errors
-    /// [`Error::PastCapacity`] if all stubs of the slot go elsewhere, or it is a slot of another batch.
+    /// - [`Error::NoStub`] if all stubs of the slot lead elsewhere, or it was reserved without any.
+    /// - [`Error::OtherBatch`] if it is a slot of another batch.
     pub fn branch_target(&mut self, slot: Slot, target: *const u8) -> Result<*const u8, Error> {
         let start = self.address(slot);
         let end = start.wrapping_add(self.bytes_mut(slot).len());
@@ -68,19 +69,17 @@ impl Batch {
     /// A stub of the slot's own that leads to `target`; the same target gets the same stub.
     pub(crate) fn stub_to(&mut self, slot: Slot, target: *const u8) -> Result<*const u8, Error> {
         let start = self.address(slot);
+        if start.is_null() {
+            return Err(Error::OtherBatch { slot: slot.index() });
+        }
         // Slots come in order, and so do their stubs.
-        let own = if start.is_null() {
-            None
-        } else {
-            self.stubs.binary_search_by_key(&slot.index(), |stubs| stubs.slot).ok()
-        };
-        let none = Error::PastCapacity { offset: 0, len: stub::LEN, capacity: 0 };
+        let own = self.stubs.binary_search_by_key(&slot.index(), |stubs| stubs.slot).ok();
+        let none = Error::NoStub { slot: slot.index(), stubs: 0 };
         let Some(stubs) = own.and_then(|own| self.stubs.get_mut(own)) else { return Err(none) };
         let known = stubs.targets.iter().position(|known| *known == target.addr());
         let index = known.unwrap_or(stubs.targets.len());
         if index >= stubs.capacity {
-            let (offset, capacity) = (index * stub::LEN, stubs.capacity * stub::LEN);
-            return Err(Error::PastCapacity { offset, len: stub::LEN, capacity });
+            return Err(Error::NoStub { slot: slot.index(), stubs: stubs.capacity });
         }
         let offset = stubs.first + index * stub::LEN;
         if known.is_none() {

@@ -12,7 +12,7 @@ impl Batch {
     /// Gives back what lies behind the first `len` bytes of the last slot. Nothing may have been reserved since.
     pub(in crate::arena) fn cut(&mut self, slot: Slot, len: usize) -> Result<(), Error> {
         let Some(old) = self.entry(slot).copied() else {
-            return Err(Error::PastCapacity { offset: 0, len, capacity: 0 });
+            return Err(Error::OtherBatch { slot: slot.index() });
         };
         debug_assert_eq!(slot.index + 1, self.entries.len());
         match len {
