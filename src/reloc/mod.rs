@@ -1,7 +1,7 @@
 //! Relocations: what a code generator leaves open in its bytes, and how that is filled in. Plain arithmetic on bytes, for all
 //! architectures on every one.
 //!
-//! A relocation is a *formula* ([`Formula`]), whose value goes into a *field* ([`Field`]) of one or two instructions, or a number.
+//! A relocation is a *formula* ([`Formula`]), whose value goes into a *field* ([`Field`](field::Field)) of one or two instructions, or a number.
 //! [`Reloc::spec`] is the one table of both; [`field`](mod@field) puts values into fields.
 #![forbid(unsafe_code)]
 

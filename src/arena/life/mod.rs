@@ -1,5 +1,6 @@
 //! From placed to given back: where a block goes ([`place`]), how it comes to be live ([`publish`]), how its space comes free
-//! after its drop ([`retire`]), and how memory of free pages goes back to the system ([`trim`]).
+//! after its drop ([`retire`]) or that of its end before ([`shrink`]), and how memory of free pages goes back to the system
+//! ([`trim`]).
 
 mod place;
 mod publish;
