@@ -129,6 +129,34 @@ fn without_descriptors_building_is_an_error() {
     });
 }
 
+/// A limit of what is writable (`RLIMIT_DATA`) counts no code: an arena of more than that works, and one batch after another.
+#[test]
+fn a_limit_of_data_counts_no_code() {
+    if !common::own_kernel("a_limit_of_data_counts_no_code") || common::sanitized() {
+        return;
+    }
+    child::run("a_limit_of_data_counts_no_code", || {
+        limit_soft(libc::RLIMIT_DATA, 24 << 20);
+        for mode in modes() {
+            let arena = match CodeArena::builder().mode(mode).capacity(LARGE).build() {
+                Ok(arena) => arena,
+                // Its pages are writable for the page tables.
+                Err(Error::OperatingSystem { .. }) if mode == WxMode::PerThread => continue,
+                Err(other) => panic!("{mode:?}: {other}"),
+            };
+            for _ in 0..20 {
+                let mut batch = arena.batch();
+                (0..200).for_each(|n| assert!(batch.push(&asm::padded(n, 2_000)).is_ok()));
+                let blocks = batch.publish().unwrap();
+                assert!((0..).zip(&blocks).all(|(n, block)| call(block) == n));
+            }
+            arena.trim().unwrap();
+            assert_eq!(arena.stats().free_bytes, LARGE);
+        }
+        limit_soft(libc::RLIMIT_DATA, u64::MAX);
+    });
+}
+
 /// A size that cannot be had is refused at once, and touches no memory on the way.
 #[test]
 fn sizes_that_cannot_be_had_cost_nothing() {
