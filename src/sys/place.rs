@@ -68,7 +68,7 @@ impl Place {
     /// Bytes in which there is such a range, wherever they begin. What is not needed of them goes back.
     #[cfg(unix)]
     pub(crate) fn anywhere(&self) -> usize {
-        self.total() + self.align() - self.page
+        self.total() + self.align()
     }
 
     /// From the first byte of code to the last of data.
