@@ -215,7 +215,8 @@ fn a_descriptor_whose_number_leads_elsewhere_is_an_error() {
         let mut bytes = vec![0; 300_000];
         other.read_exact_at(&mut bytes, 0).unwrap();
         let changed = bytes.iter().filter(|byte| **byte != 9).count();
-        assert!(changed <= asm::constant(2).len(), "{changed} bytes of another file");
+        // With the padding.
+        assert!(changed <= asm::constant(2).len().next_multiple_of(16), "{changed} bytes of another file");
         drop((first, arena));
         // SAFETY: takes numbers only.
         assert!(unsafe { libc::fcntl(fd, libc::F_GETFD) } >= 0, "another's descriptor was closed");

@@ -275,6 +275,7 @@ impl ArenaBuilder {
             huge_pages: self.huge_pages,
             landing_pads: self.landing_pads,
             freeze: self.seal,
+            poison: self.poison,
             name: self.name.as_deref().map(mapping_name),
         };
         let (mut memory, refused) = self.first_mode(&plan)?;
@@ -365,6 +366,7 @@ impl ArenaBuilder {
         // SAFETY: passed on to the caller.
         let mut memory = unsafe { CodeMemory::over(self.os, memory)? };
         memory.set_serializes(self.serialize_cores);
+        memory.set_poisons(self.poison);
         let mut core = Core::new(memory, self.poison, usize::MAX, Observers::new(self.observers))?;
         core.kept = self.keep_notes.then(Kept::new);
         Ok(CodeArena::from_core(core))

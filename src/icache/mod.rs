@@ -101,6 +101,11 @@ pub(crate) const TRAPS: [u8; GRANULE] = {
     granule
 };
 
+/// The traps between the end of a function of `len` bytes and the next granule.
+pub(crate) fn padding_of(len: usize) -> &'static [u8] {
+    &TRAPS[len.wrapping_sub(1) % GRANULE + 1..]
+}
+
 /// Code for `extern "C" fn() -> u32` that returns 1, and 2. It is called through a pointer, and begins with the landing pad that a
 /// processor may ask for there ([`LANDING_PAD`]), which does nothing on others.
 pub(crate) const RETURN_1_2: [&[u8]; 2] = if cfg!(target_arch = "x86_64") {

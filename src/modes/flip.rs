@@ -10,7 +10,7 @@
 
 use std::ops::Range;
 
-use super::{CodeMemory, Mode, Readers, Rules, Trims, Unfilled, WayIn, WxMode, probe};
+use super::{CodeMemory, Mode, Readers, Rules, Trims, Unfilled, WayIn, WxMode, padded, probe};
 use crate::Error;
 use crate::icache::RETURN_1_2;
 use crate::region::{Plan, Region, refusal};
@@ -66,6 +66,11 @@ impl Mode for Flip {
 
     fn kernel_writer(&self) -> Option<&KernelWriter> {
         self.writer.as_ref().ok()
+    }
+
+    unsafe fn fill(&self, region: &Region, offset: usize, code: &[u8], padding: &[u8]) -> Result<(), Error> {
+        // SAFETY: parts of what is passed on to the caller.
+        padded::write(offset, code, padding, region.poisons(), |at, bytes| unsafe { self.write(region, at, bytes) })
     }
 
     fn unfilled(&self) -> Option<Unfilled> {

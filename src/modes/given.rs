@@ -247,13 +247,17 @@ impl Mode for Given {
     }
 
     unsafe fn fill(&self, region: &Region, offset: usize, code: &[u8], padding: &[u8]) -> Result<(), Error> {
+        let padding = match self.writer {
+            Writer::Copy(..) if !region.poisons() => &[],
+            _ => padding,
+        };
         // SAFETY: passed on to the caller.
         unsafe { self.write(region, offset, code)? };
-        match self.writer {
-            // SAFETY: passed on to the caller.
-            Writer::Alias(_) => unsafe { self.write(region, offset + code.len(), padding) },
-            Writer::Copy(..) => Ok(()),
+        if padding.is_empty() {
+            return Ok(());
         }
+        // SAFETY: passed on to the caller.
+        unsafe { self.write(region, offset + code.len(), padding) }
     }
 
     fn writable(&self, region: &Region, offset: usize) -> NonNull<u8> {

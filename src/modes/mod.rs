@@ -24,6 +24,7 @@ mod dual_map;
 mod file_write;
 mod flip;
 mod given;
+mod padded;
 mod per_thread;
 mod probe;
 #[cfg(all(test, not(loom)))]
@@ -230,7 +231,7 @@ trait Mode: Send + Sync {
     /// - The bytes are the caller's: inside the region, and nobody runs, reads or writes them meanwhile.
     unsafe fn write(&self, region: &Region, offset: usize, bytes: &[u8]) -> Result<(), Error>;
 
-    /// Writes a function, and `padding` behind it where that costs no more than the copy.
+    /// Writes a function, and `padding` behind it: where that costs no more than the copy, and with poison in any case.
     ///
     /// # Safety
     /// - As for [`Mode::write`], of the padding too.
@@ -310,22 +311,25 @@ pub(crate) struct CodeMemory {
 impl CodeMemory {
     /// Memory as planned, tried out before it is returned.
     pub(crate) fn build(os: &'static dyn Os, mode: WxMode, plan: &Plan) -> Result<Self, Error> {
-        let mut memory = match mode {
-            WxMode::Flip => flip::build(os, plan)?,
-            WxMode::DualMap => dual_map::build(os, plan)?,
-            WxMode::PerThread => per_thread::build(os, plan)?,
-            WxMode::FileWrite => file_write::build(os, plan)?,
-            #[cfg(all(test, not(loom)))]
-            WxMode::Toy => toy::build(os, plan)?,
-            WxMode::Given => {
-                return Err(Error::unsupported("Given", "the memory has to be given: `build_over` does that"));
-            }
-        };
+        let mut memory = Self::of_mode(os, mode, plan)?;
+        memory.set_poisons(plan.poison);
         memory.leave_out_of_dumps();
         if plan.freeze {
             memory.freeze()?;
         }
         Ok(memory)
+    }
+
+    fn of_mode(os: &'static dyn Os, mode: WxMode, plan: &Plan) -> Result<Self, Error> {
+        match mode {
+            WxMode::Flip => flip::build(os, plan),
+            WxMode::DualMap => dual_map::build(os, plan),
+            WxMode::PerThread => per_thread::build(os, plan),
+            WxMode::FileWrite => file_write::build(os, plan),
+            #[cfg(all(test, not(loom)))]
+            WxMode::Toy => toy::build(os, plan),
+            WxMode::Given => Err(Error::unsupported("Given", "the memory has to be given: `build_over` does that")),
+        }
     }
 
     /// Memory that somebody else mapped, tried out before it is returned. Its owner is told if it is not.
@@ -350,6 +354,11 @@ impl CodeMemory {
     /// Whether each publication makes every core serialise, where the architecture does not ask for it.
     pub(crate) fn set_serializes(&mut self, yes: bool) {
         self.region.set_serializes(yes);
+    }
+
+    /// Whether what is not code is to be traps, also where that takes a call of its own.
+    pub(crate) fn set_poisons(&mut self, yes: bool) {
+        self.region.set_poisons(yes);
     }
 
     fn set_mode(&mut self, mode: Box<dyn Mode>) {

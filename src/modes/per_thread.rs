@@ -9,7 +9,7 @@
 
 use std::ops::Range;
 
-use super::{CodeMemory, Mode, Readers, Rules, Trims, WayIn, WxMode, probe};
+use super::{CodeMemory, Mode, Readers, Rules, Trims, WayIn, WxMode, padded, probe};
 use crate::Error;
 use crate::region::{Plan, Region, refusal};
 use crate::sys::{self, Os, Word, WriteWindow};
@@ -65,6 +65,11 @@ impl Mode for PerThread {
         // SAFETY: inside the pages of the window; the rest is passed on to the caller.
         unsafe { region.os().window_store(window, region.span(offset..offset).start, word)? };
         Ok(())
+    }
+
+    unsafe fn fill(&self, region: &Region, offset: usize, code: &[u8], padding: &[u8]) -> Result<(), Error> {
+        // SAFETY: parts of what is passed on to the caller.
+        padded::write(offset, code, padding, true, |at, bytes| unsafe { self.write(region, at, bytes) })
     }
 
     unsafe fn decommit(&self, region: &Region, range: Range<usize>) -> sys::Result<()> {

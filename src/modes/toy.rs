@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::{CodeMemory, Mode, Readers, Rules, Trims, WayIn, WxMode, probe};
+use super::{CodeMemory, Mode, Readers, Rules, Trims, WayIn, WxMode, padded, probe};
 use crate::Error;
 use crate::region::{Plan, Region, refusal};
 use crate::sys::{self, Access, KernelWriter, Os};
@@ -43,6 +43,11 @@ impl Mode for Toy {
         // SAFETY: inside the private view; the rest is passed on to the caller.
         unsafe { region.os().kernel_write(&self.writer, region.span(offset..offset).start, bytes)? };
         Ok(())
+    }
+
+    unsafe fn fill(&self, region: &Region, offset: usize, code: &[u8], padding: &[u8]) -> Result<(), Error> {
+        // SAFETY: parts of what is passed on to the caller.
+        padded::write(offset, code, padding, region.poisons(), |at, bytes| unsafe { self.write(region, at, bytes) })
     }
 
     unsafe fn decommit(&self, region: &Region, range: Range<usize>) -> sys::Result<()> {

@@ -41,6 +41,8 @@ pub(crate) struct Region {
     frozen: bool,
     /// Every core serialises after each batch, where it need not.
     serializes: bool,
+    /// What is not code is to be traps, also where that takes a call of its own.
+    poisons: bool,
     /// The process this region belongs to.
     generation: u64,
     pub(crate) counters: Counters,
@@ -62,6 +64,7 @@ impl Region {
             executable: plan.executable(),
             frozen: false,
             serializes: false,
+            poisons: false,
             generation: sys::generation(),
             counters: Counters::default(),
         }
@@ -84,6 +87,7 @@ impl Region {
             executable: Access::ReadExecute,
             frozen: false,
             serializes: false,
+            poisons: false,
             generation: sys::generation(),
             counters: Counters::default(),
         }
@@ -135,6 +139,15 @@ impl Region {
 
     pub(crate) fn set_serializes(&mut self, yes: bool) {
         self.serializes = yes;
+    }
+
+    pub(crate) fn set_poisons(&mut self, yes: bool) {
+        self.poisons = yes;
+    }
+
+    /// Whether what is not code is to be traps, also where that takes a call of its own.
+    pub(crate) fn poisons(&self) -> bool {
+        self.poisons
     }
 
     pub(crate) fn is_frozen(&self) -> bool {

@@ -18,6 +18,8 @@ pub(crate) struct Plan {
     /// Indirect branches may arrive at landing pads only.
     pub(crate) landing_pads: bool,
     pub(crate) freeze: bool,
+    /// What is not code is to be traps.
+    pub(crate) poison: bool,
     /// What the system is to call the mappings.
     pub(crate) name: Option<CString>,
 }

@@ -330,8 +330,9 @@ impl Batch {
     /// Writes code to its place at once.
     fn write(&mut self, granules: u32, align: u32, code: &[u8]) -> Result<(Run, Source), Error> {
         let run = self.place(granules, align)?;
+        let padding = icache::padding_of(code.len());
         // SAFETY: granules placed for this batch alone, not published yet.
-        match unsafe { self.core.memory.write(bytes_of(run).start, code) } {
+        match unsafe { self.core.memory.fill(bytes_of(run).start, code, padding) } {
             Ok(()) => Ok((run, Source::Written)),
             Err(error) => {
                 self.core.release([run]);

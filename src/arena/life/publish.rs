@@ -136,7 +136,7 @@ impl Core {
     /// Writes a function to granules placed for it.
     fn fill(&self, run: Run, code: &[u8]) -> Result<(), Error> {
         let at = bytes_of(run);
-        let padding = &icache::TRAPS[(code.len() - 1) % GRANULE + 1..];
+        let padding = icache::padding_of(code.len());
         // SAFETY: granules placed for this call alone, not published yet.
         unsafe { self.memory.fill(at.start, code, padding)? };
         self.memory.flush(at)?;
