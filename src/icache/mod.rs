@@ -101,6 +101,11 @@ pub(crate) const TRAPS: [u8; GRANULE] = {
     granule
 };
 
+/// Whether zeros, which pages without memory read as, stop a thread that runs them: `udf #0` of AArch64, instructions that stay
+/// invalid on RISC-V and s390x. On x86 they are `add [rax], al`, on Arm `andeq r0, r0, r0`.
+pub(crate) const ZEROS_TRAP: bool =
+    cfg!(any(target_arch = "aarch64", target_arch = "riscv64", target_arch = "riscv32", target_arch = "s390x"));
+
 /// The traps between the end of a function of `len` bytes and the next granule.
 pub(crate) fn padding_of(len: usize) -> &'static [u8] {
     &TRAPS[len.wrapping_sub(1) % GRANULE + 1..]

@@ -20,6 +20,7 @@
 //! [`CodeMemory::build`]. `toy`, which exists for a test, is the shortest.
 
 mod backing;
+mod bars;
 mod dual_map;
 mod file_write;
 mod flip;
@@ -258,6 +259,15 @@ trait Mode: Send + Sync {
         Ok(())
     }
 
+    /// Makes whole pages executable, or takes that away. Who can write to them and read them stays as it is.
+    ///
+    /// # Safety
+    /// - The pages belong to the caller, and no thread runs them if they are to be not executable.
+    unsafe fn set_executable(&self, region: &Region, range: Range<usize>, yes: bool) -> sys::Result<()> {
+        // SAFETY: passed on to the caller.
+        unsafe { region.set_executable(range, yes) }
+    }
+
     /// Gives the memory of whole pages back to the system, where the rules allow that. They can be written to as before.
     ///
     /// # Safety
@@ -304,6 +314,8 @@ pub(crate) struct CodeMemory {
     rules: Rules,
     mode: Box<dyn Mode>,
     withdrawn: Withdrawn,
+    /// A page that holds no memory is not executable.
+    bars: bool,
     /// How much of the code, from its start, is part of core dumps.
     dumped: AtomicUsize,
 }
@@ -313,6 +325,12 @@ impl CodeMemory {
     pub(crate) fn build(os: &'static dyn Os, mode: WxMode, plan: &Plan) -> Result<Self, Error> {
         let mut memory = Self::of_mode(os, mode, plan)?;
         memory.set_poisons(plan.poison);
+        if !plan.freeze && memory.can_bar() && !memory.bar_all()? {
+            // What is not executable stays so there: then all of it is executable, as without poison.
+            drop(memory);
+            memory = Self::of_mode(os, mode, plan)?;
+            memory.set_poisons(plan.poison);
+        }
         memory.leave_out_of_dumps();
         if plan.freeze {
             memory.freeze()?;
@@ -347,6 +365,7 @@ impl CodeMemory {
             region,
             mode,
             withdrawn: Withdrawn::default(),
+            bars: false,
             dumped: AtomicUsize::new(usize::MAX),
         }
     }
@@ -585,7 +604,7 @@ impl CodeMemory {
         // SAFETY: the caller's pages, mapped and readable whether they are open or not, and nobody writes there.
         bytes.extend_from_slice(unsafe { std::slice::from_raw_parts(span.start.as_ptr(), written) });
         // SAFETY: whole private pages of the caller's, whose contents were copied.
-        unsafe { self.region.replace(range.clone())? };
+        unsafe { self.region.replace(range.clone(), true)? };
         // Zeros are there already.
         let end = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
         if end > 0 {

@@ -3,7 +3,7 @@
 
 use crate::Error;
 
-/// Up to here both are copied together first: that costs less than a hundredth of what a write through the system does.
+/// Up to here both are copied together first, which is little beside a write through the system.
 const TOGETHER: usize = 1 << 10;
 
 /// Calls `write` with both as one piece, if they are short. Else with the code, and once more with the padding if it is to be there

@@ -72,6 +72,12 @@ impl Mode for PerThread {
         padded::write(offset, code, padding, true, |at, bytes| unsafe { self.write(region, at, bytes) })
     }
 
+    unsafe fn set_executable(&self, region: &Region, range: Range<usize>, yes: bool) -> sys::Result<()> {
+        let Some(window) = &self.window else { return Ok(()) };
+        // SAFETY: pages of the window; the rest is passed on to the caller.
+        unsafe { region.os().protect_window(window, region.span(range), yes) }
+    }
+
     unsafe fn decommit(&self, region: &Region, range: Range<usize>) -> sys::Result<()> {
         // SAFETY: passed on to the caller.
         unsafe { region.os().decommit_window(region.span(range)) }

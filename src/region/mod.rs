@@ -245,13 +245,27 @@ impl Region {
         Ok(unsafe { self.os.protect(self.span(range), self.executable) }?)
     }
 
-    /// Puts fresh executable pages in the place of opened ones.
+    /// What pages are that are executable, or else readable alone.
+    fn access(&self, executable: bool) -> Access {
+        if executable { self.executable } else { Access::Read }
+    }
+
+    /// Makes pages that nobody can write to executable, or takes that away.
+    ///
+    /// # Safety
+    /// - The pages are the caller's, and no thread runs them if they are to be not executable.
+    pub(crate) unsafe fn set_executable(&self, range: Range<usize>, yes: bool) -> sys::Result<()> {
+        // SAFETY: passed on to the caller.
+        unsafe { self.os.protect(self.span(range), self.access(yes)) }
+    }
+
+    /// Puts fresh pages in the place of opened ones, executable or readable alone.
     ///
     /// # Safety
     /// - The pages are the caller's, and nobody needs their contents.
-    pub(crate) unsafe fn replace(&self, range: Range<usize>) -> Result<(), Error> {
+    pub(crate) unsafe fn replace(&self, range: Range<usize>, executable: bool) -> Result<(), Error> {
         // SAFETY: passed on to the caller; the view is private where pages are opened at all.
-        Ok(unsafe { self.os.replace(self.span(range), self.executable) }?)
+        Ok(unsafe { self.os.replace(self.span(range), self.access(executable)) }?)
     }
 
     /// Gets memory for opened pages ahead of use; whether it could.

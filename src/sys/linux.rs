@@ -25,6 +25,10 @@ impl Os for Native {
         unix::page_size()
     }
 
+    fn leaves_executable(&self) -> bool {
+        true
+    }
+
     fn map(&self, len: usize) -> Result<Span> {
         unix::map(len)
     }

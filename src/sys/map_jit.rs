@@ -94,6 +94,14 @@ impl WriteWindow {
         unsafe { libc::pthread_jit_write_protect_np(1) };
     }
 
+    /// Such pages stay what they are.
+    ///
+    /// # Safety
+    /// - None.
+    pub(super) unsafe fn protect(&self, _span: Span, _executable: bool) -> Result<()> {
+        super::missing("pages with a window that are not executable")
+    }
+
     /// Every thread may read.
     pub(crate) fn let_read(&self) {}
 }

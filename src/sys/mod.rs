@@ -188,6 +188,12 @@ pub(crate) trait Os: Send + Sync + Debug {
         true
     }
 
+    /// Whether pages without memory stay executable and read as zeros, in every mode, until somebody changes that: by
+    /// [`Os::protect`], or with a window by [`Os::protect_window`].
+    fn leaves_executable(&self) -> bool {
+        false
+    }
+
     /// Maps `len` bytes of fresh private memory for reading and writing.
     fn map(&self, len: usize) -> Result<Span>;
 
@@ -325,6 +331,16 @@ pub(crate) trait Os: Send + Sync + Debug {
         // SAFETY: passed on to the caller.
         unsafe { window.store(at, word) };
         Ok(())
+    }
+
+    /// Makes pages with a window executable, or takes that away. Who can write to them and read them stays as it is.
+    ///
+    /// # Safety
+    /// - `span` is whole pages of those that the window was made for.
+    /// - No thread runs them if they are to be not executable.
+    unsafe fn protect_window(&self, window: &WriteWindow, span: Span, executable: bool) -> Result<()> {
+        // SAFETY: passed on to the caller.
+        unsafe { window.protect(span, executable) }
     }
 
     /// As [`Os::decommit`], for pages with a window: they can be written to and run as before.

@@ -28,6 +28,12 @@ impl WriteWindow {
         match *self {}
     }
 
+    /// # Safety
+    /// - None.
+    pub(super) unsafe fn protect(&self, _span: Span, _executable: bool) -> Result<()> {
+        match *self {}
+    }
+
     pub(crate) fn let_read(&self) {
         match *self {}
     }

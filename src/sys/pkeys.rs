@@ -46,11 +46,19 @@ impl WriteWindow {
                 });
             }
         };
-        let protection = libc::c_long::from(libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC);
-        let key = libc::c_long::from(window.key);
         // SAFETY: the pages are the caller's and nobody uses them.
+        unsafe { window.protect(span, true) }.map(|()| window)
+    }
+
+    /// # Safety
+    /// - As for [`super::Os::protect_window`].
+    pub(super) unsafe fn protect(&self, span: Span, executable: bool) -> Result<()> {
+        let execute = if executable { libc::PROT_EXEC } else { 0 };
+        let protection = libc::c_long::from(libc::PROT_READ | libc::PROT_WRITE | execute);
+        let key = libc::c_long::from(self.key);
+        // SAFETY: passed on to the caller. With the key nobody can write there outside of a window.
         match unsafe { libc::syscall(libc::SYS_pkey_mprotect, span.start.as_ptr(), span.len, protection, key) } {
-            0 => Ok(window),
+            0 => Ok(()),
             _ => Err(Refused::last("pkey_mprotect")),
         }
     }

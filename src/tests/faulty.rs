@@ -164,6 +164,10 @@ impl Os for Faulty {
         Native.returns_shared()
     }
 
+    fn leaves_executable(&self) -> bool {
+        Native.leaves_executable()
+    }
+
     fn map(&self, len: usize) -> Result<Span> {
         self.enter("map")?;
         self.note(Native.map(len))
@@ -176,7 +180,12 @@ impl Os for Faulty {
 
     unsafe fn protect(&self, span: Span, access: Access) -> Result<()> {
         self.check_pages(span);
-        if let Err(refused) = self.enter(if access == Access::ReadWrite { "open" } else { "seal" }) {
+        let call = match access {
+            Access::ReadWrite => "open",
+            Access::Read => "bar",
+            Access::ReadExecute | Access::ReadExecuteLanding => "seal",
+        };
+        if let Err(refused) = self.enter(call) {
             if refused.source.kind() == io::ErrorKind::PermissionDenied {
                 return Err(refused);
             }
@@ -298,6 +307,13 @@ impl Os for Faulty {
         self.enter("window write")?;
         // SAFETY: passed on to the caller.
         unsafe { Native.window_write(window, at, bytes) }
+    }
+
+    unsafe fn protect_window(&self, window: &WriteWindow, span: Span, executable: bool) -> Result<()> {
+        self.check_pages(span);
+        self.enter(if executable { "seal" } else { "bar" })?;
+        // SAFETY: passed on to the caller.
+        unsafe { Native.protect_window(window, span, executable) }
     }
 
     unsafe fn decommit_window(&self, span: Span) -> Result<()> {

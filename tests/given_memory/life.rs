@@ -179,7 +179,10 @@ fn a_forked_child_writes_nothing() {
             let mut batch = arena.batch();
             let slot = batch.push(&asm::constant(5)).unwrap();
             let before = views.bytes(0..views.len);
+            // It stays the parent's, where a batch that is dropped leaves traps.
+            let mut open = Some(batch);
             assert!(fork(|| {
+                let mut batch = open.take().unwrap();
                 assert_eq!((call(&block), &block.as_bytes()[..]), (4, &asm::constant(4)[..]));
                 assert!(matches!(arena.publish(&asm::constant(1)), Err(Error::Forked { .. })));
                 // SAFETY: refused.
@@ -191,7 +194,7 @@ fn a_forked_child_writes_nothing() {
                 assert!(matches!(batch.publish(), Err(Error::Forked { .. })));
                 drop((block, arena));
             }));
-            assert_eq!(views.bytes(0..views.len), before);
+            assert!(views.bytes(0..views.len) == before);
         }
     });
 }

@@ -5,6 +5,7 @@ use super::{Batch, Slot, Source};
 use crate::Error;
 use crate::arena::lookup::Entry;
 use crate::icache;
+use crate::modes::WayIn;
 use crate::space::Run;
 use crate::units::GRANULE;
 
@@ -32,17 +33,28 @@ impl Batch {
         if tail.len() == 0 {
             return Ok(());
         }
+        let poison = self.core.poison;
+        let at_last = self.core.memory.rules().way_in == WayIn::WriteAtLast;
         match self.sources[slot.index] {
             // It is a part of pages that are sealed first. What was written there holds memory.
             Source::Run => {
                 self.core.note_resident(tail);
+                if poison {
+                    self.core.fill_opened(tail);
+                }
                 if let Some(open) =
                     self.runs.iter_mut().find(|open| open.run.start <= tail.start && tail.end <= open.run.end)
                 {
                     open.give_back(tail);
                 }
             }
-            Source::View | Source::Written | Source::Staged(_) => self.core.release([tail]),
+            Source::View | Source::Written | Source::Staged(_) => {
+                // Where it is not in ordinary memory until it is published.
+                if poison && !at_last {
+                    self.core.give_up([tail]);
+                }
+                self.core.release([tail]);
+            }
         }
         Ok(())
     }

@@ -365,7 +365,7 @@ impl Batch {
         let huge = (MAX_ALIGN / GRANULE) as u32;
         // Which of the pages come to hold memory is known when the batch is published.
         let place = |len: u32| {
-            self.core.place(len, align.max(page), |_, run| {
+            self.core.place_pages(len, align.max(page), |_, run| {
                 let granules = self.core.heaps.granules();
                 let resident = granules.all_resident(Run::new(run.start, page));
                 Ok((run, resident, granules.is_free(run.end, run.end + 2 * huge)))
@@ -388,7 +388,7 @@ impl Batch {
         if fresh && wide && self.core.memory.wants_huge_pages() && bytes_of(run).len() < MAX_ALIGN {
             // On fresh memory a whole huge page, if one can be had; what this batch leaves of it serves the next ones,
             // and so does what lies before it: only where there is much room is a huge page begun.
-            if let Ok(whole) = self.core.place(huge, huge, |_, run| Ok(run)) {
+            if let Ok(whole) = self.core.place_pages(huge, huge, |_, run| Ok(run)) {
                 self.core.release([std::mem::replace(&mut run, whole)]);
             }
         }
@@ -400,7 +400,7 @@ impl Batch {
             self.core.close(&open);
             return Err(error);
         }
-        if fresh {
+        if fresh && !self.core.memory.bars() {
             // One call, where each page would take a fault of its own.
             open.populated |= self.core.memory.populate(bytes_of(run));
         }
@@ -422,6 +422,16 @@ impl Drop for Batch {
             let placed = self.entries.iter().zip(&self.sources).filter(|(_, source)| **source != Source::Run);
             placed.map(|(entry, _)| entry.run())
         };
+        // Whoever knows an address that this batch named finds no code there. Staged bytes may have been written, or some of them.
+        // (What was written at once may be staged by now.)
+        let at_once = self.core.memory.rules().way_in == WayIn::WriteAtOnce;
+        let again = at_once || self.written && self.core.poison;
+        let known = self.entries.iter().zip(&self.sources).filter(|(_, source)| match source {
+            Source::View | Source::Written => true,
+            Source::Staged(_) => again,
+            Source::Run => false,
+        });
+        self.core.give_up(known.map(|(entry, _)| entry.run()));
         if self.written {
             placed().for_each(|run| self.core.note_resident(run));
         }

@@ -60,9 +60,7 @@ impl Batch {
 
     fn make_executable(&mut self) -> Result<(), Error> {
         for open in &mut self.runs {
-            // SAFETY: opened by this batch; it writes no more, as it is being published.
-            unsafe { self.core.memory.seal(bytes_of(open.run), open.written())? };
-            open.sealed = true;
+            self.core.seal_run(open)?;
         }
         self.written = true;
         for piece in Piece::of(&self.entries, &self.sources) {

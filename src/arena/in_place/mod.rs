@@ -74,7 +74,7 @@ impl InPlace {
         // Twice the last run, for few flips; the first as short as can be, as it then fits where a small module was before.
         let ahead = self.runs.last().filter(|last| !last.closed).map_or(0, |last| 2 * last.run.len());
         let ahead = ahead.min((LONGEST_RUN / GRANULE) as u32).next_multiple_of(page);
-        let place = |len: u32| core.place(len, align.max(page), |_, run| Ok(run));
+        let place = |len: u32| core.place_pages(len, align.max(page), |_, run| Ok(run));
         let placed = match place(least.max(ahead)) {
             Err(Error::ArenaFull { .. }) if ahead > least => place(least),
             placed => placed,
@@ -113,9 +113,7 @@ impl InPlace {
         }
         self.close();
         for open in self.runs.iter_mut().filter(|open| !open.sealed) {
-            // SAFETY: opened by this value; it is written to no more, as it is being published.
-            unsafe { core.memory.seal(bytes_of(open.run), open.written())? };
-            open.sealed = true;
+            core.seal_run(open)?;
         }
         self.runs.iter().flat_map(OpenRun::used).try_for_each(|run| core.memory.flush(bytes_of(run)))?;
         core.memory.sync_cores()?;

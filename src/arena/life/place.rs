@@ -39,6 +39,20 @@ impl Core {
         align: u32,
         note: impl FnOnce(&mut State, Run) -> Result<T, Error>,
     ) -> Result<T, Error> {
+        self.place_pages(len, align, |heap, run| {
+            self.unbar(heap, run)?;
+            note(heap, run)
+        })
+    }
+
+    /// As [`Core::place`], for whole pages that are to be opened: barred ones stay so until they are sealed.
+    #[inline]
+    pub(crate) fn place_pages<T>(
+        &self,
+        len: u32,
+        align: u32,
+        note: impl FnOnce(&mut State, Run) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         self.guards.catch_up();
         let mut heap = self.heaps.any();
         if !heap.pending.is_empty() {
@@ -306,7 +320,7 @@ impl Core {
         let stuck: Vec<Run> = self.heaps.each().flat_map(take).collect();
         for run in stuck {
             // SAFETY: such pages are open, belong to nobody else and hold no live code.
-            if unsafe { self.memory.seal(bytes_of(run), 0) }.is_ok() {
+            if unsafe { self.seal(run, 0) }.is_ok() {
                 self.release([run]);
             } else {
                 self.keep_stuck(run);

@@ -45,8 +45,9 @@ impl Core {
         self.note_batch(granules as usize * GRANULE);
         for open in runs {
             let mut heap = self.heaps.of(open.run.start);
-            if open.populated {
-                heap.space.touch(&self.heaps.tables, open.run);
+            if open.populated || self.poison {
+                // With poison the gaps are full of traps.
+                heap.space.touch(&self.heaps.tables, open.resident());
             }
             for run in open.used() {
                 heap.space.touch(&self.heaps.tables, run);
@@ -72,21 +73,6 @@ impl Core {
         self.recent.store(recent << 32 | bytes, Ordering::Relaxed);
     }
 
-    /// Makes pages that hold nothing published executable again and gives them back, or keeps them until that works.
-    pub(in crate::arena) fn close(&self, open: &OpenRun) {
-        // SAFETY: the pages belong to a batch that writes no more; nothing in them was published.
-        let sealed = open.sealed || unsafe { self.memory.seal(bytes_of(open.run), 0) }.is_ok();
-        // What was written holds memory, published or not: a trim has to find it.
-        if open.resident().len() > 0 {
-            self.note_resident(open.resident());
-        }
-        if sealed {
-            self.release([open.run]);
-        } else {
-            self.keep_stuck(open.run);
-        }
-    }
-
     /// Publishes one function.
     pub(in crate::arena) fn publish(handle: &Arc<Handle>, code: Code<'_>) -> Result<CodeBlock, Error> {
         let core: &Core = handle;
@@ -96,14 +82,26 @@ impl Core {
         core.memory.check_own("publish")?;
         let (granules, align) = (core.granules(code.bytes.len())?, core.align(code.align)?);
         let len = code.bytes.len() as u32;
-        let entry = core.place(granules, align, |heap, run| {
+        let placed = core.place(granules, align, |heap, run| {
             let entry = Entry::new(run.start, len, code.tag);
             core.lookup.enter_one(entry)?;
             heap.space.touch(&core.heaps.tables, run);
             heap.publish(run, len);
             Ok(entry)
-        })?;
+        });
+        let entry = match placed {
+            // Its page could not be filled with traps: as below.
+            Err(Error::OperatingSystem { .. })
+                if core.memory.bars() && core.memory.opens_pages() && !core.memory.fills_holes() =>
+            {
+                return Self::publish_in_pages(handle, code);
+            }
+            placed => placed?,
+        };
         if let Err(error) = core.fill(entry.run(), code.bytes) {
+            if core.poison {
+                core.give_up([entry.run()]);
+            }
             let mut heap = core.heaps.of(entry.start);
             core.lookup.take_out(entry.run());
             heap.unpublish(entry.run(), len);

@@ -150,18 +150,25 @@ impl Core {
 
     /// Gives the memory of taken pages back, or does what the mode does instead, and makes them free; returns the bytes given back.
     fn decommit(&self, run: Run) -> Result<usize, Error> {
-        // SAFETY: the pages are taken and hold no block, live or pending.
+        if self.memory.bars() {
+            // Before they are empty. Where the system has come to refuse it they stay executable, which harms no code.
+            // SAFETY: the pages are taken and hold no block, live or pending.
+            let _ = unsafe { self.memory.bar(bytes_of(run)) };
+        }
+        // SAFETY: as above.
         let gone = unsafe { self.memory.trim(bytes_of(run)) };
+        // What counts as memory has to be executable. If it cannot be any more it does not count, until it is used again.
+        let lost = gone.is_ok() || self.memory.bars() && !self.unbar_resident(run);
         let granules = self.heaps.granules();
         let pages = if granules.owner_at(run.start) == Some(FREE) {
             let mut pool = self.heaps.pool();
-            let pages = if gone.is_ok() { granules.gone(run) } else { 0 };
+            let pages = if lost { granules.gone(run) } else { 0 };
             granules.clear(run);
             pool.put(granules, span_of(run.start)..span_of(run.end - 1) + 1);
             pages
         } else {
             let mut heap = self.heaps.of(run.start);
-            let pages = if gone.is_ok() { heap.space.gone(&self.heaps.tables, run) } else { 0 };
+            let pages = if lost { heap.space.gone(&self.heaps.tables, run) } else { 0 };
             self.free(&mut heap, run);
             pages
         };
@@ -211,6 +218,17 @@ impl Core {
             let (pages, resident) = (HUGE / self.page(), self.heaps.granules().count_resident(run));
             if (pages - resident) as usize > pages as usize / SPARSEST {
                 continue;
+            }
+            if self.memory.bars() {
+                // All of it has to be executable, or nothing.
+                match self.unbar_stretch(run) {
+                    Ok(true) => {}
+                    Ok(false) => continue,
+                    Err(error) => {
+                        refused = Some(error);
+                        continue;
+                    }
+                }
             }
             let collapsed = self.memory.collapse(bytes_of(run));
             if collapsed.is_ok() || self.memory.rules().collapses_in_steps {

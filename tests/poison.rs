@@ -1,0 +1,286 @@
+//! A stale call stops: in a function that was dropped, trimmed or not, in the padding, in a page that never held code, and at an
+//! address that a batch named which was given up.
+//!
+//! Each call is made in a forked child, with `rax` at memory of its own: zeros are `add [rax], al`, which would run on into the
+//! next function and return.
+#![cfg(all(unix, target_arch = "x86_64"))]
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+mod common;
+
+use common::{asm, call, child, modes};
+use gaia_jit::{ArenaBuilder, CodeArena, CodeBlock, WxMode};
+
+const PAGE: usize = 4096;
+
+fn arena(mode: WxMode, poison: bool) -> CodeArena {
+    builder(mode, poison).build().unwrap()
+}
+
+fn builder(mode: WxMode, poison: bool) -> ArenaBuilder {
+    CodeArena::builder().capacity(1 << 20).mode(mode).poison(poison)
+}
+
+/// The signal that ends a call, or `None` if it returned.
+fn ends_by(address: *const u8) -> Option<i32> {
+    // SAFETY: the child makes one call and ends; it takes no lock.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        // SAFETY: takes a number only. Whatever it runs, it ends.
+        unsafe { libc::alarm(10) };
+        for signal in [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGTRAP] {
+            // SAFETY: the default is to end the process.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
+        let mut own = [0_u8; 256];
+        // SAFETY: that it is no function is the point; what comes of it ends with the child.
+        unsafe {
+            std::arch::asm!("call {f}", f = in(reg) address, inout("rax") own.as_mut_ptr() => _, clobber_abi("C"));
+        }
+        // SAFETY: ends the child without running what belongs to the parent.
+        unsafe { libc::_exit(0) };
+    }
+    let mut status = 0;
+    // SAFETY: `status` is valid for the call to write to.
+    assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+    libc::WIFSIGNALED(status).then(|| libc::WTERMSIG(status))
+}
+
+#[track_caller]
+fn stops(address: *const u8, what: &str) {
+    let ended = ends_by(address);
+    let stopped = matches!(ended, Some(libc::SIGTRAP | libc::SIGSEGV | libc::SIGILL | libc::SIGBUS));
+    assert!(stopped, "{what}: {ended:?}");
+}
+
+/// Page by page, so that what runs on out of one page gets into a function.
+fn pages_of_code(arena: &CodeArena, count: u32) -> Vec<CodeBlock> {
+    let mut batch = arena.batch();
+    (0..count).for_each(|n| assert!(batch.push(&asm::padded(n, PAGE)).is_ok()));
+    let blocks = batch.publish().unwrap();
+    assert!((0..).zip(&blocks).all(|(n, block)| call(block) == n));
+    blocks
+}
+
+#[test]
+fn a_dropped_function_stops_and_after_a_trim_too() {
+    child::run("a_dropped_function_stops_and_after_a_trim_too", || {
+        for mode in modes() {
+            // Staged, and in pages of their own.
+            for count in [4, 40] {
+                let arena = arena(mode, true);
+                let mut blocks = pages_of_code(&arena, count);
+                assert_eq!(ends_by(blocks[1].as_ptr()), None, "{mode:?}: the control");
+                let address = blocks.remove(1).as_ptr();
+                if arena.stats().fills_holes {
+                    stops(address, &format!("{mode:?}: dropped"));
+                }
+                let trimmed = arena.trim().unwrap();
+                if trimmed > 0 || arena.stats().fills_holes {
+                    stops(address, &format!("{mode:?}: trimmed"));
+                    stops(address.wrapping_add(PAGE - 16), &format!("{mode:?}: trimmed"));
+                }
+                // And the space serves again.
+                blocks.extend(pages_of_code(&arena, 1));
+                let again = arena.publish(&asm::constant(77)).unwrap();
+                assert_eq!(call(&again), 77);
+                if arena.stats().fills_holes {
+                    stops(again.as_ptr().wrapping_add(16), &format!("{mode:?}: beside what is new in a page"));
+                }
+                assert_eq!(call(&blocks[0]), 0);
+                assert_eq!(call(&blocks[1]), 2);
+            }
+        }
+    });
+}
+
+/// What the calls above would do where pages without memory are executable.
+#[test]
+fn the_control_runs_on() {
+    child::run("the_control_runs_on", || {
+        let arena = arena(WxMode::Flip, false);
+        let mut blocks = pages_of_code(&arena, 4);
+        let address = blocks.remove(1).as_ptr();
+        if cfg!(target_os = "linux") && arena.trim().unwrap() > 0 {
+            assert_eq!(ends_by(address), None);
+        }
+        assert_eq!(call(&blocks[0]), 0);
+    });
+}
+
+#[test]
+fn padding_stops() {
+    child::run("padding_stops", || {
+        for mode in modes() {
+            for poison in [false, true] {
+                let arena = arena(mode, poison);
+                let short: Vec<_> =
+                    [6, 500, 1_017].iter().map(|len| arena.publish(&asm::padded(1, *len)).unwrap()).collect();
+                // For longer ones it would be a second call of the system.
+                let long =
+                    [3_001, 70_001].iter().filter(|_| poison).map(|len| arena.publish(&asm::padded(1, *len)).unwrap());
+                let long: Vec<_> = long.collect();
+                let mut batch = arena.batch();
+                [7, 900, 5_001].iter().for_each(|len| assert!(batch.push(&asm::padded(1, *len)).is_ok()));
+                let batch = batch.publish().unwrap();
+                let behind = arena.publish(&asm::constant(5)).unwrap();
+                for block in short.iter().chain(&long).chain(&batch) {
+                    stops(block.as_ptr().wrapping_add(block.len()), &format!("{mode:?}: behind {} bytes", block.len()));
+                }
+                assert_eq!(call(&behind), 5);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_page_that_never_held_code_stops() {
+    child::run("a_page_that_never_held_code_stops", || {
+        for mode in modes() {
+            if cfg!(not(any(target_os = "linux", target_os = "android"))) {
+                continue;
+            }
+            let arena = arena(mode, true);
+            let first = arena.publish(&asm::constant(1)).unwrap();
+            let base = first.as_ptr().addr() & !(PAGE - 1);
+            let at = |offset: usize| first.as_ptr().wrapping_add(base - first.as_ptr().addr() + offset);
+            for offset in [48, PAGE - 16, PAGE, 5 * PAGE + 64, (1 << 20) - PAGE] {
+                stops(at(offset), &format!("{mode:?}: at {offset}"));
+            }
+            // What a batch opened and did not use, and what it left out for alignment.
+            let mut batch = arena.batch();
+            let slots: Vec<_> = (0..70).map(|n| batch.push(&asm::padded(n, 1_010)).unwrap()).collect();
+            let aligned = batch.reserve(8, 3 * PAGE / 3).unwrap();
+            batch.bytes_mut(aligned)[..6].copy_from_slice(&asm::constant(9));
+            let aligned = batch.address(aligned);
+            let blocks = batch.publish().unwrap();
+            assert!((0..70).zip(&slots).all(|(n, slot)| call(&blocks[slot.index()]) == n));
+            for offset in [16, 64, PAGE - 16, PAGE, 2 * PAGE + 160] {
+                stops(aligned.wrapping_add(offset), &format!("{mode:?}: behind a batch, {offset}"));
+            }
+            stops(aligned.wrapping_sub(16), &format!("{mode:?}: before an aligned function"));
+            assert_eq!(call(&first), 1);
+        }
+    });
+}
+
+#[test]
+fn an_address_of_a_batch_that_was_given_up_stops() {
+    child::run("an_address_of_a_batch_that_was_given_up_stops", || {
+        for mode in modes() {
+            for (poison, count) in [(false, 5), (false, 100), (true, 5), (true, 100)] {
+                let arena = arena(mode, poison);
+                let kept = arena.publish(&asm::constant(3)).unwrap();
+                let mut batch = arena.batch();
+                let slots: Vec<_> = (0..count).map(|n| batch.push(&asm::padded(n, 1_000)).unwrap()).collect();
+                if count == 5 {
+                    // Written, and to be written again.
+                    batch.bytes_mut(slots[2])[0] = asm::constant(1)[0];
+                }
+                let named: Vec<_> = slots.iter().map(|slot| batch.address(*slot)).collect();
+                drop(batch);
+                let behind = arena.publish(&asm::padded(4, 3 * PAGE)).unwrap();
+                let live = |address: &&*const u8| arena.lookup(**address).is_none();
+                // What is in ordinary memory until it is published never came there. What was there before is another matter.
+                let staged = !poison && matches!(mode, WxMode::Flip | WxMode::FileWrite);
+                for address in named.iter().filter(live) {
+                    if staged {
+                        assert!(count == 5 || !matches!(&read(*address)[..], [0xb8, ..]), "{mode:?}: code is there");
+                    } else {
+                        stops(*address, &format!("{mode:?}, poison {poison}, {count} functions"));
+                    }
+                }
+                assert_eq!((call(&kept), call(&behind)), (3, 4));
+            }
+        }
+    });
+}
+
+fn read(address: *const u8) -> [u8; 6] {
+    // SAFETY: inside of the arena, whose pages are mapped and readable.
+    unsafe { address.cast::<[u8; 6]>().read() }
+}
+
+/// Memory of free stretches goes back, is used again, is put into huge pages: whatever is placed, it runs.
+#[test]
+fn what_is_placed_runs_whatever_was_trimmed() {
+    for mode in modes() {
+        let arena =
+            CodeArena::builder().capacity(8 << 20).mode(mode).poison(true).keep_free(256 << 10).build().unwrap();
+        let mut rng = fastrand::Rng::with_seed(7);
+        let mut live: Vec<(u32, CodeBlock)> = Vec::new();
+        for round in 0..60 {
+            for _ in 0..rng.usize(..40) {
+                let n = rng.u32(..30_000);
+                let len = [20, 200, 3_000, 9_000, 70_000][rng.usize(..5)];
+                live.push((n, arena.publish(&asm::padded(n, len)).unwrap()));
+            }
+            let mut batch = arena.batch();
+            let numbers: Vec<u32> = (0..rng.usize(..90)).map(|_| rng.u32(..30_000)).collect();
+            numbers.iter().for_each(|n| assert!(batch.push(&asm::padded(*n, 1_500)).is_ok()));
+            if round % 5 != 4 {
+                live.extend(numbers.into_iter().zip(batch.publish().unwrap()));
+            }
+            assert!(live.iter().all(|(n, block)| call(block) == *n), "{mode:?}");
+            live.retain(|_| rng.u8(..10) < 4);
+            match round % 7 {
+                3 => assert!(arena.trim().is_ok()),
+                5 => drop(arena.collapse()),
+                _ => {}
+            }
+            assert!(live.iter().all(|(n, block)| call(block) == *n), "{mode:?}");
+        }
+        live.clear();
+        arena.trim().unwrap();
+        assert_eq!(arena.stats().free_bytes, 8 << 20);
+    }
+}
+
+/// Where nothing becomes executable that was not before, pages cannot be kept from it either, and all is as without poison. An arena
+/// that was there before goes on: in `Flip` with all of its space, elsewhere in the pages that hold memory.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_policy_against_new_executable_pages() {
+    const NAME: &str = "a_policy_against_new_executable_pages";
+    child::run(NAME, || {
+        const PR_SET_MDWE: libc::c_int = 65;
+        let before: Vec<_> = modes().map(|mode| arena(mode, true)).collect();
+        let blocks: Vec<_> = before.iter().map(|arena| arena.publish(&asm::constant(1)).unwrap()).collect();
+        // SAFETY: takes numbers only.
+        if unsafe { libc::prctl(PR_SET_MDWE, 1, 0, 0, 0) } != 0 {
+            return common::not_run(NAME, "no PR_SET_MDWE");
+        }
+        for (arena, block) in before.iter().zip(&blocks) {
+            let mode = arena.mode();
+            // There is room in its page.
+            if arena.stats().fills_holes {
+                assert_eq!(call(&arena.publish(&asm::constant(2)).unwrap()), 2, "{mode:?}");
+            }
+            match arena.publish(&asm::padded(3, 100_000)) {
+                Ok(large) => {
+                    assert_eq!(call(&large), 3, "{mode:?}");
+                    let address = large.as_ptr();
+                    drop(large);
+                    assert!(arena.trim().is_ok());
+                    stops(address, &format!("{mode:?}: trimmed"));
+                }
+                Err(refused) => {
+                    assert!(matches!(refused, gaia_jit::Error::OperatingSystem { .. }), "{refused}");
+                    assert_ne!(mode, WxMode::Flip);
+                }
+            }
+            assert_eq!((call(block), arena.stats().live_blocks), (1, 1));
+        }
+        for mode in [WxMode::DualMap, WxMode::FileWrite] {
+            let Ok(arena) = builder(mode, true).build() else { continue };
+            let block = arena.publish(&asm::padded(4, 100_000)).unwrap();
+            let small = arena.publish(&asm::constant(5)).unwrap();
+            assert_eq!((call(&block), call(&small)), (4, 5));
+            let address = block.as_ptr();
+            drop(block);
+            stops(address, &format!("{mode:?}: dropped"));
+            assert!(arena.trim().is_ok());
+            assert_eq!(call(&arena.publish(&asm::padded(6, 100_000)).unwrap()), 6);
+        }
+    });
+}
