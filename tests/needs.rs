@@ -122,16 +122,18 @@ fn no_call_is_made_that_the_page_does_not_name() {
         libc::SYS_gettid,
     ];
     child::run(NAME, || {
-        for mode in modes() {
+        for (mode, poison) in modes().flat_map(|mode| [(mode, false), (mode, true)]) {
             let mut allowed: Vec<libc::c_long> = besides.to_vec();
-            for row in ["all", &name(mode)] {
+            let poisons = if poison { "`poison`" } else { "no row" };
+            for row in ["all", &name(mode), poisons] {
                 allowed.extend(calls(row).into_iter().filter_map(number));
             }
             let ended = common::fork::fork(|| {
                 if !sandbox::allow_only(&allowed) {
                     return;
                 }
-                let arena = CodeArena::builder().mode(mode).capacity(4 << 20).keep_free(64 << 10).build().unwrap();
+                let builder = CodeArena::builder().mode(mode).capacity(4 << 20).keep_free(64 << 10);
+                let arena = builder.poison(poison).build().unwrap();
                 let mut kept = Vec::new();
                 for round in 0..4 {
                     let block = arena.publish(&asm::constant(round)).unwrap();
@@ -150,7 +152,12 @@ fn no_call_is_made_that_the_page_does_not_name() {
                 }
                 assert!(kept.iter().all(|block| call(block) == 9));
             });
-            assert!(ended, "{mode:?}: another call was made than {:?} and {:?}", calls("all"), calls(&name(mode)));
+            assert!(
+                ended,
+                "{mode:?}, poison {poison}: another call was made than {:?} and {:?}",
+                calls("all"),
+                calls(&name(mode))
+            );
         }
         // The control: what is not in the list kills.
         assert!(!common::fork::fork(|| {

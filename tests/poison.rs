@@ -196,6 +196,32 @@ fn an_address_of_a_batch_that_was_given_up_stops() {
     });
 }
 
+/// What a function reserved and did not need holds nothing that was written there.
+#[test]
+fn the_end_that_was_not_needed_stops() {
+    child::run("the_end_that_was_not_needed_stops", || {
+        for mode in modes() {
+            for len in [600, 100_000] {
+                let arena = arena(mode, true);
+                let write = |_: *const u8, bytes: &mut [u8]| {
+                    for at in [0, 304, len - 64] {
+                        bytes[at..at + 6].copy_from_slice(&asm::constant(6));
+                    }
+                    Ok(32)
+                };
+                let block = arena.publish_with(gaia_jit::Reserve::new(len), write).unwrap();
+                let behind = arena.publish(&asm::padded(7, 8 * PAGE)).unwrap();
+                for address in [304, len - 64].map(|at| block.as_ptr().wrapping_add(at)) {
+                    if arena.lookup(address).is_none() {
+                        stops(address, &format!("{mode:?}: of {len} bytes"));
+                    }
+                }
+                assert_eq!((call(&block), call(&behind)), (6, 7));
+            }
+        }
+    });
+}
+
 fn read(address: *const u8) -> [u8; 6] {
     // SAFETY: inside of the arena, whose pages are mapped and readable.
     unsafe { address.cast::<[u8; 6]>().read() }

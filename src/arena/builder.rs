@@ -128,9 +128,33 @@ impl ArenaBuilder {
         Self { huge_pages: yes, ..self }
     }
 
-    /// Overwrites freed code with trap instructions before its space is used again, so that a stale call stops at once.
+    /// Makes a stale call stop at once, wherever in the arena it goes: whatever is executable is live code or trap instructions.
     ///
-    /// In `Flip` without the kernel write, code stays until its pages are empty and used again.
+    /// - Freed code is overwritten with traps, before its space is used again and before its memory goes back to the system.
+    /// - So is what a batch wrote that was given up or could not be published. (Without poison too, where that takes no call of the
+    ///   system.)
+    /// - The padding behind every function is traps. (Without poison that of functions above 1 KiB is what was there before, in
+    ///   `Flip` and `FileWrite`.)
+    /// - On Linux and Android a page that holds no memory is not executable on x86, x86-64 and Arm, where it would run as zeros and
+    ///   zeros are an instruction: one that never held code, and one that was trimmed. It is filled with traps before it becomes
+    ///   executable.
+    ///
+    /// What it costs: each drop writes (in `Flip` and `FileWrite` a call of the system), a trim changes protections once more for each
+    /// run of pages, and the first function in a page without memory pays for writing to the page and for a change of protection,
+    /// while other threads wait for its heap. There may be two mappings for each run of pages that hold memory.
+    ///
+    /// Where it is less:
+    /// - In `Flip` without the kernel write ([`Stats::fills_holes`](crate::Stats::fills_holes)), code stays until its pages are empty
+    ///   and used again or trimmed.
+    /// - With [`seal`](Self::seal), and where nothing may become executable that was not before (`PR_SET_MDWE`, systemd's
+    ///   `MemoryDenyWriteExecute`) when the arena is built, pages that never held code are executable zeros, and so are trimmed ones.
+    /// - In [`Given`](WxMode::Given) pages that never held code are what the embedder left there.
+    /// - On Windows a page that never held code is as a rule not accessible; in `DualMap`, what is committed ahead (64 KiB at a time)
+    ///   is zeros. On other Unix systems pages that never held code are zeros; trimmed ones are not accessible.
+    /// - In `FileWrite` on x86 and Arm, `perf record` hears of pages that become executable as parts of a file that it cannot find, and
+    ///   looks nothing up in a perf map.
+    /// - Of a block that became shorter ([`CodeBlock::shrink`](crate::CodeBlock::shrink)) the rest of its last 16 bytes stays.
+    /// - While the system refuses a write, what was to be overwritten stays as it is, and its space is not used.
     pub fn poison(self, yes: bool) -> Self {
         Self { poison: yes, ..self }
     }

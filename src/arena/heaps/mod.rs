@@ -11,7 +11,7 @@
 //! 3. The pool, and the ages of guards. Nothing else is locked under either.
 //!
 //! Heaps and the pool are held for bookkeeping only: bytes are copied, flushed and protected, and the system and observers are
-//! called, without them.
+//! called, without them. (But for pages that hold no memory, with poison: `arena/life/pages.rs`.)
 //!
 //! # Who writes what
 //!
