@@ -8,6 +8,8 @@ pub(crate) use parking_lot::Mutex;
 pub(crate) use std::sync::Arc;
 #[allow(unused_imports, reason = "for some features, and some systems")]
 pub(crate) use std::sync::OnceLock;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) use std::sync::atomic::AtomicI32;
 pub(crate) use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
 #[cfg(loom)]

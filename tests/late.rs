@@ -112,7 +112,7 @@ fn a_thousand_arenas_take_one_descriptor() {
         let count = || std::fs::read_dir("/proc/self/fd").unwrap().count();
         let before = count();
         let arenas: Vec<_> = (0..1_100).map(|_| CodeArena::builder().capacity(64 << 10).build().unwrap()).collect();
-        assert!(count() <= before + 1);
+        assert_eq!(count(), before + usize::from(arenas[0].stats().fills_holes));
         for (n, arena) in (0..).zip(&arenas) {
             assert_eq!(call(&arena.publish(&asm::constant(n)).unwrap()), n);
         }
@@ -123,6 +123,14 @@ fn a_thousand_arenas_take_one_descriptor() {
             assert!(runs(&blocks));
             assert!(matches!(arenas[0].publish(&asm::constant(1)), Err(Error::Forked { .. })));
         }));
+        // It is closed with the last, and opened anew.
+        for _ in 0..3 {
+            drop(small(WxMode::Flip).build().unwrap());
+        }
+        drop(arenas);
+        assert_eq!(count(), before);
+        let again = small(WxMode::Flip).build().unwrap();
+        assert_eq!(call(&again.publish(&asm::constant(4)).unwrap()), 4);
     });
 }
 
@@ -231,4 +239,81 @@ fn life(mode: WxMode, fills_holes: bool, denied: libc::c_long, name: &str, from:
     assert!(blocks.iter().all(|(block, value)| call(block) == *value));
     // What the system would not take back then, the end of the process does.
     std::mem::forget((blocks, arena));
+}
+
+/// A refusal that passes (no descriptor to be had) keeps nobody from holes that are all there is, in batches neither.
+#[test]
+fn holes_are_filled_again_when_a_refusal_has_passed() {
+    const NAME: &str = "holes_are_filled_again_when_a_refusal_has_passed";
+    child::run(NAME, || {
+        for batches in [false, true] {
+            let arena = CodeArena::builder().capacity(256 << 10).build().unwrap();
+            if !arena.stats().fills_holes {
+                return common::not_run(NAME, "Flip fills no holes here");
+            }
+            let mut blocks = Vec::new();
+            while let Ok(block) = arena.publish(&asm::padded(1, 1_000)) {
+                blocks.push(block);
+            }
+            let mut index = 0;
+            blocks.retain(|_| {
+                index += 1;
+                index % 2 == 0
+            });
+            let limit = |soft| {
+                let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+                // SAFETY: valid for the call to write to.
+                assert_eq!(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) }, 0);
+                let before = limit.rlim_cur;
+                limit.rlim_cur = soft;
+                // SAFETY: valid for the call to read.
+                assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
+                before
+            };
+            // SAFETY: what this test is about; nothing else in this process needs its descriptors.
+            if unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) } != 0 {
+                return common::not_run(NAME, "no close_range here");
+            }
+            let before = limit(0);
+            assert!(arena.publish(&asm::constant(1)).is_err());
+            limit(before);
+            for n in 0..100 {
+                let block = if batches {
+                    batch_of(&arena, 1, 100).unwrap().remove(0)
+                } else {
+                    arena.publish(&asm::padded(0, 100)).unwrap()
+                };
+                assert_eq!(call(&block), 0, "{n}");
+            }
+        }
+    });
+}
+
+/// A thread with a filter of its own goes on by pages, whatever other threads find out meanwhile.
+#[test]
+fn a_refusal_of_one_thread_is_not_anothers() {
+    const NAME: &str = "a_refusal_of_one_thread_is_not_anothers";
+    child::run(NAME, || {
+        let arena = CodeArena::builder().capacity(16 << 20).build().unwrap();
+        if !arena.stats().fills_holes || !fork::fork(|| assert!(sandbox::deny_kernel_writes())) {
+            return common::not_run(NAME, "no kernel write, or no filters here");
+        }
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                        assert_eq!(call(&arena.publish(&asm::constant(5)).unwrap()), 5);
+                    }
+                });
+            }
+            let filtered = scope.spawn(|| {
+                assert!(sandbox::deny_kernel_writes());
+                (0..common::often(20_000)).try_for_each(|_| arena.publish(&asm::constant(6)).map(drop))
+            });
+            let ended = filtered.join();
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            assert!(ended.is_ok_and(|published| published.is_ok()));
+        });
+    });
 }

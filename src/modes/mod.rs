@@ -43,6 +43,7 @@ use crate::icache;
 use crate::region::{Plan, Region, refusal};
 use crate::sync::{AtomicUsize, Ordering};
 use crate::sys::{self, KernelWriter, Os, Span, Word};
+use crate::units::MAX_ALIGN;
 use withdrawn::Withdrawn;
 
 /// How an arena keeps pages from being writable and executable at once.
@@ -424,11 +425,15 @@ impl CodeMemory {
         }
     }
 
+    /// What of the code is in core dumps ends at a multiple of that: mappings end there, and no huge page lies across.
+    fn dump_step(&self) -> usize {
+        if self.wants_huge_pages() { MAX_ALIGN } else { (64 << 10).max(self.page_size()) }
+    }
+
     #[cold]
     fn dump_up_to(&self, end: usize) {
         // An eighth more each time: few calls in the life of an arena.
-        const STEP: usize = 64 << 10;
-        let new = (end + end / 8).next_multiple_of(STEP).min(self.len());
+        let new = (end + end / 8).next_multiple_of(self.dump_step()).min(self.len());
         let old = self.dumped.fetch_max(new, Ordering::Relaxed);
         if old < new {
             // SAFETY: whole pages of the view.
@@ -439,7 +444,7 @@ impl CodeMemory {
     /// Nothing is in use from `end` on, and nobody places anything there meanwhile.
     pub(crate) fn unused_from(&self, end: usize) {
         let old = self.dumped.load(Ordering::Relaxed);
-        let end = end.next_multiple_of(self.page_size());
+        let end = end.next_multiple_of(self.dump_step());
         if end < old && old != usize::MAX {
             self.dumped.store(end, Ordering::Relaxed);
             // SAFETY: whole pages of the view.
@@ -479,6 +484,17 @@ impl CodeMemory {
     /// Whether whole pages without live code can be opened, written to in their place, and sealed again.
     pub(crate) fn opens_pages(&self) -> bool {
         self.rules.opens_pages && !(self.withdrawn.flips() && self.rules.fills_holes)
+    }
+
+    /// Whether pages are opened at all in this mode, whatever became of that since.
+    #[cfg_attr(not(feature = "cranelift"), allow(dead_code, reason = "for modules that are written in place"))]
+    pub(crate) fn opened_pages(&self) -> bool {
+        self.rules.opens_pages
+    }
+
+    /// Whether holes were filled when the memory was built. What was refused since may have passed.
+    pub(crate) fn filled_holes(&self) -> bool {
+        self.rules.fills_holes
     }
 
     /// As [`CodeMemory::fills_holes`] for a function that can be published otherwise if this was wrong: what was refused is
@@ -576,7 +592,7 @@ impl CodeMemory {
     /// Makes opened pages executable, of which the first `written` bytes are to stay as they are.
     ///
     /// If the system has come to refuse that, pages that were never writable take their place, and what is to stay is written to
-    /// them through the kernel.
+    /// them through the kernel. When that fails too, what was there may be gone: it must not be sealed again to be published.
     ///
     /// # Safety
     /// - The pages are the caller's, opened, and nobody writes to them any more.
@@ -586,9 +602,13 @@ impl CodeMemory {
         if !self.withdrawn.note_flip(&refused) {
             return Err(refused);
         }
-        if self.os().is_executable(self.span(range.clone())) {
+        if written == 0 && self.os().is_executable(self.span(range.clone())) {
             // They could not be opened either.
             return Ok(());
+        }
+        if written > 0 && !self.rules.fills_holes {
+            // What is there could not be written again.
+            return Err(refused);
         }
         // SAFETY: passed on to the caller.
         unsafe { self.replace(range, written) }.map_err(|_| refused)
@@ -676,6 +696,8 @@ impl CodeMemory {
     /// Puts the memory of whole pages into huge pages.
     pub(crate) fn collapse(&self, range: Range<usize>) -> Result<(), Error> {
         self.check_not_given("collapse")?;
+        // The system moves nothing across the end of what is in core dumps.
+        self.use_up_to(range.end);
         if self.mode.second_view().is_some() {
             let second = Span { start: self.writable(range.start), len: range.len() };
             // SAFETY: whole pages of the view.

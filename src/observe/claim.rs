@@ -62,6 +62,7 @@ pub(super) fn claim(what: &'static str, path: &Path, kind: Kind) -> Result<(File
             made => return Ok((made.map_err(failed)?, true)),
         }
         let Ok(meta) = fs::symlink_metadata(path) else { continue };
+        let mut held = None;
         if is_ours(&meta) {
             let here = is_open_here(id_of(&meta));
             let Ok(file) = open(path, kind) else { continue };
@@ -74,8 +75,14 @@ pub(super) fn claim(what: &'static str, path: &Path, kind: Kind) -> Result<(File
                 let who = if here { "other code of this process" } else { "another process of the same number" };
                 return Err(Error::unsupported(what, format!("{who} is writing {}", path.display())));
             }
+            // Another process may have replaced it meanwhile: then what is there now is not what was locked.
+            if id(&file).ok() != id_at(path) {
+                continue;
+            }
+            held = Some(file);
         }
         fs::remove_file(path).map_err(failed)?;
+        drop(held);
     }
     Err(failed(io::ErrorKind::AlreadyExists.into()))
 }

@@ -71,7 +71,13 @@ impl Output {
 
     /// All that is in the file up to the last record that was written here.
     pub(super) fn written(&self) -> io::Result<Vec<u8>> {
-        self.read(self.end)
+        if self.is_at_descriptor() {
+            return self.read(self.end);
+        }
+        // Other code closed the descriptor; the name may still lead to it.
+        let mut all = std::fs::read(&self.path)?;
+        all.truncate(usize::try_from(self.end).unwrap_or(usize::MAX));
+        Ok(all)
     }
 
     fn read(&self, len: u64) -> io::Result<Vec<u8>> {

@@ -26,7 +26,7 @@ impl Region {
         Span { start: unsafe { self.data.start.add(range.start) }, len: range.len() }
     }
 
-    /// The largest alignment that data can have: how its first byte lies, in a reservation at a multiple of 64 KiB.
+    /// The largest alignment that data can have: how its first byte lies.
     pub(crate) fn data_alignment(&self) -> usize {
         // Memory that others mapped begins where it begins.
         (1 << self.data.address().trailing_zeros().min(usize::BITS - 1)).min(DATA_GAP / 2)

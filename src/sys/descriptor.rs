@@ -26,7 +26,17 @@ impl Identity {
 
     /// Whether `number` leads to this file.
     pub(super) fn is_at(self, number: RawFd) -> bool {
-        Self::of(&borrow(number)).is_ok_and(|identity| identity == self)
+        number >= 0 && Self::of(&borrow(number)).is_ok_and(|identity| identity == self)
+    }
+}
+
+impl Identity {
+    /// Closes a descriptor that leads to this file, and leaves another alone that has got its number.
+    pub(super) fn close(self, number: RawFd) {
+        if self.is_at(number) {
+            // SAFETY: takes a number only, which is the crate's own.
+            unsafe { libc::close(number) };
+        }
     }
 }
 

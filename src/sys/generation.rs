@@ -34,11 +34,12 @@ mod native {
         }
         // SAFETY: not null, and what is put there is never unmapped.
         let word = unsafe { &*word };
-        match word.load(Ordering::Relaxed) {
+        // With the store below: whoever sees a number sees that it was given out, and so does a child that is forked then.
+        match word.load(Ordering::Acquire) {
             // Copied with the fork, `NEXT` is past every number the parent had given out.
             0 => {
                 let new = NEXT.fetch_add(1, Ordering::Relaxed);
-                word.compare_exchange(0, new, Ordering::Relaxed, Ordering::Relaxed).map_or_else(|other| other, |_| new)
+                word.compare_exchange(0, new, Ordering::Release, Ordering::Acquire).map_or_else(|other| other, |_| new)
             }
             generation => generation,
         }

@@ -1,8 +1,8 @@
 //! `/proc/self/mem`, through which the kernel writes to pages of this process that the process itself may not write to. Linux and
 //! Android.
 //!
-//! There is one descriptor for the process, from the first arena that wants it on: a descriptor for each arena would meet the
-//! limit of descriptors at a thousand arenas. A forked child opens one of its own, because the inherited one leads to its parent.
+//! There is one descriptor for the process, from the first arena that wants it to the last: a descriptor for each arena would meet
+//! the limit of descriptors at a thousand arenas. A forked child opens one of its own, because the inherited one leads to its parent.
 //!
 //! Other code may close the descriptor, and use its number. Then it is opened anew.
 
@@ -14,23 +14,48 @@ use std::ptr;
 use std::ptr::NonNull;
 
 use super::descriptor::{Identity, borrow, elsewhere, out_of_the_way};
+use super::process_lock::ProcessLock;
 use super::{Refused, Result, generation};
-use crate::sync::{AtomicPtr, Ordering};
+use crate::sync::{AtomicI32, AtomicPtr, Ordering};
 
-/// The right to write.
+/// The right to write. The descriptor is closed with the last one.
 #[derive(Debug)]
 pub(crate) struct KernelWriter {
     /// The process that may write.
     owner: u64,
+    /// Whether it is among the [`Users`].
+    counted: bool,
 }
 
-/// A descriptor and what it leads to. It is never freed, because others may be about to use it.
+/// How many of a process there are.
+struct Users {
+    owner: u64,
+    count: usize,
+}
+
+/// Held while the descriptor is opened or closed, so that it is not closed under a new user.
+static USERS: ProcessLock<Users> = ProcessLock::new(Users { owner: 0, count: 0 });
+
+/// A descriptor and what it leads to. It is never freed, because others may be about to use it: 40 bytes each time that the first
+/// arena of a process is built, or other code closed the descriptor.
 struct Open {
-    number: RawFd,
+    /// -1 once it is closed.
+    number: AtomicI32,
     leads_to: Identity,
     owner: u64,
     /// The one before, so that leak checkers see it.
     _before: *const Open,
+}
+
+impl Open {
+    fn number(&self) -> RawFd {
+        self.number.load(Ordering::Relaxed)
+    }
+
+    /// Whether the number still leads there.
+    fn is_right(&self) -> bool {
+        self.leads_to.is_at(self.number())
+    }
 }
 
 /// The last one that was opened.
@@ -39,11 +64,19 @@ static CURRENT: AtomicPtr<Open> = AtomicPtr::new(ptr::null_mut());
 impl KernelWriter {
     pub(super) fn open() -> Result<Self> {
         let owner = generation();
-        match current(owner).filter(|open| open.leads_to.is_at(open.number)) {
-            Some(_) => {}
-            None => renew(owner).map(|_| ())?,
+        // A child that was forked in the midst of this goes without, and leaves the descriptor open.
+        let mut users = USERS.lock();
+        if current(owner).is_none_or(|open| !open.is_right()) {
+            renew(owner)?;
         }
-        Ok(Self { owner })
+        let counted = users.is_some();
+        if let Some(users) = &mut users {
+            if users.owner != owner {
+                **users = Users { owner, count: 0 };
+            }
+            users.count += 1;
+        }
+        Ok(Self { owner, counted })
     }
 
     /// Writes all of `bytes` to an address of this process, and looks whether they are there.
@@ -76,24 +109,46 @@ impl KernelWriter {
     /// Whether the descriptor led elsewhere, and one that does not could be had.
     fn recover(&self) -> Result<bool> {
         match current(self.owner) {
-            Some(open) if open.leads_to.is_at(open.number) => Ok(false),
+            Some(open) if open.is_right() => Ok(false),
             _ => renew(self.owner).map(|_| true),
         }
     }
 
     /// Calls with the descriptor, and once more with a new one if it led elsewhere.
     fn use_it(&self, call: &'static str, mut with: impl FnMut(&File) -> io::Result<()>) -> Result<()> {
-        // A child that writes would write to itself; but what it inherited is its parent's.
-        let open = current(self.owner).ok_or_else(|| elsewhere(call))?;
-        let refused = match with(&borrow(open.number)) {
+        // What a child inherited is its parent's.
+        if generation() != self.owner {
+            return Err(elsewhere(call));
+        }
+        let open = match current(self.owner) {
+            Some(open) => open,
+            None => renew(self.owner)?,
+        };
+        let refused = match with(&borrow(open.number())) {
             Ok(()) => return Ok(()),
             Err(refused) => refused,
         };
-        if open.leads_to.is_at(open.number) {
+        if open.is_right() {
             return Err(Refused::new(call, refused));
         }
         let open = renew(self.owner)?;
-        with(&borrow(open.number)).map_err(|e| Refused::new(call, e))
+        with(&borrow(open.number())).map_err(|e| Refused::new(call, e))
+    }
+}
+
+impl Drop for KernelWriter {
+    fn drop(&mut self) {
+        if !self.counted || generation() != self.owner {
+            return;
+        }
+        let Some(mut users) = USERS.lock() else { return };
+        users.count -= 1;
+        if users.count > 0 {
+            return;
+        }
+        if let Some(open) = current(self.owner) {
+            open.leads_to.close(open.number.swap(-1, Ordering::Relaxed));
+        }
     }
 }
 
@@ -101,7 +156,7 @@ impl KernelWriter {
 fn current(owner: u64) -> Option<&'static Open> {
     // SAFETY: what is there is never freed. Acquire: it was written before it was put there.
     let open = unsafe { CURRENT.load(Ordering::Acquire).as_ref() };
-    open.filter(|open| open.owner == owner)
+    open.filter(|open| open.owner == owner && open.number() >= 0)
 }
 
 /// Opens another, unless another thread just did.
@@ -110,7 +165,7 @@ fn renew(owner: u64) -> Result<&'static Open> {
     let file = out_of_the_way(file.map_err(|e| Refused::new("open of /proc/self/mem", e))?);
     let before = CURRENT.load(Ordering::Acquire);
     let leads_to = Identity::of(&file)?;
-    let open = Box::new(Open { number: file.into_raw_fd(), leads_to, owner, _before: before });
+    let open = Box::new(Open { number: AtomicI32::new(file.into_raw_fd()), leads_to, owner, _before: before });
     let new = Box::into_raw(open);
     match CURRENT.compare_exchange(before, new, Ordering::AcqRel, Ordering::Acquire) {
         // SAFETY: made just now, and never freed from here on.
@@ -118,8 +173,7 @@ fn renew(owner: u64) -> Result<&'static Open> {
         Err(other) => {
             // SAFETY: made just now, and given to nobody.
             let open = unsafe { Box::from_raw(new) };
-            // SAFETY: opened just now, and owned by nobody else.
-            drop(unsafe { <File as std::os::fd::FromRawFd>::from_raw_fd(open.number) });
+            open.leads_to.close(open.number());
             // SAFETY: what is there is never freed.
             Ok(unsafe { &*other })
         }

@@ -15,7 +15,7 @@ const WINDOWS: usize = 64 << 10;
 ///   without access            without access            without access
 /// ```
 ///
-/// Code begins at a multiple of [`Place::align`], data at one of its own size up to 64 KiB.
+/// Code begins at a multiple of [`Place::align`], and data at one of its own size up to 64 KiB from there.
 #[derive(Clone, Debug)]
 pub(crate) struct Place {
     code: usize,
@@ -56,7 +56,8 @@ impl Place {
     /// What the code begins at a multiple of, so also the largest alignment of a block: its size as a power of two, up to
     /// [`MAX_ALIGN`].
     pub(crate) fn align(&self) -> usize {
-        self.code.next_power_of_two().clamp(self.page, MAX_ALIGN)
+        let least = if cfg!(windows) { WINDOWS } else { self.page };
+        self.code.next_power_of_two().clamp(least, MAX_ALIGN)
     }
 
     /// Bytes of address space that the region has.

@@ -142,7 +142,8 @@ pub(super) fn reserve_as(place: &Place, access: libc::c_int, flags: libc::c_int)
         let whole = reserve_at(0, place.anywhere(), access, flags).map_err(|refused| refused.of(len))?;
         return Ok(cut(whole, place));
     };
-    let mut refused = Refused::new("mmap", io::ErrorKind::AddrNotAvailable.into());
+    let none = || Refused::new("mmap", io::ErrorKind::AddrNotAvailable.into());
+    let (mut refused, mut any_taken) = (none(), false);
     // Another thread may take a gap before we do; then the next one serves, or another look at them all.
     for _ in 0..4 {
         let (starts, unknown) = match taken(within) {
@@ -155,7 +156,7 @@ pub(super) fn reserve_as(place: &Place, access: libc::c_int, flags: libc::c_int)
                 // Without a flag for it the system goes elsewhere.
                 // SAFETY: mapped just now and given to nobody.
                 Ok(span) => unsafe { release(span)? },
-                Err(other) if is_taken(&other.source) => {}
+                Err(other) if is_taken(&other.source) => any_taken = true,
                 // It is not a matter of the address.
                 Err(other) => refused = other,
             }
@@ -164,7 +165,8 @@ pub(super) fn reserve_as(place: &Place, access: libc::c_int, flags: libc::c_int)
             return Err(unknown);
         }
     }
-    Err(refused)
+    // If some places were there but for others' mappings, want of memory is not what kept it from the rest.
+    Err(if any_taken { none() } else { refused })
 }
 
 /// Whether an address was refused because something else is there.

@@ -76,7 +76,7 @@ fn pages_that_could_not_be_closed_are_not_used_further() {
     let (mut code, mut constants) = (arena.in_place(), arena.data_pages(DataKind::Constant));
     let page_of = |at: NonNull<u8>| at.addr().get() / page;
     let first = [code.reserve(16, 16, 0).unwrap(), constants.reserve(16, 16).unwrap()].map(page_of);
-    system.refuse(&["seal"]);
+    system.refuse(&["seal", "bar"]);
     assert!(code.publish(&Notes::default(), &mut Vec::new()).is_err() && constants.make_read_only().is_err());
     system.heal();
     let second = [code.reserve(16, 16, 0).unwrap(), constants.reserve(16, 16).unwrap()].map(page_of);
@@ -194,8 +194,45 @@ fn data_takes_few_calls() {
     (0..20).for_each(|_| assert!(constants.reserve(100, 16).is_ok()));
     constants.make_read_only().unwrap();
     // What was writable is free and is used first.
-    assert_eq!(system.take_log(), ["seal"]);
+    assert_eq!(system.take_log(), ["bar"]);
     drop(constants);
     arena.data_pages(DataKind::Writable).reserve(100, 16).unwrap();
     assert_eq!(system.take_log(), ["open"]);
+}
+
+/// Code whose pages the system lets nobody make executable any more is published with the bytes that were written, or not at all,
+/// however often it is tried.
+#[test]
+fn what_cannot_be_sealed_any_more_is_never_published_without_its_bytes() {
+    let function = RETURN_1_2[0];
+    for (refused, other) in [("writer", ""), ("", "write"), ("", "")] {
+        let system = Faulty::leaked();
+        system.refuse(&[refused]);
+        let arena = CodeArena::builder().capacity(1 << 20).os(system).build().unwrap();
+        if refused.is_empty() && !arena.stats().fills_holes {
+            continue;
+        }
+        let mut modules = [arena.in_place(), arena.in_place()];
+        for code in &mut modules {
+            let at = code.reserve(function.len(), 16, 0).unwrap();
+            // SAFETY: reserved for as many bytes.
+            unsafe { at.copy_from_nonoverlapping(NonNull::from(function).cast(), function.len()) };
+        }
+        system.refuse(&[other]);
+        system.forbid("seal", 0);
+        let mut blocks = Vec::new();
+        for mut code in modules {
+            let tries: Vec<bool> = (0..3).map(|_| code.publish(&Notes::default(), &mut blocks).is_ok()).collect();
+            // With the kernel write, modules that were being written then go on.
+            assert_eq!(tries, [refused.is_empty() && other.is_empty(); 3], "{refused} {other}");
+        }
+        for block in &blocks {
+            assert_eq!(block.as_bytes(), function);
+        }
+        assert_eq!(arena.stats().live_blocks, blocks.len());
+        drop(blocks);
+        system.heal();
+        let _ = arena.trim().unwrap();
+        assert_eq!(arena.stats().free_bytes, 1 << 20, "{refused} {other}");
+    }
 }

@@ -36,7 +36,7 @@ fn changing() -> Changing {
         if cfg!(target_arch = "aarch64") {
             0x1400_0000 | (n / 4)
         } else if cfg!(target_arch = "arm") {
-            0xea00_0000 | ((n - 8) / 4) & 0x00ff_ffff
+            0xea00_0000 | (n.wrapping_sub(8) >> 2) & 0x00ff_ffff
         } else {
             (n >> 1 & 0x3ff) << 21 | (n >> 11 & 1) << 20 | 0x6f // jal zero
         }

@@ -100,7 +100,7 @@ pub struct Batch {
     no_pages: bool,
     /// Bytes that this batch will come to, as far as the last ones tell.
     expected: usize,
-    /// There will be one function: no more pages are opened than it needs.
+    /// There will be one function, in pages of its own: no more are opened than it needs.
     single: bool,
 }
 
@@ -303,14 +303,14 @@ impl Batch {
         }
         let staged = self.staging.len() + granules as usize * GRANULE;
         let few = self.no_pages || self.expected.max(staged) <= STAGED;
-        let fills_holes = memory.fills_holes();
-        if !memory.opens_pages() || fills_holes && few {
+        if !memory.opens_pages() || !self.single && few && memory.may_fill_hole() {
             return self.stage(granules, align);
         }
         match self.open(granules, align) {
             // No room for whole pages, or the system is at its limit of mappings: holes may still do.
+            // (What refused to fill them may have passed.)
             Err(error @ (Error::ArenaFull { .. } | Error::OperatingSystem { .. }))
-                if self.core.memory.fills_holes() =>
+                if self.core.memory.filled_holes() && !self.single =>
             {
                 self.no_pages = matches!(error, Error::ArenaFull { .. });
                 self.stage(granules, align)

@@ -14,6 +14,8 @@ pub(in crate::arena) struct OpenRun {
     pub(in crate::arena) sealed: bool,
     /// It was tried: pages may be executable, some of them even where the system refused.
     pub(in crate::arena) tried: bool,
+    /// What was written may be gone.
+    pub(in crate::arena) lost: bool,
     /// Nothing more is handed out: pages whose protection was to change may have changed, some of them even where the
     /// system refused.
     pub(in crate::arena) closed: bool,
@@ -23,7 +25,16 @@ pub(in crate::arena) struct OpenRun {
 
 impl OpenRun {
     pub(in crate::arena) fn new(run: Run) -> Self {
-        Self { run, next: run.start, gaps: Vec::new(), sealed: false, tried: false, closed: false, populated: false }
+        Self {
+            run,
+            next: run.start,
+            gaps: Vec::new(),
+            sealed: false,
+            tried: false,
+            lost: false,
+            closed: false,
+            populated: false,
+        }
     }
 
     /// Hands out granules, from where it left off.

@@ -23,7 +23,7 @@ impl CodeArena {
     /// `Err` where pages cannot be written to at the address where they will run, and in a forked child.
     pub(crate) fn check_in_place(&self, what: &'static str) -> Result<(), Error> {
         self.core().memory.check_own(what)?;
-        if self.core().memory.opens_pages() {
+        if self.core().memory.opened_pages() {
             return Ok(());
         }
         let why = "code is written where it will run, which only `Flip` can, unsealed";

@@ -88,13 +88,20 @@ impl Core {
 
     /// Makes the pages of a run executable as it is published. When this fails it can be tried again.
     pub(in crate::arena) fn seal_run(&self, open: &mut OpenRun) -> Result<(), Error> {
+        if open.lost {
+            let why = "the system refused it before, and what stood there is gone";
+            return Err(Error::unsupported("making code executable", why));
+        }
         // After a refusal some of them may be executable already.
         if self.poison && !open.tried {
             self.line(open);
         }
         open.tried = true;
         // SAFETY: opened by the caller, who writes no more.
-        unsafe { self.seal(open.run, open.written())? };
+        unsafe { self.seal(open.run, open.written()) }.inspect_err(|_| {
+            // Other pages may have taken their place, without the code.
+            open.lost = self.memory.filled_holes() && !self.memory.opens_pages();
+        })?;
         open.sealed = true;
         Ok(())
     }

@@ -211,6 +211,7 @@ impl Core {
             }
         }
         heap.space.take_at(tables, run);
+        self.memory.use_up_to(bytes_of(Run::new(0, (span_of(run.end - 1) + 1) * SPAN)).end);
         Some(run)
     }
 

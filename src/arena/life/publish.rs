@@ -77,7 +77,12 @@ impl Core {
     pub(in crate::arena) fn publish(handle: &Arc<Handle>, code: Code<'_>) -> Result<CodeBlock, Error> {
         let core: &Core = handle;
         if core.memory.opens_pages() && (code.bytes.len() > STAGED || !core.memory.may_fill_hole()) {
-            return Self::publish_in_pages(handle, code);
+            match Self::publish_in_pages(handle, code) {
+                // No room for whole pages, or the system is at its limit of mappings: holes may still do, also if they could not be
+                // filled the last time.
+                Err(Error::ArenaFull { .. } | Error::OperatingSystem { .. }) if core.memory.filled_holes() => {}
+                published => return published,
+            }
         }
         core.memory.check_own("publish")?;
         let (granules, align) = (core.granules(code.bytes.len())?, core.align(code.align)?);
@@ -109,9 +114,7 @@ impl Core {
             drop(heap);
             return match error {
                 // The system allowed it when the arena was built, and there is another way.
-                Error::OperatingSystem { .. } if core.memory.opens_pages() && !core.memory.fills_holes() => {
-                    Self::publish_in_pages(handle, code)
-                }
+                Error::OperatingSystem { .. } if core.memory.opens_pages() => Self::publish_in_pages(handle, code),
                 error => Err(error),
             };
         }
