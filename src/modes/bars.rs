@@ -13,7 +13,7 @@
 use std::io;
 use std::ops::Range;
 
-use super::CodeMemory;
+use super::memory::CodeMemory;
 use crate::Error;
 use crate::icache;
 use crate::sys::Refused;
@@ -52,7 +52,7 @@ impl CodeMemory {
     /// # Safety
     /// - The pages belong to the caller, and hold nothing that anybody runs.
     pub(crate) unsafe fn bar(&self, range: Range<usize>) -> Result<(), Error> {
-        if self.withdrawn.flips() && !self.rules.opens_pages {
+        if self.withdrawn.flips() && !self.rules().opens_pages {
             // They could not be made executable again.
             return Ok(());
         }
@@ -80,7 +80,7 @@ impl CodeMemory {
     /// # Safety
     /// - The pages belong to the caller, and nobody writes to them meanwhile.
     pub(crate) unsafe fn unbar(&self, range: Range<usize>) -> Result<(), Error> {
-        if self.rules.opens_pages {
+        if self.rules().opens_pages {
             // As opened pages, also where the system has come to refuse it.
             // SAFETY: passed on to the caller.
             return unsafe { self.seal(range.clone(), range.len()) };

@@ -11,7 +11,11 @@ use std::ops::Range;
 use std::ptr::NonNull;
 
 use super::backing::Backing;
-use super::{CodeMemory, Mode, Readers, Rules, Trims, WayIn, WxMode, probe};
+use super::memory::CodeMemory;
+use super::mode::Mode;
+use super::probe;
+use super::rules::{Readers, Rules, Trims, WayIn};
+use super::wx_mode::WxMode;
 use crate::Error;
 use crate::region::{Plan, Region, refusal};
 use crate::sys::{self, Os, Span, Word};

@@ -9,7 +9,11 @@
 
 use std::ops::Range;
 
-use super::{CodeMemory, Mode, Readers, Rules, Trims, WayIn, WxMode, padded, probe};
+use super::memory::CodeMemory;
+use super::mode::Mode;
+use super::rules::{Readers, Rules, Trims, WayIn};
+use super::wx_mode::WxMode;
+use super::{padded, probe};
 use crate::Error;
 use crate::region::{Plan, Region, refusal};
 use crate::sys::{self, CodeFile, Os, Refused};

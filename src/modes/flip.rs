@@ -10,7 +10,11 @@
 
 use std::ops::Range;
 
-use super::{CodeMemory, Mode, Readers, Rules, Trims, Unfilled, WayIn, WxMode, padded, probe};
+use super::memory::CodeMemory;
+use super::mode::Mode;
+use super::rules::{Readers, Rules, Trims, WayIn};
+use super::wx_mode::{Unfilled, WxMode};
+use super::{padded, probe};
 use crate::Error;
 use crate::icache::RETURN_1_2;
 use crate::region::{Plan, Region, refusal};

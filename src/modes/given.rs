@@ -14,7 +14,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 use std::sync::{Mutex, PoisonError};
 
-use super::{CodeMemory, Mode, Readers, Rules, Trims, WayIn, WxMode, probe};
+use super::memory::CodeMemory;
+use super::mode::Mode;
+use super::probe;
+use super::rules::{Readers, Rules, Trims, WayIn};
+use super::wx_mode::WxMode;
 use crate::Error;
 use crate::icache;
 use crate::region::Region;

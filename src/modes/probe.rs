@@ -1,7 +1,7 @@
 //! What the system allows, found out by doing it on the first page of a new region: write code, run it, write other
 //! code over it, run that. Versions and names of systems tell less: policies, sandboxes and emulators differ.
 
-use super::CodeMemory;
+use super::memory::CodeMemory;
 use crate::Error;
 use crate::icache::RETURN_1_2;
 use crate::units::MAX_ALIGN;
