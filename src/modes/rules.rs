@@ -45,7 +45,7 @@ pub(crate) enum WayIn {
 pub(crate) enum Readers {
     /// Every thread.
     All,
-    /// A thread after [`CodeMemory::let_read`].
+    /// A thread after [`CodeMemory::let_read`](super::CodeMemory::let_read).
     EachThreadByItself,
     /// Every thread; but in a forked child the parent may write meanwhile.
     SharedWithParent,
