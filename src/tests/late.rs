@@ -116,3 +116,31 @@ fn what_is_refused_later_costs_nothing_with_poison() {
         }
     });
 }
+
+/// There is room, but in pages with live code only, and the write is refused: that is what is said, and not that there is no room.
+#[test]
+fn a_hole_that_could_not_be_filled_is_not_said_to_be_missing() {
+    for poison in [false, true] {
+        let os = Faulty::leaked();
+        let arena = build(WxMode::Flip, poison, os).unwrap();
+        if !arena.stats().fills_holes {
+            continue;
+        }
+        let mut blocks = Vec::new();
+        while let Ok(block) = arena.publish(&function(1, 1_000)) {
+            blocks.push(block);
+        }
+        let mut index = 0;
+        blocks.retain(|_| {
+            index += 1;
+            index % 2 == 0
+        });
+        // Only now, because poison writes as well.
+        let _ = arena.stats();
+        os.fail_nth(0);
+        let refused = arena.publish(&function(1, 500));
+        assert!(matches!(refused, Err(Error::OperatingSystem { .. })), "{refused:?}");
+        os.heal();
+        assert!((0..3).any(|_| arena.publish(&function(1, 500)).is_ok()));
+    }
+}

@@ -96,10 +96,8 @@ impl Core {
         });
         let entry = match placed {
             // Its page could not be filled with traps: as below.
-            Err(Error::OperatingSystem { .. })
-                if core.memory.bars() && core.memory.opens_pages() && !core.memory.fills_holes() =>
-            {
-                return Self::publish_in_pages(handle, code);
+            Err(error @ Error::OperatingSystem { .. }) if core.memory.bars() && core.memory.opens_pages() => {
+                return Self::publish_instead(handle, code, error);
             }
             placed => placed?,
         };
@@ -114,7 +112,9 @@ impl Core {
             drop(heap);
             return match error {
                 // The system allowed it when the arena was built, and there is another way.
-                Error::OperatingSystem { .. } if core.memory.opens_pages() => Self::publish_in_pages(handle, code),
+                Error::OperatingSystem { .. } if core.memory.opens_pages() => {
+                    Self::publish_instead(handle, code, error)
+                }
                 error => Err(error),
             };
         }
@@ -124,6 +124,14 @@ impl Core {
         // SAFETY: published, and returned or dropped behind this.
         unsafe { core.announce_one(described) };
         Ok(block)
+    }
+
+    /// Publishes a function in pages of its own, because the system refused something about a hole.
+    #[cold]
+    fn publish_instead(handle: &Arc<Handle>, code: Code<'_>, refused: Error) -> Result<CodeBlock, Error> {
+        // There may be room, but none of whole pages: then it is the refusal that counts.
+        Self::publish_in_pages(handle, code)
+            .map_err(|other| if matches!(other, Error::ArenaFull { .. }) { refused } else { other })
     }
 
     /// Publishes one function in pages of its own.
