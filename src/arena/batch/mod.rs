@@ -100,8 +100,10 @@ pub struct Batch {
     no_pages: bool,
     /// Bytes that this batch will come to, as far as the last ones tell.
     expected: usize,
-    /// There will be one function, in pages of its own: no more are opened than it needs.
+    /// There will be one function: no more pages are opened than it needs.
     single: bool,
+    /// It goes to pages of its own, whatever holes there are.
+    in_pages: bool,
 }
 
 // Another thread may go on with a batch and publish it: no mode has a window open for one thread between two calls.
@@ -132,6 +134,7 @@ impl Batch {
             no_pages: false,
             expected,
             single: false,
+            in_pages: false,
         }
     }
 
@@ -139,6 +142,13 @@ impl Batch {
     pub(in crate::arena) fn single(core: Arc<Handle>) -> Self {
         let mut batch = Self::new(core);
         batch.single = true;
+        batch
+    }
+
+    /// For one function in pages of its own.
+    pub(in crate::arena) fn in_pages(core: Arc<Handle>) -> Self {
+        let mut batch = Self::single(core);
+        batch.in_pages = true;
         batch
     }
 
@@ -303,14 +313,14 @@ impl Batch {
         }
         let staged = self.staging.len() + granules as usize * GRANULE;
         let few = self.no_pages || self.expected.max(staged) <= STAGED;
-        if !memory.opens_pages() || !self.single && few && memory.may_fill_hole() {
+        if !memory.opens_pages() || !self.in_pages && few && memory.may_fill_hole() {
             return self.stage(granules, align);
         }
         match self.open(granules, align) {
             // No room for whole pages, or the system is at its limit of mappings: holes may still do.
             // (What refused to fill them may have passed.)
             Err(error @ (Error::ArenaFull { .. } | Error::OperatingSystem { .. }))
-                if self.core.memory.filled_holes() && !self.single =>
+                if self.core.memory.filled_holes() && !self.in_pages =>
             {
                 self.no_pages = matches!(error, Error::ArenaFull { .. });
                 self.stage(granules, align)

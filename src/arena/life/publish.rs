@@ -137,7 +137,7 @@ impl Core {
     /// Publishes one function in pages of its own.
     #[cold]
     fn publish_in_pages(handle: &Arc<Handle>, code: Code<'_>) -> Result<CodeBlock, Error> {
-        let mut batch = Batch::single(Arc::clone(handle));
+        let mut batch = Batch::in_pages(Arc::clone(handle));
         batch.push(code)?;
         batch.publish()?.pop().ok_or(Error::ZeroSize)
     }

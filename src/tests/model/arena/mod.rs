@@ -184,7 +184,7 @@ impl Model<'_> {
             assert_eq!(largest_hole, holes.iter().map(|&(_, len)| len).max().unwrap_or(0));
             assert_eq!(waiting, self.waiting.iter().map(|waiting| waiting.len).sum::<usize>());
             let fits = |&(start, room): &(usize, usize)| start.next_multiple_of(align) - start + asked <= room;
-            assert!(!holes.iter().any(fits), "refused what fits");
+            assert!(!holes.iter().any(fits), "refused what fits: {asked} at {align} of {holes:x?}: {error}");
         }
     }
 
