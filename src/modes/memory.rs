@@ -251,6 +251,10 @@ impl CodeMemory {
     /// # Safety
     /// - The pages hold no live code, and belong to the caller until sealed.
     pub(crate) unsafe fn open(&self, range: Range<usize>) -> Result<(), Error> {
+        if self.withdrawn.flips() && !self.rules.fills_holes {
+            // They could not be made executable again, and would be of no use to anybody.
+            return Err(Error::system("making pages executable again", std::io::ErrorKind::PermissionDenied.into()));
+        }
         // SAFETY: passed on to the caller.
         unsafe { self.region.open(range) }.inspect_err(|refused| {
             self.withdrawn.note_flip(refused);
@@ -266,7 +270,10 @@ impl CodeMemory {
     /// - The pages are the caller's, opened, and nobody writes to them any more.
     pub(crate) unsafe fn seal(&self, range: Range<usize>, written: usize) -> Result<(), Error> {
         // SAFETY: passed on to the caller.
-        let Err(refused) = (unsafe { self.region.seal(range.clone()) }) else { return Ok(()) };
+        let Err(refused) = (unsafe { self.region.seal(range.clone()) }) else {
+            self.withdrawn.note_flipped();
+            return Ok(());
+        };
         if !self.withdrawn.note_flip(&refused) {
             return Err(refused);
         }

@@ -52,6 +52,13 @@ impl Withdrawn {
         }
     }
 
+    /// Pages were made executable again.
+    pub(super) fn note_flipped(&self) {
+        if self.flips() {
+            self.flips.store(false, Ordering::Relaxed);
+        }
+    }
+
     /// A change of protection was refused; returns whether that was a policy, which stays.
     pub(super) fn note_flip(&self, error: &Error) -> bool {
         let Error::OperatingSystem { source, .. } = error else { return false };

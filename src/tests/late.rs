@@ -53,12 +53,11 @@ fn run(mode: WxMode, poison: bool) {
         let stats = arena.stats();
         // What cannot be overwritten waits.
         let waits = poison && (call == "write" && mode == WxMode::FileWrite || call == "window write");
-        assert_eq!(
-            stats.free_bytes + if waits { stats.pending_bytes } else { 0 },
-            CAPACITY,
-            "{mode:?}: {call} from {n} on"
-        );
-        assert!(waits || stats.largest_hole == CAPACITY, "{mode:?}: {call} from {n} on");
+        // Pages that were open stay so where no others can take their place.
+        let stuck = call == "seal" && !fills_holes && cfg!(not(any(target_os = "linux", target_os = "android")));
+        let all = stats.free_bytes + if waits { stats.pending_bytes } else { 0 };
+        assert!(stuck || all == CAPACITY, "{mode:?}: {call} from {n} on: {stats}");
+        assert!(stuck || waits || stats.largest_hole == CAPACITY, "{mode:?}: {call} from {n} on");
         // The first that meets the refusal may fail; from then on the other way is taken.
         let mut filled = fill(&arena);
         for _ in 0..2 {
@@ -72,6 +71,8 @@ fn run(mode: WxMode, poison: bool) {
             // (A window is never refused; here it is.)
             "window write" => true,
             "open" | "seal" => !fills_holes,
+            // Memory that is not committed cannot be written to.
+            "commit shared" => true,
             _ => false,
         };
         // With poison, pages that hold no memory cannot be made executable, where no other way leads there.
