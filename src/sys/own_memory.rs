@@ -16,7 +16,7 @@ use std::ptr::NonNull;
 use super::descriptor::{Identity, borrow, elsewhere, out_of_the_way};
 use super::process_lock::ProcessLock;
 use super::{Refused, Result, generation};
-use crate::sync::{AtomicI32, AtomicPtr, Ordering};
+use crate::sync::{AtomicI32, AtomicPtr, AtomicU64, Ordering};
 
 /// The right to write. The descriptor is closed with the last one.
 #[derive(Debug)]
@@ -36,25 +36,34 @@ struct Users {
 /// Held while the descriptor is opened or closed, so that it is not closed under a new user.
 static USERS: ProcessLock<Users> = ProcessLock::new(Users { owner: 0, count: 0 });
 
-/// A descriptor and what it leads to. It is never freed, because others may be about to use it: 40 bytes each time that the first
-/// arena of a process is built, or other code closed the descriptor.
+/// A descriptor and what it leads to. It is never freed, because others may be about to use it: 40 bytes for a process, and as many
+/// each time that other code closed the descriptor.
 struct Open {
-    /// -1 once it is closed.
+    /// [`CLOSED`] once it is closed, and [`OPENING`] while it gets another.
     number: AtomicI32,
-    leads_to: Identity,
+    device: AtomicU64,
+    inode: AtomicU64,
     owner: u64,
     /// The one before, so that leak checkers see it.
     _before: *const Open,
 }
 
+const CLOSED: RawFd = -1;
+const OPENING: RawFd = -2;
+
 impl Open {
     fn number(&self) -> RawFd {
-        self.number.load(Ordering::Relaxed)
+        // Acquire: what it leads to was written before.
+        self.number.load(Ordering::Acquire)
+    }
+
+    fn leads_to(&self) -> Identity {
+        Identity { device: self.device.load(Ordering::Relaxed), inode: self.inode.load(Ordering::Relaxed) }
     }
 
     /// Whether the number still leads there.
     fn is_right(&self) -> bool {
-        self.leads_to.is_at(self.number())
+        self.leads_to().is_at(self.number())
     }
 }
 
@@ -147,7 +156,7 @@ impl Drop for KernelWriter {
             return;
         }
         if let Some(open) = current(self.owner) {
-            open.leads_to.close(open.number.swap(-1, Ordering::Relaxed));
+            open.leads_to().close(open.number.swap(CLOSED, Ordering::AcqRel));
         }
     }
 }
@@ -163,9 +172,21 @@ fn current(owner: u64) -> Option<&'static Open> {
 fn renew(owner: u64) -> Result<&'static Open> {
     let file = File::options().read(true).write(true).open("/proc/self/mem");
     let file = out_of_the_way(file.map_err(|e| Refused::new("open of /proc/self/mem", e))?);
+    let Identity { device, inode } = Identity::of(&file)?;
     let before = CURRENT.load(Ordering::Acquire);
-    let leads_to = Identity::of(&file)?;
-    let open = Box::new(Open { number: AtomicI32::new(file.into_raw_fd()), leads_to, owner, _before: before });
+    // SAFETY: null, or never freed.
+    if let Some(closed) = unsafe { before.as_ref() }.filter(|open| open.owner == owner) {
+        // Nobody uses what is closed, so the record serves again.
+        if closed.number.compare_exchange(CLOSED, OPENING, Ordering::Acquire, Ordering::Relaxed).is_ok() {
+            closed.device.store(device, Ordering::Relaxed);
+            closed.inode.store(inode, Ordering::Relaxed);
+            closed.number.store(file.into_raw_fd(), Ordering::Release);
+            return Ok(closed);
+        }
+    }
+    let number = AtomicI32::new(file.into_raw_fd());
+    let (device, inode) = (AtomicU64::new(device), AtomicU64::new(inode));
+    let open = Box::new(Open { number, device, inode, owner, _before: before });
     let new = Box::into_raw(open);
     match CURRENT.compare_exchange(before, new, Ordering::AcqRel, Ordering::Acquire) {
         // SAFETY: made just now, and never freed from here on.
@@ -173,7 +194,7 @@ fn renew(owner: u64) -> Result<&'static Open> {
         Err(other) => {
             // SAFETY: made just now, and given to nobody.
             let open = unsafe { Box::from_raw(new) };
-            open.leads_to.close(open.number());
+            open.leads_to().close(open.number());
             // SAFETY: what is there is never freed.
             Ok(unsafe { &*other })
         }
