@@ -126,6 +126,11 @@ pub enum Error {
         why: Misfit,
     },
 
+    /// A key of a cache was asked for inside its own compilation, or inside one that another compilation waits for which this
+    /// thread is to wait for: the threads would wait for each other for ever.
+    #[error("a key was asked for whose compilation waits for this one")]
+    Recursion,
+
     /// The address is not the start of a live block of this arena.
     #[error("{address:#x} is not the start of a live block of this arena")]
     NotInArena {
@@ -242,6 +247,7 @@ impl From<Error> for io::Error {
             | Error::NotInArena { .. }
             | Error::OtherBatch { .. }
             | Error::NoStub { .. }
+            | Error::Recursion
             | Error::Link { .. } => io::ErrorKind::InvalidInput,
             Error::TooLarge { .. } | Error::ArenaFull { .. } | Error::DataFull { .. } | Error::OutOfReach { .. } => {
                 io::ErrorKind::OutOfMemory

@@ -6,6 +6,8 @@
 extern crate self as gaia_jit;
 
 mod arena;
+#[cfg(all(feature = "cache", not(loom)))]
+pub mod cache;
 #[cfg(feature = "cranelift")]
 pub mod cranelift;
 #[cfg(feature = "cranelift")]

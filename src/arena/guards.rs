@@ -137,6 +137,13 @@ impl Guards {
         Guard { counter }
     }
 
+    /// Whether a guard is one of these.
+    #[cfg_attr(any(not(feature = "cache"), loom), allow(dead_code, reason = "for the cache"))]
+    pub(crate) fn holds(&self, guard: &Guard<'_>) -> bool {
+        let shards = self.shards.as_ptr_range();
+        (shards.start.addr()..shards.end.addr()).contains(&std::ptr::from_ref(guard.counter).addr())
+    }
+
     /// The counters of one age.
     fn counters(&self, age: usize) -> impl Iterator<Item = &AtomicU64> {
         self.used_shards().map(move |Shard(counters)| &counters[age])

@@ -1,6 +1,6 @@
 //! The code cache.
 //!
-//! - [`CodeArena`], [`builder`], [`block`], [`batch`], [`code`], [`reserve`], [`typed`], [`weak`]: what users hold.
+//! - [`CodeArena`], [`builder`], [`block`], [`batch`], [`code`], [`reserve`], [`typed`], [`weak`]: what users hold. `waiting`: what else waits for guards.
 //! - [`core`](mod@core): what all of them share; [`handle`]: who keeps it alive.
 //! - [`heaps`]: who owns which space, and the locks. [`life`]: from placed to given back.
 //! - [`lookup`]: from an address to a block. [`guards`]: which threads may be running what was dropped.
@@ -29,6 +29,8 @@ mod reserve;
 #[cfg(all(test, not(loom)))]
 mod tests;
 mod typed;
+#[cfg(all(feature = "cache", not(loom)))]
+mod waiting;
 mod weak;
 
 use std::fmt;
@@ -36,6 +38,8 @@ use std::panic::{RefUnwindSafe, UnwindSafe};
 
 #[cfg(feature = "cranelift")]
 pub(crate) use batch::notes::Notes;
+#[cfg(all(feature = "cache", not(loom)))]
+pub(crate) use batch::room::MakeRoom;
 pub use batch::{Batch, DataSlot, Slot};
 pub use block::CodeBlock;
 pub use builder::ArenaBuilder;

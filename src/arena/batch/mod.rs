@@ -16,6 +16,7 @@ pub(in crate::arena) mod notes;
 pub(in crate::arena) mod open_run;
 mod pieces;
 mod publish;
+pub(in crate::arena) mod room;
 mod stubs;
 
 use std::fmt;
@@ -37,6 +38,7 @@ use data::PlacedData;
 use notes::Notes;
 use open_run::OpenRun;
 use pieces::Source;
+use room::MakeRoom;
 use stubs::Stubs;
 
 /// Bytes that a `Flip` batch stages before it opens pages.
@@ -104,6 +106,8 @@ pub struct Batch {
     single: bool,
     /// It goes to pages of its own, whatever holes there are.
     in_pages: bool,
+    /// Whom to ask for room when the arena is full.
+    on_full: Option<Arc<dyn MakeRoom>>,
 }
 
 // Another thread may go on with a batch and publish it: no mode has a window open for one thread between two calls.
@@ -135,6 +139,7 @@ impl Batch {
             expected,
             single: false,
             in_pages: false,
+            on_full: None,
         }
     }
 
@@ -292,9 +297,17 @@ impl Batch {
         let align = self.core.align(align)?;
         let more = self.entries.try_reserve(1).and_then(|()| self.sources.try_reserve(1));
         more.map_err(|_| Error::out_of_memory())?;
-        let (run, source) = match code {
-            Some(code) if self.core.memory.rules().way_in == WayIn::WriteAtOnce => self.write(granules, align, code)?,
-            _ => self.find(granules, align)?,
+        let (run, source) = loop {
+            let placed = match code {
+                Some(code) if self.core.memory.rules().way_in == WayIn::WriteAtOnce => {
+                    self.write(granules, align, code)
+                }
+                _ => self.find(granules, align),
+            };
+            match placed {
+                Err(full) => self.make_room(full)?,
+                Ok(placed) => break placed,
+            }
         };
         self.entries.push(Entry::new(run.start, len as u32, tag));
         self.sources.push(source);

@@ -1,0 +1,87 @@
+//! From a key to its entry: what hits use. Several tables, each with a lock, so that threads rarely meet.
+#![forbid(unsafe_code)]
+
+use std::borrow::Borrow;
+use std::hash::{BuildHasher, Hash};
+
+use hashbrown::{DefaultHashBuilder, HashTable};
+use parking_lot::RwLock;
+
+use super::entry::Entry;
+use crate::sync::{Arc, AtomicU64, Ordering};
+
+/// A power of two.
+const SHARDS: usize = 32;
+
+pub(super) struct Table<K, V> {
+    hasher: DefaultHashBuilder,
+    /// `SHARDS` of them; none once a forked child has let go of them.
+    shards: Box<[Shard<K, V>]>,
+}
+
+/// Alone on its cache lines. All of a hit's counting is done on the one that its lock is on.
+#[repr(align(128))]
+struct Shard<K, V> {
+    hits: AtomicU64,
+    misses: AtomicU64,
+    entries: RwLock<HashTable<Arc<Entry<K, V>>>>,
+}
+
+impl<K, V> Table<K, V> {
+    pub(super) fn new() -> Self {
+        let shard = |_| Shard { hits: AtomicU64::new(0), misses: AtomicU64::new(0), entries: RwLock::default() };
+        Self { hasher: DefaultHashBuilder::default(), shards: (0..SHARDS).map(shard).collect() }
+    }
+
+    pub(super) fn hash<Q: Hash + ?Sized>(&self, key: &Q) -> u64 {
+        self.hasher.hash_one(key)
+    }
+
+    fn shard(&self, hash: u64) -> &Shard<K, V> {
+        // Not the lowest bits, nor the highest ones: those are what the tables use.
+        &self.shards[(hash >> 24) as usize % SHARDS]
+    }
+
+    /// Calls `found` with the entry of a key, with the lock held.
+    #[inline]
+    pub(super) fn with<Q, R>(&self, hash: u64, key: &Q, found: impl FnOnce(&Arc<Entry<K, V>>) -> R) -> Option<R>
+    where
+        K: Borrow<Q>,
+        Q: Eq + ?Sized,
+    {
+        let entries = self.shard(hash).entries.read();
+        let entry = entries.find(hash, |entry| entry.hash == hash && entry.key().borrow() == key)?;
+        Some(found(entry))
+    }
+
+    /// Counts a call.
+    pub(super) fn count(&self, hash: u64, hit: bool) {
+        let shard = self.shard(hash);
+        if hit { &shard.hits } else { &shard.misses }.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The sums of hits and misses.
+    pub(super) fn counts(&self) -> (u64, u64) {
+        let sum = |count: fn(&Shard<K, V>) -> &AtomicU64| {
+            self.shards.iter().map(|shard| count(shard).load(Ordering::Relaxed)).sum()
+        };
+        (sum(|shard| &shard.hits), sum(|shard| &shard.misses))
+    }
+
+    /// Adds an entry whose key is not there.
+    pub(super) fn insert(&self, entry: Arc<Entry<K, V>>) {
+        self.shard(entry.hash).entries.write().insert_unique(entry.hash, entry, |entry| entry.hash);
+    }
+
+    /// Takes out this very entry.
+    pub(super) fn remove(&self, entry: &Arc<Entry<K, V>>) -> Option<Arc<Entry<K, V>>> {
+        let mut entries = self.shard(entry.hash).entries.write();
+        let found = entries.find_entry(entry.hash, |other| Arc::ptr_eq(entry, other)).ok()?;
+        Some(found.remove().0)
+    }
+
+    /// Forgets all of it, without a look at it.
+    pub(super) fn leak(&mut self) {
+        std::mem::forget(std::mem::take(&mut self.shards));
+    }
+}

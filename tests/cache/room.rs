@@ -1,0 +1,170 @@
+//! Full arenas, and guards.
+
+use std::sync::Arc;
+
+use gaia_jit::cache::CodeCache;
+use gaia_jit::{Batch, CodeArena, Error};
+
+use super::common::{asm, fills_holes, modes, small};
+use super::{ask, call_entry, code};
+
+/// More than one page, so that pages without holes are filled as well.
+const LEN: usize = 16_000;
+
+#[test]
+fn a_full_arena_evicts_inside_of_the_compilation() {
+    for mode in modes() {
+        let arena = small(mode).build().unwrap();
+        let cache: CodeCache<u32> = CodeCache::builder(arena.clone()).budget(usize::MAX).build();
+        for n in 0..200 {
+            ask(&cache, n, n, LEN);
+        }
+        let stats = cache.stats();
+        assert!(stats.evictions > 100 && stats.entries > 50, "{mode:?} {stats:?}");
+        assert_eq!((stats.held, stats.entries), (0, arena.stats().live_blocks));
+        // A batch of many pushes, of most of the arena: all that was there goes, but not what the batch has.
+        let compile = |batch: &mut Batch| {
+            let slots = (0..50).map(|n| batch.push(&asm::padded(1_000 + n, LEN))).collect::<Result<Vec<_>, Error>>()?;
+            batch.reserve(LEN, 64)?;
+            Ok::<_, Error>(slots[7])
+        };
+        let large = cache.get_or_compile(&1_000, compile).unwrap();
+        assert_eq!((call_entry(&large), large.len()), (1_007, 51 * LEN));
+        assert!(large.blocks()[..50].iter().zip(1_000..).all(|(block, n)| super::call(block) == n));
+        assert_eq!(cache.get(&1_000).map(|entry| entry.len()), Some(51 * LEN), "a large one is cached");
+    }
+}
+
+#[test]
+fn a_full_arena_spares_what_is_held() {
+    for mode in modes() {
+        let arena = small(mode).build().unwrap();
+        let cache: CodeCache<u32> = CodeCache::builder(arena.clone()).build();
+        let mut held = Vec::new();
+        let full = loop {
+            let n = held.len() as u32;
+            match cache.get_or_compile(&n, code(n, LEN)) {
+                Ok(entry) => held.push(entry),
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(full, Error::ArenaFull { waiting: 0, .. }), "{full}");
+        assert_eq!((cache.stats().entries, cache.stats().evictions), (held.len(), 0));
+        assert!(held.iter().zip(0..).all(|(entry, n)| call_entry(entry) == n));
+        // Let go of, the same succeeds.
+        let count = held.len();
+        held.truncate(count / 2);
+        ask(&cache, 1_000, 1_000, LEN);
+        assert!(held.iter().zip(0..).all(|(entry, n)| call_entry(entry) == n));
+        assert_eq!(cache.stats().held, 0, "{mode:?}");
+    }
+}
+
+#[test]
+fn a_full_arena_says_what_waits_for_guards() {
+    for mode in modes() {
+        let arena = small(mode).build().unwrap();
+        let cache: CodeCache<u32> = CodeCache::builder(arena.clone()).build();
+        let guard = arena.pin();
+        let (mut n, mut entries) = (0, Vec::new());
+        let waiting = loop {
+            match cache.get_or_compile(&n, code(n, LEN)) {
+                Ok(entry) => {
+                    drop(entry);
+                    entries.push(cache.get_in(&guard, &n).unwrap());
+                }
+                Err(Error::ArenaFull { waiting, .. }) => break waiting,
+                Err(error) => panic!("{error}"),
+            }
+            n += 1;
+        };
+        // No more than was asked for has gone, and it can still be run.
+        assert!((LEN..3 * LEN).contains(&waiting), "{mode:?} {waiting}");
+        let stats = cache.stats();
+        assert_eq!((stats.held, stats.entries), (waiting, n as usize - stats.evictions as usize), "{mode:?}");
+        assert!(entries.iter().zip(0..).all(|(entry, n)| call_entry(entry) == n));
+        // It says so again, and evicts no more.
+        let again = cache.get_or_compile(&n, code(n, LEN));
+        assert!(matches!(again, Err(Error::ArenaFull { waiting: same, .. }) if same == waiting), "{mode:?}");
+        assert_eq!(cache.stats().evictions, stats.evictions);
+        drop(entries);
+        drop(guard);
+        ask(&cache, n, n, LEN);
+        assert_eq!(cache.stats().held, 0);
+    }
+}
+
+/// What is found under a guard stays, to the last byte, while others evict and publish over what comes free.
+#[test]
+fn under_a_guard_entries_stay() {
+    for mode in modes() {
+        let arena = small(mode).poison(true).build().unwrap();
+        let cache: CodeCache<u32> = CodeCache::builder(arena.clone()).budget(4 * LEN).build();
+        ask(&cache, 1, 1, LEN);
+        let guard = arena.pin();
+        let entry = cache.get_in(&guard, &1).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for n in 2..40 {
+                    ask(&cache, n, n, LEN);
+                }
+                assert!(cache.get(&1).is_none());
+            });
+        });
+        assert_eq!((call_entry(entry), *entry.key(), entry.len()), (1, 1, LEN), "{mode:?}");
+        assert!(arena.lookup(entry.as_ptr()).is_some());
+        // One guard more, which comes too late to matter.
+        let late = arena.pin();
+        drop(guard);
+        assert_eq!(cache.stats().held, 0, "{mode:?}");
+        assert!(cache.get_in(&late, &1).is_none());
+        drop(late);
+        assert_eq!(arena.stats().live_blocks, 4);
+    }
+}
+
+#[test]
+fn a_guard_of_another_arena_finds_nothing() {
+    let (arena, other) = (CodeArena::new().unwrap(), CodeArena::new().unwrap());
+    let cache: CodeCache<u32> = CodeCache::builder(arena.clone()).build();
+    ask(&cache, 1, 1, 50);
+    assert!(cache.get_in(&other.pin(), &1).is_none() && cache.get_in(&arena.pin(), &1).is_some());
+}
+
+/// Observers run what users wrote: they may use the cache whose code they hear of.
+#[test]
+fn code_is_dropped_outside_of_all_locks() {
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    #[derive(Default)]
+    struct Asks {
+        cache: OnceLock<CodeCache<u32>>,
+        heard: AtomicUsize,
+    }
+    impl gaia_jit::Observer for Asks {
+        fn retired(&self, _: &gaia_jit::BlockInfo) {
+            let cache = self.cache.get().unwrap();
+            cache.get(&1);
+            cache.invalidate(&77);
+            assert!(cache.stats().bytes <= cache.budget());
+            self.heard.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    for mode in modes().filter(|mode| fills_holes(*mode)) {
+        let asks = Arc::new(Asks::default());
+        let arena = small(mode).observer(asks.clone()).build().unwrap();
+        asks.cache.set(CodeCache::builder(arena.clone()).budget(10 * LEN).build()).unwrap();
+        let cache = asks.cache.get().unwrap();
+        for n in 0..20 {
+            ask(cache, n, n, LEN);
+        }
+        assert!(cache.invalidate(&19));
+        cache.invalidate_if(|entry| entry.key() % 2 == 0);
+        cache.insert(17, arena.publish(&asm::constant(17)).unwrap(), ()).unwrap();
+        let guard = arena.pin();
+        cache.clear();
+        drop(guard);
+        assert_eq!(cache.stats().held, 0);
+        assert_eq!((asks.heard.load(Ordering::Relaxed), arena.stats().live_blocks), (21, 0), "{mode:?}");
+    }
+}

@@ -1,0 +1,200 @@
+//! Many threads at once.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier};
+use std::thread;
+use std::time::Duration;
+
+use gaia_jit::cache::CodeCache;
+use gaia_jit::{Batch, CodeArena, Error};
+
+use super::common::{asm, often};
+use super::{ask, call_entry, code};
+
+fn arena() -> CodeArena {
+    CodeArena::builder().capacity(1 << 20).build().unwrap()
+}
+
+/// Until so many wait.
+fn until_waiting<K, V>(cache: &CodeCache<K, V>, count: u64) {
+    while cache.stats().waited < count {
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn eight_threads_compile_once() {
+    let cache: CodeCache<u32> = CodeCache::builder(arena()).build();
+    let (compiled, start) = (AtomicUsize::new(0), Barrier::new(8));
+    let addresses: Vec<usize> = thread::scope(|scope| {
+        let asks = || {
+            start.wait();
+            let compile = |batch: &mut Batch| {
+                compiled.fetch_add(1, Ordering::Relaxed);
+                until_waiting(&cache, 7);
+                code(5, 50)(batch)
+            };
+            cache.get_or_compile(&5, compile).unwrap().as_ptr().addr()
+        };
+        let threads: Vec<_> = (0..8).map(|_| scope.spawn(asks)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert_eq!((compiled.into_inner(), cache.stats().waited, cache.stats().entries), (1, 7, 1));
+    assert!(addresses.iter().all(|address| *address == addresses[0]));
+}
+
+/// An error, a panic, and what became stale: each lets the next one try.
+#[test]
+fn those_who_wait_try_after_a_failure() {
+    let cache: CodeCache<u32> = CodeCache::builder(arena()).build();
+    let (turn, start) = (AtomicU32::new(0), Barrier::new(4));
+    let (failed, values): (Vec<_>, Vec<_>) = thread::scope(|scope| {
+        let asks = || {
+            start.wait();
+            let compile = |batch: &mut Batch| -> Result<_, Error> {
+                let turn = turn.fetch_add(1, Ordering::Relaxed);
+                if turn == 0 {
+                    until_waiting(&cache, 3);
+                }
+                match turn {
+                    0 => Err(Error::ZeroSize),
+                    1 => panic!("as meant"),
+                    2 => {
+                        cache.invalidate(&5);
+                        code(100, 50)(batch)
+                    }
+                    turn => code(turn, 50)(batch),
+                }
+            };
+            cache.get_or_compile(&5, compile).map(|entry| call_entry(&entry))
+        };
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(asks)).collect();
+        threads.into_iter().map(|thread| thread.join()).partition(|result| !matches!(result, Ok(Ok(_))))
+    });
+    let mut values: Vec<u32> = values.into_iter().map(|value| value.unwrap().unwrap()).collect();
+    values.sort_unstable();
+    assert_eq!((failed.len(), values, turn.into_inner()), (2, vec![3, 100], 4));
+    assert_eq!(call_entry(&cache.get(&5).unwrap()), 3);
+}
+
+/// Two compilations that ask for each other's keys: one of the threads is refused, and both end.
+#[test]
+fn a_circle_of_compilations_is_an_error() {
+    let cache: CodeCache<u32> = CodeCache::builder(arena()).build();
+    let meet = Barrier::new(2);
+    let refused = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for (key, other) in [(1, 2), (2, 1)] {
+            let (cache, meet, refused) = (&cache, &meet, &refused);
+            scope.spawn(move || {
+                let compile = |batch: &mut Batch| {
+                    meet.wait();
+                    match cache.get_or_compile(&other, |_| -> Result<_, Error> { panic!("it is being compiled") }) {
+                        Ok(entry) => assert_eq!(call_entry(&entry), other),
+                        Err(Error::Recursion) => drop(refused.fetch_add(1, Ordering::Relaxed)),
+                        Err(error) => panic!("{error}"),
+                    }
+                    code(key, 50)(batch)
+                };
+                assert_eq!(call_entry(&cache.get_or_compile(&key, compile).unwrap()), key);
+            });
+        }
+    });
+    assert_eq!((refused.into_inner(), cache.stats().entries), (1, 2));
+}
+
+/// What was inserted has no part in the order of time: it is made before the call.
+const INSERTED: u32 = 1 << 31;
+
+/// What the code of a key returns.
+fn number(n: u32, key: u32) -> u32 {
+    n % 500 << 6 | key
+}
+
+/// All calls at once. Whatever is found is of its key and not freed, and what was invalidated before the call is not found.
+#[test]
+fn everything_at_once() {
+    const KEYS: u32 = 64;
+    let arena = CodeArena::builder().capacity(256 << 10).poison(true).build().unwrap();
+    let cache: CodeCache<u32, u32> = CodeCache::builder(arena.clone()).budget(100 << 10).build();
+    // What a key's code returned at the least since it was invalidated.
+    let least: Arc<Vec<AtomicU32>> = Arc::new((0..KEYS).map(|_| AtomicU32::new(0)).collect());
+    let (stop, clock) = (AtomicBool::new(false), AtomicU32::new(1));
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..4)
+            .map(|seed| {
+                let (cache, arena, least, clock) = (&cache, &arena, &least, &clock);
+                scope.spawn(move || {
+                    let mut random = fastrand::Rng::with_seed(seed);
+                    let mut held = Vec::new();
+                    for _ in 0..often(5_000) {
+                        let key = random.u32(0..KEYS);
+                        let known = least[key as usize].load(Ordering::SeqCst);
+                        match random.u32(0..20) {
+                            0 => {
+                                let now = clock.fetch_add(1, Ordering::SeqCst);
+                                cache.invalidate(&key);
+                                least[key as usize].fetch_max(now, Ordering::SeqCst);
+                            }
+                            1 => {
+                                let n = clock.fetch_add(1, Ordering::SeqCst) | INSERTED;
+                                if let Ok(block) = arena.publish(&asm::padded(number(n, key), 1_000)) {
+                                    cache.insert(key, block, n).unwrap();
+                                }
+                            }
+                            2 => held.clear(),
+                            3..8 => {
+                                let guard = arena.pin();
+                                if let Some(entry) = cache.get_in(&guard, &key) {
+                                    assert!(*entry.value() >= known);
+                                    thread::yield_now();
+                                    assert_eq!(call_entry(entry), number(*entry.value(), key));
+                                }
+                            }
+                            way => {
+                                let len = random.usize(100..5_000);
+                                let compile = |batch: &mut Batch| {
+                                    let n = clock.fetch_add(1, Ordering::SeqCst);
+                                    let slot = batch.push(&asm::padded(number(n, key), len))?;
+                                    Ok::<_, Error>((slot, n))
+                                };
+                                let entry = match cache.get_or_compile_with(&key, compile) {
+                                    Ok(entry) => entry,
+                                    Err(Error::ArenaFull { .. }) => continue,
+                                    Err(error) => panic!("{error}"),
+                                };
+                                assert_eq!((*entry.key(), call_entry(&entry)), (key, number(*entry.value(), key)));
+                                assert!(*entry.value() >= known, "{} {known}", entry.value());
+                                if way == 8 && held.len() < 4 {
+                                    held.push(entry);
+                                }
+                            }
+                        }
+                    }
+                })
+            })
+            .collect();
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                let stats = cache.stats();
+                assert!(stats.bytes <= cache.budget(), "{stats:?}");
+                thread::yield_now();
+            }
+        });
+        let ended: Vec<_> = workers.into_iter().map(|worker| worker.join()).collect();
+        stop.store(true, Ordering::Relaxed);
+        ended.into_iter().for_each(|end| end.unwrap());
+    });
+    let stats = cache.stats();
+    assert_eq!((stats.held, stats.entries), (0, arena.stats().live_blocks));
+    assert_eq!(stats.bytes, arena.stats().live_bytes);
+    assert!(stats.evictions > 0 && stats.hits > 0, "{stats:?}");
+    cache.clear();
+    assert_eq!(arena.stats().live_blocks, 0);
+    ask_of_values(&cache);
+}
+
+fn ask_of_values(cache: &CodeCache<u32, u32>) {
+    let plain: CodeCache<u32> = CodeCache::builder(cache.arena().clone()).build();
+    ask(&plain, 1, 1, 50);
+}
