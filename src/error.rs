@@ -126,8 +126,8 @@ pub enum Error {
         why: Misfit,
     },
 
-    /// A key of a cache was asked for inside its own compilation, or inside one that another compilation waits for which this
-    /// thread is to wait for: the threads would wait for each other for ever.
+    /// A key of a `cache::CodeCache` was asked for inside its own compilation, or inside one that the key's compilation waits for on
+    /// another thread: they would wait for each other for ever.
     #[error("a key was asked for whose compilation waits for this one")]
     Recursion,
 

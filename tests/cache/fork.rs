@@ -2,6 +2,7 @@
 #![cfg(target_os = "linux")]
 
 use std::cell::Cell;
+use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use gaia_jit::cache::CodeCache;
@@ -18,8 +19,14 @@ thread_local! {
     static STOPS: Cell<bool> = const { Cell::new(false) };
 }
 
-#[derive(Clone, Debug, Eq, Hash)]
+#[derive(Clone, Debug, Eq)]
 struct Key(u32);
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.hash(state);
+    }
+}
 
 impl PartialEq for Key {
     fn eq(&self, other: &Self) -> bool {

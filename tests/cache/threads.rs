@@ -108,7 +108,7 @@ const INSERTED: u32 = 1 << 31;
 
 /// What the code of a key returns.
 fn number(n: u32, key: u32) -> u32 {
-    n % 500 << 6 | key
+    (n % 500) << 6 | key
 }
 
 /// All calls at once. Whatever is found is of its key and not freed, and what was invalidated before the call is not found.
