@@ -11,22 +11,24 @@ use crate::{CodeBlock, DataBlock, Typed};
 /// Compiled code of a key: one function or a whole batch of them, one of which is where it is entered, and a value.
 ///
 /// Who holds the entry in an [`Arc`](std::sync::Arc) keeps the code, whether it is still in the cache or not.
+#[repr(C)]
 pub struct Entry<K, V = ()> {
-    // In this order they are dropped: the code goes before what it may use.
-    blocks: Vec<CodeBlock>,
-    data: Vec<DataBlock>,
-    value: V,
-    key: K,
+    // First, beside the counts of its `Arc`: what a hit looks at, for one cache line as a rule.
     pub(super) hash: u64,
-    /// Which of the blocks is entered; there is such a block.
-    start: usize,
-    bytes: usize,
+    /// Where it is in the order of eviction. Used under the lock of changes.
+    pub(super) place: AtomicU32,
     /// Asked for since the policy looked last.
     pub(super) used: AtomicBool,
     /// Was in the cache, or was never admitted. Written under the lock of changes.
     pub(super) is_out: AtomicBool,
-    /// Where it is in the order of eviction. Used under the lock of changes.
-    pub(super) place: AtomicU32,
+    key: K,
+    // Dropped before all else, which the code may use.
+    blocks: Vec<CodeBlock>,
+    data: Vec<DataBlock>,
+    /// Which of the blocks is entered; there is such a block.
+    start: usize,
+    bytes: usize,
+    value: V,
     pub(super) figures: Arc<Figures>,
 }
 

@@ -7,7 +7,8 @@ use crate::sync::AtomicU64;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Calls that found their key. (Those of [`get_in`](super::CodeCache::get_in) are not counted, as it writes to no count.)
+    /// Calls that found their key; of calls on several threads at the same instant, one may be counted. (Those of
+    /// [`get_in`](super::CodeCache::get_in) are not, as it writes to no count.)
     pub hits: u64,
     /// Calls that did not, also those that waited for another thread's compilation.
     pub misses: u64,
