@@ -10,7 +10,7 @@ use crate::{CodeBlock, DataBlock, Typed};
 
 /// Compiled code of a key: one function or a whole batch of them, one of which is where it is entered, and a value.
 ///
-/// Who holds the entry in an [`Arc`](std::sync::Arc) keeps the code, whether it is still in the cache or not.
+/// Who holds the entry in an [`Arc`] keeps the code, whether it is still in the cache or not.
 #[repr(C)]
 pub struct Entry<K, V = ()> {
     // First, beside the counts of its `Arc`: what a hit looks at, for one cache line as a rule.

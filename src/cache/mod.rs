@@ -29,7 +29,7 @@
 //!
 //! What goes while there are [guards](crate::CodeArena::pin) is laid aside until those are gone. It is dropped at the next call
 //! that compiles, inserts, invalidates or asks for [`stats`](CodeCache::stats). A thread that holds a guard while it compiles makes
-//! its own evictions wait. Then, and if everything is held, the compilation gets an [`Error::ArenaFull`](crate::Error::ArenaFull) that
+//! its own evictions wait. Then, and if everything is held, the compilation gets an [`Error::ArenaFull`] that
 //! says how much waits.
 //!
 //! # Why not a cache library
@@ -50,7 +50,7 @@
 //! # Forks
 //!
 //! In a forked child of the process that made its arena, a cache finds nothing ([`get`](CodeCache::get) and
-//! [`get_in`](CodeCache::get_in) are `None`), compiles and inserts nothing ([`Error::Forked`](crate::Error::Forked)) and
+//! [`get_in`](CodeCache::get_in) are `None`), compiles and inserts nothing ([`Error::Forked`]) and
 //! changes nothing. No lock is touched. Entries that are held can be run as all inherited code can.
 
 mod builder;

@@ -12,14 +12,13 @@
 mod branches;
 mod cut;
 mod data;
+mod ends;
 pub(in crate::arena) mod notes;
 pub(in crate::arena) mod open_run;
 mod pieces;
 mod publish;
 pub(in crate::arena) mod room;
 mod stubs;
-
-use std::fmt;
 
 use crate::Error;
 
@@ -430,43 +429,5 @@ impl Batch {
         let taken = open.take(granules, 1);
         self.runs.push(open);
         taken.ok_or(Error::ZeroSize)
-    }
-}
-
-impl Drop for Batch {
-    fn drop(&mut self) {
-        if !self.core.memory.is_own() {
-            return;
-        }
-        if self.entries.is_empty() {
-            return;
-        }
-        let placed = || {
-            let placed = self.entries.iter().zip(&self.sources).filter(|(_, source)| **source != Source::Run);
-            placed.map(|(entry, _)| entry.run())
-        };
-        // Whoever knows an address that this batch named finds no code there. Staged bytes may have been written, or some of them.
-        // (What was written at once may be staged by now.)
-        let at_once = self.core.memory.rules().way_in == WayIn::WriteAtOnce;
-        let again = at_once || self.written && self.core.poison;
-        let known = self.entries.iter().zip(&self.sources).filter(|(_, source)| match source {
-            Source::View | Source::Written => true,
-            Source::Staged(_) => again,
-            Source::Run => false,
-        });
-        self.core.give_up(known.map(|(entry, _)| entry.run()));
-        if self.written {
-            placed().for_each(|run| self.core.note_resident(run));
-        }
-        self.core.release(placed());
-        for open in &self.runs {
-            self.core.close(open);
-        }
-    }
-}
-
-impl fmt::Debug for Batch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Batch").field("len", &self.len()).finish_non_exhaustive()
     }
 }
