@@ -8,34 +8,10 @@ use std::thread::{self, ThreadId};
 use parking_lot::Condvar;
 
 use super::entry::Entry;
+use super::flight::{Flight, Landing, Wait};
 use super::shared::{Gone, Shared, State};
 use crate::Error;
 use crate::sync::{Arc, Ordering};
-
-/// A compilation under way.
-pub(super) struct Flight<K, V> {
-    number: u64,
-    hash: u64,
-    key: K,
-    thread: ThreadId,
-    /// Its key was invalidated, or got another entry: what comes of it is not for those who ask from then on.
-    is_stale: bool,
-    landing: Arc<Landing<K, V>>,
-}
-
-/// Where those wait that want the same. Used with the lock of the state.
-struct Landing<K, V> {
-    landed: Condvar,
-    /// Set at the end: to nothing if it failed, or is stale.
-    entry: OnceLock<Option<Arc<Entry<K, V>>>>,
-}
-
-/// A thread that waits for a compilation. Gone when that has ended, before the thread has noticed.
-pub(super) struct Wait {
-    waiting: ThreadId,
-    flight: u64,
-    for_thread: ThreadId,
-}
 
 /// What a thread gets that found no entry.
 pub(super) enum Way<'a, K, V> {

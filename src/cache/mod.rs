@@ -57,6 +57,7 @@ mod builder;
 mod clock;
 mod entry;
 mod figures;
+mod flight;
 mod flights;
 mod shared;
 mod table;

@@ -25,7 +25,7 @@ use parking_lot::Mutex;
 use super::clock::Clock;
 use super::entry::Entry;
 use super::figures::{Figures, Stats};
-use super::flights::{Flight, Wait};
+use super::flight::{Flight, Wait};
 use super::table::Table;
 use crate::arena::MakeRoom;
 use crate::sync::{Arc, Ordering};

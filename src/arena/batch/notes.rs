@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 use crate::arena::code::UnwindInfo;
-use crate::arena::events::announce::Described;
+use crate::arena::events::described::Described;
 use crate::arena::lookup::Entry;
 
 /// Notes on functions, by their number.

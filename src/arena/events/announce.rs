@@ -2,8 +2,9 @@
 //! kept from looking after free space.
 
 use crate::arena::core::{Core, bytes_of};
+use crate::arena::events::described::Described;
 use crate::arena::events::observer::{Live, Published, Reservation};
-use crate::arena::lookup::{BlockInfo, Entry};
+use crate::arena::lookup::BlockInfo;
 
 impl Core {
     pub(super) fn reservation(&self) -> Reservation {
@@ -86,13 +87,6 @@ impl Core {
     pub(in crate::arena) fn announce_shrunk(&self, bytes: usize) {
         self.observers.tell_quietly(|observer| observer.trimmed(bytes));
     }
-}
-
-/// A function, and what is said of it.
-pub(in crate::arena) struct Described<'a> {
-    pub(in crate::arena) entry: Entry,
-    pub(in crate::arena) name: Option<&'a str>,
-    pub(in crate::arena) unwind: Option<crate::arena::code::UnwindInfo<'a>>,
 }
 
 impl Drop for Core {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::arena::code::UnwindInfo;
-use crate::arena::events::announce::Described;
+use crate::arena::events::described::Described;
 use crate::arena::lookup::Entry;
 use crate::sync::Arc;
 use crate::sync::checked::Mutex;

@@ -6,7 +6,7 @@ use crate::arena::batch::{Batch, LONGEST_RUN, STAGED};
 use crate::arena::block::CodeBlock;
 use crate::arena::code::Code;
 use crate::arena::core::{Core, bytes_of};
-use crate::arena::events::announce::Described;
+use crate::arena::events::described::Described;
 use crate::arena::handle::Handle;
 use crate::arena::lookup::Entry;
 use crate::icache;

@@ -1,0 +1,12 @@
+//! A function as its publisher describes it.
+#![forbid(unsafe_code)]
+
+use crate::arena::code::UnwindInfo;
+use crate::arena::lookup::Entry;
+
+/// A function, and what is said of it.
+pub(in crate::arena) struct Described<'a> {
+    pub(in crate::arena) entry: Entry,
+    pub(in crate::arena) name: Option<&'a str>,
+    pub(in crate::arena) unwind: Option<UnwindInfo<'a>>,
+}
