@@ -10,8 +10,6 @@ mod arena;
 pub mod cache;
 #[cfg(feature = "cranelift")]
 pub mod cranelift;
-#[cfg(feature = "cranelift")]
-pub mod cranelift_link;
 mod entry;
 mod error;
 mod icache;

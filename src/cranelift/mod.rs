@@ -78,6 +78,7 @@
 //! ```
 
 mod labels;
+pub mod link;
 mod memory;
 mod provider;
 

@@ -5,6 +5,8 @@
 mod clif;
 #[path = "../common/mod.rs"]
 mod common;
+#[cfg(not(any(loom, reduced, target_arch = "s390x")))]
+mod compiled;
 
 mod added;
 mod documented;

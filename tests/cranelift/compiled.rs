@@ -1,10 +1,6 @@
 //! Functions that Cranelift compiled, put into a batch and linked.
-#![cfg(all(not(any(loom, reduced)), any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")))]
-#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
-mod common;
-
-use common::{modes, small};
+use crate::common::{modes, small};
 use cranelift_codegen::Context;
 use cranelift_codegen::ir::{
     AbiParam, ExtFuncData, ExternalName, FuncRef, Function, GlobalValueData, InstBuilder, Signature, UserExternalName,
@@ -13,7 +9,7 @@ use cranelift_codegen::ir::{
 use cranelift_codegen::isa::OwnedTargetIsa;
 use cranelift_codegen::settings::{self, Configurable};
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
-use gaia_jit::cranelift_link::{Compiled, Name};
+use gaia_jit::cranelift::link::{Compiled, Name};
 use gaia_jit::{DataAccess, Error, Target};
 
 const OWN: u32 = 0;
@@ -116,7 +112,7 @@ fn compiled_functions_are_linked() {
             .map(|(context, tag)| Compiled::new(context.compiled_code().unwrap(), &context.func).tag(tag).name("f"))
             .collect();
         let mut batch = arena.batch();
-        batch.push(&common::asm::constant(1)).unwrap();
+        batch.push(&crate::common::asm::constant(1)).unwrap();
         let slots = batch.push_compiled(&compiled, |name, slots| match name {
             Name::User(UserExternalName { namespace: OWN, index }) => Some(Target::Slot(slots[*index as usize])),
             Name::User(UserExternalName { namespace: PROGRAM, .. }) => Some(Target::Address(triple as *const u8)),

@@ -9,7 +9,7 @@
 //! use cranelift_codegen::ir::{AbiParam, Function, InstBuilder, Signature, UserFuncName, types};
 //! use cranelift_codegen::{Context, settings};
 //! use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
-//! use gaia_jit::cranelift_link::{Compiled, Name};
+//! use gaia_jit::cranelift::link::{Compiled, Name};
 //! use gaia_jit::{CodeArena, Target};
 //!
 //! let isa = cranelift_native::builder()?.finish(settings::Flags::new(settings::builder()))?;
