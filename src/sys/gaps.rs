@@ -133,6 +133,19 @@ mod tests {
     }
 
     #[test]
+    fn of_two_gaps_the_closer_comes_first_wherever_it_lies() {
+        let (program, len) = (0x5555_0000_0000, 10 << 20);
+        let place = place(64 << 10);
+        for (near, above) in [(program + len - 4096, true), (program + 4096, false)] {
+            let within = near - (2 << 30)..near + (2 << 30);
+            let found = candidates(&place, near, &within, &taken(&[(program, program + len), STACK]));
+            assert_eq!(found[0] > near, above, "{found:x?}");
+            let distance = |start: &usize| if *start > near { start - near } else { near - (start + place.total()) };
+            assert!(found.is_sorted_by_key(distance) && distance(&found[0]) < 128 << 10, "{found:x?}");
+        }
+    }
+
+    #[test]
     fn the_last_gap_ends_where_addresses_do() {
         let near = 0x7fff_ffff_e000;
         let within = near - (2 << 30)..near + (2 << 30);
