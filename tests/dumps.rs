@@ -88,6 +88,60 @@ fn a_snapshot_reads_code_and_touches_nothing_else() {
     });
 }
 
+/// What is placed again behind what a trim left is in dumps again, whichever way its space is found.
+#[test]
+fn what_comes_back_after_a_trim_is_in_dumps() {
+    const NAME: &str = "what_comes_back_after_a_trim_is_in_dumps";
+    if !common::own_kernel(NAME) || common::sanitized() {
+        return;
+    }
+    child::run(NAME, || {
+        for mode in modes() {
+            for sizes in [[32 << 10, 224 << 10], [100 << 10, 70 << 10], [8 << 10, 600 << 10]] {
+                let arena = CodeArena::builder().mode(mode).capacity(2 << 20).build().unwrap();
+                let large = asm::padded(7, sizes[1]);
+                let first = arena.publish(&asm::padded(7, sizes[0])).unwrap();
+                drop(arena.publish(&large).unwrap());
+                arena.trim().unwrap();
+                let again = arena.publish(&large).unwrap();
+                for block in [&first, &again] {
+                    let (start, end) = (block.as_ptr().addr(), block.as_ptr().addr() + block.len());
+                    let mut at = start;
+                    for (from, to) in dumped() {
+                        at = if from <= at && at < to { to } else { at };
+                    }
+                    assert!(at >= end, "{mode:?}, {sizes:?}: {start:x} to {end:x} is in dumps up to {at:x}");
+                }
+            }
+        }
+    });
+}
+
+/// The end of what is in dumps keeps no code from huge pages.
+#[test]
+fn code_goes_into_huge_pages_wherever_it_ends() {
+    const NAME: &str = "code_goes_into_huge_pages_wherever_it_ends";
+    if !common::own_kernel(NAME) {
+        return;
+    }
+    for used in [1680, 1800, 1920] {
+        let arena = CodeArena::builder().capacity(8 << 20).build().unwrap();
+        let blocks = common::publish_all(&arena, (0..used).map(|n| asm::padded(n, 1_000)));
+        match arena.collapse() {
+            Ok(bytes) => assert_eq!(bytes, 2 << 20, "{used}"),
+            Err(error) => {
+                // Not where the system has no such call.
+                let all = CodeArena::builder().capacity(8 << 20).build().unwrap();
+                let full = common::publish_all(&all, (0..2_040).map(|n| asm::padded(n, 1_000)));
+                assert!(all.collapse().is_err(), "{used}: {error}");
+                common::not_run(NAME, "no huge pages here");
+                drop(full);
+            }
+        }
+        assert!((0..).zip(&blocks).all(|(n, block)| call(block) == n));
+    }
+}
+
 /// With the real tool, if it is there and may look.
 #[test]
 fn gcore_writes_little() {

@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use gaia_jit::{CodeArena, DataAccess, DataBlock, Error, WxMode};
+use gaia_jit::{DataAccess, DataBlock, Error};
 
 use super::common::{asm, call, modes, small};
 
@@ -228,7 +228,7 @@ fn a_forked_child_makes_no_data() {
 #[cfg(target_os = "linux")]
 #[test]
 fn given_memory_has_data() {
-    use gaia_jit::{GivenMemory, GivenWriter};
+    use gaia_jit::{CodeArena, GivenMemory, GivenWriter, WxMode};
     use std::ptr::NonNull;
     const LEN: usize = 64 << 10;
     if !modes().any(|mode| mode == WxMode::DualMap) {

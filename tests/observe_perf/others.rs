@@ -303,6 +303,15 @@ fn a_forked_child_has_a_map_with_all_that_it_inherited() {
             }
         }
         assert!(matches!(map.for_child(), Err(Error::Unsupported { .. })));
+        // A child that closed all descriptors before reads the map by its name.
+        assert!(fork(|| {
+            // SAFETY: nothing else in this child needs its descriptors.
+            if unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) } == 0 {
+                let mine = map.for_child().unwrap();
+                assert_eq!(sorted(lines(mine.path())), sorted(expected.clone()));
+                fs::remove_file(mine.path()).unwrap();
+            }
+        }));
         assert!(fork(|| {
             let mine = Arc::new(map.for_child().unwrap());
             assert_eq!(mine.path(), map_path());
