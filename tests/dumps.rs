@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::process::Command;
 
 use common::{LARGE, asm, call, child, modes};
-use gaia_jit::{CodeArena, WxMode};
+use gaia_jit::{CodeArena, Error, WxMode};
 
 /// Kibibytes of memory that this process has.
 fn resident() -> usize {
@@ -104,7 +104,12 @@ fn what_comes_back_after_a_trim_is_in_dumps() {
                 drop(arena.publish(&large).unwrap());
                 arena.trim().unwrap();
                 let again = arena.publish(&large).unwrap();
-                for block in [&first, &again] {
+                // All the rest in one piece: it begins in a span of a heap, and goes on in free ones.
+                let Err(Error::ArenaFull { largest_hole, .. }) = arena.publish(&asm::padded(7, 2 << 20)) else {
+                    panic!()
+                };
+                let rest = arena.publish(&asm::padded(7, largest_hole)).unwrap();
+                for block in [&first, &again, &rest] {
                     let (start, end) = (block.as_ptr().addr(), block.as_ptr().addr() + block.len());
                     let mut at = start;
                     for (from, to) in dumped() {
