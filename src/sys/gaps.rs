@@ -67,7 +67,7 @@ pub(super) fn candidates(place: &Place, near: usize, within: &Range<usize>, take
 }
 
 /// Places all around, closest first, for systems that do not say what is taken.
-#[cfg(any(unix, test))]
+#[cfg(any(unix, all(test, target_pointer_width = "64")))]
 pub(super) fn blind(place: &Place, near: usize, within: &Range<usize>) -> Vec<usize> {
     let fits = |start: &usize| {
         let end = start.checked_add(place.total());

@@ -26,10 +26,10 @@ pub(crate) struct Place {
 
 /// An address that all of the code is to be close to.
 #[derive(Clone, Debug)]
+#[cfg_attr(not(any(unix, windows)), allow(dead_code, reason = "nothing is reserved there"))]
 pub(crate) struct Near {
     pub(crate) address: usize,
     /// All of the reservation lies in here.
-    #[cfg_attr(not(any(unix, windows)), allow(dead_code, reason = "nothing is reserved there"))]
     pub(crate) within: Range<usize>,
 }
 
@@ -48,7 +48,6 @@ impl Place {
     }
 
     /// What it is to be close to.
-    #[cfg_attr(not(any(unix, windows)), allow(dead_code, reason = "nothing is reserved there"))]
     pub(crate) fn is_near(&self) -> Option<&Near> {
         self.near.as_ref()
     }
@@ -108,14 +107,12 @@ impl Place {
     }
 
     /// The first start of a reservation that is no less than `at`.
-    #[cfg_attr(not(any(unix, windows)), allow(dead_code, reason = "nothing is reserved there"))]
     pub(crate) fn start_after(&self, at: usize) -> Option<usize> {
         let (unit, offset) = self.starts();
         at.checked_add(unit - offset).and_then(|at| at.checked_next_multiple_of(unit)).map(|at| at - (unit - offset))
     }
 
     /// The last that is no more.
-    #[cfg_attr(not(any(unix, windows)), allow(dead_code, reason = "nothing is reserved there"))]
     pub(crate) fn start_before(&self, at: usize) -> Option<usize> {
         let (unit, offset) = self.starts();
         (at.checked_add(unit - offset)? & !(unit - 1)).checked_sub(unit - offset)
