@@ -104,6 +104,8 @@ impl<K, V> Entry<K, V> {
     /// - `F` is a function pointer type that the code is written for.
     /// - The pointer is called while the entry is held, or under a guard of the arena that was taken while the entry was in the cache
     ///   or held.
+    /// - All that the code reaches is alive. That may be the entry's [value](Entry::value): under a guard the value stays only if the
+    ///   entry was found by [`CodeCache::get_in`](super::CodeCache::get_in) with that guard, and as long as the cache lives.
     pub unsafe fn as_fn<F: Copy>(&self) -> F {
         // SAFETY: passed on to the caller; the entry keeps its blocks.
         unsafe { self.block().as_fn() }

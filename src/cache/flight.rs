@@ -1,4 +1,4 @@
-//! Compilations under way, and who waits for which.
+//! Compilations under way.
 #![forbid(unsafe_code)]
 
 use std::sync::OnceLock;
@@ -17,6 +17,8 @@ pub(super) struct Flight<K, V> {
     pub(super) thread: ThreadId,
     /// Its key was invalidated, or got another entry: what comes of it is not for those who ask from then on.
     pub(super) is_stale: bool,
+    /// Somebody waits for it.
+    pub(super) is_awaited: bool,
     pub(super) landing: Arc<Landing<K, V>>,
 }
 
@@ -25,11 +27,4 @@ pub(super) struct Landing<K, V> {
     pub(super) landed: Condvar,
     /// Set at the end: to nothing if it failed, or is stale.
     pub(super) entry: OnceLock<Option<Arc<Entry<K, V>>>>,
-}
-
-/// A thread that waits for a compilation. Gone when that has ended, before the thread has noticed.
-pub(super) struct Wait {
-    pub(super) waiting: ThreadId,
-    pub(super) flight: u64,
-    pub(super) for_thread: ThreadId,
 }

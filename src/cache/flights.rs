@@ -3,13 +3,14 @@
 
 use std::borrow::Borrow;
 use std::sync::OnceLock;
-use std::thread::{self, ThreadId};
+use std::thread;
 
 use parking_lot::Condvar;
 
 use super::entry::Entry;
-use super::flight::{Flight, Landing, Wait};
+use super::flight::{Flight, Landing};
 use super::shared::{Gone, Shared, State};
+use super::waits;
 use crate::Error;
 use crate::sync::{Arc, Ordering};
 
@@ -29,18 +30,6 @@ pub(super) struct Compiling<'a, K, V> {
 }
 
 impl<K, V> State<K, V> {
-    /// Whether `thread` waits for a compilation of `me`, directly or by way of others.
-    fn waits_for(&self, mut thread: ThreadId, me: ThreadId) -> bool {
-        // A thread waits for one compilation at a time, and nobody began to wait who would have closed a circle.
-        while thread != me {
-            match self.waits.iter().find(|wait| wait.waiting == thread) {
-                Some(wait) => thread = wait.for_thread,
-                None => return false,
-            }
-        }
-        true
-    }
-
     /// Nobody is given from now on what is being compiled for a key; for none, for any.
     pub(super) fn make_stale<Q: Eq + ?Sized>(&mut self, of: Option<(u64, &Q)>)
     where
@@ -76,14 +65,11 @@ impl<K, V> Shared<K, V> {
                 entry.mark_used();
                 return Ok(Way::There(entry));
             }
-            let under_way = state.flights.iter().find(|flight| flight.hash == hash && flight.key.borrow() == key);
-            let Some(flight) = under_way else { break };
-            if state.waits_for(flight.thread, me) {
-                return Err(Error::Recursion);
-            }
-            let wait = Wait { waiting: me, flight: flight.number, for_thread: flight.thread };
+            let is_it = |flight: &&mut Flight<K, V>| flight.hash == hash && flight.key.borrow() == key;
+            let Some(flight) = state.flights.iter_mut().find(is_it) else { break };
             let other = Arc::clone(&flight.landing);
-            state.waits.push(wait);
+            waits::begin(me, address_of(&other), flight.thread)?;
+            flight.is_awaited = true;
             if !waited {
                 self.figures.waited.fetch_add(1, Ordering::Relaxed);
                 waited = true;
@@ -99,10 +85,23 @@ impl<K, V> Shared<K, V> {
         let number = state.taken_off;
         state.taken_off += 1;
         let (thread, landing_too) = (me, Arc::clone(&landing));
-        state.flights.push(Flight { number, hash, key: owned, thread, is_stale: false, landing: landing_too });
+        state.flights.push(Flight {
+            number,
+            hash,
+            key: owned,
+            thread,
+            is_stale: false,
+            is_awaited: false,
+            landing: landing_too,
+        });
         drop(state);
         Ok(Way::Compile(Compiling { shared: self, number, landing }))
     }
+}
+
+/// What tells a landing from all others that there are.
+fn address_of<K, V>(landing: &Arc<Landing<K, V>>) -> usize {
+    Arc::as_ptr(landing).addr()
 }
 
 impl<K, V> Compiling<'_, K, V> {
@@ -116,7 +115,9 @@ impl<K, V> Compiling<'_, K, V> {
         let mut state = self.shared.state.lock();
         let Some(at) = state.flights.iter().position(|flight| flight.number == self.number) else { return };
         let flight = state.flights.swap_remove(at);
-        state.waits.retain(|wait| wait.flight != self.number);
+        if flight.is_awaited {
+            waits::end(address_of(&self.landing));
+        }
         match entry {
             Some(entry) if !flight.is_stale => {
                 self.shared.ripe(&mut state, &mut gone);

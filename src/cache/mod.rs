@@ -47,6 +47,10 @@
 //! - *It gives out clones only*, so that nothing can be read under a guard without a count.
 //! - *`retain` and `clear` drop under its locks*, and dropping code calls observers.
 //!
+//! # What keys may do
+//!
+//! `Hash` is called while nothing is locked. `Eq` and `Borrow` are called under locks of the cache, so they must not use it.
+//!
 //! # Forks
 //!
 //! In a forked child of the process that made its arena, a cache finds nothing ([`get`](CodeCache::get) and
@@ -59,8 +63,11 @@ mod entry;
 mod figures;
 mod flight;
 mod flights;
+mod hook;
 mod shared;
 mod table;
+mod waits;
+mod weak;
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -74,6 +81,7 @@ pub use figures::Stats;
 use flights::Way;
 pub use shared::Reason;
 use shared::{Gone, Shared};
+pub use weak::WeakCache;
 
 use crate::arena::MakeRoom;
 use crate::sync::Arc;
@@ -146,6 +154,10 @@ impl<K, V> CodeCache<K, V> {
         let mut entries = state.entries();
         drop(state);
         entries.retain(|entry| is_stale(entry));
+        // What the caller wrote may have forked.
+        if self.shared.arena.is_inherited() {
+            return 0;
+        }
         let mut gone = Gone::default();
         let mut state = self.shared.state.lock();
         self.shared.ripe(&mut state, &mut gone);
@@ -242,9 +254,13 @@ impl<K: Hash + Eq, V> CodeCache<K, V> {
     /// Nothing is changed, and the block is dropped.
     ///
     /// - [`Error::Forked`] in a child.
+    /// - [`Error::NotInArena`] if the block is of another arena than the cache, whose guards would not protect it.
     pub fn insert(&self, key: K, block: CodeBlock, value: V) -> Result<Arc<Entry<K, V>>, Error> {
         let shared = &*self.shared;
         shared.check_own("insert into a cache")?;
+        if !shared.arena.contains(block.as_ptr()) {
+            return Err(Error::NotInArena { address: block.as_ptr().addr() });
+        }
         let hash = shared.table.hash(&key);
         let parts = Parts { key, hash, value, blocks: vec![block], data: Vec::new(), start: 0 };
         let entry = Entry::new(parts, &shared.figures);
@@ -294,7 +310,8 @@ where
     /// code is entered; all that is in the batch belongs to the entry.
     ///
     /// One thread compiles a key; others that ask for it wait, and get what comes of it. If that is an error or a panic, the
-    /// next of them compiles. No lock is held meanwhile, so `compile` may use the cache, for other keys.
+    /// next of them compiles. No lock is held meanwhile, so `compile` may use the cache, for other keys, and other caches.
+    /// (It must not wait for another thread that asks for its key: that is not seen, and has no end.)
     ///
     /// ```
     /// # use gaia_jit::{CodeArena, Error, cache::CodeCache};

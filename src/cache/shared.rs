@@ -25,7 +25,8 @@ use parking_lot::Mutex;
 use super::clock::Clock;
 use super::entry::Entry;
 use super::figures::{Figures, Stats};
-use super::flight::{Flight, Wait};
+use super::flight::Flight;
+use super::hook::{Hook, Told};
 use super::table::Table;
 use crate::arena::MakeRoom;
 use crate::sync::{Arc, Ordering};
@@ -45,9 +46,6 @@ pub enum Reason {
     Invalidated,
 }
 
-/// Hears of entries that went.
-pub(super) type Hook<K, V> = Box<dyn Fn(&Entry<K, V>, Reason) + Send + Sync>;
-
 pub(super) struct Shared<K, V> {
     pub(super) arena: CodeArena,
     pub(super) budget: usize,
@@ -65,28 +63,20 @@ pub(super) struct State<K, V> {
     /// Entries that went, each with the epoch of the guards that it waits for: those of later epochs come later.
     laid_aside: VecDeque<(u64, Arc<Entry<K, V>>)>,
     pub(super) flights: Vec<Flight<K, V>>,
-    pub(super) waits: Vec<Wait>,
     /// How many compilations there were.
     pub(super) taken_off: u64,
 }
 
 impl<K, V> Default for State<K, V> {
     fn default() -> Self {
-        Self {
-            order: Clock::default(),
-            bytes: 0,
-            laid_aside: VecDeque::new(),
-            flights: Vec::new(),
-            waits: Vec::new(),
-            taken_off: 0,
-        }
+        Self { order: Clock::default(), bytes: 0, laid_aside: VecDeque::new(), flights: Vec::new(), taken_off: 0 }
     }
 }
 
 /// Entries that went, to be told of and dropped once nothing is locked.
 #[must_use]
 pub(super) struct Gone<K, V> {
-    told: Vec<(Arc<Entry<K, V>>, Reason)>,
+    told: Vec<Told<K, V>>,
     /// Told of before.
     ripe: Vec<Arc<Entry<K, V>>>,
 }
@@ -164,11 +154,12 @@ impl<K, V> Shared<K, V> {
 
     /// Puts an entry in whose key is not there, unless it is too large. What has to go for it goes first.
     pub(super) fn admit(&self, state: &mut State<K, V>, entry: &Arc<Entry<K, V>>, gone: &mut Gone<K, V>) {
-        if entry.len() > self.budget {
+        let is_too_much = |bytes: usize| bytes + entry.len() > self.budget;
+        if is_too_much(0) || is_too_much(state.bytes) && !self.may_evict() {
             entry.go_out();
             return;
         }
-        while state.bytes + entry.len() > self.budget {
+        while is_too_much(state.bytes) {
             let Some(victim) = state.victim(true) else { break };
             self.remove(state, &victim, Reason::Budget, gone);
         }
@@ -197,11 +188,17 @@ impl<K, V> Shared<K, V> {
 
     /// Tells of what went and drops it. Nothing is locked.
     pub(super) fn tell(&self, gone: Gone<K, V>) {
+        let Gone { told, ripe } = gone;
         if let Some(hook) = &self.hook {
-            for (entry, reason) in &gone.told {
-                hook(entry, *reason);
-            }
+            hook.tell(told, &self.arena);
         }
+        drop(ripe);
+    }
+
+    /// Whether what happens on this thread may make entries go that it does not name. Inside of the hook that would have no end:
+    /// the hook hears of each, and may compile again.
+    fn may_evict(&self) -> bool {
+        !self.hook.as_ref().is_some_and(Hook::runs_here)
     }
 
     pub(super) fn stats(&self) -> Stats {
@@ -236,7 +233,8 @@ impl<K: Send + Sync, V: Send + Sync> MakeRoom for Shared<K, V> {
         let alone = gone.ripe.iter().filter(|entry| Arc::strong_count(entry) == 1);
         let mut freed: usize = alone.map(|entry| entry.len()).sum();
         let mut aside = state.waiting();
-        while freed < asked && waiting + aside < asked {
+        let may_evict = self.may_evict();
+        while may_evict && freed < asked && waiting + aside < asked {
             let Some(victim) = state.victim(false) else { break };
             let before = state.laid_aside.len();
             self.remove(&mut state, &victim, Reason::Full, &mut gone);

@@ -56,6 +56,7 @@ mod place;
     any(target_os = "linux", target_os = "android"),
     all(feature = "perf", unix),
     all(feature = "gdb", unix, not(target_vendor = "apple")),
+    feature = "cache",
     feature = "cranelift",
     feature = "unwind"
 ))]

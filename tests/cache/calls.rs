@@ -245,3 +245,15 @@ fn keys_that_hash_alike_are_told_apart() {
     cache.get_or_compile(&Alike(1), compile).unwrap();
     assert!(cache.get(&Alike(1)).is_some());
 }
+
+/// The guards of the cache's arena would not protect it.
+#[test]
+fn code_of_another_arena_is_refused() {
+    let cache: CodeCache<u32> = CodeCache::builder(arena()).build();
+    let other = arena();
+    let refused = cache.insert(1, other.publish(&asm::constant(1)).unwrap(), ());
+    assert!(matches!(refused, Err(Error::NotInArena { .. })));
+    assert_eq!((cache.stats().entries, other.stats().live_blocks), (0, 0));
+    cache.insert(1, cache.arena().publish(&asm::constant(2)).unwrap(), ()).unwrap();
+    assert_eq!(call_entry(&cache.get(&1).unwrap()), 2);
+}

@@ -6,7 +6,7 @@ use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use gaia_jit::cache::CodeCache;
-use gaia_jit::{Batch, Error};
+use gaia_jit::{Batch, Error, WxMode};
 
 use super::common::{asm, child, fork::fork, modes, small};
 use super::{ask, call_entry, code};
@@ -107,5 +107,45 @@ fn a_forked_child_finds_and_changes_nothing() {
             }
             assert!(forked && call_entry(&compiled.unwrap()) == 6);
         }
+    });
+}
+
+/// What `invalidate_if` calls may fork, while another thread is in the middle of a change.
+#[test]
+fn a_predicate_may_fork() {
+    child::run("fork::a_predicate_may_fork", || {
+        let cache: CodeCache<Key> = CodeCache::builder(small(WxMode::Flip).build().unwrap()).build();
+        drop(ask(&cache, Key(1), 1, 50));
+        std::thread::scope(|scope| {
+            let mut is_child = false;
+            let removed = cache.invalidate_if(|_| {
+                scope.spawn(|| {
+                    STOPS.set(true);
+                    cache.invalidate(&Key(1));
+                });
+                while !CHANGING.load(Ordering::Acquire) {
+                    std::thread::yield_now();
+                }
+                // SAFETY: the child takes no lock, and ends.
+                let child = unsafe { libc::fork() };
+                is_child = child == 0;
+                if !is_child {
+                    let mut status = 0;
+                    // SAFETY: `status` is valid for the call to write to.
+                    unsafe { libc::waitpid(child, &raw mut status, 0) };
+                    assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0);
+                    DONE.store(true, Ordering::Release);
+                } else {
+                    // SAFETY: has no requirements; the signal ends a child that hangs.
+                    unsafe { libc::alarm(60) };
+                }
+                true
+            });
+            if is_child {
+                // SAFETY: ends the child without running what belongs to the parent.
+                unsafe { libc::_exit(i32::from(removed != 0)) };
+            }
+        });
+        assert_eq!(cache.stats().entries, 0);
     });
 }

@@ -1,9 +1,11 @@
 //! Full arenas, and guards.
 
-use std::sync::Arc;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
-use gaia_jit::cache::CodeCache;
-use gaia_jit::{Batch, CodeArena, Error};
+use gaia_jit::cache::{CodeCache, Entry, Reason, WeakCache};
+use gaia_jit::{Batch, CodeArena, Error, WxMode};
 
 use super::common::{asm, fills_holes, modes, small};
 use super::{ask, call_entry, code};
@@ -175,4 +177,70 @@ fn code_is_dropped_outside_of_all_locks() {
             "{mode:?}"
         );
     }
+}
+
+/// A hook may use its cache: it is not called from inside of itself, and what it compiles makes nothing go.
+#[test]
+fn a_hook_may_use_the_cache() {
+    const LATE: u32 = 1 << 20;
+    for budget in [usize::MAX, 20 * LEN] {
+        let cell: Arc<OnceLock<WeakCache<u32>>> = Arc::default();
+        let (own, depth, told) = (Arc::clone(&cell), AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)));
+        let count = Arc::clone(&told);
+        let hook = move |entry: &Entry<u32>, reason: Reason| {
+            assert_eq!(depth.fetch_add(1, Ordering::Relaxed), 0, "inside of itself");
+            count.fetch_add(1, Ordering::Relaxed);
+            let cache = own.get().unwrap().upgrade().unwrap();
+            assert!(cache.get(entry.key()).is_none());
+            match (entry.key(), reason) {
+                // It goes on with the next one, which it hears of later.
+                (0..5, Reason::Invalidated) => assert!(cache.invalidate(&(entry.key() + 1))),
+                (_, Reason::Invalidated) => {}
+                (key, _) => {
+                    let before = cache.stats().evictions;
+                    match cache.get_or_compile(&(LATE + key), code(*key, LEN)) {
+                        Ok(late) => assert_eq!(call_entry(&late), *key),
+                        Err(Error::ArenaFull { .. }) => {}
+                        Err(error) => panic!("{error}"),
+                    }
+                    assert_eq!(cache.stats().evictions, before);
+                }
+            }
+            depth.fetch_sub(1, Ordering::Relaxed);
+        };
+        let cache = CodeCache::builder(small(WxMode::Flip).build().unwrap()).budget(budget).on_evict(hook).build();
+        cell.set(cache.downgrade()).unwrap();
+        for n in 0..200 {
+            drop(ask(&cache, n, n, LEN));
+        }
+        let stats = cache.stats();
+        assert!(stats.evictions > 100 && stats.bytes <= budget && stats.held == 0, "{stats:?}");
+        cache.clear();
+        // Cleared entries of low keys asked for others that were gone, had there been any.
+        (0..6).for_each(|n| drop(ask(&cache, n, n, 50)));
+        told.store(0, Ordering::Relaxed);
+        assert!(cache.invalidate(&0));
+        assert_eq!((told.load(Ordering::Relaxed), cache.stats().entries), (6, 0));
+        let arena = cache.arena().clone();
+        drop(cache);
+        assert_eq!((arena.stats().live_blocks, cell.get().unwrap().upgrade().is_none()), (0, true));
+    }
+}
+
+/// A hook that panics is called again the next time.
+#[test]
+fn a_hook_may_panic() {
+    let told = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&told);
+    let hook = move |_: &Entry<u32>, _: Reason| {
+        assert!(count.fetch_add(1, Ordering::Relaxed) % 2 == 1, "every other time");
+    };
+    let cache = CodeCache::builder(small(WxMode::Flip).build().unwrap()).budget(100).on_evict(hook).build();
+    for n in 0..10 {
+        let made = catch_unwind(AssertUnwindSafe(|| drop(ask(&cache, n, n, 80))));
+        // The first evicts nothing.
+        assert_eq!(made.is_err(), n % 2 == 1, "{n}");
+        assert_eq!(cache.stats().entries, 1);
+    }
+    assert_eq!((told.load(Ordering::Relaxed), cache.stats().held), (9, 0));
 }

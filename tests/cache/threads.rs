@@ -77,30 +77,35 @@ fn those_who_wait_try_after_a_failure() {
     assert_eq!(call_entry(&cache.get(&5).unwrap()), 3);
 }
 
-/// Two compilations that ask for each other's keys: one of the threads is refused, and both end.
+/// Two compilations that ask for each other's keys: one of the threads is refused, and both end. Also through two caches.
 #[test]
 fn a_circle_of_compilations_is_an_error() {
-    let cache: CodeCache<u32> = CodeCache::builder(arena()).build();
-    let meet = Barrier::new(2);
-    let refused = AtomicUsize::new(0);
-    thread::scope(|scope| {
-        for (key, other) in [(1, 2), (2, 1)] {
-            let (cache, meet, refused) = (&cache, &meet, &refused);
-            scope.spawn(move || {
-                let compile = |batch: &mut Batch| {
-                    meet.wait();
-                    match cache.get_or_compile(&other, |_| -> Result<_, Error> { panic!("it is being compiled") }) {
-                        Ok(entry) => assert_eq!(call_entry(&entry), other),
-                        Err(Error::Recursion) => drop(refused.fetch_add(1, Ordering::Relaxed)),
-                        Err(error) => panic!("{error}"),
-                    }
-                    code(key, 50)(batch)
-                };
-                assert_eq!(call_entry(&cache.get_or_compile(&key, compile).unwrap()), key);
-            });
-        }
-    });
-    assert_eq!((refused.into_inner(), cache.stats().entries), (1, 2));
+    let [one, two]: [CodeCache<u32>; 2] = [(); 2].map(|()| CodeCache::builder(arena()).build());
+    for caches in [[&one, &one], [&one, &two]] {
+        let meet = Barrier::new(2);
+        let refused = AtomicUsize::new(0);
+        thread::scope(|scope| {
+            for (n, other) in [(0, 1), (1, 0)] {
+                let (caches, meet, refused) = (&caches, &meet, &refused);
+                scope.spawn(move || {
+                    let compile = |batch: &mut Batch| {
+                        meet.wait();
+                        let never = |_: &mut Batch| -> Result<_, Error> { panic!("it is being compiled") };
+                        match caches[other].get_or_compile(&(other as u32), never) {
+                            Ok(entry) => assert_eq!(call_entry(&entry), other as u32),
+                            Err(Error::Recursion) => drop(refused.fetch_add(1, Ordering::Relaxed)),
+                            Err(error) => panic!("{error}"),
+                        }
+                        code(n as u32, 50)(batch)
+                    };
+                    assert_eq!(call_entry(&caches[n].get_or_compile(&(n as u32), compile).unwrap()), n as u32);
+                });
+            }
+        });
+        let entries: usize = [&one, &two].iter().map(|cache| cache.stats().entries).sum();
+        assert_eq!((refused.into_inner(), entries), (1, 2));
+        one.clear();
+    }
 }
 
 /// What was inserted has no part in the order of time: it is made before the call.
