@@ -133,8 +133,9 @@ fn a_predicate_may_fork() {
                     let mut status = 0;
                     // SAFETY: `status` is valid for the call to write to.
                     unsafe { libc::waitpid(child, &raw mut status, 0) };
-                    assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0);
+                    // Before what may fail, as the thread waits for it.
                     DONE.store(true, Ordering::Release);
+                    assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0);
                 } else {
                     // SAFETY: has no requirements; the signal ends a child that hangs.
                     unsafe { libc::alarm(60) };
