@@ -6,18 +6,18 @@
 //! ```
 //!
 //! A few dozen kernels and thousands of random programs, all in a little [`language`], are compiled by Cranelift
-//! ([`native`]). Threads then call them at random, some much more often than others. What is not in the arena is linked
-//! to the addresses it gets and published, what was not called of late is evicted to make room ([`cache`]), and all of
-//! that while the other threads run code from the same pages. Every result is compared with what the interpreter of the
-//! language gave, every block is looked up by an address inside it, and at the end all memory has to come back.
+//! ([`native`]). Threads then call them at random, some much more often than others. Kernels have an address that stays: they begin
+//! in the interpreter, and become machine code under it ([`tiers`]). Random programs are cached ([`cache`]): what is not in the
+//! arena is linked to the addresses it gets and published, what was not called of late is evicted to make room, and all of that
+//! while the other threads run code from the same pages. Every result is compared with what the interpreter of the language gave,
+//! every block is looked up by an address inside it, and at the end all memory has to come back.
 //!
-//! # What is cached, and what a miss costs
+//! # What a miss costs
 //!
-//! A program, a few functions that call each other, is published and evicted as one. The programs that a thread finds
-//! missing go into one batch. Cranelift's output is kept, without addresses, outside of the arena: with it a miss is
-//! work for the arena (find room, copy, patch calls, make executable, flush), while compiling anew costs a hundred times
-//! as much and would measure Cranelift. A runtime that keeps nothing compiles on every miss; `--recompile` sets the
-//! percentage of misses that do, and the new code has to be the old one, byte for byte.
+//! A program, a few functions that call each other, is published and evicted as one. Cranelift's output is kept, without addresses,
+//! outside of the arena: with it a miss is work for the arena (find room, copy, link calls, make executable, flush), while compiling
+//! anew costs a hundred times as much and would measure Cranelift. A runtime that keeps nothing compiles on every miss;
+//! `--recompile` sets the percentage of misses that do, and the new code has to be the old one, byte for byte.
 //!
 //! Exit codes: 0 if all went well, 1 if something was wrong with the code or the arena, 2 if the input cannot be used.
 
@@ -29,10 +29,12 @@ mod observers;
 mod options;
 mod report;
 mod tally;
+mod tiers;
 mod worker;
 mod workload;
 
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -45,7 +47,8 @@ use failure::Failure;
 use options::{HELP, Options};
 use report::Snapshot;
 use tally::Tally;
-use worker::{REQUEST, Worker};
+use tiers::Tiers;
+use worker::Worker;
 use workload::Unit;
 
 fn main() -> ExitCode {
@@ -76,15 +79,16 @@ fn run() -> Result<(), Failure> {
     bar.finish_and_clear();
     check_capacity(&options, &units)?;
 
-    let tally = Tally::default();
+    let tally = Arc::new(Tally::default());
+    let tiers = Tiers::new(&arena, &units, &tally, options.tier_up_calls)?;
     let cache = Cache::new(&arena, &units, &tally);
-    let snapshot = call_programs(&options, &arena, &cache, &units, &tally)?;
-    report::print(&options, &units, &tally, &snapshot);
+    let snapshot = call_programs(&options, &cache, &tiers, &units, &tally)?;
+    report::print(&options, &units, &tally, &snapshot, tiers.count());
     report::draw(&options, &snapshot, picture)
         .map_err(|error| Failure::Run(format!("{}: {error}", picture_path.display())))?;
     println!("picture of the arena: {}", picture_path.display());
 
-    drop(cache);
+    drop((cache, tiers));
     check_empty(&arena)?;
     match tally.first_mismatch.get() {
         Some(mismatch) => Err(Failure::Run(format!("mismatch: {mismatch}"))),
@@ -92,11 +96,12 @@ fn run() -> Result<(), Failure> {
     }
 }
 
-/// Refuses an arena in which the threads' requests could lock each other out.
+/// Refuses an arena in which the threads could lock each other out.
 fn check_capacity(options: &Options, units: &[Unit]) -> Result<(), Failure> {
     let largest = units.iter().map(|unit| unit.object.bytes()).max().unwrap_or(0);
-    // Each thread may hold room for a whole request; twice that leaves space for gaps.
-    let needed = 2 * largest * REQUEST * options.threads;
+    let kernels: usize = units.iter().filter(|unit| unit.is_from_file).map(|unit| unit.object.bytes()).sum();
+    // Each thread may hold one program and make another; four times that leaves space for gaps.
+    let needed = 2 * kernels + 4 * largest * options.threads;
     if options.capacity >= needed {
         return Ok(());
     }
@@ -110,8 +115,8 @@ fn check_capacity(options: &Options, units: &[Unit]) -> Result<(), Failure> {
 /// Lets the threads run for as long as asked for, and looks at the arena just before they stop.
 fn call_programs(
     options: &Options,
-    arena: &CodeArena,
     cache: &Cache<'_>,
+    tiers: &Tiers<'_>,
     units: &[Unit],
     tally: &Tally,
 ) -> Result<Snapshot, Failure> {
@@ -119,12 +124,12 @@ fn call_programs(
     thread::scope(|scope| {
         let watch = scope.spawn(|| {
             watch(options.run_time, tally, &stop);
-            let snapshot = Snapshot::take(arena);
+            let snapshot = Snapshot::take(cache.code());
             stop.store(true, Ordering::Relaxed);
             snapshot
         });
         let work = |number| {
-            let worker = Worker::new(number, options, cache, units, tally);
+            let worker = Worker::new(number, options, cache, tiers, units, tally);
             // A thread that gives up takes the others with it.
             worker.and_then(|worker| worker.work(&stop)).inspect_err(|_| stop.store(true, Ordering::Relaxed))
         };

@@ -23,6 +23,7 @@ FILE holds programs in the language of kernels.tiny, which is used without it.
   --threads N       threads that run programs (all cores, four at most)
   --seconds N       how long they run (8)
   --seed N          for the random programs and the order of calls (1)
+  --tier-up N       calls in the interpreter before a program of FILE is compiled (20)
   --recompile N     percentage of cache misses that are compiled anew and compared (1)
   --svg PATH        where the picture of the arena goes (target/occupancy.svg)
   --perf map|jitdump   names for perf (cargo's --features perf); where they are is said first
@@ -37,6 +38,7 @@ pub(crate) struct Options {
     pub(crate) threads: usize,
     pub(crate) run_time: Duration,
     pub(crate) seed: u64,
+    pub(crate) tier_up_calls: u32,
     pub(crate) recompile_percent: u8,
     pub(crate) svg: Option<PathBuf>,
     pub(crate) file: Option<PathBuf>,
@@ -60,6 +62,7 @@ impl Options {
             threads: std::thread::available_parallelism().map_or(2, |cores| cores.get().min(4)),
             run_time: Duration::from_secs(8),
             seed: 1,
+            tier_up_calls: 20,
             recompile_percent: 1,
             svg: None,
             file: None,
@@ -107,6 +110,9 @@ fn setter(name: &str) -> Option<Setter> {
             |options, value| number(value, 1, 86_400).map(|number| options.run_time = Duration::from_secs(number))
         }
         "seed" => |options, value| number(value, 0, u64::MAX).map(|number| options.seed = number),
+        "tier-up" => {
+            |options, value| number(value, 1, 1_000_000_000).map(|number| options.tier_up_calls = number as u32)
+        }
         "recompile" => |options, value| number(value, 0, 100).map(|number| options.recompile_percent = number as u8),
         "perf" => |options, value| perf(value).map(|perf| options.perf = Some(perf)),
         "svg" => |options, value| {

@@ -5,24 +5,27 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use comfy_table::{CellAlignment, Table, presets};
+use gaia_jit::cache::{self, CodeCache};
 use gaia_jit::{CodeArena, Map, Stats};
 
 use crate::failure::Failure;
 use crate::options::Options;
-use crate::tally::Tally;
+use crate::tally::{Tally, Timed};
 use crate::workload::Unit;
 
 /// The arena as it was while the threads ran.
 pub(crate) struct Snapshot {
-    pub(crate) stats: Stats,
+    stats: Stats,
+    cache: cache::Stats,
     map: Map,
     /// Mappings of the process that lie in the arena, where the system tells.
     mappings: Option<usize>,
 }
 
 impl Snapshot {
-    pub(crate) fn take(arena: &CodeArena) -> Self {
-        Self { stats: arena.stats(), map: arena.map(), mappings: mappings(arena) }
+    pub(crate) fn take(cache: &CodeCache<usize>) -> Self {
+        let arena = cache.arena();
+        Self { stats: arena.stats(), cache: cache.stats(), map: arena.map(), mappings: mappings(arena) }
     }
 }
 
@@ -34,14 +37,18 @@ fn mappings(arena: &CodeArena) -> Option<usize> {
 }
 
 /// Prints the table.
-pub(crate) fn print(options: &Options, units: &[Unit], tally: &Tally, snapshot: &Snapshot) {
+pub(crate) fn print(options: &Options, units: &[Unit], tally: &Tally, snapshot: &Snapshot, kernels: usize) {
     let functions: usize = units.iter().map(|unit| unit.object.pieces.len()).sum();
     let bytes: usize = units.iter().map(|unit| unit.object.bytes()).sum();
-    let stats = &snapshot.stats;
+    let (stats, cache) = (&snapshot.stats, &snapshot.cache);
+    let [interpreted, compiled] = &tally.tiers;
+    let found = tally.found.get();
     let per_function = |time: u64, functions: u64| match functions {
         0 => "n/a".to_owned(),
         _ => format!("{} ns", time / functions),
     };
+    let timed = |calls: &Timed| format!("{} calls, {} ns each", grouped(calls.calls()), grouped(calls.mean()));
+    let percent = |part: u64, rest: u64| 100.0 * part as f64 / (part + rest).max(1) as f64;
     let seconds = options.run_time.as_secs().max(1);
     let published = tally.functions.get();
     let rows: Vec<(&str, String)> = vec![
@@ -49,31 +56,32 @@ pub(crate) fn print(options: &Options, units: &[Unit], tally: &Tally, snapshot: 
         ("working set", format!("{functions} functions in {} programs, {}", units.len(), size(bytes))),
         ("calls", format!("{} ({} a second)", grouped(tally.calls.get()), grouped(tally.calls.get() / seconds))),
         ("mismatches", grouped(tally.mismatches.get())),
-        ("misses", format!("{}, {} compiled anew", grouped(tally.misses.get()), grouped(tally.recompiled.get()))),
+        ("tier-up", format!("{} of {kernels} kernels", tally.tiered_up.get())),
+        ("interpreted before", timed(interpreted)),
+        ("compiled after", timed(compiled)),
+        ("found in the cache", format!("{} ({:.1} %)", grouped(found), percent(found, cache.misses))),
+        ("missed", format!("{}, {} compiled anew", grouped(cache.misses), grouped(tally.recompiled.get()))),
+        ("waited", format!("{} for a compilation, {} for space", grouped(cache.waited), grouped(tally.full.get()))),
         (
             "published",
             format!(
-                "{} functions, {} programs, {}, in {} batches",
+                "{} functions, {} programs, {}",
                 grouped(published),
                 grouped(tally.programs.get()),
-                size(tally.bytes.get() as usize),
-                grouped(tally.batches.get())
+                size(tally.bytes.get() as usize)
             ),
         ),
-        ("published twice at once", format!("{} programs", grouped(tally.duplicates.get()))),
         (
             "evicted",
-            format!(
-                "{} functions, {} programs; the arena was full {} times",
-                grouped(tally.evicted_functions.get()),
-                grouped(tally.evicted_programs.get()),
-                grouped(tally.full.get())
-            ),
+            format!("{} functions, {} programs", grouped(tally.evicted_functions.get()), grouped(cache.evictions)),
         ),
         ("push, per function", per_function(tally.push_time.get(), published)),
-        ("patching calls, per function", per_function(tally.link_time.get(), published)),
-        ("publish, per function", per_function(tally.publish_time.get(), published)),
-        ("drop, per function", per_function(tally.drop_time.get(), tally.evicted_functions.get())),
+        ("linking calls, per function", per_function(tally.link_time.get(), published)),
+        ("publish and evict, per function", per_function(tally.publish_time.get(), published)),
+        (
+            "cached",
+            format!("{} programs, {}; {} held or under guards", cache.entries, size(cache.bytes), size(cache.held)),
+        ),
         ("live", format!("{} in {} blocks", size(stats.live_bytes), stats.live_blocks)),
         ("free, largest hole", format!("{}, {}", size(stats.free_bytes), size(stats.largest_hole))),
         ("waiting for guards", size(stats.pending_bytes)),

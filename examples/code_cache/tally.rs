@@ -23,31 +23,53 @@ impl Count {
     }
 }
 
+/// Calls of one kind, and how long they took together.
+#[derive(Debug, Default)]
+pub(crate) struct Timed {
+    calls: Count,
+    time: Count,
+}
+
+impl Timed {
+    pub(crate) fn add(&self, time: Duration) {
+        self.calls.add(1);
+        self.time.add_time(time);
+    }
+
+    pub(crate) fn calls(&self) -> u64 {
+        self.calls.get()
+    }
+
+    /// Nanoseconds of a call; zero if there was none.
+    pub(crate) fn mean(&self) -> u64 {
+        self.time.get().checked_div(self.calls.get()).unwrap_or(0)
+    }
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     /// Runs of programs.
     pub(crate) calls: Count,
-    /// Programs that were wanted and not in the cache.
-    pub(crate) misses: Count,
-    /// Batches, programs, functions and bytes that were published.
-    pub(crate) batches: Count,
+    /// Programs that were wanted and in the cache.
+    pub(crate) found: Count,
+    /// Programs, functions and bytes that were published because they were not.
     pub(crate) programs: Count,
     pub(crate) functions: Count,
     pub(crate) bytes: Count,
-    /// Published programs that were dropped at once, because another thread had been quicker.
-    pub(crate) duplicates: Count,
-    /// Times the arena was full.
+    /// Times the arena was full of what was being run.
     pub(crate) full: Count,
-    /// Programs and functions that were evicted.
-    pub(crate) evicted_programs: Count,
+    /// Functions that were evicted.
     pub(crate) evicted_functions: Count,
     /// Misses that were compiled anew.
     pub(crate) recompiled: Count,
-    /// Nanoseconds in `Batch::push`, in patching calls, in `Batch::publish` and in dropping evicted blocks.
+    /// Nanoseconds in `Batch::push`, in linking calls, and in the rest of a miss: making executable, evicting.
     pub(crate) push_time: Count,
     pub(crate) link_time: Count,
     pub(crate) publish_time: Count,
-    pub(crate) drop_time: Count,
+    /// Calls by addresses that stay: in the interpreter, and of compiled code.
+    pub(crate) tiers: [Timed; 2],
+    /// Programs behind such addresses that were compiled.
+    pub(crate) tiered_up: Count,
     /// Wrong results, bytes or lookups.
     pub(crate) mismatches: Count,
     pub(crate) first_mismatch: OnceLock<String>,

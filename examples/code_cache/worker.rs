@@ -1,4 +1,4 @@
-//! What each thread does: take requests, fetch the programs they name, run them, compare.
+//! What each thread does: take requests, run the programs they name, compare.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -7,19 +7,22 @@ use fastrand::Rng;
 use crate::cache::Cache;
 use crate::failure::Failure;
 use crate::language::machine::Machine;
+use crate::native::Entry;
 use crate::native::compiler::Compiler;
 use crate::options::Options;
 use crate::tally::Tally;
-use crate::workload::Unit;
+use crate::tiers::Tiers;
+use crate::workload::{Case, Unit};
 
-/// Programs that one request runs. Those that are missing are published together.
-pub(crate) const REQUEST: usize = 8;
+/// Programs that one request runs.
+const REQUEST: usize = 8;
 
 /// The hot programs move on by one every so many requests, so that the cache never settles.
 const REQUESTS_PER_STEP: u64 = 16;
 
 pub(crate) struct Worker<'a> {
     cache: &'a Cache<'a>,
+    tiers: &'a Tiers<'a>,
     units: &'a [Unit],
     tally: &'a Tally,
     recompile_percent: u8,
@@ -34,11 +37,13 @@ impl<'a> Worker<'a> {
         number: usize,
         options: &Options,
         cache: &'a Cache<'a>,
+        tiers: &'a Tiers<'a>,
         units: &'a [Unit],
         tally: &'a Tally,
     ) -> Result<Self, Failure> {
         Ok(Self {
             cache,
+            tiers,
             units,
             tally,
             recompile_percent: options.recompile_percent,
@@ -51,11 +56,8 @@ impl<'a> Worker<'a> {
 
     pub(crate) fn work(mut self, stop: &AtomicBool) -> Result<(), Failure> {
         while !stop.load(Ordering::Relaxed) {
-            let mut waiting = self.request();
-            // Another thread may evict what was just published, hence the loop.
-            while !waiting.is_empty() {
-                self.fetch(&waiting)?;
-                waiting.retain(|unit| !self.run(*unit));
+            for unit in self.request() {
+                self.serve(unit)?;
             }
         }
         Ok(())
@@ -77,19 +79,25 @@ impl<'a> Worker<'a> {
         request
     }
 
-    /// Publishes those that are not in the cache.
-    fn fetch(&mut self, units: &[usize]) -> Result<(), Failure> {
-        let missing: Vec<_> = units.iter().copied().filter(|unit| !self.cache.holds(*unit)).collect();
-        if missing.is_empty() {
+    /// Runs all cases of a program, wherever it is.
+    fn serve(&mut self, unit: usize) -> Result<(), Failure> {
+        if unit < self.tiers.count() {
+            return self.units[unit].cases.iter().try_for_each(|case| self.run_tiered(unit, case));
+        }
+        let cache = self.cache;
+        let guard = cache.pin();
+        if let Some(entry) = cache.find(&guard, unit) {
+            self.tally.found.add(1);
+            self.run(unit, entry);
             return Ok(());
         }
-        self.tally.misses.add(missing.len());
-        for &unit in &missing {
-            if self.rng.u8(..100) < self.recompile_percent {
-                self.recompile(unit)?;
-            }
-        }
-        self.cache.load(&missing)
+        drop(guard);
+        let again = self.rng.u8(..100) < self.recompile_percent;
+        let held = cache.load(unit, || if again { self.recompile(unit) } else { Ok(()) })?;
+        // SAFETY: the entry is the trampoline, compiled with this signature; it is called while it is held.
+        let entry = unsafe { held.as_fn() };
+        self.run(unit, entry);
+        Ok(())
     }
 
     /// Compiles a program again, as a runtime would that keeps nothing of what it evicts. The code has to be the same.
@@ -102,20 +110,30 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    /// Runs all cases of a program; false if it is not in the cache.
-    fn run(&mut self, unit: usize) -> bool {
-        let Unit { program, cases, .. } = &self.units[unit];
-        let guard = self.cache.pin();
-        for case in cases {
-            let Some(given) = self.cache.run(&guard, unit, &mut self.machine, case) else { return false };
-            self.tally.calls.add(1);
-            if given != case.expected {
-                self.tally.mismatch(|| {
-                    let (name, expected) = (&program.name.text, case.expected);
-                    format!("{name}{:?} gives {given} as machine code, {expected} in the interpreter", case.arguments)
-                });
-            }
+    /// Runs all cases of a program that stays meanwhile.
+    fn run(&mut self, unit: usize, entry: Entry) {
+        for case in &self.units[unit].cases {
+            self.machine.reset(self.units[unit].program.steps);
+            // SAFETY: the code was compiled for this signature; the machine is exclusively ours, and `arguments` has as many words
+            // as any entry reads. Whoever found the code keeps it, and its stack is bounded, see `MAX_DEPTH`.
+            let given = unsafe { entry(&mut self.machine, case.arguments.as_ptr()) };
+            self.check(unit, case, given);
         }
-        true
+    }
+
+    fn run_tiered(&mut self, unit: usize, case: &Case) -> Result<(), Failure> {
+        let given = self.tiers.run(unit, &mut self.machine, case)?;
+        self.check(unit, case, given);
+        Ok(())
+    }
+
+    fn check(&self, unit: usize, case: &Case, given: i64) {
+        self.tally.calls.add(1);
+        if given != case.expected {
+            self.tally.mismatch(|| {
+                let (name, expected) = (&self.units[unit].program.name.text, case.expected);
+                format!("{name}{:?} gives {given} as machine code, {expected} in the interpreter", case.arguments)
+            });
+        }
     }
 }

@@ -24,6 +24,8 @@ pub(crate) struct Unit {
     pub(crate) program: Program,
     pub(crate) object: Object,
     pub(crate) cases: Vec<Case>,
+    /// Or it was made up.
+    pub(crate) is_from_file: bool,
 }
 
 /// One way to run a program, and what has to come out.
@@ -98,7 +100,14 @@ fn compile_all(sources: Vec<Source>, threads: usize, bar: &ProgressBar) -> Resul
     let mut done = on_threads(threads, |_| worker())?.into_iter().flatten().collect::<Vec<_>>();
     done.sort_by_key(|(index, ..)| *index);
     let finished = sources.into_iter().zip(done);
-    Ok(finished.map(|(source, (_, object, cases))| Unit { program: source.program, object, cases }).collect())
+    Ok(finished
+        .map(|(source, (_, object, cases))| Unit {
+            program: source.program,
+            object,
+            cases,
+            is_from_file: source.file.is_some(),
+        })
+        .collect())
 }
 
 /// What the interpreter gives for every `check` and `run`; a `check` that is wrong is an error of its file.

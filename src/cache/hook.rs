@@ -14,9 +14,11 @@ use crate::sync::Arc;
 /// An entry that went, and why.
 pub(super) type Told<K, V> = (Arc<Entry<K, V>>, Reason);
 
+type Call<K, V> = Box<dyn Fn(&Entry<K, V>, Reason) + Send + Sync>;
+
 /// What hears of entries that went.
 pub(super) struct Hook<K, V> {
-    call: Box<dyn Fn(&Entry<K, V>, Reason) + Send + Sync>,
+    call: Call<K, V>,
     /// Threads on which it runs. Nothing is locked inside of this lock.
     running: Mutex<Vec<Running<K, V>>>,
 }

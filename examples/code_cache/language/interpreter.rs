@@ -7,7 +7,12 @@ use super::machine::Machine;
 pub(crate) fn run(program: &Program, arguments: &[i64]) -> i64 {
     let mut machine = Machine::new();
     machine.reset(program.steps);
-    call(program, &mut machine, program.entry, arguments.to_vec())
+    enter(program, &mut machine, arguments)
+}
+
+/// Runs a program on a machine as it is.
+pub(crate) fn enter(program: &Program, machine: &mut Machine, arguments: &[i64]) -> i64 {
+    call(program, machine, program.entry, arguments.to_vec())
 }
 
 /// Enters a function; `locals` holds its arguments.

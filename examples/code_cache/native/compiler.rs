@@ -11,7 +11,7 @@ use cranelift_codegen::settings::{self, Configurable};
 use cranelift_frontend::FunctionBuilderContext;
 use gaia_jit::Reloc;
 
-use super::lower::{lower_entry, lower_function};
+use super::lower::{lower_call, lower_entry, lower_function};
 use super::{Object, Piece, Relocation};
 use crate::language::ast::Program;
 
@@ -45,6 +45,13 @@ impl Compiler {
         lower_entry(&mut self.context.func, &mut self.builder_context, &*self.isa, program);
         pieces.push(self.finish(format!("{}::(entry)", program.name.text))?);
         Ok(Object { pieces })
+    }
+
+    /// Code that calls the host at an address, with what it is called with and the program.
+    pub(crate) fn compile_call(&mut self, host: usize, program: &Program) -> Result<Piece, String> {
+        self.begin(0);
+        lower_call(&mut self.context.func, &mut self.builder_context, &*self.isa, host, program);
+        self.finish(format!("{}::(interpreter)", program.name.text))
     }
 
     fn begin(&mut self, piece: usize) {

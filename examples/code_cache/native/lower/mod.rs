@@ -50,14 +50,7 @@ pub(super) fn lower_entry(
     isa: &dyn TargetIsa,
     program: &Program,
 ) {
-    code.signature = signature(isa, 1);
-    code.signature.params.push(AbiParam::new(isa.pointer_type()));
-    let mut builder = FunctionBuilder::new(code, context);
-    let block = builder.create_block();
-    builder.append_block_params_for_function_params(block);
-    builder.switch_to_block(block);
-    builder.seal_block(block);
-    let (machine, list) = (builder.block_params(block)[0], builder.block_params(block)[1]);
+    let (mut builder, machine, list) = begin_entry(code, context, isa);
     let mut arguments = vec![machine];
     for index in 0..program.functions[program.entry].parameters.len() {
         arguments.push(builder.ins().load(I64, MemFlagsData::trusted(), list, index as i32 * 8));
@@ -67,6 +60,44 @@ pub(super) fn lower_entry(
     let result = builder.inst_results(call)[0];
     builder.ins().return_(&[result]);
     builder.finalize(isa.frontend_config());
+}
+
+/// The host function is called with the machine, the arguments and the address of the program.
+pub(super) fn lower_call(
+    code: &mut Code,
+    context: &mut FunctionBuilderContext,
+    isa: &dyn TargetIsa,
+    host: usize,
+    program: &Program,
+) {
+    let (mut builder, machine, list) = begin_entry(code, context, isa);
+    let pointer = isa.pointer_type();
+    let mut host_signature = builder.func.signature.clone();
+    host_signature.params.push(AbiParam::new(pointer));
+    let host_signature = builder.import_signature(host_signature);
+    let host = builder.ins().iconst(pointer, host as i64);
+    let program = builder.ins().iconst(pointer, (&raw const *program).addr() as i64);
+    let call = builder.ins().call_indirect(host_signature, host, &[machine, list, program]);
+    let result = builder.inst_results(call)[0];
+    builder.ins().return_(&[result]);
+    builder.finalize(isa.frontend_config());
+}
+
+/// A function of the type [`Entry`](crate::native::Entry), with its parameters: the machine and the list of arguments.
+fn begin_entry<'a>(
+    code: &'a mut Code,
+    context: &'a mut FunctionBuilderContext,
+    isa: &dyn TargetIsa,
+) -> (FunctionBuilder<'a>, Value, Value) {
+    code.signature = signature(isa, 1);
+    code.signature.params.push(AbiParam::new(isa.pointer_type()));
+    let mut builder = FunctionBuilder::new(code, context);
+    let block = builder.create_block();
+    builder.append_block_params_for_function_params(block);
+    builder.switch_to_block(block);
+    builder.seal_block(block);
+    let (machine, list) = (builder.block_params(block)[0], builder.block_params(block)[1]);
+    (builder, machine, list)
 }
 
 pub(super) fn lower_function(
