@@ -1,5 +1,8 @@
 //! The command line.
 
+#[path = "../common/arguments.rs"]
+mod arguments;
+
 use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,6 +12,7 @@ use lexopt::Parser;
 use lexopt::prelude::{Long, Short, Value};
 
 use crate::failure::Failure;
+use arguments::{bytes, mode, number};
 
 pub(crate) const HELP: &str = "\
 A JIT on an arena that is too small for its programs.
@@ -123,39 +127,10 @@ fn setter(name: &str) -> Option<Setter> {
     })
 }
 
-fn number(value: &OsStr, least: u64, most: u64) -> Result<u64, String> {
-    match value.to_str().and_then(|text| text.parse().ok()) {
-        Some(number) if (least..=most).contains(&number) => Ok(number),
-        _ => Err(format!("not a number from {least} to {most}")),
-    }
-}
-
-fn mode(value: &OsStr) -> Result<WxMode, String> {
-    match value.to_str() {
-        Some("flip") => Ok(WxMode::Flip),
-        Some("dual") => Ok(WxMode::DualMap),
-        Some("per-thread") => Ok(WxMode::PerThread),
-        Some("file") => Ok(WxMode::FileWrite),
-        _ => Err("the modes are flip, dual, per-thread and file".to_owned()),
-    }
-}
-
 fn perf(value: &OsStr) -> Result<Perf, String> {
     match value.to_str() {
         Some("map") => Ok(Perf::Map),
         Some("jitdump") => Ok(Perf::Jitdump),
         _ => Err("perf reads a map or a jitdump".to_owned()),
     }
-}
-
-fn bytes(value: &OsStr) -> Result<usize, String> {
-    let text = value.to_str().unwrap_or_default();
-    let (digits, shift) = match text.char_indices().next_back() {
-        Some((at, 'k' | 'K')) => (&text[..at], 10),
-        Some((at, 'm' | 'M')) => (&text[..at], 20),
-        Some((at, 'g' | 'G')) => (&text[..at], 30),
-        _ => (text, 0),
-    };
-    let number = digits.parse::<usize>().map_err(|_| "not a number of bytes, such as 65536, 512K or 4M")?;
-    number.checked_mul(1 << shift).ok_or_else(|| "more bytes than can be addressed".to_owned())
 }

@@ -1,0 +1,28 @@
+//! Why a run ends early, and with which exit code.
+
+use std::fmt;
+
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// What the user gave cannot be used: a flag, a file, a program, or a mode that the system refuses.
+    Input(String),
+    /// Something went wrong that the user is not to blame for.
+    Run(String),
+}
+
+impl Failure {
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Input(_) => 2,
+            Self::Run(_) => 1,
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Input(message) | Self::Run(message) => f.write_str(message),
+        }
+    }
+}

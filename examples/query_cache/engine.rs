@@ -1,0 +1,157 @@
+//! The three ways to answer a query, all of which begin with its text.
+
+use std::time::Instant;
+
+use gaia_jit::cache::CodeCache;
+use gaia_jit::{Code, CodeArena, Error};
+
+use crate::common::failure::Failure;
+use crate::counts::Counts;
+use crate::native::compiler::Compiler;
+use crate::native::{Compiled, Function};
+use crate::query::{self, Query, interpreter};
+use crate::table::Table;
+
+/// Each thread has its own.
+pub(crate) trait Engine {
+    fn run(&mut self, text: &str, counts: &mut Counts) -> Result<f64, Failure>;
+}
+
+/// Reads the query and interprets it.
+pub(crate) struct Interpreting<'a> {
+    pub(crate) table: &'a Table,
+}
+
+impl Engine for Interpreting<'_> {
+    fn run(&mut self, text: &str, _counts: &mut Counts) -> Result<f64, Failure> {
+        Ok(interpreter::run(&read(text)?, self.table))
+    }
+}
+
+/// Compiles the query, runs the code once and drops it.
+pub(crate) struct CompilingEachTime<'a> {
+    pub(crate) arena: &'a CodeArena,
+    pub(crate) native: Native<'a>,
+}
+
+impl Engine for CompilingEachTime<'_> {
+    fn run(&mut self, text: &str, counts: &mut Counts) -> Result<f64, Failure> {
+        let Compiled { bytes, align } = self.native.compile(text, counts)?;
+        let block = match self.arena.publish(Code::new(bytes).align(align).name(text)) {
+            Ok(block) => block,
+            Err(error) => return Trouble::from(error).interpret(text, self.native.table, counts),
+        };
+        // SAFETY: `compile` makes functions of this type.
+        let function = unsafe { block.as_fn() };
+        // SAFETY: the block is there until the end of this function.
+        Ok(unsafe { self.native.call(function) })
+    }
+}
+
+/// Compiles the query only if it is not in the cache.
+pub(crate) struct Caching<'a> {
+    pub(crate) arena: &'a CodeArena,
+    pub(crate) cache: &'a CodeCache<String>,
+    pub(crate) native: Native<'a>,
+}
+
+impl Engine for Caching<'_> {
+    fn run(&mut self, text: &str, counts: &mut Counts) -> Result<f64, Failure> {
+        let guard = self.arena.pin();
+        if let Some(entry) = self.cache.get_in(&guard, text) {
+            // The cache does not count these: a hit under a guard writes nothing that threads share.
+            counts.hits += 1;
+            // SAFETY: what is in the cache came from `compile`, which makes functions of this type.
+            let function = unsafe { entry.as_fn() };
+            // SAFETY: the guard keeps the entry, whoever evicts it meanwhile.
+            return Ok(unsafe { self.native.call(function) });
+        }
+        // What a compilation evicts cannot be used again while this thread holds a guard itself.
+        drop(guard);
+        let native = &mut self.native;
+        let compiled = self.cache.get_or_compile(text, |batch| {
+            let Compiled { bytes, align } = native.compile(text, counts)?;
+            Ok::<_, Trouble>(batch.push(Code::new(bytes).align(align).name(text))?)
+        });
+        match compiled {
+            Ok(entry) => {
+                // SAFETY: as above.
+                let function = unsafe { entry.as_fn() };
+                // SAFETY: the entry is held until the end of this arm.
+                Ok(unsafe { self.native.call(function) })
+            }
+            Err(trouble) => trouble.interpret(text, self.native.table, counts),
+        }
+    }
+}
+
+/// Why there is no code for a query.
+enum Trouble {
+    /// Everything in the arena is being used.
+    Full,
+    Failure(Failure),
+}
+
+impl Trouble {
+    /// A query that finds no room for its code is interpreted; all else is passed on.
+    fn interpret(self, text: &str, table: &Table, counts: &mut Counts) -> Result<f64, Failure> {
+        match self {
+            Self::Full => {
+                counts.interpreted += 1;
+                Ok(interpreter::run(&read(text)?, table))
+            }
+            Self::Failure(failure) => Err(failure),
+        }
+    }
+}
+
+impl From<Error> for Trouble {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::ArenaFull { .. } => Self::Full,
+            other => Self::Failure(Failure::Run(format!("no room for code: {other}"))),
+        }
+    }
+}
+
+impl From<Failure> for Trouble {
+    fn from(failure: Failure) -> Self {
+        Self::Failure(failure)
+    }
+}
+
+/// What it takes to compile queries, and to run what comes of that.
+pub(crate) struct Native<'a> {
+    compiler: Compiler,
+    table: &'a Table,
+    columns: Vec<*const f64>,
+}
+
+impl<'a> Native<'a> {
+    pub(crate) fn new(table: &'a Table) -> Result<Self, Failure> {
+        let compiler = Compiler::for_host().map_err(Failure::Input)?;
+        Ok(Self { compiler, table, columns: table.addresses() })
+    }
+
+    /// Code for a query: a [`Function`].
+    pub(crate) fn compile(&mut self, text: &str, counts: &mut Counts) -> Result<Compiled<'_>, Failure> {
+        let start = Instant::now();
+        let compiled = self.compiler.compile(&read(text)?).map_err(|error| Failure::Run(format!("{text}: {error}")))?;
+        counts.compilations += 1;
+        counts.compile_time += start.elapsed();
+        counts.code_bytes += compiled.bytes.len() as u64;
+        Ok(compiled)
+    }
+
+    /// # Safety
+    /// - `function` is code from [`compile`](Self::compile), and nobody drops it before this returns.
+    pub(crate) unsafe fn call(&self, function: Function) -> f64 {
+        // SAFETY: passed on to the caller; it reads all columns, up to as many rows as they have.
+        unsafe { function(self.columns.as_ptr(), self.table.rows()) }
+    }
+}
+
+/// Reads a query that was read before: those with errors do not get here.
+fn read(text: &str) -> Result<Query, Failure> {
+    query::read(text, 1).map_err(|error| Failure::Run(format!("{text}: {}: {}", error.place, error.message)))
+}

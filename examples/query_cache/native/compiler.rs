@@ -1,0 +1,43 @@
+//! Drives Cranelift: a query in, bytes out.
+
+use cranelift_codegen::Context;
+use cranelift_codegen::control::ControlPlane;
+use cranelift_codegen::isa::OwnedTargetIsa;
+use cranelift_codegen::settings::{self, Configurable};
+use cranelift_frontend::FunctionBuilderContext;
+
+use super::Compiled;
+use super::lower::lower;
+use crate::query::Query;
+
+/// Compiles queries for the machine it runs on. Each thread has its own; the buffers inside are reused.
+pub(crate) struct Compiler {
+    isa: OwnedTargetIsa,
+    context: Context,
+    builder_context: FunctionBuilderContext,
+}
+
+impl Compiler {
+    /// Fails where Cranelift does not support the host.
+    pub(crate) fn for_host() -> Result<Self, String> {
+        let mut flags = settings::builder();
+        for (name, value) in [("opt_level", "speed"), ("enable_verifier", "false")] {
+            flags.set(name, value).map_err(|error| error.to_string())?;
+        }
+        let isa =
+            cranelift_native::builder()?.finish(settings::Flags::new(flags)).map_err(|error| error.to_string())?;
+        Ok(Self { isa, context: Context::new(), builder_context: FunctionBuilderContext::new() })
+    }
+
+    pub(crate) fn compile(&mut self, query: &Query) -> Result<Compiled<'_>, String> {
+        self.context.clear();
+        lower(&mut self.context.func, &mut self.builder_context, &*self.isa, query);
+        let compiled =
+            self.context.compile(&*self.isa, &mut ControlPlane::default()).map_err(|error| error.inner.to_string())?;
+        // Constants lie behind the code, and nothing is called, so nothing is left to be linked.
+        match compiled.buffer.relocs() {
+            [] => Ok(Compiled { bytes: compiled.code_buffer(), align: compiled.buffer.alignment as usize }),
+            [reloc, ..] => Err(format!("a relocation of kind {} is not supported by this example", reloc.kind)),
+        }
+    }
+}
