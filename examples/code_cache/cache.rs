@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use gaia_jit::cache::{CodeCache, Entry};
 use gaia_jit::{Batch, Code, CodeArena, CodeBlock, Error, Guard, Slot, Target};
 
-use crate::failure::Failure;
+use crate::common::failure::Failure;
 use crate::native::{self, Object};
 use crate::tally::Tally;
 use crate::workload::Unit;

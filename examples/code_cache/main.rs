@@ -22,7 +22,8 @@
 //! Exit codes: 0 if all went well, 1 if something was wrong with the code or the arena, 2 if the input cannot be used.
 
 mod cache;
-mod failure;
+#[path = "../common/mod.rs"]
+mod common;
 mod language;
 mod native;
 mod observers;
@@ -40,10 +41,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use gaia_jit::CodeArena;
-use indicatif::{ProgressBar, ProgressStyle};
 
 use cache::Cache;
-use failure::Failure;
+use common::failure::Failure;
+use common::format;
+use common::progress::bar;
+use common::threads::on_threads;
+use language::machine::STACK_BYTES;
 use options::{HELP, Options};
 use report::Snapshot;
 use tally::Tally;
@@ -105,7 +109,7 @@ fn check_capacity(options: &Options, units: &[Unit]) -> Result<(), Failure> {
     if options.capacity >= needed {
         return Ok(());
     }
-    let (needed, largest) = (report::size(needed), report::size(largest));
+    let (needed, largest) = (format::size(needed), format::size(largest));
     Err(Failure::Input(format!(
         "--capacity: {} threads, and programs of up to {largest}, need {needed} at least",
         options.threads
@@ -133,7 +137,7 @@ fn call_programs(
             // A thread that gives up takes the others with it.
             worker.and_then(|worker| worker.work(&stop)).inspect_err(|_| stop.store(true, Ordering::Relaxed))
         };
-        workload::on_threads(options.threads, work)?;
+        on_threads(options.threads, STACK_BYTES, work)?;
         watch.join().map_err(|_| Failure::Run("the thread that watches panicked".to_owned()))
     })
 }
@@ -158,12 +162,6 @@ fn check_empty(arena: &CodeArena) -> Result<(), Failure> {
     if stats.live_blocks != 0 || stats.pending_bytes != 0 || stats.resident_bytes != 0 {
         return Err(Failure::Run(format!("not all memory came back: {stats}")));
     }
-    println!("all dropped: {} given back to the system, nothing left", report::size(trimmed));
+    println!("all dropped: {} given back to the system, nothing left", format::size(trimmed));
     Ok(())
-}
-
-/// A progress bar; it is silent if standard error is not a terminal.
-fn bar(template: &str) -> ProgressBar {
-    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::new(0).with_style(style.progress_chars("=> "))
 }

@@ -2,7 +2,7 @@
 
 use gaia_jit::ArenaBuilder;
 
-use crate::failure::Failure;
+use crate::common::failure::Failure;
 use crate::options::{Options, Perf};
 
 pub(crate) fn add(builder: ArenaBuilder, options: &Options) -> Result<ArenaBuilder, Failure> {

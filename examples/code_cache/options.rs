@@ -1,8 +1,5 @@
 //! The command line.
 
-#[path = "../common/arguments.rs"]
-mod arguments;
-
 use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,8 +8,8 @@ use gaia_jit::WxMode;
 use lexopt::Parser;
 use lexopt::prelude::{Long, Short, Value};
 
-use crate::failure::Failure;
-use arguments::{bytes, mode, number};
+use crate::common::arguments::{bytes, mode, number};
+use crate::common::failure::Failure;
 
 pub(crate) const HELP: &str = "\
 A JIT on an arena that is too small for its programs.

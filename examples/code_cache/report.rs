@@ -8,7 +8,8 @@ use comfy_table::{CellAlignment, Table, presets};
 use gaia_jit::cache::{self, CodeCache};
 use gaia_jit::{CodeArena, Map, Stats};
 
-use crate::failure::Failure;
+use crate::common::failure::Failure;
+use crate::common::format::{grouped, size};
 use crate::options::Options;
 use crate::tally::{Tally, Timed};
 use crate::workload::Unit;
@@ -133,27 +134,4 @@ pub(crate) fn draw(options: &Options, snapshot: &Snapshot, mut file: File) -> io
 
 fn setting(options: &Options) -> String {
     format!("{:?}, {}, {} threads", options.mode, size(options.capacity), options.threads)
-}
-
-/// Bytes in the unit that leaves few digits.
-pub(crate) fn size(bytes: usize) -> String {
-    match bytes {
-        0..=9_999 => format!("{bytes} B"),
-        10_000..=1_048_575 => format!("{:.1} KiB", bytes as f64 / 1024.0),
-        1_048_576..=1_073_741_823 => format!("{:.1} MiB", bytes as f64 / 1_048_576.0),
-        _ => format!("{:.1} GiB", bytes as f64 / 1_073_741_824.0),
-    }
-}
-
-/// A number with commas between its thousands.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index) % 3 == 0 {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }

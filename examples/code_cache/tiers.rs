@@ -11,7 +11,7 @@ use std::time::Instant;
 use gaia_jit::{Code, CodeArena, CodeBlock, Error, Redirect};
 
 use crate::cache::{link, place};
-use crate::failure::Failure;
+use crate::common::failure::Failure;
 use crate::language::ast::Program;
 use crate::language::interpreter;
 use crate::language::machine::Machine;

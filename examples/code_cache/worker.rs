@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use fastrand::Rng;
 
 use crate::cache::Cache;
-use crate::failure::Failure;
+use crate::common::failure::Failure;
 use crate::language::machine::Machine;
 use crate::native::Entry;
 use crate::native::compiler::Compiler;

@@ -3,12 +3,12 @@
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 
 use fastrand::Rng;
 use indicatif::ProgressBar;
 
-use crate::failure::Failure;
+use crate::common::failure::Failure;
+use crate::common::threads::on_threads;
 use crate::language::ast::Program;
 use crate::language::machine::{MAX_PARAMETERS, STACK_BYTES};
 use crate::language::{self, generator, interpreter};
@@ -97,7 +97,7 @@ fn compile_all(sources: Vec<Source>, threads: usize, bar: &ProgressBar) -> Resul
             bar.inc(1);
         }
     };
-    let mut done = on_threads(threads, |_| worker())?.into_iter().flatten().collect::<Vec<_>>();
+    let mut done = on_threads(threads, STACK_BYTES, |_| worker())?.into_iter().flatten().collect::<Vec<_>>();
     done.sort_by_key(|(index, ..)| *index);
     let finished = sources.into_iter().zip(done);
     Ok(finished
@@ -127,21 +127,4 @@ fn interpret(source: &Source) -> Result<Vec<Case>, Failure> {
         cases.push(Case { arguments, expected: given });
     }
     Ok(cases)
-}
-
-/// Runs `work` on so many threads, each with the stack that programs need; the first failure wins.
-pub(crate) fn on_threads<T: Send>(
-    threads: usize,
-    work: impl Fn(usize) -> Result<T, Failure> + Sync,
-) -> Result<Vec<T>, Failure> {
-    let work = &work;
-    thread::scope(|scope| {
-        let spawn = |number| thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, move || work(number));
-        let started: Vec<_> = (0..threads).map(spawn).collect();
-        let join = |handle: std::io::Result<thread::ScopedJoinHandle<'_, _>>| {
-            let handle = handle.map_err(|error| Failure::Run(format!("cannot start a thread: {error}")))?;
-            handle.join().unwrap_or_else(|_| Err(Failure::Run("a thread panicked".to_owned())))
-        };
-        started.into_iter().map(join).collect()
-    })
 }

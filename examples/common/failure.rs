@@ -8,13 +8,21 @@ pub(crate) enum Failure {
     Input(String),
     /// Something went wrong that the user is not to blame for.
     Run(String),
+    /// The arena refused something.
+    Arena(gaia_jit::Error),
+}
+
+impl From<gaia_jit::Error> for Failure {
+    fn from(error: gaia_jit::Error) -> Self {
+        Self::Arena(error)
+    }
 }
 
 impl Failure {
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Input(_) => 2,
-            Self::Run(_) => 1,
+            Self::Run(_) | Self::Arena(_) => 1,
         }
     }
 }
@@ -23,6 +31,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Input(message) | Self::Run(message) => f.write_str(message),
+            Self::Arena(error) => write!(f, "cannot publish: {error}"),
         }
     }
 }

@@ -1,19 +1,6 @@
 //! The syntax tree, shared by the interpreter and the compiler.
 
-use std::fmt;
-
-/// A position in a source text; both count from one.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Place {
-    pub(crate) line: u32,
-    pub(crate) column: u32,
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.line, self.column)
-    }
-}
+use crate::common::source::Place;
 
 /// A name as it was written.
 #[derive(Clone, Debug)]

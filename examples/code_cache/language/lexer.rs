@@ -1,7 +1,6 @@
 //! Source text to tokens.
 
-use super::SourceError;
-use super::ast::Place;
+use crate::common::source::{Place, SourceError};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Token {

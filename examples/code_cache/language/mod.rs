@@ -37,20 +37,8 @@ pub(crate) mod machine;
 mod parser;
 mod resolve;
 
-use ast::{Place, Program};
-
-/// What is wrong with a source text, and where.
-#[derive(Debug)]
-pub(crate) struct SourceError {
-    pub(crate) place: Place,
-    pub(crate) message: String,
-}
-
-impl SourceError {
-    fn new(place: Place, message: impl Into<String>) -> Self {
-        Self { place, message: message.into() }
-    }
-}
+use crate::common::source::SourceError;
+use ast::Program;
 
 /// Reads all programs of a text; those that come back are complete and may be run by either engine.
 pub(crate) fn read(text: &str) -> Result<Vec<Program>, SourceError> {

@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 
-use super::SourceError;
 use super::ast::{Expr, Function, Name, Program, Statement};
 use super::machine::{MAX_PARAMETERS, MAX_STEPS};
+use crate::common::source::SourceError;
 
 /// Nodes of one function's tree; `machine::MAX_DEPTH` says why there is a limit.
 const MAX_NODES: usize = 4096;

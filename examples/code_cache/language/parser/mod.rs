@@ -2,10 +2,10 @@
 
 mod expression;
 
-use super::SourceError;
-use super::ast::{Expr, Function, Name, Place, Program, Run, Statement};
+use super::ast::{Expr, Function, Name, Program, Run, Statement};
 use super::lexer::Token;
 use super::machine::DEFAULT_STEPS;
+use crate::common::source::{Place, SourceError};
 
 /// How deep blocks and expressions may be nested. It keeps the recursion here and in the engines within their stacks.
 const MAX_NESTING: usize = 64;
