@@ -117,8 +117,10 @@ fn number(n: u32, key: u32) -> u32 {
 }
 
 /// All calls at once. Whatever is found is of its key and not freed, and what was invalidated before the call is not found.
+/// `GAIA_TEST_CACHE_OPS` sets how many operations each thread makes.
 #[test]
 fn everything_at_once() {
+    let operations = std::env::var("GAIA_TEST_CACHE_OPS").map_or(often(5_000), |text| text.parse().unwrap());
     const KEYS: u32 = 64;
     let arena = CodeArena::builder().capacity(256 << 10).poison(true).build().unwrap();
     let cache: CodeCache<u32, u32> = CodeCache::builder(arena.clone()).budget(100 << 10).build();
@@ -132,7 +134,7 @@ fn everything_at_once() {
                 scope.spawn(move || {
                     let mut random = fastrand::Rng::with_seed(seed);
                     let mut held = Vec::new();
-                    for _ in 0..often(5_000) {
+                    for _ in 0..operations {
                         let key = random.u32(0..KEYS);
                         let known = least[key as usize].load(Ordering::SeqCst);
                         match random.u32(0..20) {
