@@ -222,6 +222,127 @@ fn the_end_that_was_not_needed_stops() {
     });
 }
 
+/// Executable granules of an arena that are neither traps nor a function's: the offset of the first, and how many there are.
+#[cfg(target_os = "linux")]
+fn neither_code_nor_traps(arena: &CodeArena) -> Option<(usize, usize)> {
+    const GRANULE: usize = 16;
+    let (base, len) = (arena.base(), arena.capacity());
+    let mut is_code = vec![false; len / GRANULE];
+    for block in arena.blocks() {
+        let start = (block.start.addr() - base.addr()) / GRANULE;
+        is_code[start..start + block.len.div_ceil(GRANULE)].fill(true);
+    }
+    let mut wrong = Vec::new();
+    for (from, to) in common::maps::executable(base.addr(), len) {
+        let start = from - base.addr();
+        // SAFETY: mapped and readable, and nobody writes there meanwhile.
+        let bytes = unsafe { std::slice::from_raw_parts(base.wrapping_add(start), to - from) };
+        let granules = (start / GRANULE..).zip(bytes.chunks(GRANULE));
+        let free = granules.filter(|(at, bytes)| *bytes != [0xcc; GRANULE] && !is_code[*at]);
+        wrong.extend(free.map(|(at, _)| at * GRANULE));
+    }
+    wrong.first().map(|first| (*first, wrong.len()))
+}
+
+/// The last page that a function was cut off in holds memory, so it is executable, to its end.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_page_that_a_cut_ends_in_is_full_of_traps() {
+    for mode in modes() {
+        for (len, used) in [(70_000, 6), (65_537, 33), (100_001, 60_000), (131_072, 5_000), (70_000, 69_990)] {
+            let arena = arena(mode, true);
+            let write = |_: *const u8, bytes: &mut [u8]| {
+                bytes.fill(0x90);
+                bytes[..6].copy_from_slice(&asm::constant(8));
+                Ok(used)
+            };
+            let block = arena.publish_with(gaia_jit::Reserve::new(len), write).unwrap();
+            assert_eq!((call(&block), block.len()), (8, used));
+            assert_eq!(neither_code_nor_traps(&arena), None, "{mode:?}: {used} of {len}");
+        }
+    }
+}
+
+/// Whatever is done, what is executable is code or traps.
+#[cfg(target_os = "linux")]
+#[test]
+fn what_is_executable_is_code_or_traps() {
+    for mode in modes() {
+        for seed in 0..common::often(20) as u64 {
+            let arena = arena(mode, true);
+            let mut life = Life { rng: fastrand::Rng::with_seed(seed), blocks: Vec::new() };
+            for _ in 0..40 {
+                let step = life.step(&arena);
+                assert_eq!(neither_code_nor_traps(&arena), None, "{mode:?}, seed {seed}: {step}");
+            }
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+struct Life {
+    rng: fastrand::Rng,
+    blocks: Vec<CodeBlock>,
+}
+
+#[cfg(target_os = "linux")]
+impl Life {
+    /// Does one step, whatever the system says to it; returns what it was.
+    fn step(&mut self, arena: &CodeArena) -> String {
+        let Self { rng, blocks } = self;
+        match rng.u8(..9) {
+            0 | 1 => {
+                let most = if rng.bool() { 3_000 } else { 100_000 };
+                let len = rng.usize(1..most);
+                blocks.extend(arena.publish(&vec![0xc3; len]));
+                format!("{len} bytes published")
+            }
+            2 => {
+                let len = rng.usize(1..90_000);
+                let used = rng.usize(1..=len);
+                let write = |_: *const u8, bytes: &mut [u8]| {
+                    bytes[..used].fill(0xc3);
+                    bytes[used..].fill(0x90);
+                    Ok(used)
+                };
+                blocks.extend(arena.publish_with(gaia_jit::Reserve::new(len), write));
+                format!("{used} of {len} bytes used")
+            }
+            3 => {
+                let (count, most) = (rng.usize(1..60), rng.usize(16..6_000));
+                let mut batch = arena.batch();
+                for _ in 0..count {
+                    let (code, align) = (vec![0xc3; rng.usize(1..most)], 16 << rng.u32(..9));
+                    let _ = batch.push(gaia_jit::Code::new(&code).align(align));
+                }
+                let published = rng.u8(..4) > 0;
+                if published {
+                    blocks.extend(batch.publish().unwrap_or_default());
+                }
+                format!("a batch of {count} of up to {most} bytes, published: {published}")
+            }
+            4 | 5 => {
+                blocks.retain(|_| rng.u8(..3) > 0);
+                "a third dropped".into()
+            }
+            6 => format!("trimmed: {:?}", arena.trim()),
+            7 => {
+                if rng.u8(..6) == 0 {
+                    let _ = arena.collapse();
+                }
+                "collapsed".into()
+            }
+            _ => {
+                if let Some(block) = blocks.last_mut() {
+                    let len = rng.usize(1..=block.len());
+                    block.shrink(len).unwrap();
+                }
+                "shrunk".into()
+            }
+        }
+    }
+}
+
 fn read(address: *const u8) -> [u8; 6] {
     // SAFETY: inside of the arena, whose pages are mapped and readable.
     unsafe { address.cast::<[u8; 6]>().read() }

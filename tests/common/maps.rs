@@ -12,6 +12,19 @@ pub fn mappings(start: usize, len: usize) -> Vec<String> {
     maps.lines().filter_map(parse).collect()
 }
 
+/// Where in `[start, start + len)` this process may read and run what is there, as addresses from and to.
+pub fn executable(start: usize, len: usize) -> Vec<(usize, usize)> {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let parse = |line: &str| {
+        let (range, rest) = line.split_once(' ')?;
+        let (from, to) = range.split_once('-')?;
+        let (from, to) = (usize::from_str_radix(from, 16).ok()?, usize::from_str_radix(to, 16).ok()?);
+        let (from, to) = (from.max(start), to.min(start + len));
+        (from < to && rest.starts_with('r') && rest[..4].contains('x')).then_some((from, to))
+    };
+    maps.lines().filter_map(parse).collect()
+}
+
 /// Bytes of memory behind `len` bytes at `base`.
 pub fn resident(base: usize, len: usize) -> usize {
     let page = region::page::size();

@@ -40,7 +40,10 @@ impl Batch {
             Source::Run => {
                 self.core.note_resident(tail);
                 if poison {
-                    self.core.fill_opened(tail);
+                    // Up to the end of its last page, which holds memory and so becomes executable. Nothing lies behind the last
+                    // slot, and a run is whole pages.
+                    let page = (self.core.memory.page_size() / GRANULE) as u32;
+                    self.core.fill_opened(Run { start: tail.start, end: tail.end.next_multiple_of(page) });
                 }
                 if let Some(open) =
                     self.runs.iter_mut().find(|open| open.run.start <= tail.start && tail.end <= open.run.end)
