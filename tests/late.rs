@@ -7,7 +7,7 @@ mod common;
 use std::os::fd::AsRawFd;
 
 use common::{asm, call, child, fork, modes, sandbox, small};
-use gaia_jit::{CodeArena, CodeBlock, Error, WxMode};
+use gaia_jit::{CodeArena, CodeBlock, Error, Reserve, WxMode};
 
 fn batch_of(arena: &CodeArena, count: u32, len: usize) -> Result<Vec<CodeBlock>, Error> {
     let mut batch = arena.batch();
@@ -286,6 +286,81 @@ fn holes_are_filled_again_when_a_refusal_has_passed() {
                 assert_eq!(call(&block), 0, "{n}");
             }
         }
+    });
+}
+
+/// The write through the kernel is refused for good. Who had staged something then fails once; whoever comes later goes to pages,
+/// however often the write is tried again.
+#[test]
+fn a_refused_write_fails_a_batch_once() {
+    const NAME: &str = "a_refused_write_fails_a_batch_once";
+    child::run(NAME, || {
+        let (batches, reserves, redirects) = (
+            small(WxMode::Flip).build().unwrap(),
+            small(WxMode::Flip).build().unwrap(),
+            small(WxMode::Flip).build().unwrap(),
+        );
+        if !batches.stats().fills_holes || !sandbox::deny_kernel_writes() {
+            return common::not_run(NAME, "no kernel write, or no filters here");
+        }
+        // The write is tried again with every 1,024th.
+        let failed = |one: &dyn Fn() -> Result<(), Error>| {
+            let failed = |n: &u32| match one() {
+                Ok(()) => false,
+                Err(Error::OperatingSystem { .. }) => true,
+                Err(other) => panic!("{n}: {other}"),
+            };
+            (0..2_500).filter(failed).collect::<Vec<_>>()
+        };
+        let batch = || batch_of(&batches, 2, 100).map(|blocks| assert!(runs(&blocks)));
+        assert_eq!(failed(&batch), [0]);
+        let write = |_: *const u8, bytes: &mut [u8]| {
+            let code = asm::constant(1);
+            bytes[..code.len()].copy_from_slice(&code);
+            Ok(code.len())
+        };
+        let reserve = || reserves.publish_with(Reserve::new(16), write).map(drop);
+        assert_eq!(failed(&reserve), [0]);
+        let redirect = || redirects.redirect(redirects.publish(&asm::constant(1))?).map(drop);
+        // The first function goes to pages of its own at once, and the redirect's code after it.
+        assert_eq!(failed(&redirect), [] as [u32; 0]);
+        for arena in [batches, reserves, redirects] {
+            assert_eq!(arena.stats().free_bytes, arena.capacity());
+        }
+    });
+}
+
+/// The same with no whole page free: pages are what is missing, not a write. Where something goes there is room again.
+#[test]
+fn a_refused_write_leaves_an_arena_that_is_full() {
+    const NAME: &str = "a_refused_write_leaves_an_arena_that_is_full";
+    child::run(NAME, || {
+        let arena = small(WxMode::Flip).build().unwrap();
+        let mut blocks = Vec::new();
+        while let Ok(block) = arena.publish(&asm::padded(1, 1_000)) {
+            blocks.push(block);
+        }
+        let mut index = 0;
+        blocks.retain(|_| {
+            index += 1;
+            index % 2 == 0
+        });
+        if !arena.stats().fills_holes || !sandbox::deny_kernel_writes() {
+            return common::not_run(NAME, "no kernel write, or no filters here");
+        }
+        let publish = || arena.publish(&asm::constant(1)).map(drop);
+        let batch = || batch_of(&arena, 2, 10).map(drop);
+        let reserve = || arena.publish_with(Reserve::new(16), |_, bytes| Ok(bytes.len())).map(drop);
+        // Each may be the first that meets the refusal, and have staged something then.
+        let first = publish();
+        assert!(matches!(first, Err(Error::OperatingSystem { .. })), "{first:?}");
+        for n in 0..2_500 {
+            for done in [publish(), batch(), reserve()] {
+                assert!(matches!(done, Err(Error::ArenaFull { .. })), "{n}: {done:?}");
+            }
+        }
+        blocks.clear();
+        assert!(publish().is_ok() && batch().is_ok() && reserve().is_ok());
     });
 }
 

@@ -243,4 +243,22 @@ fn a_hook_may_panic() {
         assert_eq!(cache.stats().entries, 1);
     }
     assert_eq!((told.load(Ordering::Relaxed), cache.stats().held), (9, 0));
+
+/// Where the write through the kernel is refused late, each function takes a page, and the cache makes room for pages.
+#[cfg(target_os = "linux")]
+#[test]
+fn room_is_made_where_holes_are_not_filled_any_more() {
+    const NAME: &str = "room::room_is_made_where_holes_are_not_filled_any_more";
+    super::common::child::run(NAME, || {
+        let arena = small(gaia_jit::WxMode::Flip).build().unwrap();
+        let cache: CodeCache<u32> = CodeCache::builder(arena.clone()).budget(usize::MAX).build();
+        (0..300).for_each(|n| drop(ask(&cache, n, n, 2_000)));
+        if !arena.stats().fills_holes || !super::common::sandbox::deny_kernel_writes() {
+            return super::common::not_run(NAME, "no kernel write, or no filters here");
+        }
+        // What was staged when it happened fails.
+        assert!(matches!(cache.get_or_compile(&1_000, code(1, 100)), Err(Error::OperatingSystem { .. })));
+        (1_001..4_000).for_each(|n| drop(ask(&cache, n, n, 100)));
+        assert!(cache.stats().evictions > 1_000, "{:?}", cache.stats());
+    });
 }

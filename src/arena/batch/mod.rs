@@ -325,17 +325,28 @@ impl Batch {
         }
         let staged = self.staging.len() + granules as usize * GRANULE;
         let few = self.no_pages || self.expected.max(staged) <= STAGED;
-        if !memory.opens_pages() || !self.in_pages && few && memory.may_fill_hole() {
+        if !memory.opens_pages() || !self.in_pages && few && memory.fills_holes() {
             return self.stage(granules, align);
+        }
+        if !self.in_pages && few && memory.may_fill_hole() {
+            if let Ok(placed) = self.stage_tried(granules, align) {
+                return Ok(placed);
+            }
         }
         match self.open(granules, align) {
             // No room for whole pages, or the system is at its limit of mappings: holes may still do.
-            // (What refused to fill them may have passed.)
             Err(error @ (Error::ArenaFull { .. } | Error::OperatingSystem { .. }))
                 if self.core.memory.filled_holes() && !self.in_pages =>
             {
-                self.no_pages = matches!(error, Error::ArenaFull { .. });
-                self.stage(granules, align)
+                let no_pages = matches!(error, Error::ArenaFull { .. });
+                if self.core.memory.fills_holes() {
+                    self.no_pages = no_pages;
+                    return self.stage(granules, align);
+                }
+                // What refused to fill them may have passed. If not, pages are what is missing, and room for them may be made.
+                let placed = self.stage_tried(granules, align).map_err(|_| error)?;
+                self.no_pages = no_pages;
+                Ok(placed)
             }
             opened => Ok((opened?, Source::Run)),
         }
@@ -370,6 +381,27 @@ impl Batch {
         let run = self.core.place(granules, align, |_, run| Ok(run))?;
         self.staging.resize(at + len, 0);
         Ok((run, Source::Staged(at as u32)))
+    }
+
+    /// As [`Batch::stage`], if a write to that place is not refused now. Where it was refused before, a batch would learn of it when it
+    /// is published, and its addresses would be known by then.
+    #[cold]
+    fn stage_tried(&mut self, granules: u32, align: u32) -> Result<(Run, Source), Error> {
+        let staged = self.staging.len();
+        let (run, source) = self.stage(granules, align)?;
+        // SAFETY: granules placed for this batch alone, not published yet.
+        match unsafe { self.core.memory.write(bytes_of(run).start, &icache::TRAPS) } {
+            Ok(()) => {
+                // Its page holds memory from here on, whatever becomes of the batch.
+                self.core.note_resident(Run::new(run.start, 1));
+                Ok((run, source))
+            }
+            Err(refused) => {
+                self.staging.truncate(staged);
+                self.core.release([run]);
+                Err(refused)
+            }
+        }
     }
 
     /// Opens another run and takes granules from it.

@@ -76,7 +76,9 @@ impl Core {
     /// Publishes one function.
     pub(in crate::arena) fn publish(handle: &Arc<Handle>, code: Code<'_>) -> Result<CodeBlock, Error> {
         let core: &Core = handle;
-        if core.memory.opens_pages() && (code.bytes.len() > STAGED || !core.memory.may_fill_hole()) {
+        let refused_before = !core.memory.fills_holes();
+        let in_hole = !refused_before || core.memory.may_fill_hole();
+        if core.memory.opens_pages() && (code.bytes.len() > STAGED || !in_hole) {
             match Self::publish_in_pages(handle, code) {
                 // No room for whole pages, or the system is at its limit of mappings: holes may still do, also if they could not be
                 // filled the last time.
@@ -97,7 +99,7 @@ impl Core {
         let entry = match placed {
             // Its page could not be filled with traps: as below.
             Err(error @ Error::OperatingSystem { .. }) if core.memory.bars() && core.memory.opens_pages() => {
-                return Self::publish_instead(handle, code, error);
+                return Self::publish_instead(handle, code, error, refused_before);
             }
             placed => placed?,
         };
@@ -113,7 +115,7 @@ impl Core {
             return match error {
                 // The system allowed it when the arena was built, and there is another way.
                 Error::OperatingSystem { .. } if core.memory.opens_pages() => {
-                    Self::publish_instead(handle, code, error)
+                    Self::publish_instead(handle, code, error, refused_before)
                 }
                 error => Err(error),
             };
@@ -128,10 +130,18 @@ impl Core {
 
     /// Publishes a function in pages of its own, because the system refused something about a hole.
     #[cold]
-    fn publish_instead(handle: &Arc<Handle>, code: Code<'_>, refused: Error) -> Result<CodeBlock, Error> {
-        // There may be room, but none of whole pages: then it is the refusal that counts.
-        Self::publish_in_pages(handle, code)
-            .map_err(|other| if matches!(other, Error::ArenaFull { .. }) { refused } else { other })
+    fn publish_instead(
+        handle: &Arc<Handle>,
+        code: Code<'_>,
+        refused: Error,
+        refused_before: bool,
+    ) -> Result<CodeBlock, Error> {
+        // There may be room, but none of whole pages: then it is the refusal that counts. Once that is known, it is the pages that
+        // are missing, for which the caller can make room.
+        Self::publish_in_pages(handle, code).map_err(|other| match other {
+            Error::ArenaFull { .. } if !refused_before => refused,
+            other => other,
+        })
     }
 
     /// Publishes one function in pages of its own.
