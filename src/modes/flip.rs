@@ -132,17 +132,11 @@ fn try_out_pages(memory: &CodeMemory) -> Result<Result<KernelWriter, Unfilled>, 
 fn kernel_writer(memory: &CodeMemory) -> Result<Result<KernelWriter, Unfilled>, Error> {
     match memory.os().open_kernel_writer() {
         Ok(writer) => Ok(try_out(memory, writer)),
-        Err(refused) if PASSING.contains(&refused.source.raw_os_error().unwrap_or(0)) => Err(refused.into()),
+        Err(refused) if refused.passes() => Err(refused.into()),
         Err(refused) if refused.source.kind() == std::io::ErrorKind::Unsupported => Ok(Err(Unfilled::NoSuchCall)),
         Err(_) => Ok(Err(Unfilled::NotOpened)),
     }
 }
-
-/// Errors that say nothing about what the system allows.
-#[cfg(unix)]
-const PASSING: &[i32] = &[libc::EMFILE, libc::ENFILE, libc::ENOMEM];
-#[cfg(not(unix))]
-const PASSING: &[i32] = &[];
 
 fn try_out(memory: &CodeMemory, writer: KernelWriter) -> Result<KernelWriter, Unfilled> {
     let [one, two] = RETURN_1_2;

@@ -156,6 +156,16 @@ impl Refused {
     pub(crate) fn last(call: &'static str) -> Self {
         Self::new(call, io::Error::last_os_error())
     }
+
+    /// Whether it was for want of memory or of descriptors. That passes, and says nothing about what the system allows.
+    pub(crate) fn passes(&self) -> bool {
+        #[cfg(unix)]
+        const PASSING: &[i32] = &[libc::EMFILE, libc::ENFILE];
+        #[cfg(not(unix))]
+        const PASSING: &[i32] = &[];
+        let number = self.source.raw_os_error();
+        self.source.kind() == io::ErrorKind::OutOfMemory || number.is_some_and(|number| PASSING.contains(&number))
+    }
 }
 
 impl From<Refused> for crate::Error {

@@ -3,6 +3,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+#[cfg(target_os = "linux")]
+use gaia_jit::Batch;
 use gaia_jit::{DataAccess, DataBlock, Error};
 
 use super::common::{asm, call, modes, small};
@@ -267,4 +269,96 @@ fn given_memory_has_data() {
     assert_eq!((stats.data_bytes, stats.data_blocks, stats.flips, stats.kernel_writes), (3 * 48, 3, 0, 0));
     drop(blocks);
     assert_eq!(arena.stats().data_bytes, 0);
+}
+
+/// `/proc/self/mem` cannot be opened any more. The first constants that meet it are an error, later ones take pages.
+#[cfg(target_os = "linux")]
+#[test]
+fn constants_where_nothing_can_be_opened_any_more() {
+    const NAME: &str = "data::constants_where_nothing_can_be_opened_any_more";
+    super::common::child::run(NAME, || {
+        // An arena in `Flip` would keep it open for all.
+        let others = modes().filter(|mode| *mode != gaia_jit::WxMode::Flip);
+        let arenas: Vec<_> = others.map(|mode| small(mode).build().unwrap()).collect();
+        let place = |arena: &gaia_jit::CodeArena| arena.data(16, 16, DataAccess::ReadOnly, |_, bytes| bytes.fill(1));
+        let before: Vec<_> = arenas.iter().map(|arena| place(arena).unwrap()).collect();
+        if !super::common::sandbox::deny(libc::SYS_openat) {
+            return super::common::not_run(NAME, "no filters here");
+        }
+        for (arena, before) in arenas.iter().zip(&before) {
+            let refused = (0..100).filter(|_| match place(arena) {
+                Ok(block) => {
+                    assert_eq!(bytes_of(&block), [1; 16]);
+                    false
+                }
+                Err(Error::OperatingSystem { .. }) => true,
+                Err(other) => panic!("{other}"),
+            });
+            assert!(refused.count() <= 1, "{:?}", arena.mode());
+            assert_eq!(bytes_of(before), [1; 16]);
+        }
+    });
+}
+
+/// As above for want of descriptors, which passes: then constants share pages again.
+#[cfg(target_os = "linux")]
+#[test]
+fn constants_where_descriptors_are_wanting_for_a_while() {
+    const NAME: &str = "data::constants_where_descriptors_are_wanting_for_a_while";
+    super::common::child::run(NAME, || {
+        let Ok(arena) = small(gaia_jit::WxMode::DualMap).build() else { return };
+        let place = || arena.data(16, 16, DataAccess::ReadOnly, |_, bytes| bytes.fill(1));
+        let blocks: Vec<_> = (0..2).map(|_| place().unwrap()).collect();
+        if arena.stats().data_bytes > 32 {
+            return super::common::not_run(NAME, "constants share no pages here");
+        }
+        let limit = |soft| {
+            let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+            // SAFETY: valid for the call to write to.
+            assert_eq!(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) }, 0);
+            let before = std::mem::replace(&mut limit.rlim_cur, soft);
+            // SAFETY: valid for the call to read.
+            assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
+            before
+        };
+        let before = limit(0);
+        assert!(place().is_err());
+        limit(before);
+        let later = place().unwrap();
+        assert_eq!(later.as_ptr().addr(), blocks[1].as_ptr().addr() + 16);
+    });
+}
+
+/// Whoever was to fill constants panicked, and the batch goes on without them.
+#[cfg(target_os = "linux")]
+#[test]
+fn constants_whose_filling_panicked_come_free() {
+    const NAME: &str = "data::constants_whose_filling_panicked_come_free";
+    super::common::child::run(NAME, || {
+        let arenas: Vec<_> = modes().map(|mode| small(mode).build().unwrap()).collect();
+        // With the kernel write, and with pages that a batch has to itself.
+        for refused in [false, true] {
+            if refused && !super::common::sandbox::deny_kernel_writes() {
+                return super::common::not_run(NAME, "no filters here");
+            }
+            for arena in arenas.iter().filter(|arena| !refused || arena.mode() != gaia_jit::WxMode::FileWrite) {
+                for before in [0, 1, 3] {
+                    let mut batch = arena.batch();
+                    let place = |batch: &mut Batch| batch.data(100, 16, DataAccess::ReadOnly, |_, bytes| bytes.fill(1));
+                    (0..before).for_each(|_| assert!(place(&mut batch).is_ok()));
+                    for len in [1_000, 10_000] {
+                        let fill = || batch.data(len, 64, DataAccess::ReadOnly, |_, _| panic!("not filled"));
+                        assert!(catch_unwind(AssertUnwindSafe(fill)).is_err());
+                    }
+                    place(&mut batch).unwrap();
+                    // The first that meets the refusal is an error.
+                    if let Ok((_, data)) = batch.publish_with_data() {
+                        assert!(data.len() == before + 1 && data.iter().all(|block| bytes_of(block) == [1; 100]));
+                    }
+                    let stats = arena.stats();
+                    assert_eq!((stats.data_blocks, stats.data_bytes), (0, 0), "{:?}, {refused}", arena.mode());
+                }
+            }
+        }
+    });
 }

@@ -32,6 +32,8 @@ pub(super) struct PlacedData {
     placed: Vec<Placed>,
     /// Whole pages for constants, where they are not written by the kernel. They own the granules of such constants.
     pages: Option<DataPages>,
+    /// Granules of those pages that are nobody's, because whoever was to fill them panicked.
+    lost: Vec<Run>,
 }
 
 struct Placed {
@@ -89,6 +91,7 @@ impl PlacedData {
     pub(super) fn take(&mut self, core: &Arc<Handle>, blocks: &mut Vec<DataBlock>) {
         if let Some(pages) = self.pages.take() {
             pages.give_up_used();
+            core.free_data(self.lost.drain(..));
         }
         blocks.extend(self.placed.drain(..).map(|placed| match placed.state {
             State::Written(block) | State::Shared(block, _) => block,
@@ -151,9 +154,13 @@ impl Batch {
             Way::Pages => {
                 let mut bytes = zeros(granules)?;
                 let pages = self.data.pages.get_or_insert_with(|| DataPages::new(core, DataKind::Constant));
+                self.data.lost.try_reserve(1).map_err(|_| Error::out_of_memory())?;
                 let at = pages.reserve(len, align)?;
                 let run = pages.run_at(at, granules);
+                // It may panic.
+                self.data.lost.push(run);
                 fill(at.as_ptr(), &mut bytes[..len]);
+                self.data.lost.pop();
                 Placed { at, run, len, state: State::Staged(bytes) }
             }
         };

@@ -10,7 +10,7 @@ use super::{DataKind, Way};
 use crate::Error;
 use crate::arena::core::{Core, bytes_of};
 use crate::space::Run;
-use crate::sys::KernelWriter;
+use crate::sys::{KernelWriter, Refused};
 use crate::units::GRANULE;
 
 /// What a page holds when the writer is tried out, and what it writes.
@@ -93,23 +93,23 @@ impl Core {
         debug_assert!(bytes.len() <= bytes_of(run).len());
         self.memory.check_own("write data")?;
         let at = self.memory.data_start(bytes_of(run).start);
+        // What comes next takes another way: a sandbox that the process entered stays. What passes says nothing.
+        let note = |refused: Refused| {
+            if !refused.passes() {
+                self.set_way(Way::Pages);
+            }
+            Error::from(refused)
+        };
         let opened = match self.memory.kernel_writer() {
             Some(_) => None,
-            None => Some(self.memory.os().open_kernel_writer()?),
+            None => Some(self.memory.os().open_kernel_writer().map_err(note)?),
         };
         let Some(writer) = self.memory.kernel_writer().or(opened.as_ref()) else {
             return Err(Error::unsupported("constants in shared pages", "the kernel write is refused here"));
         };
         self.memory.counters.kernel_writes.add(1);
         // SAFETY: private pages of the area; passed on to the caller.
-        let written = unsafe { self.memory.os().kernel_write(writer, at, bytes) };
-        written.map_err(|refused| {
-            // What comes next takes another way: a sandbox that the process entered stays. Want of memory says nothing.
-            if refused.source.kind() != std::io::ErrorKind::OutOfMemory {
-                self.set_way(Way::Pages);
-            }
-            refused.into()
-        })
+        unsafe { self.memory.os().kernel_write(writer, at, bytes) }.map_err(note)
     }
 
     /// Writes constants to whole pages that are open.
