@@ -75,8 +75,9 @@ impl KernelWriter {
         let owner = generation();
         // A child that was forked in the midst of this goes without, and leaves the descriptor open.
         let mut users = USERS.lock();
-        if current(owner).is_none_or(|open| !open.is_right()) {
-            renew(owner)?;
+        let open = current(owner);
+        if open.is_none_or(|open| !open.is_right()) {
+            renew(owner, open)?;
         }
         let counted = users.is_some();
         if let Some(users) = &mut users {
@@ -119,7 +120,7 @@ impl KernelWriter {
     fn recover(&self) -> Result<bool> {
         match current(self.owner) {
             Some(open) if open.is_right() => Ok(false),
-            _ => renew(self.owner).map(|_| true),
+            wrong => renew(self.owner, wrong).map(|_| true),
         }
     }
 
@@ -131,7 +132,7 @@ impl KernelWriter {
         }
         let open = match current(self.owner) {
             Some(open) => open,
-            None => renew(self.owner)?,
+            None => renew(self.owner, None)?,
         };
         let refused = match with(&borrow(open.number())) {
             Ok(()) => return Ok(()),
@@ -140,7 +141,7 @@ impl KernelWriter {
         if open.is_right() {
             return Err(Refused::new(call, refused));
         }
-        let open = renew(self.owner)?;
+        let open = renew(self.owner, Some(open))?;
         with(&borrow(open.number())).map_err(|e| Refused::new(call, e))
     }
 }
@@ -168,20 +169,24 @@ fn current(owner: u64) -> Option<&'static Open> {
     open.filter(|open| open.owner == owner && open.number() >= 0)
 }
 
-/// Opens another, unless another thread just did.
-fn renew(owner: u64) -> Result<&'static Open> {
+/// Opens another in the place of the one that was found wrong, if there was one, unless another thread just did.
+fn renew(owner: u64, wrong: Option<&'static Open>) -> Result<&'static Open> {
     let file = File::options().read(true).write(true).open("/proc/self/mem");
     let file = out_of_the_way(file.map_err(|e| Refused::new("open of /proc/self/mem", e))?);
     let Identity { device, inode } = Identity::of(&file)?;
     let before = CURRENT.load(Ordering::Acquire);
     // SAFETY: null, or never freed.
-    if let Some(closed) = unsafe { before.as_ref() }.filter(|open| open.owner == owner) {
+    if let Some(last) = unsafe { before.as_ref() }.filter(|open| open.owner == owner) {
+        // Its descriptor would never be closed if it were replaced.
+        if !wrong.is_some_and(|wrong| ptr::eq(wrong, last)) && last.is_right() {
+            return Ok(last);
+        }
         // Nobody uses what is closed, so the record serves again.
-        if closed.number.compare_exchange(CLOSED, OPENING, Ordering::Acquire, Ordering::Relaxed).is_ok() {
-            closed.device.store(device, Ordering::Relaxed);
-            closed.inode.store(inode, Ordering::Relaxed);
-            closed.number.store(file.into_raw_fd(), Ordering::Release);
-            return Ok(closed);
+        if last.number.compare_exchange(CLOSED, OPENING, Ordering::Acquire, Ordering::Relaxed).is_ok() {
+            last.device.store(device, Ordering::Relaxed);
+            last.inode.store(inode, Ordering::Relaxed);
+            last.number.store(file.into_raw_fd(), Ordering::Release);
+            return Ok(last);
         }
     }
     let number = AtomicI32::new(file.into_raw_fd());
@@ -198,5 +203,30 @@ fn renew(owner: u64) -> Result<&'static Open> {
             // SAFETY: what is there is never freed.
             Ok(unsafe { &*other })
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::common::child;
+
+    /// Two threads found the descriptor closed. The second that opens another takes the first's, which would else stay open for good.
+    #[test]
+    fn who_comes_second_takes_what_the_first_opened() {
+        child::run("sys::own_memory::tests::who_comes_second_takes_what_the_first_opened", || {
+            let count = || std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+            let before = count();
+            let Ok(writer) = KernelWriter::open() else { return };
+            let wrong = current(writer.owner);
+            // SAFETY: takes a number only; nobody else uses the descriptor.
+            assert_eq!(wrong.map(|open| unsafe { libc::close(open.number()) }), Some(0));
+            let first = renew(writer.owner, wrong).unwrap();
+            let second = renew(writer.owner, wrong).unwrap();
+            assert!(ptr::eq(first, second));
+            assert_eq!(count(), before + 1);
+            drop(writer);
+            assert_eq!(count(), before);
+        });
     }
 }
