@@ -92,24 +92,27 @@ impl Batch {
         if !kind.architecture().is_here() {
             return Err(misfit(Misfit::OtherArchitecture));
         }
+        // What a stub is to lead to. It is taken once its address has found a place in the instruction.
+        let mut to = None;
         let value = match kind.via() {
             Via::Itself => kind.value(sum, place),
             Via::Stub(bias) => match self.put(slot, offset, kind, kind.value(sum, place)) {
                 Err(Misfit::OutOfRange) => {
                     // Where the branch would arrive.
                     let arrival = sum.wrapping_add_signed(bias);
-                    let stub = self.stub_to(slot, target.with_addr(arrival as usize));
+                    let stub = self.next_stub_to(slot, *to.insert(target.with_addr(arrival as usize)));
                     let stub = stub.map_err(|_| misfit(Misfit::OutOfRange))?;
                     kind.value((stub.addr() as u64).wrapping_add_signed(-bias), place)
                 }
                 done => return done.map_err(misfit),
             },
             Via::Cell => {
-                let stub = self.stub_to(slot, target).map_err(|_| misfit(Misfit::NoStub))?;
+                let stub = self.next_stub_to(slot, *to.insert(target)).map_err(|_| misfit(Misfit::NoStub))?;
                 kind.value(((stub.addr() + CELL) as u64).wrapping_add_signed(addend), place)
             }
             Via::CellOfSum => {
-                let stub = self.stub_to(slot, target.with_addr(sum as usize)).map_err(|_| misfit(Misfit::NoStub))?;
+                let stub = self.next_stub_to(slot, *to.insert(target.with_addr(sum as usize)));
+                let stub = stub.map_err(|_| misfit(Misfit::NoStub))?;
                 kind.value((stub.addr() + CELL) as u64, place)
             }
             Via::High => {
@@ -118,6 +121,9 @@ impl Batch {
             }
         };
         self.put(slot, offset, kind, value).map_err(misfit)?;
+        if let Some(to) = to {
+            self.stub_to(slot, to)?;
+        }
         if matches!(kind, Reloc::RiscvPcrelHi20 | Reloc::RiscvGotHi20) {
             self.highs.push(HighPart { place, value });
         }

@@ -205,6 +205,29 @@ fn a_far_branch_takes_a_stub_if_there_is_one() {
     }
 }
 
+/// A cell that the instruction cannot name is not taken either, and serves the next.
+#[test]
+fn what_is_refused_takes_no_stub() {
+    if !cfg!(target_arch = "x86_64") {
+        return;
+    }
+    for mode in modes() {
+        let arena = small(mode).build().unwrap();
+        let Open { code, places } = jump_by_cell().unwrap();
+        let (at, kind, addend) = places[0];
+        let mut batch = arena.batch();
+        let slot = batch.reserve_with_stubs(code.len(), 16, 1).unwrap();
+        batch.bytes_mut(slot)[..code.len()].copy_from_slice(&code);
+        let unlinked = batch.bytes_mut(slot).to_vec();
+        let refused = batch.link(slot, at, kind, Target::Address(from_rust as *const u8), addend + (1 << 40));
+        assert!(matches!(refused, Err(Error::Link { why: Misfit::OutOfRange, .. })), "{refused:?}");
+        assert_eq!(batch.bytes_mut(slot), unlinked, "changed by an error");
+        let seven = arena.publish(&asm::constant(7)).unwrap();
+        batch.link(slot, at, kind, Target::Block(&seven), addend).unwrap();
+        assert_eq!(call(&batch.publish().unwrap()[0]), 7);
+    }
+}
+
 #[test]
 fn what_lies_outside_is_refused() {
     let Some(Open { code, places }) = jump() else { return };

@@ -68,6 +68,21 @@ impl Batch {
 
     /// A stub of the slot's own that leads to `target`; the same target gets the same stub.
     pub(crate) fn stub_to(&mut self, slot: Slot, target: *const u8) -> Result<*const u8, Error> {
+        let stub = self.next_stub_to(slot, target)?;
+        let own = self.stubs.binary_search_by_key(&slot.index(), |stubs| stubs.slot).ok();
+        let Some(stubs) = own.and_then(|own| self.stubs.get_mut(own)) else { return Ok(stub) };
+        if !stubs.targets.contains(&target.addr()) {
+            stubs.targets.push(target.addr());
+            let offset = stub.addr() - self.address(slot).addr();
+            if let Some(place) = self.bytes_mut(slot).get_mut(offset..offset + stub::LEN) {
+                place.copy_from_slice(&stub::to(stub, target));
+            }
+        }
+        Ok(stub)
+    }
+
+    /// Where [`Batch::stub_to`] has its stub, or would have it. Nothing is changed.
+    pub(crate) fn next_stub_to(&self, slot: Slot, target: *const u8) -> Result<*const u8, Error> {
         let start = self.address(slot);
         if start.is_null() {
             return Err(Error::OtherBatch { slot: slot.index() });
@@ -75,20 +90,12 @@ impl Batch {
         // Slots come in order, and so do their stubs.
         let own = self.stubs.binary_search_by_key(&slot.index(), |stubs| stubs.slot).ok();
         let none = Error::NoStub { slot: slot.index(), stubs: 0 };
-        let Some(stubs) = own.and_then(|own| self.stubs.get_mut(own)) else { return Err(none) };
+        let Some(stubs) = own.and_then(|own| self.stubs.get(own)) else { return Err(none) };
         let known = stubs.targets.iter().position(|known| *known == target.addr());
         let index = known.unwrap_or(stubs.targets.len());
         if index >= stubs.capacity {
             return Err(Error::NoStub { slot: slot.index(), stubs: stubs.capacity });
         }
-        let offset = stubs.first + index * stub::LEN;
-        if known.is_none() {
-            stubs.targets.push(target.addr());
-            let code = stub::to(start.wrapping_add(offset), target);
-            if let Some(place) = self.bytes_mut(slot).get_mut(offset..offset + stub::LEN) {
-                place.copy_from_slice(&code);
-            }
-        }
-        Ok(start.wrapping_add(offset))
+        Ok(start.wrapping_add(stubs.first + index * stub::LEN))
     }
 }
