@@ -77,7 +77,8 @@ impl CodeArena {
     /// Returns the blocks that are live, in the order of their addresses.
     ///
     /// No lock is taken. What is published or dropped meanwhile may be among them or not, and each is as
-    /// [`lookup`](Self::lookup) would find it; a guard keeps what was found from being used again.
+    /// [`lookup`](Self::lookup) would find it; a guard keeps what was found from being used again. Without a guard one start may come
+    /// twice, if the block there is dropped and another is placed there meanwhile.
     ///
     /// ```
     /// # use gaia_jit::{Code, CodeArena};

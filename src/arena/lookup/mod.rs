@@ -273,7 +273,10 @@ impl Lookup {
         let mut next = self.first(start / BIN);
         while let Some(place) = next {
             if let Some(slot) = line::slot_of(place.line.head.load(Ordering::Relaxed), start) {
-                return place.line.set_len(slot, len);
+                place.line.set_len(slot, len);
+                // As when it is retired: the lock of the heap comes next.
+                compiler_fence(Ordering::SeqCst);
+                return;
             }
             next = self.after(place);
         }
