@@ -222,26 +222,32 @@ fn the_end_that_was_not_needed_stops() {
     });
 }
 
+const GRANULE: usize = 16;
+
 /// Executable granules of an arena that are neither traps nor a function's: the offset of the first, and how many there are.
 #[cfg(target_os = "linux")]
 fn neither_code_nor_traps(arena: &CodeArena) -> Option<(usize, usize)> {
-    const GRANULE: usize = 16;
+    executable(arena, |bytes| bytes != [0xcc; GRANULE])
+}
+
+/// Executable granules of an arena that are `wrong`, unless they are a function's.
+#[cfg(target_os = "linux")]
+fn executable(arena: &CodeArena, wrong: impl Fn(&[u8]) -> bool) -> Option<(usize, usize)> {
     let (base, len) = (arena.base(), arena.capacity());
     let mut is_code = vec![false; len / GRANULE];
     for block in arena.blocks() {
         let start = (block.start.addr() - base.addr()) / GRANULE;
         is_code[start..start + block.len.div_ceil(GRANULE)].fill(true);
     }
-    let mut wrong = Vec::new();
+    let mut found = Vec::new();
     for (from, to) in common::maps::executable(base.addr(), len) {
         let start = from - base.addr();
         // SAFETY: mapped and readable, and nobody writes there meanwhile.
         let bytes = unsafe { std::slice::from_raw_parts(base.wrapping_add(start), to - from) };
         let granules = (start / GRANULE..).zip(bytes.chunks(GRANULE));
-        let free = granules.filter(|(at, bytes)| *bytes != [0xcc; GRANULE] && !is_code[*at]);
-        wrong.extend(free.map(|(at, _)| at * GRANULE));
+        found.extend(granules.filter(|(at, bytes)| !is_code[*at] && wrong(bytes)).map(|(at, _)| at * GRANULE));
     }
-    wrong.first().map(|first| (*first, wrong.len()))
+    found.first().map(|first| (*first, found.len()))
 }
 
 /// The last page that a function was cut off in holds memory, so it is executable, to its end.
@@ -277,6 +283,105 @@ fn what_is_executable_is_code_or_traps() {
             }
         }
     }
+}
+
+/// What the system may come to refuse.
+#[cfg(target_os = "linux")]
+fn refusals() -> Vec<(&'static str, fn() -> bool)> {
+    use common::sandbox::deny;
+    const PR_SET_MDWE: libc::c_int = 65;
+    vec![
+        // SAFETY: takes numbers only.
+        ("new executable pages", || unsafe { libc::prctl(PR_SET_MDWE, 1, 0, 0, 0) } == 0),
+        ("mprotect", || deny(libc::SYS_mprotect)),
+        ("pkey_mprotect", || deny(libc::SYS_pkey_mprotect)),
+        ("madvise", || deny(libc::SYS_madvise)),
+        ("fallocate", || deny(libc::SYS_fallocate)),
+        ("mmap", || deny(libc::SYS_mmap)),
+        ("mprotect and madvise", || deny(libc::SYS_mprotect) && deny(libc::SYS_madvise)),
+        ("a write", || deny(libc::SYS_pwrite64)),
+        ("mprotect and a write", || deny(libc::SYS_mprotect) && deny(libc::SYS_pwrite64)),
+    ]
+}
+
+/// The same whatever the system comes to refuse amid all that.
+#[cfg(target_os = "linux")]
+#[test]
+fn what_is_executable_is_no_zeros_whatever_is_refused() {
+    const NAME: &str = "what_is_executable_is_no_zeros_whatever_is_refused";
+    child::run(NAME, || {
+        for (refused, refuse) in refusals() {
+            if !common::fork::fork(|| assert!(refuse())) {
+                common::not_run(NAME, &format!("cannot refuse {refused} here"));
+                continue;
+            }
+            for mode in modes() {
+                for seed in 0..3 {
+                    let live = || {
+                        // So that the global allocator need not ask the system.
+                        drop(vec![1_u8; 8 << 20]);
+                        let arena = arena(mode, true);
+                        let mut life = Life { rng: fastrand::Rng::with_seed(seed), blocks: Vec::new() };
+                        let mut batch = arena.batch();
+                        for n in 0..40 {
+                            if n == 10 {
+                                // One that meets it as it is published.
+                                batch = arena.batch();
+                                (0..30).for_each(|_| drop(batch.push(&vec![0xc3; 4_000])));
+                                assert!(refuse());
+                            } else if n == 15 {
+                                life.blocks
+                                    .extend(std::mem::replace(&mut batch, arena.batch()).publish().unwrap_or_default());
+                            }
+                            let step = life.step(&arena);
+                            // (Where a write is refused, what was to be overwritten stays.)
+                            let found = executable(&arena, |bytes| bytes.contains(&0));
+                            assert_eq!(found, None, "{mode:?}, {refused} refused, seed {seed}, step {n}: {step}");
+                        }
+                        // What the system would not take back then, the end of the process does.
+                        std::mem::forget((life, batch, arena));
+                    };
+                    assert!(common::fork::fork(live), "{mode:?}: {refused} refused");
+                }
+            }
+        }
+    });
+}
+
+/// Pages that cannot be kept from being executable keep their memory; in `Flip` fresh ones take their place.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_trim_leaves_what_it_cannot_keep_from_being_executable() {
+    const NAME: &str = "a_trim_leaves_what_it_cannot_keep_from_being_executable";
+    child::run(NAME, || {
+        let keeping = modes().map(|mode| builder(mode, true).keep_free(64 << 10).build().unwrap());
+        let arenas: Vec<_> = modes().map(|mode| arena(mode, true)).chain(keeping).collect();
+        let all: Vec<_> = arenas.iter().map(|arena| pages_of_code(arena, 100)).collect();
+        if !common::sandbox::deny(libc::SYS_mprotect) || !common::sandbox::deny(libc::SYS_pkey_mprotect) {
+            return common::not_run(NAME, "no filters here");
+        }
+        for (arena, mut blocks) in arenas.iter().zip(all) {
+            let mode = arena.mode();
+            // With `keep_free` this gives memory back already.
+            blocks.truncate(50);
+            assert_eq!(neither_code_nor_traps(arena), None, "{mode:?}: dropped");
+            for _ in 0..3 {
+                let before = arena.stats().resident_bytes;
+                let trimmed = arena.trim();
+                assert_eq!(neither_code_nor_traps(arena), None, "{mode:?}: trimmed");
+                match (mode, trimmed) {
+                    (WxMode::Flip, Ok(bytes)) => assert_eq!(arena.stats().resident_bytes, before - bytes),
+                    (_, Err(gaia_jit::Error::OperatingSystem { .. })) => {
+                        assert_eq!(arena.stats().resident_bytes, before, "{mode:?}");
+                    }
+                    (_, other) => panic!("{mode:?}: {other:?}"),
+                }
+            }
+            // What holds memory is used again.
+            let again = arena.publish(&asm::padded(9, 40 * PAGE)).unwrap();
+            assert_eq!((call(&again), call(&blocks[3])), (9, 3), "{mode:?}");
+        }
+    });
 }
 
 #[cfg(target_os = "linux")]

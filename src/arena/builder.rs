@@ -155,6 +155,10 @@ impl ArenaBuilder {
     ///   looks nothing up in a perf map.
     /// - Of a block that became shorter ([`CodeBlock::shrink`](crate::CodeBlock::shrink)) the rest of its last 16 bytes stays.
     /// - While the system refuses a write, what was to be overwritten stays as it is, and its space is not used.
+    ///
+    /// Where the system comes to refuse changes of protection on Linux and Android, `trim` and
+    /// [`keep_free`](Self::keep_free) give no memory back that would stay executable as zeros: it stays full of traps and is used
+    /// again, and `trim` is an error. In `Flip` fresh pages take the place of such pages, and the memory goes back.
     pub fn poison(self, yes: bool) -> Self {
         Self { poison: yes, ..self }
     }

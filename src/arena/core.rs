@@ -127,7 +127,12 @@ impl Core {
 
     /// Keeps pages that are open and cannot be sealed out of the free space until they can.
     pub(crate) fn keep_stuck(&self, run: Run) {
-        self.heaps.of(run.start).stuck.push(run);
+        let mut heap = self.heaps.of(run.start);
+        if self.memory.bars() {
+            // What they hold may be zeros by now, so they are to be barred, and not to be made executable.
+            heap.space.gone(&self.heaps.tables, run);
+        }
+        heap.stuck.push(run);
     }
 
     pub(crate) fn info(&self, entry: Entry) -> BlockInfo {

@@ -47,14 +47,18 @@ impl CodeMemory {
         Ok(true)
     }
 
+    /// Whether pages that are barred could not be made executable again, as far as is known, and nothing can take their place.
+    pub(crate) fn bars_for_good(&self) -> bool {
+        self.bars && self.withdrawn.flips() && !self.rules().opens_pages
+    }
+
     /// Bars whole pages that nobody can write to. When this fails, some of them may be.
     ///
     /// # Safety
     /// - The pages belong to the caller, and hold nothing that anybody runs.
-    pub(crate) unsafe fn bar(&self, range: Range<usize>) -> Result<(), Error> {
-        if self.withdrawn.flips() && !self.rules().opens_pages {
-            // They could not be made executable again.
-            return Ok(());
+    unsafe fn bar(&self, range: Range<usize>) -> Result<(), Error> {
+        if self.bars_for_good() {
+            return Err(Error::system("making pages executable again", io::ErrorKind::PermissionDenied.into()));
         }
         self.counters.flips.add(1);
         // SAFETY: passed on to the caller.
@@ -75,6 +79,27 @@ impl CodeMemory {
         unsafe { self.region.replace(range, false) }.map_err(|_| refused)
     }
 
+    /// Bars whole pages and gives their memory back, as [`CodeMemory::trim`] does. While they are executable it is not given back:
+    /// they would be executable zeros. When this fails they hold what they held, and some of them may be barred.
+    ///
+    /// # Safety
+    /// - As for [`CodeMemory::decommit`].
+    pub(crate) unsafe fn bar_and_trim(&self, range: Range<usize>) -> Result<bool, Error> {
+        // SAFETY: passed on to the caller.
+        let Err(refused) = (unsafe { self.bar(range.clone()) }) else {
+            // SAFETY: passed on to the caller.
+            return unsafe { self.trim(range) };
+        };
+        if !self.rules().opens_pages {
+            return Err(refused);
+        }
+        self.counters.decommits.add(1);
+        // Fresh pages that take their place are barred, and hold no memory.
+        // SAFETY: passed on to the caller.
+        unsafe { self.region.replace(range, false) }.map_err(|_| refused)?;
+        Ok(true)
+    }
+
     /// Makes barred pages executable, which hold traps throughout. When this fails, some of them may be.
     ///
     /// # Safety
@@ -88,7 +113,10 @@ impl CodeMemory {
         self.counters.flips.add(1);
         // SAFETY: passed on to the caller.
         let set = unsafe { self.mode.set_executable(&self.region, range.clone(), true) };
-        let Err(refused) = set.map_err(Error::from) else { return Ok(()) };
+        let Err(refused) = set.map_err(Error::from) else {
+            self.withdrawn.note_flipped();
+            return Ok(());
+        };
         // They may be executable still, if they could not be barred either.
         if self.withdrawn.note_flip(&refused) && self.os().is_executable(self.span(range)) {
             Ok(())

@@ -304,7 +304,13 @@ impl CodeMemory {
         let end = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
         if end > 0 {
             // SAFETY: the caller's.
-            unsafe { self.write(range.start, &bytes[..end])? };
+            let written = unsafe { self.write(range.start, &bytes[..end]) };
+            if written.is_err() && self.bars {
+                // Zeros are not to be executable.
+                // SAFETY: as above, and what they held is gone.
+                let _ = unsafe { self.region.replace(range, false) };
+            }
+            return written;
         }
         Ok(())
     }

@@ -115,7 +115,7 @@ impl Os for Native {
         let Ok(list) = maps::mappings() else { return false };
         let mut at = span.address();
         for mapping in list.iter().filter(|mapping| mapping.start <= span.address() + span.len) {
-            if mapping.start <= at && at < mapping.end && mapping.executable && !mapping.writable {
+            if mapping.start <= at && at < mapping.end && mapping.executable {
                 at = mapping.end;
             }
         }

@@ -27,8 +27,14 @@ impl Core {
         Ok(())
     }
 
+    /// The first of whole pages that holds no memory.
+    pub(super) fn first_barred(&self, pages: Run) -> Option<Run> {
+        let first = self.barred(pages).into_iter().next();
+        first.map(|barred| Run::new(barred.start, self.page()))
+    }
+
     /// Fills barred pages with traps and makes them executable. They hold memory then.
-    fn fill_barred(&self, pages: Run) -> Result<(), Error> {
+    pub(super) fn fill_barred(&self, pages: Run) -> Result<(), Error> {
         // SAFETY: pages that hold no memory hold no code; they are the caller's, or the heap is locked.
         unsafe { self.memory.fill_with_traps(bytes_of(pages))? };
         // SAFETY: as above, and they were filled.
@@ -168,10 +174,15 @@ impl Core {
                 self.fill_opened(pages);
             }
         }
+        // Zeros may have taken the place of what stood there.
+        let lost = open.lost && self.memory.bars();
+        if lost {
+            self.heaps.of(open.run.start).space.gone(&self.heaps.tables, open.run);
+        }
         // SAFETY: as above.
-        let sealed = sealed || unsafe { self.seal(open.run, open.written()) }.is_ok();
+        let sealed = sealed || unsafe { self.seal(open.run, if lost { 0 } else { open.written() }) }.is_ok();
         // What was written holds memory, published or not: a trim has to find it.
-        if open.resident().len() > 0 {
+        if open.resident().len() > 0 && !lost {
             self.note_resident(open.resident());
         }
         if sealed {

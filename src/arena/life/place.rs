@@ -322,6 +322,11 @@ impl Core {
         for run in stuck {
             // SAFETY: such pages are open, belong to nobody else and hold no live code.
             if unsafe { self.seal(run, 0) }.is_ok() {
+                if self.memory.bars() {
+                    // Barred pages hold no memory.
+                    // SAFETY: as above, and they are barred.
+                    let _ = unsafe { self.memory.trim(bytes_of(run)) };
+                }
                 self.release([run]);
             } else {
                 self.keep_stuck(run);

@@ -35,6 +35,11 @@ impl Core {
         // Traps are written to little more than what was written to: a free span is taken as a whole.
         let around = if trims == Trims::WithTraps { SPAN } else { HUGE };
         let runs = self.take_empty_pages(&mut self.heaps.all(), around);
+        if self.memory.bars_for_good() {
+            // If that has passed, one page tells. It is barred again with the others.
+            let barred = runs.iter().find_map(|run| self.first_barred(*run));
+            let _ = barred.map(|page| self.fill_barred(page));
+        }
         let mut result = data;
         for run in runs {
             match self.decommit(run) {
@@ -150,15 +155,17 @@ impl Core {
 
     /// Gives the memory of taken pages back, or does what the mode does instead, and makes them free; returns the bytes given back.
     fn decommit(&self, run: Run) -> Result<usize, Error> {
-        if self.memory.bars() {
-            // Before they are empty. Where the system has come to refuse it they stay executable, which harms no code.
+        // Then they are left as they are.
+        let left = self.memory.bars_for_good();
+        let gone = if self.memory.bars() {
             // SAFETY: the pages are taken and hold no block, live or pending.
-            let _ = unsafe { self.memory.bar(bytes_of(run)) };
-        }
-        // SAFETY: as above.
-        let gone = unsafe { self.memory.trim(bytes_of(run)) };
+            unsafe { self.memory.bar_and_trim(bytes_of(run)) }
+        } else {
+            // SAFETY: as above.
+            unsafe { self.memory.trim(bytes_of(run)) }
+        };
         // What counts as memory has to be executable. If it cannot be any more it does not count, until it is used again.
-        let lost = gone.is_ok() || self.memory.bars() && !self.unbar_resident(run);
+        let lost = gone.is_ok() || self.memory.bars() && !left && !self.unbar_resident(run);
         let granules = self.heaps.granules();
         let pages = if granules.owner_at(run.start) == Some(FREE) {
             let mut pool = self.heaps.pool();
