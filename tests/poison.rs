@@ -285,9 +285,12 @@ fn what_is_executable_is_code_or_traps() {
     }
 }
 
-/// What the system may come to refuse.
+/// What the system may come to refuse, and how to bring that about.
 #[cfg(target_os = "linux")]
-fn refusals() -> Vec<(&'static str, fn() -> bool)> {
+type Refusal = (&'static str, fn() -> bool);
+
+#[cfg(target_os = "linux")]
+fn refusals() -> Vec<Refusal> {
     use common::sandbox::deny;
     const PR_SET_MDWE: libc::c_int = 65;
     vec![

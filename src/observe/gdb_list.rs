@@ -29,14 +29,14 @@ struct Descriptor {
 const REGISTER: u32 = 1;
 const UNREGISTER: u32 = 2;
 
-/// The name is the interface's.
-#[unsafe(no_mangle)]
+/// The name is the interface's. (The crate's own unit tests are linked with the crate as well, which has the name there.)
+#[cfg_attr(not(test), unsafe(no_mangle))]
 #[allow(non_upper_case_globals)]
 static mut __jit_debug_descriptor: Descriptor =
     Descriptor { version: 1, action: 0, relevant: ptr::null_mut(), first: ptr::null_mut() };
 
 /// Where a debugger stops the program to look. The name is the interface's.
-#[unsafe(no_mangle)]
+#[cfg_attr(not(test), unsafe(no_mangle))]
 #[inline(never)]
 extern "C" fn __jit_debug_register_code() {
     // Not an empty function, which a linker could make one with others; and whatever was stored before is in memory.
