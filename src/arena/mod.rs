@@ -39,7 +39,7 @@ use std::panic::{RefUnwindSafe, UnwindSafe};
 #[cfg(feature = "cranelift")]
 pub(crate) use batch::notes::Notes;
 #[cfg(all(feature = "cache", not(loom)))]
-pub(crate) use batch::room::MakeRoom;
+pub(crate) use batch::room::{MakeRoom, Room};
 pub use batch::{Batch, DataSlot, Slot};
 pub use block::CodeBlock;
 pub use builder::ArenaBuilder;

@@ -4,6 +4,7 @@ use std::fmt;
 use std::mem;
 
 use super::figures::Figures;
+use crate::arena::Room;
 use crate::sync::checked::AtomicU32;
 use crate::sync::{Arc, AtomicBool, Ordering};
 use crate::{CodeBlock, DataBlock, Typed};
@@ -118,6 +119,14 @@ impl<K, V> Entry<K, V> {
     pub unsafe fn typed<F: Copy>(&self) -> Typed<'_, F> {
         // SAFETY: passed on to the caller.
         unsafe { self.block().typed() }
+    }
+
+    /// Bytes that come free with it.
+    pub(super) fn size(&self, room: Room) -> usize {
+        match room {
+            Room::Code => self.bytes,
+            Room::Data => self.data.iter().map(DataBlock::reserved).sum(),
+        }
     }
 
     /// Notes that it was asked for.

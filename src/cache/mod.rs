@@ -22,8 +22,8 @@
 //! # What goes, and when
 //!
 //! Entries count by the bytes of their code, however many functions they are. They go when the budget is needed for a new one, and
-//! when the arena is full: the batch that a compilation writes to makes room by itself, when [`push`](crate::Batch::push) or
-//! [`reserve`](crate::Batch::reserve) finds none. What somebody holds is spared in both cases as long as there is anything else, and
+//! when the arena is full: the batch that a compilation writes to makes room by itself, when [`push`](crate::Batch::push),
+//! [`reserve`](crate::Batch::reserve) or [`data`](crate::Batch::data) finds none. What somebody holds is spared in both cases as long as there is anything else, and
 //! when the arena is full in any case, as nothing would come free. Held or not, code is never freed under its user: a held entry that
 //! goes is kept by its holders ([`Stats::held`]).
 //!
@@ -332,8 +332,8 @@ where
     /// - [`Error::Forked`] in a child.
     /// - As for [`Batch::publish_with_data`].
     ///
-    /// Inside of `compile`, [`Batch::push`] and [`Batch::reserve`] return [`Error::ArenaFull`] when all that can go went: see the
-    /// [module](self).
+    /// Inside of `compile`, [`Batch::push`] and [`Batch::reserve`] return [`Error::ArenaFull`], and [`Batch::data`] returns
+    /// [`Error::DataFull`], when all that can go went: see the [module](self).
     pub fn get_or_compile_with<Q, E>(
         &self,
         key: &Q,

@@ -28,7 +28,7 @@ use super::figures::{Figures, Stats};
 use super::flight::Flight;
 use super::hook::{Hook, Told};
 use super::table::Table;
-use crate::arena::MakeRoom;
+use crate::arena::{MakeRoom, Room};
 use crate::sync::{Arc, Ordering};
 use crate::{CodeArena, Error};
 
@@ -95,19 +95,19 @@ fn is_held<K, V>(entry: &Arc<Entry<K, V>>) -> bool {
 }
 
 impl<K, V> State<K, V> {
-    /// The next one to go, if possible one that nobody holds; with `or_held`, any.
-    fn victim(&mut self, or_held: bool) -> Option<Arc<Entry<K, V>>> {
+    /// The next one to go that has what is wanted and that nobody holds.
+    fn victim(&mut self, room: Room) -> Option<Arc<Entry<K, V>>> {
         let is_spared = |entry: &Arc<Entry<K, V>>| {
+            if entry.size(room) == 0 {
+                return true;
+            }
             let used = entry.used.load(Ordering::Relaxed);
             if used {
                 entry.used.store(false, Ordering::Relaxed);
             }
             used || is_held(entry)
         };
-        if let Some(entry) = self.order.victim(is_spared) {
-            return Some(Arc::clone(entry));
-        }
-        if or_held { self.order.victim(|_| false).map(Arc::clone) } else { None }
+        self.order.victim(is_spared).map(Arc::clone)
     }
 
     pub(super) fn entries(&self) -> Vec<Arc<Entry<K, V>>> {
@@ -115,8 +115,8 @@ impl<K, V> State<K, V> {
     }
 
     /// Bytes that wait for guards here.
-    fn waiting(&self) -> usize {
-        self.laid_aside.iter().map(|(_, entry)| entry.len()).sum()
+    fn waiting(&self, room: Room) -> usize {
+        self.laid_aside.iter().map(|(_, entry)| entry.size(room)).sum()
     }
 }
 
@@ -160,7 +160,9 @@ impl<K, V> Shared<K, V> {
             return;
         }
         while is_too_much(state.bytes) {
-            let Some(victim) = state.victim(true) else { break };
+            // If all are held, those go too: their holders keep them.
+            let next = state.victim(Room::Code).or_else(|| state.order.victim(|_| false).map(Arc::clone));
+            let Some(victim) = next else { break };
             self.remove(state, &victim, Reason::Budget, gone);
         }
         entry.place.store(state.order.push(Arc::clone(entry)), Ordering::Relaxed);
@@ -222,7 +224,7 @@ impl<K, V> Shared<K, V> {
 }
 
 impl<K: Send + Sync, V: Send + Sync> MakeRoom for Shared<K, V> {
-    fn make_room(&self, asked: usize, waiting: usize) -> Result<(), usize> {
+    fn make_room(&self, room: Room, asked: usize, waiting: usize) -> Result<(), usize> {
         if self.arena.is_inherited() {
             return Err(0);
         }
@@ -231,14 +233,14 @@ impl<K: Send + Sync, V: Send + Sync> MakeRoom for Shared<K, V> {
         self.ripe(&mut state, &mut gone);
         // Those that somebody still holds free nothing.
         let alone = gone.ripe.iter().filter(|entry| Arc::strong_count(entry) == 1);
-        let mut freed: usize = alone.map(|entry| entry.len()).sum();
-        let mut aside = state.waiting();
+        let mut freed: usize = alone.map(|entry| entry.size(room)).sum();
+        let mut aside = state.waiting(room);
         let may_evict = self.may_evict();
         while may_evict && freed < asked && waiting + aside < asked {
-            let Some(victim) = state.victim(false) else { break };
+            let Some(victim) = state.victim(room) else { break };
             let before = state.laid_aside.len();
             self.remove(&mut state, &victim, Reason::Full, &mut gone);
-            *(if state.laid_aside.len() > before { &mut aside } else { &mut freed }) += victim.len();
+            *(if state.laid_aside.len() > before { &mut aside } else { &mut freed }) += victim.size(room);
         }
         drop(state);
         self.tell(gone);

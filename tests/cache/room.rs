@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use gaia_jit::cache::{CodeCache, Entry, Reason, WeakCache};
-use gaia_jit::{Batch, CodeArena, Error, WxMode};
+use gaia_jit::{Batch, CodeArena, DataAccess, Error, WxMode};
 
 use super::common::{asm, fills_holes, modes, small};
 use super::{ask, call_entry, code};
@@ -243,6 +243,43 @@ fn a_hook_may_panic() {
         assert_eq!(cache.stats().entries, 1);
     }
     assert_eq!((told.load(Ordering::Relaxed), cache.stats().held), (9, 0));
+}
+
+/// Data is evicted with the code that it belongs to, for the sake of other data.
+#[test]
+fn a_full_data_area_evicts() {
+    for mode in modes() {
+        for access in [DataAccess::ReadOnly, DataAccess::ReadWrite] {
+            let arena = small(mode).data(64 << 10).build().unwrap();
+            let cache: CodeCache<u32> = CodeCache::builder(arena.clone()).build();
+            let with_data = |n: u32, len: usize| {
+                let fill = move |_: *const u8, bytes: &mut [u8]| bytes.fill(n as u8);
+                move |batch: &mut Batch| {
+                    batch.data(len, 16, access, fill)?;
+                    batch.push(&asm::constant(n))
+                }
+            };
+            // Without data, and never in the way.
+            let plain = |n: u32| cache.get(&n).is_some();
+            (1_000..1_010).for_each(|n| drop(ask(&cache, n, n, 50)));
+            let held = cache.get_or_compile(&1, with_data(1, 3_000)).unwrap();
+            for n in 2..200 {
+                let entry = cache.get_or_compile(&n, with_data(n, 2_000)).unwrap();
+                assert_eq!((call_entry(&entry), entry.data().len()), (n, 1));
+            }
+            let stats = cache.stats();
+            assert!(stats.evictions > 100 && stats.entries > 15 && stats.held == 0, "{mode:?} {stats:?}");
+            assert!((1_000..1_010).all(plain) && cache.get(&1).is_some());
+            // More than can come free.
+            let full = cache.get_or_compile(&500, with_data(0, 62 << 10));
+            assert!(matches!(full, Err(Error::DataFull { .. })), "{mode:?} {full:?}");
+            assert!((1_000..1_010).all(plain), "{mode:?}");
+            drop(held);
+            cache.clear();
+            assert_eq!((arena.stats().data_bytes, arena.stats().live_blocks), (0, 0));
+        }
+    }
+}
 
 /// Where the write through the kernel is refused late, each function takes a page, and the cache makes room for pages.
 #[cfg(target_os = "linux")]
@@ -250,7 +287,7 @@ fn a_hook_may_panic() {
 fn room_is_made_where_holes_are_not_filled_any_more() {
     const NAME: &str = "room::room_is_made_where_holes_are_not_filled_any_more";
     super::common::child::run(NAME, || {
-        let arena = small(gaia_jit::WxMode::Flip).build().unwrap();
+        let arena = small(WxMode::Flip).build().unwrap();
         let cache: CodeCache<u32> = CodeCache::builder(arena.clone()).budget(usize::MAX).build();
         (0..300).for_each(|n| drop(ask(&cache, n, n, 2_000)));
         if !arena.stats().fills_holes || !super::common::sandbox::deny_kernel_writes() {

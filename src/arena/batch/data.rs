@@ -4,7 +4,7 @@ use std::ptr::NonNull;
 
 use super::Batch;
 use crate::Error;
-use crate::arena::core::{Core, bytes_of};
+use crate::arena::core::Core;
 use crate::arena::data::block::zeros;
 use crate::arena::data::{DataKind, DataPages, Way};
 use crate::arena::handle::Handle;
@@ -34,6 +34,13 @@ pub(super) struct PlacedData {
     pages: Option<DataPages>,
     /// Granules of those pages that are nobody's, because whoever was to fill them panicked.
     lost: Vec<Run>,
+}
+
+/// Space for data, and where its bytes are until they are published.
+enum Space {
+    InPlace(DataBlock),
+    Shared(DataBlock, Vec<u8>),
+    Pages(NonNull<u8>, Run, Vec<u8>),
 }
 
 struct Placed {
@@ -132,31 +139,22 @@ impl Batch {
         access: DataAccess,
         fill: impl FnOnce(*const u8, &mut [u8]),
     ) -> Result<DataSlot, Error> {
-        let core = &self.core;
-        let (granules, granules_align) = (core.data_granules(len)?, core.data_align(align)?);
-        self.data.placed.try_reserve(1).map_err(|_| Error::out_of_memory())?;
-        let way = if access == DataAccess::ReadWrite { Way::Stores } else { core.constants_way()? };
-        let start = |run: Run| core.memory.data_start(bytes_of(run).start);
-        let placed = match way {
-            Way::Stores => {
-                let run = core.take_data(DataKind::Writable, granules, granules_align)?;
-                let block = DataBlock::new(core, run, len, access);
+        let space = loop {
+            match self.data_space(len, align, access) {
+                Err(full) => self.make_room(full)?,
+                Ok(space) => break space,
+            }
+        };
+        let placed = match space {
+            Space::InPlace(block) => {
                 block.fill_in_place(fill);
-                Placed { at: start(run), run, len, state: State::Written(block) }
+                Placed { at: block.start(), run: block.run(), len, state: State::Written(block) }
             }
-            Way::Kernel => {
-                let mut bytes = zeros(granules)?;
-                let run = core.take_shared(granules, granules_align)?;
-                let block = DataBlock::new(core, run, len, access);
+            Space::Shared(block, mut bytes) => {
                 fill(block.as_ptr(), &mut bytes[..len]);
-                Placed { at: start(run), run, len, state: State::Shared(block, bytes) }
+                Placed { at: block.start(), run: block.run(), len, state: State::Shared(block, bytes) }
             }
-            Way::Pages => {
-                let mut bytes = zeros(granules)?;
-                let pages = self.data.pages.get_or_insert_with(|| DataPages::new(core, DataKind::Constant));
-                self.data.lost.try_reserve(1).map_err(|_| Error::out_of_memory())?;
-                let at = pages.reserve(len, align)?;
-                let run = pages.run_at(at, granules);
+            Space::Pages(at, run, mut bytes) => {
                 // It may panic.
                 self.data.lost.push(run);
                 fill(at.as_ptr(), &mut bytes[..len]);
@@ -166,6 +164,31 @@ impl Batch {
         };
         self.data.placed.push(placed);
         Ok(DataSlot { batch: self.id, index: self.data.placed.len() - 1 })
+    }
+
+    /// Space for data, not filled yet.
+    fn data_space(&mut self, len: usize, align: usize, access: DataAccess) -> Result<Space, Error> {
+        let core = &self.core;
+        let (granules, granules_align) = (core.data_granules(len)?, core.data_align(align)?);
+        self.data.placed.try_reserve(1).map_err(|_| Error::out_of_memory())?;
+        match if access == DataAccess::ReadWrite { Way::Stores } else { core.constants_way()? } {
+            Way::Stores => {
+                let run = core.take_data(DataKind::Writable, granules, granules_align)?;
+                Ok(Space::InPlace(DataBlock::new(core, run, len, access)))
+            }
+            Way::Kernel => {
+                let bytes = zeros(granules)?;
+                let run = core.take_shared(granules, granules_align)?;
+                Ok(Space::Shared(DataBlock::new(core, run, len, access), bytes))
+            }
+            Way::Pages => {
+                let bytes = zeros(granules)?;
+                self.data.lost.try_reserve(1).map_err(|_| Error::out_of_memory())?;
+                let pages = self.data.pages.get_or_insert_with(|| DataPages::new(core, DataKind::Constant));
+                let at = pages.reserve(len, align)?;
+                Ok(Space::Pages(at, pages.run_at(at, granules), bytes))
+            }
+        }
     }
 
     /// The address of data; null for data of another batch.

@@ -5,13 +5,21 @@ use super::Batch;
 use crate::Error;
 use crate::sync::Arc;
 
-/// Keeps code that can be dropped.
+/// What there is no room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Room {
+    Code,
+    Data,
+}
+
+/// Keeps code that can be dropped, and data with it.
 pub(crate) trait MakeRoom: Send + Sync {
-    /// Drops code until at least `asked` bytes came free, or as much waits for guards. `waiting` bytes do already, in the arena.
+    /// Drops what it keeps until at least `asked` bytes of `room` came free, or as much waits for guards. `waiting` bytes do already,
+    /// in the arena.
     ///
     /// # Errors
     /// If nothing came free: the bytes that wait for guards and that the arena does not know of.
-    fn make_room(&self, asked: usize, waiting: usize) -> Result<(), usize>;
+    fn make_room(&self, room: Room, asked: usize, waiting: usize) -> Result<(), usize>;
 }
 
 impl Batch {
@@ -23,13 +31,21 @@ impl Batch {
 
     /// Makes room, if that is what was missing and somebody can. Each time that it succeeds something came free.
     #[cold]
-    pub(super) fn make_room(&self, error: Error) -> Result<(), Error> {
-        let (&Error::ArenaFull { asked, free, largest_hole, waiting }, Some(room)) = (&error, &self.on_full) else {
-            return Err(error);
+    pub(super) fn make_room(&self, mut error: Error) -> Result<(), Error> {
+        let (room, asked, waiting) = match error {
+            Error::ArenaFull { asked, waiting, .. } => (Room::Code, asked, waiting),
+            Error::DataFull { asked, waiting, .. } => (Room::Data, asked, waiting),
+            _ => return Err(error),
         };
-        let made = room.make_room(asked, waiting);
+        let Some(keeper) = &self.on_full else { return Err(error) };
+        let made = keeper.make_room(room, asked, waiting);
         // Whoever hears of what was dropped may have forked.
         self.core.memory.check_own("publish")?;
-        made.map_err(|more| Error::ArenaFull { asked, free, largest_hole, waiting: waiting + more })
+        made.map_err(|more| {
+            if let Error::ArenaFull { waiting, .. } | Error::DataFull { waiting, .. } = &mut error {
+                *waiting += more;
+            }
+            error
+        })
     }
 }

@@ -141,7 +141,7 @@ impl DataBlock {
         Self { core: Arc::clone(handle), run, len, access }
     }
 
-    fn start(&self) -> NonNull<u8> {
+    pub(in crate::arena) fn start(&self) -> NonNull<u8> {
         self.core.memory.data_start(bytes_of(self.run).start)
     }
 
@@ -153,6 +153,12 @@ impl DataBlock {
     /// The granules that it takes.
     pub(in crate::arena) fn run(&self) -> Run {
         self.run
+    }
+
+    /// Bytes that come free with it.
+    #[cfg(all(feature = "cache", not(loom)))]
+    pub(crate) fn reserved(&self) -> usize {
+        bytes_of(self.run).len()
     }
 
     /// Lets the caller write to memory that is writable, in its place.
