@@ -160,11 +160,10 @@ impl Refused {
     /// Whether it was for want of memory or of descriptors. That passes, and says nothing about what the system allows.
     pub(crate) fn passes(&self) -> bool {
         #[cfg(unix)]
-        const PASSING: &[i32] = &[libc::EMFILE, libc::ENFILE];
+        const PASSING: &[i32] = &[libc::EMFILE, libc::ENFILE, libc::ENOMEM];
         #[cfg(not(unix))]
         const PASSING: &[i32] = &[];
-        let number = self.source.raw_os_error();
-        self.source.kind() == io::ErrorKind::OutOfMemory || number.is_some_and(|number| PASSING.contains(&number))
+        self.source.raw_os_error().is_some_and(|number| PASSING.contains(&number))
     }
 }
 

@@ -95,7 +95,7 @@ impl Core {
         let at = self.memory.data_start(bytes_of(run).start);
         // What comes next takes another way: a sandbox that the process entered stays. What passes says nothing.
         let note = |refused: Refused| {
-            if !refused.passes() {
+            if !refused.passes() && refused.source.kind() != std::io::ErrorKind::OutOfMemory {
                 self.set_way(Way::Pages);
             }
             Error::from(refused)
