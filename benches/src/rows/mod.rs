@@ -1,16 +1,20 @@
 //! The rows of the design's table of performance to reach, a group to a file.
 
 mod bulk;
+mod cache;
 mod calls;
 mod churn;
 mod drops;
 mod handover;
 mod jit_memory;
+mod link;
 mod lookup;
 mod mappings;
+mod misses;
 mod modes;
 mod one_at_a_time;
 mod pin;
+mod redirect;
 mod tables;
 mod threads;
 
@@ -40,4 +44,8 @@ pub const ALL: &[Group] = &[
     jit_memory::GROUP,
     mappings::GROUP,
     tables::GROUP,
+    cache::GROUP,
+    misses::GROUP,
+    redirect::GROUP,
+    link::GROUP,
 ];
