@@ -35,7 +35,7 @@ const HITS: usize = 5_000;
 /// Turns in a round, each with keys of its own.
 const TURNS: usize = 32;
 /// How often a round is tried again.
-const ATTEMPTS: usize = 20;
+const ATTEMPTS: usize = 60;
 
 fn case((keys, threads): (usize, usize)) -> String {
     format!("{keys} keys, {threads} threads")
@@ -98,7 +98,16 @@ fn best_turn(asked: &[[Asked; TURNS]], ask: &(impl Fn(&Asked) -> Result<()> + Sy
             };
             mine.iter().enumerate().map(turn).collect::<Vec<Result<Run>>>().into_iter().collect::<Result<Vec<Run>>>()
         };
-        let running: Vec<_> = asked.iter().map(|mine| scope.spawn(move || start(mine))).collect();
+        let spawn = |(thread, mine)| {
+            scope.spawn(move || {
+                // Where it is refused, fewer turns count.
+                let _ = stay_on_processor(thread);
+                // Who has slept is let run at once.
+                thread::sleep(Duration::from_millis(1));
+                start(mine)
+            })
+        };
+        let running: Vec<_> = asked.iter().enumerate().map(spawn).collect();
         let join = |thread: ScopedJoinHandle<'_, _>| thread.join().map_err(|_| anyhow!("a thread panicked"))?;
         running.into_iter().map(join).collect::<Result<_>>()
     })?;
@@ -109,6 +118,25 @@ fn best_turn(asked: &[[Asked; TURNS]], ask: &(impl Fn(&Asked) -> Result<()> + Sy
         is_enough.then(|| per(whole, asked.len() * HITS))
     };
     Ok((0..TURNS).filter_map(of_turn).reduce(f64::min))
+}
+
+/// Keeps this thread on one processor of those that it may use. (Two that spin may be left on one for long.)
+fn stay_on_processor(number: usize) -> Result<()> {
+    let size = size_of::<libc::cpu_set_t>();
+    // SAFETY: a set of bits, all of which may be 0.
+    let (mut allowed, mut mine) = unsafe { std::mem::zeroed::<(libc::cpu_set_t, libc::cpu_set_t)>() };
+    // SAFETY: `allowed` is valid for so many bytes to be written.
+    let got = unsafe { libc::sched_getaffinity(0, size, &raw mut allowed) };
+    ensure!(got == 0, "sched_getaffinity: {}", std::io::Error::last_os_error());
+    // SAFETY: below the size of the set.
+    let is_allowed = |&cpu: &usize| unsafe { libc::CPU_ISSET(cpu, &allowed) };
+    let cpu = (0..8 * size).filter(is_allowed).nth(number).context("fewer processors than threads")?;
+    // SAFETY: below the size of the set.
+    unsafe { libc::CPU_SET(cpu, &mut mine) };
+    // SAFETY: `mine` is valid for so many bytes.
+    let set = unsafe { libc::sched_setaffinity(0, size, &raw const mine) };
+    ensure!(set == 0, "sched_setaffinity: {}", std::io::Error::last_os_error());
+    Ok(())
 }
 
 /// How long this thread has had a processor.
@@ -136,6 +164,7 @@ fn asked(threads: usize, addresses: &[usize]) -> Vec<[Asked; TURNS]> {
 fn run(task: &Task, scale: Scale) -> Result<Vec<Sample>> {
     let sizes = CASES.into_iter().find(|&sizes| case(sizes) == task.case).context("no such case")?;
     let (count, threads) = (scale.count(sizes.0), sizes.1);
+    ensure!(thread::available_parallelism()?.get() >= threads, "fewer processors than threads");
     let arena = gaia::builder(WxMode::DualMap, false, 2 * count).build()?;
     let cache: CodeCache<u64> = CodeCache::builder(arena.clone()).build();
     // Twice the room, as it divides it among its shards.
