@@ -72,7 +72,8 @@ impl CodeBlock {
     }
 
     /// The code, as it stands in memory; a copy of it in [`PerThread`](crate::WxMode::PerThread), where threads differ in
-    /// what they may read, and in a forked child in modes with shared memory, where it is what the parent has there now.
+    /// what they may read, and in a forked child in modes with shared memory, where it is what the parent has there now. A copy is
+    /// allocated, so a signal handler may call this only where there is none.
     ///
     /// ```
     /// # let arena = gaia_jit::CodeArena::builder().capacity(1 << 20).build()?;
