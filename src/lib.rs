@@ -1,3 +1,5 @@
+// First, so that its definitions of links count here, and not those of the README, which lead to files.
+#![doc = include_str!("../docs/front.md")]
 #![doc = include_str!("../README.md")]
 #![cfg_attr(any(test, fuzzing), allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
@@ -35,6 +37,21 @@ pub mod unwind;
 
 #[doc = include_str!("../docs/guide.md")]
 pub mod guide {}
+
+#[doc = include_str!("../docs/modes.md")]
+pub mod wx_modes {}
+
+#[doc = include_str!("../docs/promises.md")]
+pub mod promises {}
+
+#[doc = include_str!("../docs/performance.md")]
+pub mod performance {}
+
+#[doc = include_str!("../docs/platforms.md")]
+pub mod platforms {}
+
+#[doc = include_str!("../CHANGELOG.md")]
+pub mod changelog {}
 
 #[doc = include_str!("../docs/migration.md")]
 pub mod migration {}

@@ -27,7 +27,7 @@ const GET_IN: &str = "gaia-jit get_in under one guard";
 /// Of the very entries that are in our cache.
 const SAME: &str = "quick_cache of the same entries";
 /// What somebody would put there who has no [`Entry`].
-const BLOCKS: &str = "quick_cache of Arc<CodeBlock>";
+const BLOCKS: &str = "quick_cache of counted blocks";
 /// Keys and threads.
 const CASES: [(usize, usize); 4] = [(100, 1), (100, 2), (10_000, 1), (10_000, 2)];
 /// Of each thread in a turn: few, so that some turns are undisturbed on a machine that does other things too.
