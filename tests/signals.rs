@@ -103,7 +103,7 @@ fn work(arena: &CodeArena, seed: u64, stop: &AtomicBool) {
     let full = |error: &Error| matches!(error, Error::ArenaFull { .. });
     while !stop.load(Ordering::Relaxed) {
         match rng.u32(..12) {
-            0..4 => match arena.publish(Code::new(&asm::padded(5, rng.usize(8..900))).tag(5)) {
+            0..4 => match arena.publish(Code::new(&asm::padded(5, rng.usize(16..900))).tag(5)) {
                 Ok(block) => blocks.push(block),
                 Err(error) => assert!(full(&error), "{error}"),
             },

@@ -260,7 +260,7 @@ fn what_lies_outside_is_refused() {
         assert_eq!(matches!(refused, Err(Error::Link { why: Misfit::Misaligned, .. })), is_checked, "{refused:?}");
     }
     // Null may be in reach: on some systems the first gigabytes are where memory comes from.
-    let far = batch.address(slot).wrapping_add(usize::MAX / 4 & !0xff);
+    let far = batch.address(slot).wrapping_add((usize::MAX / 4) & !0xff);
     let said = link(&mut batch, slot, at, Target::Address(far)).unwrap_err().to_string();
     assert!(said.starts_with(&format!("{kind} at offset {at} of slot 0")) && said.contains("out of range"), "{said}");
 }
