@@ -206,7 +206,7 @@ fn renew(owner: u64, wrong: Option<&'static Open>) -> Result<&'static Open> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use crate::tests::common::child;
