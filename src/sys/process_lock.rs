@@ -162,6 +162,10 @@ mod tests {
 
     #[test]
     fn threads_of_a_child_wait_for_each_other() {
+        const NAME: &str = "threads_of_a_child_wait_for_each_other";
+        if crate::tests::common::sanitized() {
+            return crate::tests::common::not_run(NAME, "ThreadSanitizer allows a forked child no threads");
+        }
         let lock = ProcessLock::new(0);
         drop(lock.lock());
         assert!(in_child(|| {
