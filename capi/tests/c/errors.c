@@ -1,6 +1,9 @@
 /* What cannot be done has a status and a message, and changes nothing. */
 #include "check.h"
 
+#include <sys/wait.h>
+#include <unistd.h>
+
 static void null_pointers(void) {
     gaia_jit_arena *arena = small_arena();
     gaia_jit_batch *batch = (gaia_jit_batch *)arena;
@@ -125,6 +128,25 @@ static void settings(void) {
     OK(gaia_jit_builder_free(builder));
 }
 
+static void in_a_child(void) {
+    gaia_jit_arena *arena = small_arena();
+    gaia_jit_block *block = publish(arena, returns(8), 0), *another;
+    code nine = returns(9);
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        CHECK(call(gaia_jit_block_start(block)) == 8);
+        FAILS(GAIA_JIT_STATUS_FORKED, "a forked child cannot publish",
+              gaia_jit_publish(arena, nine.bytes, nine.len, 0, 0, NULL, &another));
+        OK(gaia_jit_block_free(block));
+        _exit(0);
+    }
+    int status;
+    CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    OK(gaia_jit_block_free(block));
+    free_empty(arena);
+}
+
 void test_errors(void) {
     CHECK(gaia_jit_last_error_message() != NULL);
     null_pointers();
@@ -132,4 +154,5 @@ void test_errors(void) {
     full();
     batches();
     settings();
+    in_a_child();
 }
