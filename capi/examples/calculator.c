@@ -1,9 +1,10 @@
-/* A compiler of expressions in x and y to x86-64: numbers, + - * /, brackets, and gcd(a, b), which is a function of this program.
+/* A compiler of expressions in x and y to x86-64: numbers, + - * /, brackets, and gcd(a, b), which is a function of this
+ * program.
  *
  *     cc -I include examples/calculator.c libgaia_jit.a -lpthread -lm -ldl
  *
- * Each expression becomes a function `int64_t f(int64_t x, int64_t y)` in the arena. Hundreds of them come and go in a loop,
- * and the arena does not grow. */
+ * Each expression becomes a function `int64_t f(int64_t x, int64_t y)` in the arena. Hundreds of them come and go in a
+ * loop, and the arena does not grow. */
 #include <gaia_jit.h>
 #include <inttypes.h>
 #include <stdint.h>

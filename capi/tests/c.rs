@@ -1,4 +1,5 @@
-//! The interface as C and C++ use it: programs in `tests/c` and `examples`, built by the compilers of this machine and run.
+//! The interface as C and C++ use it: programs in `tests/c` and `examples`, built by the compilers of this machine and
+//! run.
 //!
 //! What cannot run here prints `NOT RUN`.
 #![allow(clippy::unwrap_used, missing_docs)]
@@ -115,8 +116,9 @@ fn under_address_sanitizer() {
     }
     // Leaks count, and so does what the library allocates.
     let flags = ["-fsanitize=address", "-fno-omit-frame-pointer"];
+    let (plus, calculator) = (root().join("tests/c/plus.cpp"), root().join("examples/calculator.c"));
     for (name, compiler, source) in
-        [("asan-c", "cc", sources()), ("asan-cpp", "c++", vec![root().join("tests/c/plus.cpp")])]
+        [("asan-c", "cc", sources()), ("asan-cpp", "c++", vec![plus]), ("asan-calculator", "cc", vec![calculator])]
     {
         let program = program(name, compiler, &source, &flags);
         run(Command::new(program).env("ASAN_OPTIONS", "detect_leaks=1:exitcode=9"));
@@ -141,4 +143,20 @@ fn the_calculator() {
     if cfg!(target_arch = "x86_64") {
         assert!(text.contains("gcd(x * 6, y * 4)") && text.contains("nothing is left"), "{text}");
     }
+}
+
+/// As it is printed, linked with what it says.
+#[test]
+fn the_example_of_the_readme() {
+    if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
+        return eprintln!("NOT RUN: the code in the README is for x86-64");
+    }
+    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    let example = readme.split("```c\n").nth(1).unwrap().split("```").next().unwrap();
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let (source, program) = (directory.join("readme.c"), directory.join("readme"));
+    std::fs::write(&source, example).unwrap();
+    let library = built().join("libgaia_jit.a");
+    run(compiler("cc").arg("-o").arg(&program).arg(source).arg(library).args(["-lpthread", "-lm", "-ldl"]));
+    run(&mut Command::new(program));
 }

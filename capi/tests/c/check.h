@@ -63,8 +63,9 @@ static inline code words(uint32_t first, uint32_t second, uint32_t third, size_t
     return made;
 }
 
-/* `returns(n)` is code that returns n, up to 65535. `jump()` is one branch, to be linked with JUMP at JUMP_AT with JUMP_ADDEND.
- * `load()` returns an int of the data that is linked with LOAD at LOAD_AT, and, where it is not 0, LOAD_2 at LOAD_2_AT. */
+/* `returns(n)` is code that returns n, up to 65535. `jump()` is one branch, to be linked with JUMP at JUMP_AT with
+ * JUMP_ADDEND. `load()` returns an int of the data that is linked with LOAD at LOAD_AT, and, where it is not 0, LOAD_2
+ * at LOAD_2_AT. */
 #if defined(__x86_64__)
 static inline code returns(unsigned n) {
     code made = {{0xb8, 0, 0, 0, 0, 0xc3}, 6}; /* mov eax, n; ret */

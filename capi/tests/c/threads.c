@@ -1,4 +1,5 @@
-/* Threads that publish, call, look up and free in one arena, each under guards; and messages, which are a thread's own. */
+/* Threads that publish, call, look up and free in one arena, each under guards; and messages, which are a thread's own.
+ */
 #include "check.h"
 
 #include <pthread.h>
