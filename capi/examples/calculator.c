@@ -1,5 +1,5 @@
-/* A compiler of expressions in x and y to x86-64: numbers, + - * /, brackets, and gcd(a, b), which is a function of this
- * program.
+/* A compiler of expressions in x and y to x86-64: numbers, + - * /, brackets, and gcd(a, b), which is a function of
+ * this program.
  *
  *     cc -I include examples/calculator.c libgaia_jit.a -lpthread -lm -ldl
  *
