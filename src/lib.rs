@@ -53,6 +53,21 @@ pub mod platforms {}
 #[doc = include_str!("../CHANGELOG.md")]
 pub mod changelog {}
 
+#[doc = include_str!("../docs/assemblers.md")]
+#[doc = "\n## dynasm-rs\n\n```rust,ignore"]
+#[doc = include_str!("../docs/assemblers/dynasm_rs.rs")]
+#[doc = "```"]
+#[doc = "\n## iced-x86\n\n```rust,ignore"]
+#[doc = include_str!("../docs/assemblers/iced_x86.rs")]
+#[doc = "```"]
+#[doc = "\n## gaia-assembler\n\n```rust,ignore"]
+#[doc = include_str!("../docs/assemblers/gaia_assembler.rs")]
+#[doc = "```"]
+#[doc = "\n## closure-ffi\n\n```rust,ignore"]
+#[doc = include_str!("../docs/assemblers/closure_ffi.rs")]
+#[doc = "```"]
+pub mod assemblers {}
+
 #[doc = include_str!("../docs/migration.md")]
 pub mod migration {}
 

@@ -172,6 +172,15 @@ fn step(n: usize, arena: &CodeArena, blocks: &mut Vec<(CodeBlock, u32)>) {
     assert!(blocks.iter().all(|(block, value)| call(block) == *value));
 }
 
+/// Leaves holes.
+fn keep_every_other(blocks: &mut Vec<CodeBlock>) {
+    let mut index = 0;
+    blocks.retain(|_| {
+        index += 1;
+        index % 2 == 0
+    });
+}
+
 /// Every system call that an arena may make is refused from each step of a life on, by a filter. Whatever was published runs;
 /// when all of it is dropped all is free; and where one way in is left it can all be used.
 #[test]
@@ -258,11 +267,7 @@ fn holes_are_filled_again_when_a_refusal_has_passed() {
             while let Ok(block) = arena.publish(&asm::padded(1, 1_000)) {
                 blocks.push(block);
             }
-            let mut index = 0;
-            blocks.retain(|_| {
-                index += 1;
-                index % 2 == 0
-            });
+            keep_every_other(&mut blocks);
             let limit = |soft| {
                 let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
                 // SAFETY: valid for the call to write to.
@@ -343,11 +348,7 @@ fn a_refused_write_leaves_an_arena_that_is_full() {
         while let Ok(block) = arena.publish(&asm::padded(1, 1_000)) {
             blocks.push(block);
         }
-        let mut index = 0;
-        blocks.retain(|_| {
-            index += 1;
-            index % 2 == 0
-        });
+        keep_every_other(&mut blocks);
         if !arena.stats().fills_holes || !sandbox::deny_kernel_writes() {
             return common::not_run(NAME, "no kernel write, or no filters here");
         }

@@ -43,7 +43,7 @@ use std::time::{Duration, Instant};
 use gaia_jit::CodeArena;
 
 use cache::Cache;
-use common::failure::Failure;
+use common::failure::{Failure, exit};
 use common::format;
 use common::progress::bar;
 use common::threads::on_threads;
@@ -56,13 +56,7 @@ use worker::Worker;
 use workload::Unit;
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("{failure}");
-            ExitCode::from(failure.exit_code())
-        }
-    }
+    exit(run())
 }
 
 fn run() -> Result<(), Failure> {

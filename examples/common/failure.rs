@@ -1,6 +1,7 @@
 //! Why a run ends early, and with which exit code.
 
 use std::fmt;
+use std::process::ExitCode;
 
 #[derive(Debug)]
 pub(crate) enum Failure {
@@ -18,13 +19,11 @@ impl From<gaia_jit::Error> for Failure {
     }
 }
 
-impl Failure {
-    pub(crate) fn exit_code(&self) -> u8 {
-        match self {
-            Self::Input(_) => 2,
-            Self::Run(_) | Self::Arena(_) => 1,
-        }
-    }
+/// Says what went wrong, and how the process ends.
+pub(crate) fn exit(run: Result<(), Failure>) -> ExitCode {
+    let Err(failure) = run else { return ExitCode::SUCCESS };
+    eprintln!("{failure}");
+    ExitCode::from(if matches!(failure, Failure::Input(_)) { 2 } else { 1 })
 }
 
 impl fmt::Display for Failure {

@@ -54,7 +54,7 @@ use fastrand::Rng;
 use gaia_jit::CodeArena;
 use gaia_jit::cache::CodeCache;
 
-use common::failure::Failure;
+use common::failure::{Failure, exit};
 use common::progress;
 use engine::{Caching, CompilingEachTime, Interpreting, Native};
 use options::{HELP, Options};
@@ -65,13 +65,7 @@ use table::Table;
 const ENGINES: u32 = 3;
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("{failure}");
-            ExitCode::from(failure.exit_code())
-        }
-    }
+    exit(run())
 }
 
 fn run() -> Result<(), Failure> {

@@ -7,12 +7,12 @@ use cranelift_codegen::binemit::Reloc as Kind;
 use cranelift_codegen::control::ControlPlane;
 use cranelift_codegen::ir::{ExternalName, Function, UserExternalName, UserFuncName};
 use cranelift_codegen::isa::OwnedTargetIsa;
-use cranelift_codegen::settings::{self, Configurable};
 use cranelift_frontend::FunctionBuilderContext;
 use gaia_jit::Reloc;
 
 use super::lower::{lower_call, lower_entry, lower_function};
 use super::{Object, Piece, Relocation};
+use crate::common::isa;
 use crate::language::ast::Program;
 
 /// Compiles programs for the machine it runs on. Each thread has its own; the buffers inside are reused.
@@ -25,13 +25,7 @@ pub(crate) struct Compiler {
 impl Compiler {
     /// Fails where Cranelift does not support the host.
     pub(crate) fn for_host() -> Result<Self, String> {
-        let mut flags = settings::builder();
-        for (name, value) in [("opt_level", "speed"), ("enable_verifier", "false")] {
-            flags.set(name, value).map_err(|error| error.to_string())?;
-        }
-        let isa =
-            cranelift_native::builder()?.finish(settings::Flags::new(flags)).map_err(|error| error.to_string())?;
-        Ok(Self { isa, context: Context::new(), builder_context: FunctionBuilderContext::new() })
+        Ok(Self { isa: isa::of_host()?, context: Context::new(), builder_context: FunctionBuilderContext::new() })
     }
 
     pub(crate) fn compile(&mut self, program: &Program) -> Result<Object, String> {

@@ -3,11 +3,11 @@
 use cranelift_codegen::Context;
 use cranelift_codegen::control::ControlPlane;
 use cranelift_codegen::isa::OwnedTargetIsa;
-use cranelift_codegen::settings::{self, Configurable};
 use cranelift_frontend::FunctionBuilderContext;
 
 use super::Compiled;
 use super::lower::lower;
+use crate::common::isa;
 use crate::query::Query;
 
 /// Compiles queries for the machine it runs on. Each thread has its own; the buffers inside are reused.
@@ -20,13 +20,7 @@ pub(crate) struct Compiler {
 impl Compiler {
     /// Fails where Cranelift does not support the host.
     pub(crate) fn for_host() -> Result<Self, String> {
-        let mut flags = settings::builder();
-        for (name, value) in [("opt_level", "speed"), ("enable_verifier", "false")] {
-            flags.set(name, value).map_err(|error| error.to_string())?;
-        }
-        let isa =
-            cranelift_native::builder()?.finish(settings::Flags::new(flags)).map_err(|error| error.to_string())?;
-        Ok(Self { isa, context: Context::new(), builder_context: FunctionBuilderContext::new() })
+        Ok(Self { isa: isa::of_host()?, context: Context::new(), builder_context: FunctionBuilderContext::new() })
     }
 
     pub(crate) fn compile(&mut self, query: &Query) -> Result<Compiled<'_>, String> {
