@@ -19,7 +19,7 @@ mod jit_memory;
 mod lazy;
 mod link;
 mod modes;
-#[cfg(all(any(feature = "perf", feature = "gdb", feature = "tracing"), not(loom)))]
+#[cfg(all(any(feature = "perf", feature = "gdb", feature = "tracing", feature = "vtune"), not(loom)))]
 pub mod observe;
 mod redirect;
 mod region;

@@ -19,10 +19,10 @@ usage: code_cache [options] [FILE]
 FILE holds programs in the language of kernels.tiny, which is used without it.
 
   --mode flip|dual|per-thread|file   how code gets into executable memory (flip)
-  --functions N     functions in the working set; random ones make up what FILE lacks (12000)
-  --capacity BYTES  size of the arena, with K, M or G if you like (4M)
+  --functions N     functions in the working set; random ones make up what FILE lacks (4000)
+  --capacity BYTES  size of the arena, with K, M or G if you like (1536K)
   --threads N       threads that run programs (all cores, four at most)
-  --seconds N       how long they run (8)
+  --seconds N       how long they run (5)
   --seed N          for the random programs and the order of calls (1)
   --tier-up N       calls in the interpreter before a program of FILE is compiled (20)
   --recompile N     percentage of cache misses that are compiled anew and compared (1)
@@ -58,10 +58,10 @@ impl Options {
     fn defaults() -> Self {
         Self {
             mode: WxMode::Flip,
-            functions: 12_000,
-            capacity: 4 << 20,
+            functions: 4_000,
+            capacity: 1536 << 10,
             threads: std::thread::available_parallelism().map_or(2, |cores| cores.get().min(4)),
-            run_time: Duration::from_secs(8),
+            run_time: Duration::from_secs(5),
             seed: 1,
             tier_up_calls: 20,
             recompile_percent: 1,

@@ -8,6 +8,7 @@
 //! | `PerfMap` | `perf` | Unix | `perf report`, and most other profilers: names of functions |
 //! | `Jitdump` | `perf` | Unix | `perf inject --jit`, samply: names and code, also of addresses that are used again |
 //! | `Gdb` | `gdb` | systems with ELF | gdb, lldb: breakpoints by name, names and frames in a backtrace |
+//! | `VTune` | `vtune` | Linux, Windows, macOS and FreeBSD on x86 and x86-64 | Intel's VTune Profiler: names of functions |
 //! | `Events` | `tracing` | everywhere | subscribers of `tracing`: what the arena does |
 //!
 //! The feature `perf` was run on Linux alone; for other systems the compiler has checked it.
@@ -31,7 +32,15 @@ mod gdb_list;
 mod jitdump;
 #[cfg(any(all(feature = "perf", unix), all(feature = "gdb", unix, not(target_vendor = "apple"))))]
 mod machine;
-#[cfg(any(all(feature = "perf", unix), all(feature = "gdb", unix, not(target_vendor = "apple"))))]
+#[cfg(any(
+    all(feature = "perf", unix),
+    all(feature = "gdb", unix, not(target_vendor = "apple")),
+    all(
+        feature = "vtune",
+        any(target_os = "linux", target_os = "windows", target_os = "macos", target_os = "freebsd"),
+        any(target_arch = "x86", target_arch = "x86_64")
+    )
+))]
 mod name;
 #[cfg(all(feature = "perf", unix))]
 mod output;
@@ -39,6 +48,12 @@ mod output;
 mod perf_map;
 #[cfg(all(feature = "perf", unix))]
 mod sink;
+#[cfg(all(
+    feature = "vtune",
+    any(target_os = "linux", target_os = "windows", target_os = "macos", target_os = "freebsd"),
+    any(target_arch = "x86", target_arch = "x86_64")
+))]
+mod vtune;
 
 #[cfg(feature = "tracing")]
 pub use events::Events;
@@ -48,3 +63,9 @@ pub use gdb::Gdb;
 pub use jitdump::Jitdump;
 #[cfg(all(feature = "perf", unix))]
 pub use perf_map::PerfMap;
+#[cfg(all(
+    feature = "vtune",
+    any(target_os = "linux", target_os = "windows", target_os = "macos", target_os = "freebsd"),
+    any(target_arch = "x86", target_arch = "x86_64")
+))]
+pub use vtune::VTune;

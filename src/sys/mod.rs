@@ -58,7 +58,12 @@ mod place;
     all(feature = "gdb", unix, not(target_vendor = "apple")),
     feature = "cache",
     feature = "cranelift",
-    feature = "unwind"
+    feature = "unwind",
+    all(
+        feature = "vtune",
+        any(target_os = "linux", target_os = "windows", target_os = "macos", target_os = "freebsd"),
+        any(target_arch = "x86", target_arch = "x86_64")
+    )
 ))]
 pub(crate) mod process_lock;
 #[cfg(unix)]

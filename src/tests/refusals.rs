@@ -136,27 +136,56 @@ fn run(mode: WxMode, poison: bool, always: &[&'static str]) {
     assert!(n > 5, "only {n} calls were made");
 }
 
-/// One after another, in a process of their own: what is parked is the whole process's, and other tests' releases would
-/// take it along.
+/// In processes of their own: what is parked is the whole process's, and other tests' releases would take it along.
 #[test]
-fn every_call_fails_once() {
-    child::run("tests::refusals::every_call_fails_once", || {
+fn every_call_of_flip_fails_once() {
+    child::run("tests::refusals::every_call_of_flip_fails_once", || {
         run(WxMode::Flip, false, &[]);
-        run(WxMode::Flip, true, &[]);
         run(WxMode::Flip, false, &["writer"]);
+    });
+}
+
+#[test]
+fn every_call_of_flip_with_poison_fails_once() {
+    child::run("tests::refusals::every_call_of_flip_with_poison_fails_once", || {
+        run(WxMode::Flip, true, &[]);
         run(WxMode::Flip, true, &["read"]);
+    });
+}
+
+#[test]
+fn every_call_of_dual_map_fails_once() {
+    child::run("tests::refusals::every_call_of_dual_map_fails_once", || {
         run(WxMode::DualMap, false, &[]);
         run(WxMode::DualMap, true, &[]);
+    });
+}
+
+#[test]
+fn every_call_of_per_thread_fails_once() {
+    child::run("tests::refusals::every_call_of_per_thread_fails_once", || {
         run(WxMode::PerThread, false, &[]);
         run(WxMode::PerThread, true, &[]);
+    });
+}
+
+#[test]
+fn every_call_of_file_write_fails_once() {
+    child::run("tests::refusals::every_call_of_file_write_fails_once", || {
         run(WxMode::FileWrite, false, &[]);
         run(WxMode::FileWrite, true, &[]);
-        every_call_of_a_single_block_fails_once();
+    });
+}
+
+#[test]
+fn every_call_of_a_single_block_fails_once() {
+    child::run("tests::refusals::every_call_of_a_single_block_fails_once", || {
+        single_block();
         a_mapping_that_is_not_taken_back_waits();
     });
 }
 
-fn every_call_of_a_single_block_fails_once() {
+fn single_block() {
     let os = Faulty::leaked();
     let page = region::page::size();
     for n in 0..100 {

@@ -1,17 +1,28 @@
 //! An arena as a picture: one square for each page, coloured by what is in it, and frames around the largest holes.
 #![forbid(unsafe_code)]
 
+mod text;
+
 use std::fmt::{self, Write};
 
 use super::{Map, PageUse};
+use text::{FONT, paragraph};
 
 /// Width and greatest height of the squares together, in SVG units.
 const SIZE: usize = 1024;
 /// Sides of a square, gap included; the largest is taken with which the picture is high enough.
 const SIDES: [usize; 3] = [16, 8, 4];
+/// Left of the squares: room for "+65535 MiB".
 const LEFT: usize = 72;
-const TOP: usize = 64;
-const LEGEND: usize = 112;
+/// The picture's width, and that of its text.
+const WIDTH: usize = LEFT + SIZE + 24;
+const TEXT: usize = SIZE;
+/// Sizes of letters.
+const TITLE: usize = 18;
+const BODY: usize = 12;
+const SMALL: usize = 10;
+/// From one square of the legend to the next.
+const SWATCH: usize = 17;
 
 /// Shades of live pages, from nearly empty to full.
 const SHADES: [&str; 8] = ["#dcecf7", "#bfdcef", "#9ccae5", "#75b4d9", "#519bca", "#3380b8", "#1c659f", "#0b4a80"];
@@ -65,13 +76,15 @@ struct Layout {
     rows: usize,
     /// Bytes that a square stands for.
     bytes: usize,
+    /// Where the squares begin, below the title.
+    top: usize,
 }
 
 impl Layout {
     /// The corner of the square that byte `offset` lies in.
     fn corner(&self, offset: usize) -> (usize, usize) {
         let square = offset / self.bytes;
-        (LEFT + square % self.columns * self.side, TOP + square / self.columns * self.side)
+        (LEFT + square % self.columns * self.side, self.top + square / self.columns * self.side)
     }
 }
 
@@ -101,55 +114,72 @@ impl Map {
         let side = SIDES.into_iter().find(fits).unwrap_or(SIDES[2]);
         let columns = SIZE / side;
         let bytes = (self.page_size * together).max(1);
-        let layout = Layout { side, columns, rows: states.len().div_ceil(columns), bytes };
-        let (width, bottom) = (LEFT + SIZE + 24, TOP + layout.rows * side);
-        let height = bottom + LEGEND + 20 * lines.len();
         let what = if together == 1 { "a page".into() } else { format!("{together} pages,") };
+        let scale = format!("one square is {what} {}; a row is {}", amount(bytes), amount(columns * bytes));
 
-        writeln!(
-            svg,
-            r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" font-family="sans-serif">"#
-        )?;
-        writeln!(svg, r##"<rect width="{width}" height="{height}" fill="#ffffff"/>"##)?;
-        text(svg, (LEFT, 28), 18, title)?;
-        let scale = format!("one square is {what} {} KiB; a row is {} KiB", bytes >> 10, (columns * bytes) >> 10);
-        text(svg, (LEFT, 50), 12, &scale)?;
+        // How high it is is known last.
+        let mut body = String::new();
+        let top = paragraph(&mut body, (LEFT, 10), TEXT, TITLE, title)?;
+        let top = paragraph(&mut body, (LEFT, top), TEXT, BODY, &scale)? + 8;
+        let layout = Layout { side, columns, rows: states.len().div_ceil(columns), bytes, top };
         for state in State::all() {
-            squares(svg, &states, state, &layout)?;
+            squares(&mut body, &states, state, &layout)?;
         }
         for hole in self.holes.iter().filter(|hole| hole.len >= layout.bytes) {
-            frame(svg, hole.offset, hole.len, &layout)?;
+            frame(&mut body, hole.offset, hole.len, &layout)?;
         }
         for row in (0..layout.rows).step_by(layout.rows.div_ceil(16).next_power_of_two()) {
-            text(svg, (4, TOP + row * side + 10), 10, &format!("+{} KiB", (row * columns * bytes) >> 10))?;
+            let label = format!("+{}", amount(row * columns * bytes));
+            paragraph(&mut body, (2, top + row * side - SMALL / 2), LEFT, SMALL, &label)?;
         }
-        self.legend(svg, &states, bottom + 20)?;
-        for (number, line) in lines.iter().enumerate() {
-            text(svg, (LEFT, bottom + LEGEND + 20 * number), 12, line)?;
+        let mut bottom = self.legend(&mut body, &states, top + layout.rows * side + 8)?;
+        for line in lines {
+            bottom = paragraph(&mut body, (LEFT, bottom), TEXT, BODY, line)?;
         }
+
+        let height = bottom + 12;
+        writeln!(
+            svg,
+            r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" font-family="{FONT}">"#
+        )?;
+        writeln!(svg, r##"<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>"##)?;
+        svg.push_str(&body);
         writeln!(svg, "</svg>")
     }
 
-    fn legend(&self, svg: &mut String, states: &[State], top: usize) -> fmt::Result {
-        let count = |wanted: State| states.iter().filter(|state| **state == wanted).count();
+    /// What the colours mean and how many squares have each; returns its bottom.
+    fn legend(&self, svg: &mut String, states: &[State], top: usize) -> Result<usize, fmt::Error> {
+        let count = |wanted: fn(&State) -> bool| states.iter().filter(|state| wanted(state)).count();
         let entries = [
-            (State::Untouched, "not resident"),
-            (State::Empty, "resident, empty"),
-            (State::Pending, "has code waiting for a guard"),
+            ("not resident", count(|state| *state == State::Untouched), &[State::Untouched][..]),
+            ("resident, empty", count(|state| *state == State::Empty), &[State::Empty]),
+            ("has code waiting for a guard", count(|state| *state == State::Pending), &[State::Pending]),
+            (
+                "live code, from nearly none to the whole page",
+                count(|state| matches!(state, State::Live(_))),
+                &std::array::from_fn::<_, { SHADES.len() }, _>(State::Live),
+            ),
         ];
-        for (place, (state, label)) in entries.into_iter().enumerate() {
-            let left = LEFT + 250 * place;
-            swatch(svg, (left, top), state)?;
-            text(svg, (left + 20, top + 12), 12, &format!("{label} ({})", count(state)))?;
+        let mut bottom = top;
+        for (label, count, colours) in entries {
+            // Those of an entry end at the same place, before its label.
+            for (place, state) in colours.iter().rev().enumerate() {
+                swatch(svg, (LEFT + SWATCH * (SHADES.len() - 1 - place), bottom + 2), *state)?;
+            }
+            let left = SWATCH * SHADES.len() + 8;
+            bottom = paragraph(svg, (LEFT + left, bottom), TEXT - left, BODY, &format!("{label} ({count})"))?;
         }
-        for shade in 0..SHADES.len() {
-            swatch(svg, (LEFT + 16 * shade, top + 24), State::Live(shade))?;
-        }
-        let live = states.iter().filter(|state| matches!(state, State::Live(_))).count();
-        let label = format!("live code, from nearly none to the whole page ({live})");
-        text(svg, (LEFT + 16 * SHADES.len() + 8, top + 36), 12, &label)?;
         let holes: Vec<_> = self.holes.iter().map(|hole| format!("{} B at +{:#x}", hole.len, hole.offset)).collect();
-        text(svg, (LEFT, top + 64), 12, &format!("largest holes (framed): {}", holes.join(", ")))
+        paragraph(svg, (LEFT, bottom), TEXT, BODY, &format!("largest holes (framed): {}", holes.join(", ")))
+    }
+}
+
+/// Bytes in the largest unit in which they are a whole number.
+fn amount(bytes: usize) -> String {
+    match bytes {
+        0 => "0".to_owned(),
+        _ if bytes % (1 << 20) == 0 => format!("{} MiB", bytes >> 20),
+        _ => format!("{} KiB", bytes >> 10),
     }
 }
 
@@ -194,20 +224,6 @@ fn swatch(svg: &mut String, (x, y): (usize, usize), state: State) -> fmt::Result
     writeln!(svg, r#"<rect x="{x}" y="{y}" width="15" height="15" fill="{}"/>"#, state.colour())
 }
 
-fn text(svg: &mut String, (x, y): (usize, usize), size: usize, content: &str) -> fmt::Result {
-    write!(svg, r##"<text x="{x}" y="{y}" font-size="{size}" fill="#222222">"##)?;
-    for c in content.chars() {
-        match c {
-            '<' => svg.push_str("&lt;"),
-            '>' => svg.push_str("&gt;"),
-            '&' => svg.push_str("&amp;"),
-            c if c.is_control() => svg.push(' '),
-            c => svg.push(c),
-        }
-    }
-    writeln!(svg, "</text>")
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::Hole;
@@ -228,13 +244,42 @@ mod tests {
     #[test]
     fn every_page_has_a_square_or_shares_one() {
         for (pages, squares) in [(0, 0), (1, 1), (4096, 4096), (65_536, 65_536), (65_537, 32_769), (1 << 19, 1 << 16)] {
-            assert_eq!(map(pages, Vec::new()).matches('M').count(), squares, "{pages} pages");
+            let drawn = map(pages, Vec::new());
+            let paths = drawn.lines().filter(|line| line.starts_with("<path"));
+            assert_eq!(paths.map(|path| path.matches('M').count()).sum::<usize>(), squares, "{pages} pages");
+        }
+    }
+
+    /// By the widest letters of the fonts it may be shown in.
+    #[test]
+    fn no_text_leaves_the_picture() {
+        let used = PageUse { live: 4096, pending: 0, resident: true };
+        let holes = (0..16).map(|n| Hole { offset: n << 40, len: 1 << 39 }).collect();
+        let name = format!("{}::{}", "very_long_name".repeat(40), "\u{6f22}".repeat(300));
+        let lines = [name.clone(), "words of some length ".repeat(60)];
+        for pages in [0, 1, 4096, 1 << 20] {
+            let svg =
+                Map { page_size: 64 << 10, pages: vec![used; pages], holes: Vec::clone(&holes) }.to_svg(&name, &lines);
+            let mut bottom = 0;
+            for line in svg.lines().filter(|line| line.starts_with("<text")) {
+                let number = |name: &str| -> usize {
+                    let (_, after) = line.split_once(&format!(" {name}=\"")).unwrap();
+                    after.split_once('"').unwrap().0.parse().unwrap()
+                };
+                let content = line.split_once('>').unwrap().1.strip_suffix("</text>").unwrap();
+                let columns: usize = content.chars().map(|c| if c.is_ascii() { 1 } else { 2 }).sum();
+                let right = number("x") + columns * number("font-size") * 61 / 100;
+                assert!(right <= WIDTH, "{right}: {line}");
+                bottom = bottom.max(number("y"));
+            }
+            let height: usize = svg.split_once(" height=\"").unwrap().1.split_once('"').unwrap().0.parse().unwrap();
+            assert!(bottom + 4 <= height, "{bottom} of {height}");
         }
     }
 
     #[test]
     fn text_is_escaped() {
-        assert!(map(1, Vec::new()).contains(">a &lt;title&gt; &amp; more <"));
+        assert!(map(1, Vec::new()).contains(">a &lt;title&gt; &amp; more<"));
     }
 
     #[test]

@@ -1,0 +1,139 @@
+//! What a collector of VTune's interface is told: one that writes it down.
+#![cfg(all(feature = "vtune", target_os = "linux", any(target_arch = "x86", target_arch = "x86_64"), not(loom)))]
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::{env, fs, thread};
+
+use common::{asm, small};
+use gaia_jit::observe::VTune;
+use gaia_jit::{Code, WxMode};
+
+const VARIABLE: &str = if cfg!(target_pointer_width = "64") { "INTEL_JIT_PROFILER64" } else { "INTEL_JIT_PROFILER32" };
+
+/// The two functions that the interface asks a collector for, and a line in a file for each event.
+const COLLECTOR: &str = r#"
+#include <stdio.h>
+#include <stdlib.h>
+struct load { unsigned id; char *name; void *start; unsigned size, lines; void *table; char *class_file, *source, *module; };
+static FILE *out;
+static int inside;
+unsigned Initialize(void) {
+    out = fopen(getenv("TOLD"), "a");
+    return out ? 1 : 0;
+}
+int NotifyEvent(unsigned event, void *data) {
+    struct load *load = data;
+    if (__sync_lock_test_and_set(&inside, 1)) abort();
+    if (event == 21) fprintf(out, "load %u %s %p %u %s\n", load->id, load->name, load->start, load->size, load->module);
+    else if (event == 14) fprintf(out, "unload %u %p\n", load->id, load->start);
+    else fprintf(out, "event %u\n", event);
+    fflush(out);
+    __sync_lock_release(&inside);
+    return 1;
+}
+"#;
+
+/// Builds the collector with the C compiler, which linking a Rust program needs anyway.
+fn collector(directory: &Path) -> PathBuf {
+    let (source, library) = (directory.join("collector.c"), directory.join("collector.so"));
+    fs::write(&source, COLLECTOR).unwrap();
+    let bits = if cfg!(target_pointer_width = "64") { "-m64" } else { "-m32" };
+    let built = Command::new("cc").args(["-shared", "-fPIC", bits, "-o"]).args([&library, &source]).status();
+    assert!(built.expect("there is no C compiler").success());
+    library
+}
+
+fn directory(name: &str) -> PathBuf {
+    let directory = env::temp_dir().join(format!("gaia-jit-vtune-{name}-{}", std::process::id()));
+    fs::create_dir_all(&directory).unwrap();
+    directory
+}
+
+#[test]
+fn a_collector_hears_of_every_function_and_of_its_end() {
+    if env::var_os("TOLD").is_none() {
+        // Here, the parent: the collector has to be there when the process that uses it starts.
+        let directory = directory("told");
+        let told = directory.join("told");
+        let library = collector(&directory);
+        let status = Command::new(env::current_exe().unwrap())
+            .args(["a_collector_hears_of_every_function_and_of_its_end", "--exact", "--nocapture"])
+            .env(VARIABLE, &library)
+            .env("TOLD", &told)
+            .status();
+        assert!(status.unwrap().success());
+        fs::remove_dir_all(directory).unwrap();
+        return;
+    }
+    let vtune = Arc::new(VTune::new());
+    assert!(vtune.is_active() && VTune::new().is_active(), "{vtune:?}");
+    let arena = small(WxMode::Flip).observer(vtune.clone()).build().unwrap();
+    let first = arena.publish(Code::new(&asm::constant(1)).name("first")).unwrap();
+    let start = first.as_ptr();
+    drop(first);
+    // At the same address, as another function.
+    let second = arena.publish(Code::new(&asm::constant(2)).name("se\ncond")).unwrap();
+    assert_eq!(second.as_ptr(), start);
+    // From several threads, one at a time in the collector: it aborts otherwise.
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| (0..200).for_each(|_| drop(arena.publish(&asm::constant(3)).unwrap())));
+        }
+    });
+    // A child is not the process that the collector belongs to.
+    let before = fs::read_to_string(env::var_os("TOLD").unwrap()).unwrap();
+    let status = common::fork::fork(|| {
+        let arena = small(WxMode::Flip).observer(vtune.clone()).build().unwrap();
+        drop(arena.publish(&asm::constant(4)).unwrap());
+        assert!(!vtune.is_active());
+    });
+    assert!(status);
+    let told = fs::read_to_string(env::var_os("TOLD").unwrap()).unwrap();
+    assert_eq!(told, before);
+
+    let mut lines = told.lines();
+    let size = asm::constant(1).len();
+    assert_eq!(lines.next().unwrap(), format!("load 1 first {start:p} {size} gaia_jit"));
+    assert_eq!(lines.next().unwrap(), format!("unload 1 {start:p}"));
+    assert_eq!(lines.next().unwrap(), format!("load 2 se_cond {start:p} {size} gaia_jit"));
+    // Every load has a number of its own, and one end.
+    let mut live = std::collections::HashMap::new();
+    let mut loads = 0;
+    for line in lines {
+        let words: Vec<_> = line.split(' ').collect();
+        match *words {
+            ["load", number, _, start, _, _] => {
+                assert!(live.insert(number, start).is_none(), "{line}");
+                loads += 1;
+            }
+            ["unload", number, start] => assert_eq!(live.remove(number), Some(start), "{line}"),
+            _ => panic!("{line}"),
+        }
+    }
+    assert_eq!((loads, live.len()), (800, 0));
+}
+
+#[test]
+fn without_a_collector_nothing_is_told_and_nothing_happens() {
+    for library in [None, Some("/nowhere/collector.so"), Some("")] {
+        let name = "without_a_collector_nothing_is_told_and_nothing_happens";
+        if env::var_os("ALONE").is_none() {
+            let mut command = Command::new(env::current_exe().unwrap());
+            command.args([name, "--exact"]).env("ALONE", "1").env_remove(VARIABLE);
+            if let Some(library) = library {
+                command.env(VARIABLE, library);
+            }
+            assert!(command.status().unwrap().success(), "{library:?}");
+            continue;
+        }
+        let vtune = Arc::new(VTune::new());
+        assert!(!vtune.is_active());
+        let arena = small(WxMode::Flip).observer(vtune).build().unwrap();
+        drop(arena.publish(&asm::constant(1)).unwrap());
+    }
+}
