@@ -1,14 +1,16 @@
-//! A process that compiles, runs and forgets Cranelift modules for as long as it lives, in flat memory.
+//! A process that compiles, runs and forgets Cranelift modules for as long as it lives, in flat
+//! memory.
 //!
 //! ```text
 //! cargo run --release --features cranelift --example cranelift_jit
 //! cargo run --release --features cranelift --example cranelift_jit -- 100000
 //! ```
 //!
-//! A few dozen modules are alive at any time, each with functions that call each other, a constant, and a counter in
-//! writable data. Again and again one is freed and defined anew, with other code. At intervals the process is asked for
-//! its memory and its mappings, which have to stay what they were: with the providers of `cranelift-jit` itself the memory
-//! of a module that is dropped stays, or each module has mappings of its own.
+//! A few dozen modules are alive at any time, each with functions that call each other, a constant,
+//! and a counter in writable data. Again and again one is freed and defined anew, with other code.
+//! At intervals the process is asked for its memory and its mappings, which have to stay what they
+//! were: with the providers of `cranelift-jit` itself the memory of a module that is dropped stays,
+//! or each module has mappings of its own.
 
 use std::error::Error;
 
@@ -50,7 +52,8 @@ impl Loaded {
         let constant = module.declare_data("number", Linkage::Local, false, false)?;
         module.define_data(constant, &data)?;
 
-        // A chain of functions, each adding one to what the last returned; longer in some modules than in others.
+        // A chain of functions, each adding one to what the last returned; longer in some modules
+        // than in others.
         let mut last = function(&mut module, "first", |module, function| {
             let global = module.declare_data_in_func(constant, function.func);
             let at = function.ins().symbol_value(types::I64, global);
@@ -83,7 +86,8 @@ impl Loaded {
         })?;
         module.finalize_definitions()?;
         let code = module.get_finalized_function(run);
-        // SAFETY: it was compiled with this signature, in the convention of C; `Loaded` calls it while the module lives.
+        // SAFETY: it was compiled with this signature, in the convention of C; `Loaded` calls it
+        // while the module lives.
         let run = unsafe { std::mem::transmute::<*const u8, extern "C" fn() -> i64>(code) };
         Ok(Self { module, run, base: number + links, calls: 0 })
     }

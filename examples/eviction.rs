@@ -1,14 +1,15 @@
-//! The shape of a runtime around a code cache, without a compiler: functions of a few hand-made instructions are linked
-//! and published, called by several threads, and evicted when there is no room. Runs on every architecture that the crate knows.
+//! The shape of a runtime around a code cache, without a compiler: functions of a few hand-made
+//! instructions are linked and published, called by several threads, and evicted when there is no
+//! room. Runs on every architecture that the crate knows.
 //!
 //! ```text
 //! cargo run --release --example eviction            # a few seconds, in every mode that the system has
 //! cargo run --release --example eviction -- 1000    # so many calls for each thread
 //! ```
 //!
-//! Each entry of the cache is a pair: a function that returns a number, and one that jumps to it. A thread that does not find a
-//! pair publishes it. Other threads may be running what goes for that, but hold a guard, so the space is used again only when
-//! they are through.
+//! Each entry of the cache is a pair: a function that returns a number, and one that jumps to it. A
+//! thread that does not find a pair publishes it. Other threads may be running what goes for that,
+//! but hold a guard, so the space is used again only when they are through.
 
 #[path = "../tests/common/asm.rs"]
 #[allow(dead_code, unreachable_pub, clippy::expect_used, clippy::panic, reason = "shared with the tests")]

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use crate::reloc::{Misfit, Reloc};
 
-/// Why a call could not be carried out. Whatever failed, the arena or block is as it was before the call; the exception is
-/// [`CodeBlock::patch`](crate::CodeBlock::patch).
+/// Why a call could not be carried out. Whatever failed, the arena or block is as it was before the
+/// call; the exception is [`CodeBlock::patch`](crate::CodeBlock::patch).
 ///
 /// ```
 /// use gaia_jit::{CodeArena, Error};
@@ -44,8 +44,9 @@ pub enum Error {
         limit: usize,
     },
 
-    /// No hole is large enough now: a runtime's cue to evict. With `largest_hole >= asked` the space is there, but not
-    /// where code can go: misaligned, or (without the kernel write) in pages that still hold live code.
+    /// No hole is large enough now: a runtime's cue to evict. With `largest_hole >= asked` the
+    /// space is there, but not where code can go: misaligned, or (without the kernel write) in
+    /// pages that still hold live code.
     ///
     /// Space that waits for guards comes free when the last of them is dropped.
     #[error(
@@ -63,8 +64,8 @@ pub enum Error {
         waiting: usize,
     },
 
-    /// No hole in the data beside the code is large enough. [`ArenaBuilder::data`](crate::ArenaBuilder::data) says how much there
-    /// is.
+    /// No hole in the data beside the code is large enough.
+    /// [`ArenaBuilder::data`](crate::ArenaBuilder::data) says how much there is.
     #[error(
         "data area full: {asked} bytes asked for, {free} free in all, largest hole {largest_hole}, {waiting} wait for guards"
     )]
@@ -99,8 +100,10 @@ pub enum Error {
         slot: usize,
     },
 
-    /// A branch needs a stub, because its target is out of reach, and its slot has none left. Reserve the slot with more
-    /// ([`Batch::reserve_with_stubs`](crate::Batch::reserve_with_stubs)), or the arena near to its targets.
+    /// A branch needs a stub, because its target is out of reach, and its slot has none left.
+    /// Reserve the slot with more
+    /// ([`Batch::reserve_with_stubs`](crate::Batch::reserve_with_stubs)), or the arena near to its
+    /// targets.
     #[error("slot {slot} has {stubs} stubs, which all lead elsewhere")]
     #[non_exhaustive]
     NoStub {
@@ -126,8 +129,8 @@ pub enum Error {
         why: Misfit,
     },
 
-    /// A key of a `cache::CodeCache` was asked for inside its own compilation, or inside one that the key's compilation waits for on
-    /// another thread: they would wait for each other for ever.
+    /// A key of a `cache::CodeCache` was asked for inside its own compilation, or inside one that
+    /// the key's compilation waits for on another thread: they would wait for each other for ever.
     #[error("a key was asked for whose compilation waits for this one")]
     Recursion,
 
@@ -158,8 +161,8 @@ pub enum Error {
         why: String,
     },
 
-    /// The arena belongs to the process that built it; this one is a forked child, which may only run, look up and
-    /// drop what it inherited.
+    /// The arena belongs to the process that built it; this one is a forked child, which may only
+    /// run, look up and drop what it inherited.
     #[error("a forked child cannot {what} in an arena of its parent")]
     Forked {
         /// What was refused.

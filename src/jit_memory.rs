@@ -12,9 +12,10 @@ use crate::units::round_up;
 
 /// One block of executable memory: write, make executable, call.
 ///
-/// Each page of the block is either writable or executable, never both. Writing makes the pages that it touches
-/// writable (only these, so its cost does not grow with the block); [`make_executable`](Self::make_executable) and
-/// [`entry`](Self::entry) make the pages that were written to executable again.
+/// Each page of the block is either writable or executable, never both. Writing makes the pages
+/// that it touches writable (only these, so its cost does not grow with the block);
+/// [`make_executable`](Self::make_executable) and [`entry`](Self::entry) make the pages that were
+/// written to executable again.
 ///
 /// ```
 /// use gaia_jit::JitMemory;
@@ -35,10 +36,11 @@ use crate::units::round_up;
 ///
 /// # What it does not promise
 ///
-/// A page that holds code and is written to again is not executable until the next `make_executable`. A thread that
-/// runs, or returns into, code on such a page meanwhile is killed. So a `Mutex<JitMemory>` to which one thread adds
-/// functions while others run those already there does **not** work, however the lock is held: the flip is seen by all
-/// threads. Code that other threads run belongs into a [`CodeArena`](crate::CodeArena), which never takes the execute
+/// A page that holds code and is written to again is not executable until the next
+/// `make_executable`. A thread that runs, or returns into, code on such a page meanwhile is killed.
+/// So a `Mutex<JitMemory>` to which one thread adds functions while others run those already there
+/// does **not** work, however the lock is held: the flip is seen by all threads. Code that other
+/// threads run belongs into a [`CodeArena`](crate::CodeArena), which never takes the execute
 /// permission from a page with live code:
 ///
 /// ```
@@ -61,8 +63,8 @@ pub struct JitMemory {
     block: Span,
     len: usize,
     page: usize,
-    /// Pages that may not be writable, and pages that are executable. After a call that failed some may be neither: the system changes
-    /// one mapping after another, and may stop between.
+    /// Pages that may not be writable, and pages that are executable. After a call that failed some
+    /// may be neither: the system changes one mapping after another, and may stop between.
     closed: BitSet,
     executable: BitSet,
     /// Pages written to since they were last executable.
@@ -75,8 +77,8 @@ impl JitMemory {
     /// A block of `capacity` bytes, rounded up to whole pages; writable and empty.
     ///
     /// # Errors
-    /// [`Error::ZeroSize`], [`Error::TooLarge`]; [`Error::OperatingSystem`] if the system has no memory;
-    /// [`Error::Unsupported`] where it is not known how to run code.
+    /// [`Error::ZeroSize`], [`Error::TooLarge`]; [`Error::OperatingSystem`] if the system has no
+    /// memory; [`Error::Unsupported`] where it is not known how to run code.
     pub fn new(capacity: usize) -> Result<Self, Error> {
         Self::with_os(capacity, &Native)
     }
@@ -109,16 +111,16 @@ impl JitMemory {
     /// Appends code; returns the offset it was written to.
     ///
     /// # Errors
-    /// [`Error::PastCapacity`] if it does not fit, [`Error::OperatingSystem`] if the system refuses to make the pages
-    /// writable. Nothing is written then.
+    /// [`Error::PastCapacity`] if it does not fit, [`Error::OperatingSystem`] if the system refuses
+    /// to make the pages writable. Nothing is written then.
     pub fn write(&mut self, code: &[u8]) -> Result<usize, Error> {
         let at = self.len;
         self.write_at(at, code)?;
         Ok(at)
     }
 
-    /// Writes code at an offset, over what is there or beyond it; what lies between the end and `offset` reads as it
-    /// was, at first as zeros.
+    /// Writes code at an offset, over what is there or beyond it; what lies between the end and
+    /// `offset` reads as it was, at first as zeros.
     ///
     /// # Errors
     /// As for [`JitMemory::write`].
@@ -134,15 +136,15 @@ impl JitMemory {
         self.make_pages_writable(pages)?;
         // SAFETY: `offset` is inside the block.
         let to = unsafe { self.block.start.add(offset) };
-        // SAFETY: the pages are writable now, `&mut self` keeps every slice of them away, and `code` is elsewhere: a
-        // slice of this block would be borrowed from `self`.
+        // SAFETY: the pages are writable now, `&mut self` keeps every slice of them away, and
+        // `code` is elsewhere: a slice of this block would be borrowed from `self`.
         unsafe { to.copy_from_nonoverlapping(NonNull::from(code).cast(), code.len()) };
         self.len = self.len.max(end);
         Ok(())
     }
 
-    /// Makes what was written executable; returns the address of the block's first byte. Only pages that changed since
-    /// the last time are flipped and flushed.
+    /// Makes what was written executable; returns the address of the block's first byte. Only pages
+    /// that changed since the last time are flipped and flushed.
     ///
     /// # Errors
     /// [`Error::OperatingSystem`] if the system refuses; it can be tried again.
@@ -189,7 +191,8 @@ impl JitMemory {
     /// ```
     ///
     /// # Errors
-    /// [`Error::PastCapacity`] if nothing was written there, and as for [`JitMemory::make_executable`].
+    /// [`Error::PastCapacity`] if nothing was written there, and as for
+    /// [`JitMemory::make_executable`].
     ///
     /// # Safety
     /// - `F` is a function pointer type that the code at `offset` is written for.
@@ -236,8 +239,8 @@ impl JitMemory {
 
     /// The code as it stands in memory.
     pub fn as_slice(&self) -> &[u8] {
-        // SAFETY: `len` bytes of the block, readable in either state, initialised at least to zeros; they change only
-        // through `&mut self`.
+        // SAFETY: `len` bytes of the block, readable in either state, initialised at least to
+        // zeros; they change only through `&mut self`.
         unsafe { std::slice::from_raw_parts(self.as_ptr(), self.len) }
     }
 
@@ -274,8 +277,8 @@ impl JitMemory {
         // SAFETY: the pages are inside the block.
         let start = unsafe { self.block.start.add(pages.start * self.page) };
         let span = Span { start, len: pages.len() * self.page };
-        // SAFETY: whole pages of the block. Threads that run code there are the caller's to keep away: calling into the
-        // block is unsafe, and says so.
+        // SAFETY: whole pages of the block. Threads that run code there are the caller's to keep
+        // away: calling into the block is unsafe, and says so.
         Ok(unsafe { self.os.protect(span, access) }?)
     }
 }

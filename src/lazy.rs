@@ -19,12 +19,13 @@ use crate::{ArenaBuilder, CodeArena, Error};
 /// # Ok::<(), gaia_jit::Error>(())
 /// ```
 ///
-/// It holds no lock that a forked child could find locked for ever. So threads that ask at once, before there is an arena, may each
-/// build one; one of these stays, and the others are dropped again before anybody has them. (Observers hear of them.)
+/// It holds no lock that a forked child could find locked for ever. So threads that ask at once,
+/// before there is an arena, may each build one; one of these stays, and the others are dropped
+/// again before anybody has them. (Observers hear of them.)
 ///
-/// An error is not remembered, so that the next call tries again. The arena is never dropped. What a child inherits stays mapped in
-/// it, because it may run code of it: blocks of the parent's arena go on working in the child, as far as they
-/// [can](crate::guide#forks).
+/// An error is not remembered, so that the next call tries again. The arena is never dropped. What
+/// a child inherits stays mapped in it, because it may run code of it: blocks of the parent's arena
+/// go on working in the child, as far as they [can](crate::guide#forks).
 pub struct LazyArena {
     /// Null, or a leaked box.
     made: AtomicPtr<CodeArena>,
@@ -32,7 +33,8 @@ pub struct LazyArena {
 }
 
 impl LazyArena {
-    /// Returns a place for an arena with the settings of `build`, which is called whenever one is made.
+    /// Returns a place for an arena with the settings of `build`, which is called whenever one is
+    /// made.
     pub const fn new(build: fn() -> ArenaBuilder) -> Self {
         Self { made: AtomicPtr::new(ptr::null_mut()), build }
     }
@@ -48,7 +50,8 @@ impl LazyArena {
         }
         let new = Box::into_raw(Box::new((self.build)().build()?));
         loop {
-            // Release: whoever loads the pointer sees the arena. Acquire: likewise, of another thread's.
+            // Release: whoever loads the pointer sees the arena. Acquire: likewise, of another
+            // thread's.
             match self.made.compare_exchange(made, new, Ordering::AcqRel, Ordering::Acquire) {
                 // The inherited one, if there was one, is leaked.
                 Ok(_) => made = new,
@@ -61,13 +64,15 @@ impl LazyArena {
                     drop(unsafe { Box::from_raw(new) });
                 }
             }
-            // SAFETY: an arena of this process that was leaked, by this thread or by another whose store was acquired.
+            // SAFETY: an arena of this process that was leaked, by this thread or by another whose
+            // store was acquired.
             return Ok(unsafe { &*made });
         }
     }
 }
 
-/// The arena behind a pointer, unless there is none or it belongs to the process that forked this one.
+/// The arena behind a pointer, unless there is none or it belongs to the process that forked this
+/// one.
 fn own(made: *mut CodeArena) -> Option<&'static CodeArena> {
     // SAFETY: null, or a leaked box that nobody frees; it was loaded with acquire.
     let arena = unsafe { made.as_ref() }?;

@@ -1,4 +1,5 @@
-// First, so that its definitions of links count here, and not those of the README, which lead to files.
+// First, so that its definitions of links count here, and not those of the README, which lead to
+// files.
 #![doc = include_str!("../docs/front.md")]
 #![doc = include_str!("../README.md")]
 #![cfg_attr(any(test, fuzzing), allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]

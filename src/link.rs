@@ -1,8 +1,10 @@
-//! Linking: the relocations that a code generator emits, applied in a batch whose addresses are known.
+//! Linking: the relocations that a code generator emits, applied in a batch whose addresses are
+//! known.
 //!
-//! [`Reloc`] says what a kind of relocation does to bytes. Here is what it takes of the batch: the addresses of targets, and stubs,
-//! for branches to what is out of reach and for code that loads the address of its target from a cell. A stub contains the address
-//! it leads to, so it serves as such a cell too.
+//! [`Reloc`] says what a kind of relocation does to bytes. Here is what it takes of the batch: the
+//! addresses of targets, and stubs, for branches to what is out of reach and for code that loads
+//! the address of its target from a cell. A stub contains the address it leads to, so it serves as
+//! such a cell too.
 #![forbid(unsafe_code)]
 
 use crate::reloc::{HighPart, Misfit, Reloc, Via, low_12_of_high};
@@ -28,16 +30,18 @@ pub enum Target<'a> {
 }
 
 impl Batch {
-    /// Applies a relocation: puts the target into the bytes of `slot` at `offset`, as `kind` says. The bytes have to be in place
-    /// before, because only a part of an instruction is replaced.
+    /// Applies a relocation: puts the target into the bytes of `slot` at `offset`, as `kind` says.
+    /// The bytes have to be in place before, because only a part of an instruction is replaced.
     ///
-    /// The formulas are those of ELF, with the addend in `addend` ("RELA"): a call of x86-64, which counts from behind its four
-    /// bytes, has an addend of -4. Where a branch does not reach its target it goes through a stub of the slot's own, if the slot
-    /// was [reserved with stubs](Batch::reserve_with_stubs) and one is left; all branches to one target share a stub. Kinds that
-    /// load the target's address from a cell always take a stub, which has that address in it.
+    /// The formulas are those of ELF, with the addend in `addend` ("RELA"): a call of x86-64, which
+    /// counts from behind its four bytes, has an addend of -4. Where a branch does not reach its
+    /// target it goes through a stub of the slot's own, if the slot was [reserved with
+    /// stubs](Batch::reserve_with_stubs) and one is left; all branches to one target share a stub.
+    /// Kinds that load the target's address from a cell always take a stub, which has that address
+    /// in it.
     ///
-    /// A target is not kept alive by this. That all a function reaches is alive belongs to the conditions of
-    /// [`CodeBlock::as_fn`].
+    /// A target is not kept alive by this. That all a function reaches is alive belongs to the
+    /// conditions of [`CodeBlock::as_fn`].
     ///
     /// ```
     /// # #[cfg(all(target_arch = "x86_64", unix))] {
@@ -66,8 +70,9 @@ impl Batch {
     /// # Errors
     /// The bytes are then as they were.
     ///
-    /// - [`Error::Link`] with the reason ([`Misfit`]) if the target is out of range and there is no stub left, or misaligned; if the
-    ///   kind is for another architecture; or if a low part has no high part.
+    /// - [`Error::Link`] with the reason ([`Misfit`]) if the target is out of range and there is no
+    ///   stub left, or misaligned; if the kind is for another architecture; or if a low part has no
+    ///   high part.
     /// - [`Error::PastCapacity`] if the place does not lie in the slot.
     /// - [`Error::OtherBatch`] if the slot or the target is of another batch.
     pub fn link(
@@ -92,7 +97,8 @@ impl Batch {
         if !kind.architecture().is_here() {
             return Err(misfit(Misfit::OtherArchitecture));
         }
-        // What a stub is to lead to. It is taken once its address has found a place in the instruction.
+        // What a stub is to lead to. It is taken once its address has found a place in the
+        // instruction.
         let mut to = None;
         let value = match kind.via() {
             Via::Itself => kind.value(sum, place),

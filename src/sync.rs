@@ -1,7 +1,9 @@
-//! Locks and atomics for the whole crate, in one place so that a model checker can stand in for them.
+//! Locks and atomics for the whole crate, in one place so that a model checker can stand in for
+//! them.
 //!
-//! What threads share inside an arena comes from [`checked`]: under `cfg(loom)` these are loom's types. Statics, and what
-//! leads to the system, stay as they are there: they outlive the runs of a model.
+//! What threads share inside an arena comes from [`checked`]: under `cfg(loom)` these are loom's
+//! types. Statics, and what leads to the system, stay as they are there: they outlive the runs of a
+//! model.
 
 #[allow(unused_imports, reason = "for some features, and some systems")]
 pub(crate) use parking_lot::Mutex;
@@ -17,8 +19,8 @@ pub(crate) use modelled as checked;
 #[cfg(not(loom))]
 pub(crate) use native as checked;
 
-/// A small number for this thread, counted up from 0: where it looks first in what is kept in several copies, so that
-/// threads do not share cache lines.
+/// A small number for this thread, counted up from 0: where it looks first in what is kept in
+/// several copies, so that threads do not share cache lines.
 #[allow(clippy::missing_const_for_thread_local, reason = "it is const; on OpenBSD clippy looks into the macro")]
 #[cfg(all(feature = "perf", unix, not(loom)))]
 pub(crate) fn thread_number() -> usize {
@@ -59,9 +61,10 @@ pub(crate) mod modelled {
         static ref TURN: atomic::AtomicUsize = atomic::AtomicUsize::new(0);
     }
 
-    /// Any other thread may go first. loom compares a store with the last access to the same atomic only; where that is a
-    /// load of the same thread, it would not see that a load of another thread before could have come after. A relaxed
-    /// store orders nothing but makes each access depend on the last one, whoever's that was.
+    /// Any other thread may go first. loom compares a store with the last access to the same atomic
+    /// only; where that is a load of the same thread, it would not see that a load of another
+    /// thread before could have come after. A relaxed store orders nothing but makes each access
+    /// depend on the last one, whoever's that was.
     fn turn() {
         TURN.store(0, Ordering::Relaxed);
     }
@@ -155,7 +158,8 @@ pub(crate) mod modelled {
     atomic!(AtomicU64, u64);
     atomic!(AtomicUsize, usize);
 
-    /// loom's lock with the calls of parking_lot's. A lock that is dropped while it is locked, or locked after that, is a race.
+    /// loom's lock with the calls of parking_lot's. A lock that is dropped while it is locked, or
+    /// locked after that, is a race.
     pub(crate) struct Mutex<T> {
         lock: loom::sync::Mutex<T>,
         alive: loom::cell::UnsafeCell<()>,
@@ -218,7 +222,8 @@ pub(crate) mod modelled {
         }
     }
 
-    /// Of no more use to others than the standard one: a reader synchronises with who set it, and with nobody else.
+    /// Of no more use to others than the standard one: a reader synchronises with who set it, and
+    /// with nobody else.
     pub(crate) struct OnceLock<T> {
         is_set: AtomicUsize,
         setting: loom::sync::Mutex<()>,

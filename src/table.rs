@@ -1,5 +1,5 @@
-//! Zeroed tables for bookkeeping: memory that the system hands out page by page as it is first touched, so that a table
-//! can cover the whole reservation and cost only what is in use.
+//! Zeroed tables for bookkeeping: memory that the system hands out page by page as it is first
+//! touched, so that a table can cover the whole reservation and cost only what is in use.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ops::{Deref, DerefMut};
@@ -35,8 +35,8 @@ pub(crate) struct Table<T> {
 /// Where the values lie.
 enum Block {
     Allocated(NonNull<u8>, Layout),
-    /// From the system: an allocator clears memory by hand that it had given out before, and so touches it all. (That of Windows
-    /// takes large blocks from the system itself.)
+    /// From the system: an allocator clears memory by hand that it had given out before, and so
+    /// touches it all. (That of Windows takes large blocks from the system itself.)
     #[cfg(unix)]
     Mapped(#[allow(dead_code, reason = "unmapped when it is dropped")] MmapMut),
 }
@@ -57,7 +57,8 @@ fn zeroed(layout: Layout) -> Option<(NonNull<u8>, Block)> {
     Some((start, Block::Allocated(start, layout)))
 }
 
-/// What the system's allocator aligns to by itself. Asked for more it clears the memory by hand, and so touches it all.
+/// What the system's allocator aligns to by itself. Asked for more it clears the memory by hand,
+/// and so touches it all.
 const NATURAL: usize = 16;
 
 impl<T: Zeroed> Table<T> {
@@ -68,7 +69,8 @@ impl<T: Zeroed> Table<T> {
             .map_err(|_| Error::out_of_memory())?;
         let (start, block) = zeroed(layout).ok_or_else(Error::out_of_memory)?;
         let skip = start.as_ptr().addr().wrapping_neg() & (align_of::<T>() - 1);
-        // SAFETY: `skip` is less than the alignment of `T`, by which the block is larger than the values.
+        // SAFETY: `skip` is less than the alignment of `T`, by which the block is larger than the
+        // values.
         let data = unsafe { start.add(skip) }.cast();
         Ok(Self { data, len, block })
     }
@@ -89,7 +91,8 @@ impl<T> Deref for Table<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
-        // SAFETY: `data` points to `len` values, valid since they were zeroed (`Zeroed`), owned by `self`.
+        // SAFETY: `data` points to `len` values, valid since they were zeroed (`Zeroed`), owned by
+        // `self`.
         unsafe { std::slice::from_raw_parts(self.data.as_ptr(), self.len) }
     }
 }

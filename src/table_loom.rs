@@ -1,4 +1,5 @@
-//! Tables for the model checker, whose values have to be constructed: they are known to it by their creation.
+//! Tables for the model checker, whose values have to be constructed: they are known to it by their
+//! creation.
 
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;

@@ -9,9 +9,10 @@ pub(crate) const GRANULE: usize = 16;
 /// The largest alignment of a block. An arena of at least this size begins at a multiple of it.
 pub(crate) const MAX_ALIGN: usize = 2 << 20;
 
-/// How far a direct branch reaches in both directions, so also the largest arena: within it every block reaches every
-/// other. x86-64 `call rel32`, AArch64 `bl`, RISC-V `auipc` + `jalr`; 32-bit Arm `bl`; i386 reaches everything. RISC-V adds
-/// two signed numbers, the second of 12 bits, and so reaches 2 KiB less far forwards than 2 GiB: a page less.
+/// How far a direct branch reaches in both directions, so also the largest arena: within it every
+/// block reaches every other. x86-64 `call rel32`, AArch64 `bl`, RISC-V `auipc` + `jalr`; 32-bit
+/// Arm `bl`; i386 reaches everything. RISC-V adds two signed numbers, the second of 12 bits, and so
+/// reaches 2 KiB less far forwards than 2 GiB: a page less.
 pub(crate) const BRANCH_REACH: usize = if cfg!(target_arch = "aarch64") {
     128 << 20
 } else if cfg!(target_arch = "arm") {
@@ -24,14 +25,15 @@ pub(crate) const BRANCH_REACH: usize = if cfg!(target_arch = "aarch64") {
     2 << 30
 };
 
-/// Whether a direct branch reaches from one address to another, wherever near `from` it begins: a little less than what the
-/// instruction can do, which counts from itself or from its end.
+/// Whether a direct branch reaches from one address to another, wherever near `from` it begins: a
+/// little less than what the instruction can do, which counts from itself or from its end.
 pub(crate) fn branch_reaches(from: usize, to: usize) -> bool {
     cfg!(target_arch = "x86") || from.abs_diff(to) < BRANCH_REACH - GRANULE
 }
 
-/// How far references relative to an instruction reach in both directions, so also the largest arena with its data. x86-64
-/// `[rip + disp32]`, RISC-V `auipc`; AArch64 `adrp`, s390x `larl`; 32-bit systems name all addresses.
+/// How far references relative to an instruction reach in both directions, so also the largest
+/// arena with its data. x86-64 `[rip + disp32]`, RISC-V `auipc`; AArch64 `adrp`, s390x `larl`;
+/// 32-bit systems name all addresses.
 pub(crate) const DATA_REACH: usize = if cfg!(target_pointer_width = "32") {
     1 << 30
 } else if cfg!(any(target_arch = "aarch64", target_arch = "s390x")) {
@@ -41,7 +43,8 @@ pub(crate) const DATA_REACH: usize = if cfg!(target_pointer_width = "32") {
     BRANCH_REACH
 };
 
-/// How far behind the code data begins, at most: pages without access, and the unit in which Windows maps.
+/// How far behind the code data begins, at most: pages without access, and the unit in which
+/// Windows maps.
 pub(crate) const DATA_GAP: usize = 128 << 10;
 
 /// Capacity of an arena whose builder names none.

@@ -241,7 +241,8 @@ fn the_first_mode_of_a_list_that_can_be_had_is_used() {
     }
     let empty = CodeArena::builder().modes(&[]).build();
     assert!(matches!(&empty, Err(Error::Unsupported { why, .. }) if why.contains("empty")), "{empty:?}");
-    // An error that passes is no reason to take another mode for good; a size is wrong in all of them.
+    // An error that passes is no reason to take another mode for good; a size is wrong in all of
+    // them.
     let large = CodeArena::builder().capacity(usize::MAX).modes(&all).build();
     assert!(matches!(large, Err(Error::TooLarge { .. })), "{large:?}");
 }

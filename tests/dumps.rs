@@ -1,4 +1,5 @@
-//! Core dumps and snapshots of a live process: what holds no code is neither written nor given memory; code is there.
+//! Core dumps and snapshots of a live process: what holds no code is neither written nor given
+//! memory; code is there.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
@@ -33,7 +34,8 @@ fn dumped() -> Vec<(usize, usize)> {
     found
 }
 
-/// Reads every page that a dump has, as a debugger does; returns what it read in `[start, start + len)`.
+/// Reads every page that a dump has, as a debugger does; returns what it read in
+/// `[start, start + len)`.
 fn snapshot(start: usize, len: usize) -> Vec<(usize, Vec<u8>)> {
     let memory = std::fs::File::open("/proc/self/mem").unwrap();
     let (mut kept, mut page) = (Vec::new(), vec![0; region::page::size()]);
@@ -88,7 +90,8 @@ fn a_snapshot_reads_code_and_touches_nothing_else() {
     });
 }
 
-/// What is placed again behind what a trim left is in dumps again, whichever way its space is found.
+/// What is placed again behind what a trim left is in dumps again, whichever way its space is
+/// found.
 #[test]
 fn what_comes_back_after_a_trim_is_in_dumps() {
     const NAME: &str = "what_comes_back_after_a_trim_is_in_dumps";
@@ -104,7 +107,8 @@ fn what_comes_back_after_a_trim_is_in_dumps() {
                 drop(arena.publish(&large).unwrap());
                 arena.trim().unwrap();
                 let again = arena.publish(&large).unwrap();
-                // All the rest in one piece: it begins in a span of a heap, and goes on in free ones.
+                // All the rest in one piece: it begins in a span of a heap, and goes on in free
+                // ones.
                 let Err(Error::ArenaFull { largest_hole, .. }) = arena.publish(&asm::padded(7, 2 << 20)) else {
                     panic!()
                 };

@@ -1,4 +1,5 @@
-//! `FileWrite`: what limits, filters and other code of the process do to a file that only the arena should write to.
+//! `FileWrite`: what limits, filters and other code of the process do to a file that only the arena
+//! should write to.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
@@ -10,7 +11,8 @@ use std::os::unix::fs::FileExt;
 use common::{asm, call, child, fork::fork, maps::mappings, sandbox, small};
 use gaia_jit::{CodeArena, CodeBlock, Error, WxMode};
 
-/// An arena with a function, and the descriptor of its file. `None`, said aloud, where there is no such mode.
+/// An arena with a function, and the descriptor of its file. `None`, said aloud, where there is no
+/// such mode.
 fn arena(test: &str) -> Option<(CodeArena, CodeBlock, RawFd)> {
     let before = descriptors();
     let arena = match small(WxMode::FileWrite).build() {
@@ -105,7 +107,8 @@ fn a_lower_limit_of_file_sizes_is_an_error_not_a_signal() {
     });
 }
 
-/// A process that ignores the signal gets the error of the write itself, and no part of a function is published.
+/// A process that ignores the signal gets the error of the write itself, and no part of a function
+/// is published.
 #[test]
 fn the_limit_without_the_signal_is_an_error_too() {
     child::run("the_limit_without_the_signal_is_an_error_too", || {
@@ -199,7 +202,8 @@ fn a_descriptor_that_others_close_is_an_error() {
     });
 }
 
-/// Not a byte of another file is changed for long, none is cut out, and its descriptor is not closed.
+/// Not a byte of another file is changed for long, none is cut out, and its descriptor is not
+/// closed.
 #[test]
 fn a_descriptor_whose_number_leads_elsewhere_is_an_error() {
     child::run("a_descriptor_whose_number_leads_elsewhere_is_an_error", || {
@@ -286,7 +290,8 @@ fn no_descriptor_is_left_to_be_had() {
     });
 }
 
-/// An arena whose descriptor others closed does not write to the code of the next arena, which gets its number.
+/// An arena whose descriptor others closed does not write to the code of the next arena, which gets
+/// its number.
 #[test]
 fn another_arena_with_the_same_number_is_left_alone() {
     child::run("another_arena_with_the_same_number_is_left_alone", || {

@@ -9,7 +9,8 @@ use std::borrow::Cow;
 use common::{asm, call, call_at, child, fork::fork, modes, small};
 use gaia_jit::{Code, CodeBlock, Error, WxMode};
 
-/// Promise 10: a child runs, looks up and drops what it inherited, is refused the rest, and never touches its parent.
+/// Promise 10: a child runs, looks up and drops what it inherited, is refused the rest, and never
+/// touches its parent.
 #[test]
 fn a_forked_child_cannot_change_its_parents_code() {
     child::run("a_forked_child_cannot_change_its_parents_code", || {
@@ -88,7 +89,8 @@ fn views() -> Vec<(usize, usize, String)> {
     views.filter_map(parse).collect()
 }
 
-/// A fork in the middle of a drop: the child that comes out of it must not overwrite the parent's code.
+/// A fork in the middle of a drop: the child that comes out of it must not overwrite the parent's
+/// code.
 #[test]
 fn a_child_forked_by_an_observer_leaves_its_parent_alone() {
     struct Forks;
@@ -120,8 +122,8 @@ fn a_child_forked_by_an_observer_leaves_its_parent_alone() {
     });
 }
 
-/// A child may drop the last handle and the last block. The mappings stay in it, because it can neither lock nor count, and nothing
-/// of the parent's or of its own goes.
+/// A child may drop the last handle and the last block. The mappings stay in it, because it can
+/// neither lock nor count, and nothing of the parent's or of its own goes.
 #[test]
 fn a_forked_child_drops_a_whole_arena() {
     if !common::own_kernel("a_forked_child_drops_a_whole_arena") {
@@ -177,8 +179,8 @@ fn a_forked_child_has_no_writable_view() {
     });
 }
 
-/// Children forked at every moment of another thread's first use of the crate in a process: what is found out once for a process
-/// takes no lock that a child could inherit held.
+/// Children forked at every moment of another thread's first use of the crate in a process: what is
+/// found out once for a process takes no lock that a child could inherit held.
 #[test]
 fn a_child_of_a_process_that_is_building_its_first_arena() {
     const NAME: &str = "a_child_of_a_process_that_is_building_its_first_arena";
@@ -204,7 +206,8 @@ fn a_child_of_a_process_that_is_building_its_first_arena() {
                     });
                     start.wait();
                     for _ in 0..20 {
-                        // SAFETY: the child takes no lock but the crate's own, allocates, which the C library makes possible, and ends.
+                        // SAFETY: the child takes no lock but the crate's own, allocates, which the
+                        // C library makes possible, and ends.
                         let grandchild = unsafe { libc::fork() };
                         if grandchild == 0 {
                             // SAFETY: has no requirements; the signal ends a child that hangs.

@@ -1,5 +1,5 @@
-//! What the arena leaves someone who can make calls or guess addresses: sealed mappings, landing pads, views that do not
-//! lie together, pages without access at both ends.
+//! What the arena leaves someone who can make calls or guess addresses: sealed mappings, landing
+//! pads, views that do not lie together, pages without access at both ends.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
@@ -33,9 +33,11 @@ fn sealed_arenas_work_and_stay_as_they_are() {
     child::run("sealed_arenas_work_and_stay_as_they_are", || {
         for mode in modes() {
             let open = small(mode).build().unwrap();
-            // The control. A view of a file that was opened for reading cannot be changed, sealed or not.
+            // The control. A view of a file that was opened for reading cannot be changed, sealed
+            // or not.
             assert_eq!(can_be_changed(&open.publish(&asm::constant(1)).unwrap()), mode != WxMode::FileWrite);
-            // Its pages are not what it takes them for any more, so it must not be dropped; leak checkers see it.
+            // Its pages are not what it takes them for any more, so it must not be dropped; leak
+            // checkers see it.
             TAMPERED.lock().unwrap().push(ManuallyDrop::new(open));
             let arena = match small(mode).seal(true).build() {
                 Ok(arena) => arena,
@@ -101,8 +103,8 @@ fn maps_at(address: usize) -> bool {
     got != libc::MAP_FAILED && unsafe { libc::munmap(got, 1) } == 0 && got == hint
 }
 
-/// How far the writable views of some arenas lie from their code. A writable view is where the memory is mapped and not
-/// executable.
+/// How far the writable views of some arenas lie from their code. A writable view is where the
+/// memory is mapped and not executable.
 #[cfg(target_pointer_width = "64")]
 fn distances() -> HashSet<isize> {
     let mut distances = HashSet::new();
@@ -123,7 +125,8 @@ fn distances() -> HashSet<isize> {
     distances
 }
 
-/// Also on a stack that lies low, such as coroutines may have: nothing is to be concluded from where that is.
+/// Also on a stack that lies low, such as coroutines may have: nothing is to be concluded from
+/// where that is.
 #[test]
 #[cfg(target_pointer_width = "64")]
 fn views_lie_apart_and_differently_each_time() {
@@ -239,7 +242,8 @@ mod landing_pads {
     }
 }
 
-/// Whether this kernel names anonymous memory: from 5.17 on if it was built so, and what is shared from 6.2 on.
+/// Whether this kernel names anonymous memory: from 5.17 on if it was built so, and what is shared
+/// from 6.2 on.
 fn names(shared: bool) -> bool {
     const PR_SET_VMA: libc::c_int = 0x5356_4d41;
     let page = region::page::size();

@@ -139,7 +139,8 @@ fn an_empty_block_can_be_made_executable_and_an_empty_write_is_nothing() {
     assert!(matches!(jit.write_at(jit.capacity() + 1, &[]), Err(Error::PastCapacity { .. })));
 }
 
-/// What a write far beyond the end leaves between is empty, but it can be entered like everything else.
+/// What a write far beyond the end leaves between is empty, but it can be entered like everything
+/// else.
 #[test]
 fn a_gap_is_executable_when_it_is_entered() {
     let page = region::page::size();
@@ -152,8 +153,8 @@ fn a_gap_is_executable_when_it_is_entered() {
     assert_eq!(call_at(jit.as_ptr().wrapping_add(5 * page)), 5);
 }
 
-/// The use that killed processes: functions are added to a block while another thread runs those already there. The
-/// arena's form of it is sound; the block's documented limit is real.
+/// The use that killed processes: functions are added to a block while another thread runs those
+/// already there. The arena's form of it is sound; the block's documented limit is real.
 #[test]
 #[cfg(target_os = "linux")]
 fn a_shared_single_block_dies_where_an_arena_lives() {

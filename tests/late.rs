@@ -1,4 +1,5 @@
-//! What the system, or other code of the process, takes away after an arena was built. Each in a process of its own.
+//! What the system, or other code of the process, takes away after an arena was built. Each in a
+//! process of its own.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
@@ -21,8 +22,9 @@ fn runs(blocks: &[CodeBlock]) -> bool {
     (0..).zip(blocks).all(|(n, block)| call(block) == n)
 }
 
-/// A sandbox that lets nothing become executable that was writable (`PR_SET_MDWE`, `MemoryDenyWriteExecute` of systemd) comes after
-/// start-up. No batch fails and nothing is lost, because the kernel write works on.
+/// A sandbox that lets nothing become executable that was writable (`PR_SET_MDWE`,
+/// `MemoryDenyWriteExecute` of systemd) comes after start-up. No batch fails and nothing is lost,
+/// because the kernel write works on.
 #[test]
 fn a_sandbox_against_flips_costs_no_batch() {
     child::run("a_sandbox_against_flips_costs_no_batch", || {
@@ -54,7 +56,8 @@ fn a_sandbox_against_flips_costs_no_batch() {
     });
 }
 
-/// What a program does before it starts another one: every descriptor above the standard ones is closed. Then it opens others.
+/// What a program does before it starts another one: every descriptor above the standard ones is
+/// closed. Then it opens others.
 #[test]
 fn descriptors_closed_under_an_arena() {
     child::run("descriptors_closed_under_an_arena", || {
@@ -78,7 +81,8 @@ fn descriptors_closed_under_an_arena() {
     });
 }
 
-/// Every number that an arena may have had leads to a file of the program. Nothing is written to it, and `Flip` goes on.
+/// Every number that an arena may have had leads to a file of the program. Nothing is written to
+/// it, and `Flip` goes on.
 #[test]
 fn numbers_reused_by_others() {
     child::run("numbers_reused_by_others", || {
@@ -181,8 +185,9 @@ fn keep_every_other(blocks: &mut Vec<CodeBlock>) {
     });
 }
 
-/// Every system call that an arena may make is refused from each step of a life on, by a filter. Whatever was published runs;
-/// when all of it is dropped all is free; and where one way in is left it can all be used.
+/// Every system call that an arena may make is refused from each step of a life on, by a filter.
+/// Whatever was published runs; when all of it is dropped all is free; and where one way in is left
+/// it can all be used.
 #[test]
 fn a_filter_at_every_point_of_a_life() {
     const NAME: &str = "a_filter_at_every_point_of_a_life";
@@ -253,7 +258,8 @@ fn life(mode: WxMode, fills_holes: bool, denied: libc::c_long, name: &str, from:
     std::mem::forget((blocks, arena));
 }
 
-/// A refusal that passes (no descriptor to be had) keeps nobody from holes that are all there is, in batches neither.
+/// A refusal that passes (no descriptor to be had) keeps nobody from holes that are all there is,
+/// in batches neither.
 #[test]
 fn holes_are_filled_again_when_a_refusal_has_passed() {
     const NAME: &str = "holes_are_filled_again_when_a_refusal_has_passed";
@@ -297,8 +303,8 @@ fn holes_are_filled_again_when_a_refusal_has_passed() {
     });
 }
 
-/// The write through the kernel is refused for good. Who had staged something then fails once; whoever comes later goes to pages,
-/// however often the write is tried again.
+/// The write through the kernel is refused for good. Who had staged something then fails once;
+/// whoever comes later goes to pages, however often the write is tried again.
 #[test]
 fn a_refused_write_fails_a_batch_once() {
     const NAME: &str = "a_refused_write_fails_a_batch_once";
@@ -338,7 +344,8 @@ fn a_refused_write_fails_a_batch_once() {
     });
 }
 
-/// The same with no whole page free: pages are what is missing, not a write. Where something goes there is room again.
+/// The same with no whole page free: pages are what is missing, not a write. Where something goes
+/// there is room again.
 #[test]
 fn a_refused_write_leaves_an_arena_that_is_full() {
     const NAME: &str = "a_refused_write_leaves_an_arena_that_is_full";

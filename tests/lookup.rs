@@ -54,7 +54,8 @@ fn lookup_finds_every_byte() {
     }
 }
 
-/// Lookups that race with publishing and dropping never answer wrongly about a block that is live all along.
+/// Lookups that race with publishing and dropping never answer wrongly about a block that is live
+/// all along.
 #[test]
 fn lookup_is_right_while_others_publish_and_drop() {
     for mode in modes() {
@@ -129,11 +130,13 @@ mod signals {
     use super::common::child;
     use super::*;
 
-    /// An arena and blocks that stay in it. Never freed: a handler can be late, on any thread of the process.
+    /// An arena and blocks that stay in it. Never freed: a handler can be late, on any thread of
+    /// the process.
     struct Watched {
         arena: CodeArena,
         blocks: Vec<CodeBlock>,
-        /// That of the mode before: leak checkers know what is never freed by whether it can still be reached.
+        /// That of the mode before: leak checkers know what is never freed by whether it can still
+        /// be reached.
         _before: *mut Watched,
     }
 
@@ -153,7 +156,8 @@ mod signals {
         HANDLED.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Promise 9: a handler that interrupts a thread anywhere, also in the middle of publishing, finds what is live.
+    /// Promise 9: a handler that interrupts a thread anywhere, also in the middle of publishing,
+    /// finds what is live.
     #[test]
     fn lookup_works_in_a_signal_handler() {
         child::run("signals::lookup_works_in_a_signal_handler", || {
@@ -174,8 +178,8 @@ mod signals {
                 let publisher = unsafe { libc::pthread_self() } as usize;
                 let done = AtomicBool::new(false);
                 std::thread::scope(|scope| {
-                    // One signal after another, each some instructions after the last was handled: bounded by their number,
-                    // however long one takes.
+                    // One signal after another, each some instructions after the last was handled:
+                    // bounded by their number, however long one takes.
                     scope.spawn(|| {
                         let mut rng = fastrand::Rng::with_seed(1);
                         for _ in 0..300 {

@@ -15,7 +15,8 @@ use common::maps::resident;
 use common::{asm, call, fills_holes, modes, often, publish_all, small};
 use gaia_jit::{Code, CodeArena, Error, WxMode};
 
-/// Whether memory goes back while it is mapped: memory of a section does not, nor what other systems map twice.
+/// Whether memory goes back while it is mapped: memory of a section does not, nor what other
+/// systems map twice.
 fn gives_back(mode: WxMode) -> bool {
     mode == WxMode::Flip || cfg!(any(target_os = "linux", target_os = "android"))
 }
@@ -129,7 +130,8 @@ fn mappings_stay_few_after_churn() {
         let mut blocks = Vec::new();
         let first = arena.publish(&asm::constant(0)).unwrap();
         let (most, kept) = (often(100_000), often(30_000));
-        // 100,000 live functions, published in batches of all sizes and one by one, dropped at random, and again.
+        // 100,000 live functions, published in batches of all sizes and one by one, dropped at
+        // random, and again.
         for round in 0..3 {
             while blocks.len() < most {
                 let mut batch = arena.batch();
@@ -246,7 +248,8 @@ fn an_arena_is_not_full_while_others_look_after_its_space() {
     }
 }
 
-/// One place is always free, wherever it lies at the moment: with the one who dropped it, on a shelf, or in the books.
+/// One place is always free, wherever it lies at the moment: with the one who dropped it, on a
+/// shelf, or in the books.
 #[test]
 fn an_arena_is_not_full_while_space_changes_hands() {
     for mode in modes() {
@@ -275,7 +278,8 @@ fn an_arena_is_not_full_while_space_changes_hands() {
     }
 }
 
-/// A batch that comes to nothing leaves memory behind, which goes back as that of dropped code does.
+/// A batch that comes to nothing leaves memory behind, which goes back as that of dropped code
+/// does.
 #[test]
 #[cfg(any(target_os = "linux", windows))]
 fn a_dropped_batch_leaves_no_memory_behind() {

@@ -1,4 +1,5 @@
-//! Where an arena goes that is to be near to something, and what it says if it cannot. Linux, whose list of mappings the crate reads.
+//! Where an arena goes that is to be near to something, and what it says if it cannot. Linux, whose
+//! list of mappings the crate reads.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
@@ -93,7 +94,8 @@ fn near_to_the_end_of_addresses() {
         let end = stack.next_power_of_two();
         for near in [end - 0x2000, end - 1, end - (1 << 20), stack] {
             let arena = small(WxMode::Flip).near(std::ptr::without_provenance(near)).build();
-            // Far from the end on architectures whose branches reach little, if the stack lies far from it.
+            // Far from the end on architectures whose branches reach little, if the stack lies far
+            // from it.
             if cfg!(target_arch = "x86_64") {
                 assert_eq!(call(&arena.unwrap().publish(&asm::constant(4)).unwrap()), 4);
             } else {

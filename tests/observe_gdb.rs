@@ -228,7 +228,8 @@ fn eight_threads_leave_an_empty_list() {
                         }
                         let mut blocks = batch.publish().unwrap();
                         assert_eq!(call(&blocks[0]), round);
-                        // Two of five stay a while, so that objects outlive some of their functions.
+                        // Two of five stay a while, so that objects outlive some of their
+                        // functions.
                         blocks.truncate(2);
                         kept.extend(blocks);
                         if kept.len() > 20 {
@@ -291,15 +292,16 @@ fn unwind_information_is_for_the_address_of_the_code() {
     });
 }
 
-/// Call frame information for x86-64 code that begins with `sub rsp, 24`, in four bytes, and ends with its counterpart.
+/// Call frame information for x86-64 code that begins with `sub rsp, 24`, in four bytes, and ends
+/// with its counterpart.
 fn eh_frame(len: usize) -> Vec<u8> {
     let record = |id: u32, content: &[u8]| {
         let mut body = [&id.to_ne_bytes()[..], content].concat();
         body.resize(body.len().next_multiple_of(8) + 4, 0);
         [&(body.len() as u32).to_ne_bytes()[..], &body].concat()
     };
-    // Version 1, no augmentation, code in bytes, data in words that grow down, column 16 is the return address; the frame
-    // is 8 above register 7, the return address right below it.
+    // Version 1, no augmentation, code in bytes, data in words that grow down, column 16 is the
+    // return address; the frame is 8 above register 7, the return address right below it.
     let mut frames = record(0, &[1, 0, 1, 0x78, 16, 0x0c, 7, 8, 0x90, 1]);
     let mut content = [0_usize.to_ne_bytes(), len.to_ne_bytes()].concat();
     // Four bytes on, the frame is 32 above; six on, 8 again.
@@ -327,10 +329,12 @@ fn debuggee() {
     let (mode, is_late) = mode.strip_prefix("late ").map_or((&mode[..], false), |mode| (mode, true));
     let mode = modes().find(|known| mode == format!("{known:?}")).unwrap();
     let arena = if is_late { small(mode).keep_notes(true).build().unwrap() } else { watched(mode) };
-    // sub rsp, 24; call rdi; add rsp, 24; ret: no frame pointer, so the caller is found by the information only.
+    // sub rsp, 24; call rdi; add rsp, 24; ret: no frame pointer, so the caller is found by the
+    // information only.
     let code = [0x48, 0x83, 0xec, 24, 0xff, 0xd7, 0x48, 0x83, 0xc4, 24, 0xc3];
     let frames = eh_frame(code.len());
-    // Retired before: the name must lead to the second one. Under a guard, as a debugger has its breakpoint in there.
+    // Retired before: the name must lead to the second one. Under a guard, as a debugger has its
+    // breakpoint in there.
     let guard = arena.pin();
     drop(arena.publish(Code::new(&[0x90; 11]).name("jit_calls_back")).unwrap());
     let block = arena.publish(Code::new(&code).name("jit_calls_back").unwind(UnwindInfo::EhFrame(&frames))).unwrap();

@@ -87,7 +87,8 @@ fn a_life_is_told_from_reservation_to_release() {
         drop(block);
         assert_eq!(log.take(), [Event::Retired(200)]);
         drop(guard);
-        // The next look at the books finds that the guard is gone; the next call without a lock tells it.
+        // The next look at the books finds that the guard is gone; the next call without a lock
+        // tells it.
         assert_eq!(arena.stats().pending_blocks, 0);
         drop(arena.publish(&code).unwrap());
         let events = log.take();

@@ -41,7 +41,8 @@ fn little_is_free_after_churn() {
     }
 }
 
-/// As the larson benchmark: few functions, which generation after generation of threads replaces, each a part of them.
+/// As the larson benchmark: few functions, which generation after generation of threads replaces,
+/// each a part of them.
 #[test]
 fn generations_of_threads_leave_no_memory_behind() {
     // Each heap has free memory of its own: with three threads 78 to 91 % was measured.
@@ -68,8 +69,8 @@ fn generations_of_threads_leave_no_memory_behind() {
     }
 }
 
-/// Rounds that publish the same and drop all of it take no more memory than the first, one by one, in batches, and both in
-/// turn.
+/// Rounds that publish the same and drop all of it take no more memory than the first, one by one,
+/// in batches, and both in turn.
 #[test]
 fn freed_memory_is_used_before_fresh() {
     for mode in modes() {
@@ -94,7 +95,8 @@ fn freed_memory_is_used_before_fresh() {
     }
 }
 
-/// Large functions of one size, replaced at random: each takes the place that another left, though it lies across spans.
+/// Large functions of one size, replaced at random: each takes the place that another left, though
+/// it lies across spans.
 #[test]
 fn large_functions_take_the_place_of_others() {
     for mode in modes().filter(|&mode| fills_holes(mode)) {
@@ -112,7 +114,8 @@ fn large_functions_take_the_place_of_others() {
     }
 }
 
-/// More than the arena is to keep goes back to the system as blocks are dropped; what is published later is as good as ever.
+/// More than the arena is to keep goes back to the system as blocks are dropped; what is published
+/// later is as good as ever.
 #[test]
 fn memory_goes_back_by_itself_above_a_bound() {
     struct Trimmed(Mutex<usize>);

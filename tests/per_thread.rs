@@ -1,5 +1,5 @@
-//! `PerThread` by protection keys: who can write to code and who can read it. What all modes promise is tested with
-//! them; this is what this one adds.
+//! `PerThread` by protection keys: who can write to code and who can read it. What all modes
+//! promise is tested with them; this is what this one adds.
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 

@@ -1,4 +1,5 @@
-//! W^X, neighbours, atomicity, coherence, reach, costs by batch: the promises without a file of their own.
+//! W^X, neighbours, atomicity, coherence, reach, costs by batch: the promises without a file of
+//! their own.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod common;
@@ -17,7 +18,8 @@ use gaia_jit::{CodeArena, CodeBlock, Error};
 #[test]
 #[cfg(any(target_os = "linux", windows))]
 fn no_page_is_ever_writable_and_executable() {
-    // In a process of its own, as other tests may use keys: with them it is not the mapping that says who may write.
+    // In a process of its own, as other tests may use keys: with them it is not the mapping that
+    // says who may write.
     child::run("no_page_is_ever_writable_and_executable", || {
         for mode in modes().filter(|&mode| mode != WxMode::PerThread) {
             let arena = CodeArena::builder().mode(mode).capacity(8 << 20).build().unwrap();
@@ -139,7 +141,8 @@ fn a_batch_is_all_or_nothing() {
     }
 }
 
-/// Promise 4: an address that is used again runs the new bytes, on the thread that publishes and on others.
+/// Promise 4: an address that is used again runs the new bytes, on the thread that publishes and on
+/// others.
 #[test]
 fn reused_addresses_run_the_new_code() {
     for mode in modes() {
@@ -284,7 +287,8 @@ fn a_panicking_observer_leaks_nothing() {
     }
 }
 
-/// Moved into huge pages, code is the same code at the same place, also for a thread that runs it meanwhile.
+/// Moved into huge pages, code is the same code at the same place, also for a thread that runs it
+/// meanwhile.
 #[test]
 #[cfg(target_os = "linux")]
 fn code_runs_on_while_it_moves_into_huge_pages() {

@@ -64,7 +64,8 @@ fn more_guards_than_there_are_slots() {
     }
 }
 
-/// A thread that took a guard runs what it looked up, however soon others drop it and publish over it.
+/// A thread that took a guard runs what it looked up, however soon others drop it and publish over
+/// it.
 #[test]
 fn guarded_threads_never_run_reused_space() {
     for mode in modes() {
@@ -180,7 +181,8 @@ fn guards_of_many_ages_hold_back_what_was_dropped_after_them() {
     }
 }
 
-/// A call reclaims some of what waits, and all of it before it would fail or where figures have to be exact.
+/// A call reclaims some of what waits, and all of it before it would fail or where figures have to
+/// be exact.
 #[test]
 fn what_waited_comes_back_in_parts_or_at_once() {
     for mode in modes() {
@@ -190,13 +192,15 @@ fn what_waited_comes_back_in_parts_or_at_once() {
         let guard = arena.pin();
         drop(blocks);
         drop(guard);
-        // All of the capacity can be had at once, although far more blocks wait than one call reclaims.
+        // All of the capacity can be had at once, although far more blocks wait than one call
+        // reclaims.
         let whole = arena.publish(&asm::padded(7, capacity)).unwrap();
         assert_eq!((call(&whole), arena.stats().pending_blocks), (7, 0), "{mode:?}");
     }
 }
 
-/// Where every drop has to wait and few publications ask for space, what waits stays in proportion to what is live.
+/// Where every drop has to wait and few publications ask for space, what waits stays in proportion
+/// to what is live.
 #[test]
 fn blocks_that_waited_do_not_pile_up() {
     for mode in modes() {

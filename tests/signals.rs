@@ -1,5 +1,5 @@
-//! Calls that a signal handler may make: it interrupts everything that an arena does, makes all of them, allocates nothing and never
-//! waits.
+//! Calls that a signal handler may make: it interrupts everything that an arena does, makes all of
+//! them, allocates nothing and never waits.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 

@@ -1,5 +1,5 @@
-//! How much stack calls need: 32 KiB to build an arena and 16 KiB for everything else, optimised; for fibers, coroutines and
-//! threads of small C libraries. Unoptimised under 64 KiB.
+//! How much stack calls need: 32 KiB to build an arena and 16 KiB for everything else, optimised;
+//! for fibers, coroutines and threads of small C libraries. Unoptimised under 64 KiB.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 #![cfg(all(target_os = "linux", not(miri)))]
 
@@ -21,7 +21,8 @@ fn used(body: impl FnOnce()) -> usize {
 
 fn deepest<F: FnOnce()>(body: F) -> usize {
     extern "C" fn run<F: FnOnce()>(body: *mut c_void) -> *mut c_void {
-        // SAFETY: a pointer to what `deepest` has on its own stack, which is there until this thread is joined.
+        // SAFETY: a pointer to what `deepest` has on its own stack, which is there until this
+        // thread is joined.
         let body = unsafe { &mut *body.cast::<Option<F>>() };
         (body.take().unwrap())();
         std::ptr::null_mut()

@@ -1,10 +1,11 @@
-//! Everything at once, for a while: threads publish, call, drop, patch, trim, look up and pin in one small arena, while
-//! processes are forked and arenas are built until memory runs out; at the end the books say what the threads counted,
-//! and nothing is left behind.
+//! Everything at once, for a while: threads publish, call, drop, patch, trim, look up and pin in
+//! one small arena, while processes are forked and arenas are built until memory runs out; at the
+//! end the books say what the threads counted, and nothing is left behind.
 //!
-//! Poisoning and huge pages are as the seed says. `GAIA_TEST_STRESS_OPS` sets how many operations all threads make together in
-//! each mode (100,000 unless set), and Poisoning and huge pages are as the seed says. `GAIA_TEST_STRESS_SEED` the seed that a
-//! failed run printed. Threads interleave as they like, so a seed makes a run alike, not the same.
+//! Poisoning and huge pages are as the seed says. `GAIA_TEST_STRESS_OPS` sets how many operations
+//! all threads make together in each mode (100,000 unless set), and Poisoning and huge pages are as
+//! the seed says. `GAIA_TEST_STRESS_SEED` the seed that a failed run printed. Threads interleave as
+//! they like, so a seed makes a run alike, not the same.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
@@ -33,7 +34,8 @@ fn function(value: u32, len: usize) -> Vec<u8> {
     code
 }
 
-/// What the threads share: functions that any of them may replace or call, as offset and result in one word.
+/// What the threads share: functions that any of them may replace or call, as offset and result in
+/// one word.
 struct Shared {
     arena: CodeArena,
     base: usize,
@@ -94,7 +96,8 @@ impl Worker<'_> {
         }
     }
 
-    /// Puts a block where others call it, and retires the one that stood there. Each thread has slots of its own for it.
+    /// Puts a block where others call it, and retires the one that stood there. Each thread has
+    /// slots of its own for it.
     fn show(&mut self) {
         let Some((block, value)) = self.blocks.pop() else { return };
         let slot = self.rng.usize(..SLOTS / THREADS) * THREADS + self.number;
@@ -140,7 +143,8 @@ impl Worker<'_> {
 
     /// A child runs what it inherited, changes nothing, and is refused what it must not do.
     fn fork(&mut self) {
-        // SAFETY: the child calls nothing that takes a lock of another thread's, and ends by `_exit`.
+        // SAFETY: the child calls nothing that takes a lock of another thread's, and ends by
+        // `_exit`.
         let pid = unsafe { libc::fork() };
         assert!(pid >= 0);
         if pid == 0 {
@@ -292,8 +296,8 @@ fn run(mode: WxMode, operations: u64, seed: u64, exhausts: bool) {
     assert!(calls > 0 && (full > 0 && forks > 0 || operations < 50_000));
 }
 
-/// A figure of `/proc/self/statm` in bytes: 0 is address space, 1 what of it is resident. Under an emulator these are the
-/// emulator's, which can be more than a word of the program holds.
+/// A figure of `/proc/self/statm` in bytes: 0 is address space, 1 what of it is resident. Under an
+/// emulator these are the emulator's, which can be more than a word of the program holds.
 fn memory(figure: usize) -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
     statm.split(' ').nth(figure).unwrap().parse::<u64>().unwrap() * region::page::size() as u64

@@ -1,4 +1,5 @@
-//! What only Windows does: reservations without commitment, sections with two views, policies against generated code.
+//! What only Windows does: reservations without commitment, sections with two views, policies
+//! against generated code.
 #![cfg(windows)]
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
@@ -73,7 +74,8 @@ fn all_address_space_comes_back() {
     });
 }
 
-/// What an access violation was about ("EXCEPTION_RECORD structure"); a child that has one ends with this number.
+/// What an access violation was about ("EXCEPTION_RECORD structure"); a child that has one ends
+/// with this number.
 const WRITE: i32 = 1;
 const EXECUTE: i32 = 8;
 
@@ -152,7 +154,8 @@ fn a_process_that_forbids_generated_code_gets_an_error() {
     use windows_sys::Win32::System::Threading::{ProcessDynamicCodePolicy, SetProcessMitigationPolicy};
     child::run("a_process_that_forbids_generated_code_gets_an_error", || {
         let prohibit = 1u32;
-        // SAFETY: the policy is a structure of one 32-bit word, whose lowest bit prohibits generated code.
+        // SAFETY: the policy is a structure of one 32-bit word, whose lowest bit prohibits
+        // generated code.
         let set = unsafe { SetProcessMitigationPolicy(ProcessDynamicCodePolicy, (&raw const prohibit).cast(), 4) };
         if set == 0 {
             eprintln!("this system has no such policy");

@@ -10,7 +10,8 @@ use gaia_jit::WxMode;
 use gaia_jit_benches::peers::churner::Churner;
 use gaia_jit_benches::peers::{Store, asmkit, gaia, malloc};
 
-/// Filled and aged when criterion first asks for it, which it does not if the benchmark is filtered out.
+/// Filled and aged when criterion first asks for it, which it does not if the benchmark is filtered
+/// out.
 fn churn<S: Store>(live: usize, make: impl Fn() -> Result<S>) -> impl FnMut(usize) -> Result<f64> {
     let mut churner: Option<Churner<S>> = None;
     move |steps| {

@@ -1,4 +1,5 @@
-//! The machine code that is published: nothing but returns, so that any of it can be called; and functions that can be told apart.
+//! The machine code that is published: nothing but returns, so that any of it can be called; and
+//! functions that can be told apart.
 
 use crate::trace::MAX_SIZE;
 

@@ -19,7 +19,8 @@ impl<'a> Contender<'a> {
     }
 }
 
-/// Runs `rounds` rounds of all contenders in turn. One that fails leaves the race, and its sample says why.
+/// Runs `rounds` rounds of all contenders in turn. One that fails leaves the race, and its sample
+/// says why.
 pub fn race(group: &str, case: &str, metric: &str, rounds: usize, contenders: Vec<Contender<'_>>) -> Vec<Sample> {
     let mut runners: Vec<(Contender<'_>, Vec<f64>, Option<String>)> =
         contenders.into_iter().map(|c| (c, Vec::new(), None)).collect();

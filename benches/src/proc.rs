@@ -51,8 +51,8 @@ pub fn usage(select: impl Fn(Range<usize>, &str) -> bool) -> Result<Usage> {
     Ok(usage)
 }
 
-/// The memory that an arena holds: where its code is, or (of shared memory, which only the writable view has touched)
-/// in that view.
+/// The memory that an arena holds: where its code is, or (of shared memory, which only the writable
+/// view has touched) in that view.
 pub fn arena_usage(arena: &CodeArena) -> Result<Usage> {
     let inside = |at: usize| arena.contains(std::ptr::without_provenance(at));
     let shared = arena.mode() == WxMode::DualMap;

@@ -1,8 +1,10 @@
-//! One measured figure, as it is passed from the child process to the parent and written to the CSV.
+//! One measured figure, as it is passed from the child process to the parent and written to the
+//! CSV.
 
 use std::fmt::Write;
 
-/// A figure of one peer at one case of one group. Smaller is better unless the metric says otherwise.
+/// A figure of one peer at one case of one group. Smaller is better unless the metric says
+/// otherwise.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
     pub group: String,

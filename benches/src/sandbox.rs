@@ -12,7 +12,8 @@ use crate::group::{Group, Task};
 use crate::sample::Sample;
 use crate::scale::Scale;
 
-/// Runs one task in a child of this program; its samples, and one that says so if it came to a bad end.
+/// Runs one task in a child of this program; its samples, and one that says so if it came to a bad
+/// end.
 pub fn run(group: &Group, task: &Task, scale: Scale, patience: Duration) -> Result<Vec<Sample>> {
     let program = std::env::current_exe().context("finding this program")?;
     let mut command = Command::new(program);

@@ -52,7 +52,8 @@ pub struct Step {
     pub size: u16,
 }
 
-/// An endless trace of churn over `live` blocks, generated round by round outside the measured part.
+/// An endless trace of churn over `live` blocks, generated round by round outside the measured
+/// part.
 #[derive(Clone, Debug)]
 pub struct Churn {
     rng: Rng,

@@ -1,8 +1,9 @@
 //! closure-ffi: closures as bare C function pointers, whose thunks lie in a `DualMap` arena.
 //!
-//! Its `JitAlloc` wants two pointers, and says when the code is written: by flushing. That is a batch with one reserved
-//! slot, which is published then; the thunk's block is dropped on release. closure-ffi allocates, writes and flushes in
-//! one go on one thread, so what is open belongs to the thread, and all of it is safe code.
+//! Its `JitAlloc` wants two pointers, and says when the code is written: by flushing. That is a
+//! batch with one reserved slot, which is published then; the thunk's block is dropped on release.
+//! closure-ffi allocates, writes and flushes in one go on one thread, so what is open belongs to
+//! the thread, and all of it is safe code.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -44,8 +45,8 @@ impl JitAlloc for Thunks {
         let mut open = self.open.borrow_mut();
         let written = open.iter().position(|(start, size, _)| executable.addr().wrapping_sub(start.addr()) < *size);
         let Some((start, _, batch)) = written.map(|written| open.swap_remove(written)) else { return };
-        // In `DualMap` publishing can only be refused for want of memory for the records; then the thunk stays what
-        // it was filled with: traps.
+        // In `DualMap` publishing can only be refused for want of memory for the records; then the
+        // thunk stays what it was filled with: traps.
         if let Some(block) = batch.publish().ok().and_then(|mut blocks| blocks.pop()) {
             self.published.borrow_mut().insert(start, block);
         }

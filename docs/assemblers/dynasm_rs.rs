@@ -1,7 +1,8 @@
 //! dynasm-rs: two functions in a batch, the second calls the first and then a Rust function.
 //!
-//! The arena is made `near` the Rust function, so a direct call reaches it. Functions are assembled for the addresses at
-//! which they will run; their size is known only then, so a slot is reserved for the most that it can be.
+//! The arena is made `near` the Rust function, so a direct call reaches it. Functions are assembled
+//! for the addresses at which they will run; their size is known only then, so a slot is reserved
+//! for the most that it can be.
 
 use dynasmrt::{VecAssembler, dynasm};
 use gaia_jit::{CodeArena, Slot};

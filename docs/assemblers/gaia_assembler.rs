@@ -1,14 +1,16 @@
 //! gaia-assembler: its code for `add(a, b)` runs from an arena.
 //!
-//! gaia-assembler 0.1.1 cannot be a dependency: it rests on gaia-types 0.1.1, which needs unstable features of Rust and
-//! does not build with the nightly compilers of late 2026 either. So the bytes stand here. They are what its
-//! `backends::windows::emitter::X64Emitter` and the encoder of x86_64-assembler 0.1.1 give for the function
-//! `LoadArg(0); LoadArg(1); Add; Ret` of two 64-bit integers (built with a gaia-types whose `Try` was taken out).
+//! gaia-assembler 0.1.1 cannot be a dependency: it rests on gaia-types 0.1.1, which needs unstable
+//! features of Rust and does not build with the nightly compilers of late 2026 either. So the bytes
+//! stand here. They are what its `backends::windows::emitter::X64Emitter` and the encoder of
+//! x86_64-assembler 0.1.1 give for the function `LoadArg(0); LoadArg(1); Add; Ret` of two 64-bit
+//! integers (built with a gaia-types whose `Try` was taken out).
 //!
-//! The code is for the convention of Windows, and it changes `rbx`, which belongs to its caller there as everywhere. So
-//! a second function saves that, and calls the first.
+//! The code is for the convention of Windows, and it changes `rbx`, which belongs to its caller
+//! there as everywhere. So a second function saves that, and calls the first.
 //!
-//! Errors: gaia-assembler's `GaiaError` is made from `std::io::Error`, and so is what comes from here, by `?`.
+//! Errors: gaia-assembler's `GaiaError` is made from `std::io::Error`, and so is what comes from
+//! here, by `?`.
 
 #[cfg(target_arch = "x86_64")]
 const ADD: &[u8] = &[

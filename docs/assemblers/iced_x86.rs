@@ -1,7 +1,8 @@
 //! iced-x86: two functions in a batch, the second calls the first and then a Rust function.
 //!
-//! iced links what it assembles at the address that it is given, calls to absolute addresses included. Nothing is known of
-//! a function's size before, so a slot is reserved for the most that it can be.
+//! iced links what it assembles at the address that it is given, calls to absolute addresses
+//! included. Nothing is known of a function's size before, so a slot is reserved for the most that
+//! it can be.
 
 #[cfg(target_arch = "x86_64")]
 fn main() -> Result<(), Box<dyn std::error::Error>> {

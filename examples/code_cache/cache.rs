@@ -1,8 +1,9 @@
 //! The code cache of the example: programs by number, in a [`CodeCache`].
 //!
-//! A program is one entry of several functions. It is found without a count or a lock that others wait for, under a guard that
-//! keeps its code in place until the call is over. What is missing is placed, linked and published; the batch that this happens in
-//! makes room by itself, by evicting programs that were not called of late.
+//! A program is one entry of several functions. It is found without a count or a lock that others
+//! wait for, under a guard that keeps its code in place until the call is over. What is missing is
+//! placed, linked and published; the batch that this happens in makes room by itself, by evicting
+//! programs that were not called of late.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -47,11 +48,13 @@ impl<'a> Cache<'a> {
     /// A program that is in the cache, to be run under the guard.
     pub(crate) fn find<'g>(&'g self, guard: &'g Guard<'_>, unit: usize) -> Option<native::Entry> {
         let entry = self.code.get_in(guard, &unit)?;
-        // SAFETY: every entry begins with the trampoline, compiled with this signature. It is called under the guard.
+        // SAFETY: every entry begins with the trampoline, compiled with this signature. It is
+        // called under the guard.
         Some(unsafe { entry.as_fn() })
     }
 
-    /// A program that was missing. What it takes to make the code is up to `compile`, which runs before.
+    /// A program that was missing. What it takes to make the code is up to `compile`, which runs
+    /// before.
     pub(crate) fn load(
         &self,
         unit: usize,
@@ -76,7 +79,8 @@ impl<'a> Cache<'a> {
                     self.check_lookup(unit, entry.blocks());
                     return Ok(entry);
                 }
-                // What was evicted waits for the guard of a thread that is not running, or all of it is being run.
+                // What was evicted waits for the guard of a thread that is not running, or all of
+                // it is being run.
                 Err(Failure::Arena(Error::ArenaFull { .. })) => {
                     self.tally.full.add(1);
                     thread::sleep(PAUSE);

@@ -5,21 +5,26 @@
 //! cargo run --release --example code_cache -- --mode dual --capacity 2M --seconds 20 my_kernels.tiny
 //! ```
 //!
-//! A few dozen kernels and thousands of random programs, all in a little [`language`], are compiled by Cranelift
-//! ([`native`]). Threads then call them at random, some much more often than others. Kernels have an address that stays: they begin
-//! in the interpreter, and become machine code under it ([`tiers`]). Random programs are cached ([`cache`]): what is not in the
-//! arena is linked to the addresses it gets and published, what was not called of late is evicted to make room, and all of that
-//! while the other threads run code from the same pages. Every result is compared with what the interpreter of the language gave,
-//! every block is looked up by an address inside it, and at the end all memory has to come back.
+//! A few dozen kernels and thousands of random programs, all in a little [`language`], are compiled
+//! by Cranelift ([`native`]). Threads then call them at random, some much more often than others.
+//! Kernels have an address that stays: they begin in the interpreter, and become machine code under
+//! it ([`tiers`]). Random programs are cached ([`cache`]): what is not in the arena is linked to
+//! the addresses it gets and published, what was not called of late is evicted to make room, and
+//! all of that while the other threads run code from the same pages. Every result is compared with
+//! what the interpreter of the language gave, every block is looked up by an address inside it, and
+//! at the end all memory has to come back.
 //!
 //! # What a miss costs
 //!
-//! A program, a few functions that call each other, is published and evicted as one. Cranelift's output is kept, without addresses,
-//! outside of the arena: with it a miss is work for the arena (find room, copy, link calls, make executable, flush), while compiling
-//! anew costs a hundred times as much and would measure Cranelift. A runtime that keeps nothing compiles on every miss;
-//! `--recompile` sets the percentage of misses that do, and the new code has to be the old one, byte for byte.
+//! A program, a few functions that call each other, is published and evicted as one. Cranelift's
+//! output is kept, without addresses, outside of the arena: with it a miss is work for the arena
+//! (find room, copy, link calls, make executable, flush), while compiling anew costs a hundred
+//! times as much and would measure Cranelift. A runtime that keeps nothing compiles on every miss;
+//! `--recompile` sets the percentage of misses that do, and the new code has to be the old one,
+//! byte for byte.
 //!
-//! Exit codes: 0 if all went well, 1 if something was wrong with the code or the arena, 2 if the input cannot be used.
+//! Exit codes: 0 if all went well, 1 if something was wrong with the code or the arena, 2 if the
+//! input cannot be used.
 
 mod cache;
 #[path = "../common/mod.rs"]

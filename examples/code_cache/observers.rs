@@ -1,4 +1,5 @@
-//! Who else is told of the code: profilers and debuggers, as far as this was built with the crate's features for them.
+//! Who else is told of the code: profilers and debuggers, as far as this was built with the crate's
+//! features for them.
 
 use gaia_jit::ArenaBuilder;
 

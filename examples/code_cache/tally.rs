@@ -62,7 +62,8 @@ pub(crate) struct Tally {
     pub(crate) evicted_functions: Count,
     /// Misses that were compiled anew.
     pub(crate) recompiled: Count,
-    /// Nanoseconds in `Batch::push`, in linking calls, and in the rest of a miss: making executable, evicting.
+    /// Nanoseconds in `Batch::push`, in linking calls, and in the rest of a miss: making
+    /// executable, evicting.
     pub(crate) push_time: Count,
     pub(crate) link_time: Count,
     pub(crate) publish_time: Count,

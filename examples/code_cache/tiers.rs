@@ -1,8 +1,9 @@
-//! Programs with an address that stays: they begin in the interpreter, and become machine code once they are called often.
+//! Programs with an address that stays: they begin in the interpreter, and become machine code once
+//! they are called often.
 //!
-//! The address is that of a [`Redirect`]. It leads to a few instructions that call the interpreter, made for the program; later to
-//! the program's own code. Callers do not notice: a call that has begun goes on where it is, and the code that is left waits for
-//! the guards of its callers.
+//! The address is that of a [`Redirect`]. It leads to a few instructions that call the interpreter,
+//! made for the program; later to the program's own code. Callers do not notice: a call that has
+//! begun goes on where it is, and the code that is left waits for the guards of its callers.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -45,7 +46,8 @@ struct Kernel {
 /// How compiled code calls the interpreter.
 ///
 /// # Safety
-/// - The machine is the caller's alone. There are as many arguments as the entry of the program has parameters.
+/// - The machine is the caller's alone. There are as many arguments as the entry of the program has
+///   parameters.
 unsafe extern "C" fn interpret(machine: *mut Machine, arguments: *const i64, program: *const Program) -> i64 {
     // SAFETY: it stands in code that was made for this program, which outlives the code.
     let program = unsafe { &*program };
@@ -87,8 +89,9 @@ impl<'a> Tiers<'a> {
     pub(crate) fn run(&self, unit: usize, machine: &mut Machine, case: &Case) -> Result<i64, Failure> {
         let kernel = &self.kernels[unit];
         let guard = self.arena.pin();
-        // SAFETY: every target is compiled with this signature, and what is behind the address is called under a guard. The program
-        // and the functions that it calls are dropped after the address.
+        // SAFETY: every target is compiled with this signature, and what is behind the address is
+        // called under a guard. The program and the functions that it calls are dropped after the
+        // address.
         let entry = unsafe { kernel.entry.as_fn::<Entry>() };
         machine.reset(self.units[unit].program.steps);
         let is_compiled = kernel.is_compiled.load(Ordering::Relaxed);

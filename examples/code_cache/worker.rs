@@ -94,13 +94,15 @@ impl<'a> Worker<'a> {
         drop(guard);
         let again = self.rng.u8(..100) < self.recompile_percent;
         let held = cache.load(unit, || if again { self.recompile(unit) } else { Ok(()) })?;
-        // SAFETY: the entry is the trampoline, compiled with this signature; it is called while it is held.
+        // SAFETY: the entry is the trampoline, compiled with this signature; it is called while it
+        // is held.
         let entry = unsafe { held.as_fn() };
         self.run(unit, entry);
         Ok(())
     }
 
-    /// Compiles a program again, as a runtime would that keeps nothing of what it evicts. The code has to be the same.
+    /// Compiles a program again, as a runtime would that keeps nothing of what it evicts. The code
+    /// has to be the same.
     fn recompile(&mut self, unit: usize) -> Result<(), Failure> {
         let Unit { program, object, .. } = &self.units[unit];
         if self.compiler.compile(program).map_err(Failure::Run)? != *object {
@@ -114,8 +116,9 @@ impl<'a> Worker<'a> {
     fn run(&mut self, unit: usize, entry: Entry) {
         for case in &self.units[unit].cases {
             self.machine.reset(self.units[unit].program.steps);
-            // SAFETY: the code was compiled for this signature; the machine is exclusively ours, and `arguments` has as many words
-            // as any entry reads. Whoever found the code keeps it, and its stack is bounded, see `MAX_DEPTH`.
+            // SAFETY: the code was compiled for this signature; the machine is exclusively ours,
+            // and `arguments` has as many words as any entry reads. Whoever found the code keeps
+            // it, and its stack is bounded, see `MAX_DEPTH`.
             let given = unsafe { entry(&mut self.machine, case.arguments.as_ptr()) };
             self.check(unit, case, given);
         }

@@ -41,7 +41,8 @@ struct Source {
     file: Option<String>,
 }
 
-/// Reads, makes up, interprets and compiles programs until there are as many functions as asked for.
+/// Reads, makes up, interprets and compiles programs until there are as many functions as asked
+/// for.
 pub(crate) fn prepare(options: &Options, bar: &ProgressBar) -> Result<Vec<Unit>, Failure> {
     let mut sources = from_file(options.file.as_deref())?;
     // The trampoline is a function too.
@@ -110,7 +111,8 @@ fn compile_all(sources: Vec<Source>, threads: usize, bar: &ProgressBar) -> Resul
         .collect())
 }
 
-/// What the interpreter gives for every `check` and `run`; a `check` that is wrong is an error of its file.
+/// What the interpreter gives for every `check` and `run`; a `check` that is wrong is an error of
+/// its file.
 fn interpret(source: &Source) -> Result<Vec<Case>, Failure> {
     let mut cases = Vec::new();
     for run in &source.program.runs {

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// What the user gave cannot be used: a flag, a file, a program, or a mode that the system refuses.
+    /// What the user gave cannot be used: a flag, a file, a program, or a mode that the system
+    /// refuses.
     Input(String),
     /// Something went wrong that the user is not to blame for.
     Run(String),

@@ -59,7 +59,8 @@ impl Engine for Caching<'_> {
     fn run(&mut self, text: &str, counts: &mut Counts) -> Result<f64, Failure> {
         let guard = self.arena.pin();
         if let Some(entry) = self.cache.get_in(&guard, text) {
-            // The cache does not count these: a hit under a guard writes nothing that threads share.
+            // The cache does not count these: a hit under a guard writes nothing that threads
+            // share.
             counts.hits += 1;
             // SAFETY: what is in the cache came from `compile`, which makes functions of this type.
             let function = unsafe { entry.as_fn() };
@@ -144,7 +145,8 @@ impl<'a> Native<'a> {
     }
 
     /// # Safety
-    /// - `function` is code from [`compile`](Self::compile), and nobody drops it before this returns.
+    /// - `function` is code from [`compile`](Self::compile), and nobody drops it before this
+    ///   returns.
     pub(crate) unsafe fn call(&self, function: Function) -> f64 {
         // SAFETY: passed on to the caller; it reads all columns, up to as many rows as they have.
         unsafe { function(self.columns.as_ptr(), self.table.rows()) }

@@ -1,4 +1,5 @@
-//! A small query engine: expressions over columns, compiled by Cranelift and kept in a [`CodeCache`] by their text.
+//! A small query engine: expressions over columns, compiled by Cranelift and kept in a
+//! [`CodeCache`] by their text.
 //!
 //! ```text
 //! cargo run --release --example query_cache
@@ -14,20 +15,23 @@
 //! call     = ( "abs" | "sqrt" ) "(" expr ")"  |  ( "min" | "max" ) "(" expr "," expr ")"
 //! ```
 //!
-//! A query gives one number: the sum of the first expression over all rows in which the second is not 0. [`query`] says
-//! what each operation gives, to the last bit.
+//! A query gives one number: the sum of the first expression over all rows in which the second is
+//! not 0. [`query`] says what each operation gives, to the last bit.
 //!
-//! There are more queries than fit into the cache's budget, and some are asked for much more often than others. The
-//! same sequence of them goes through three [engines](engine) for the same time each: an interpreter, one that compiles
-//! a query, runs it once and drops its code, and one with the cache. All begin with the text, and every result is
-//! compared with the interpreter's, bit for bit.
+//! There are more queries than fit into the cache's budget, and some are asked for much more often
+//! than others. The same sequence of them goes through three [engines](engine) for the same time
+//! each: an interpreter, one that compiles a query, runs it once and drops its code, and one with
+//! the cache. All begin with the text, and every result is compared with the interpreter's, bit for
+//! bit.
 //!
-//! What is to be seen is how the cache is used ([`engine::Caching`]): a hit runs under a guard and touches no count, a
-//! miss compiles into the batch that the cache hands out, and when it has no room left, what was not asked for of late
-//! goes, while other threads may be running it. Compiling a query takes as long as interpreting it over thousands of
-//! rows: with few rows (`--rows 100`), or a cache that is much too small, the interpreter is ahead.
+//! What is to be seen is how the cache is used ([`engine::Caching`]): a hit runs under a guard and
+//! touches no count, a miss compiles into the batch that the cache hands out, and when it has no
+//! room left, what was not asked for of late goes, while other threads may be running it. Compiling
+//! a query takes as long as interpreting it over thousands of rows: with few rows (`--rows 100`),
+//! or a cache that is much too small, the interpreter is ahead.
 //!
-//! Exit codes: 0 if all went well, 1 if a result was wrong or something else was, 2 if the input cannot be used.
+//! Exit codes: 0 if all went well, 1 if a result was wrong or something else was, 2 if the input
+//! cannot be used.
 
 // Targets that are slow to build for go without what this is made of.
 #![cfg(not(reduced))]
@@ -108,8 +112,9 @@ fn run() -> Result<(), Failure> {
     check_results(&outcomes)
 }
 
-/// An arena with room for more than the budget: code that is evicted stays until nobody runs it any more, and where
-/// each publication takes pages of its own, small functions take more room than they have bytes.
+/// An arena with room for more than the budget: code that is evicted stays until nobody runs it any
+/// more, and where each publication takes pages of its own, small functions take more room than
+/// they have bytes.
 fn arena(options: &Options) -> Result<CodeArena, Failure> {
     let capacity = options.budget.saturating_mul(4).saturating_add(1 << 20);
     let arena = CodeArena::builder().capacity(capacity).mode(options.mode).build();

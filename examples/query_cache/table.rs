@@ -32,7 +32,8 @@ impl Table {
         &self.columns[index]
     }
 
-    /// Where each column begins, for compiled code. The pointers are good as long as the table is there.
+    /// Where each column begins, for compiled code. The pointers are good as long as the table is
+    /// there.
     pub(crate) fn addresses(&self) -> Vec<*const f64> {
         self.columns.iter().map(|column| column.as_ptr()).collect()
     }

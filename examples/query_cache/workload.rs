@@ -12,7 +12,8 @@ use crate::options::Options;
 use crate::query::{self, generator, interpreter};
 use crate::table::Table;
 
-/// Enough for an expression of the deepest nesting, in the interpreter and in Cranelift, without optimisation.
+/// Enough for an expression of the deepest nesting, in the interpreter and in Cranelift, without
+/// optimisation.
 pub(crate) const STACK_BYTES: usize = 4 << 20;
 
 /// A query, and the bits of what the interpreter gives for it.
@@ -94,7 +95,8 @@ impl Texts {
 
 /// The order in which one thread asks for queries, the same for each engine.
 ///
-/// It follows Zipf's law, as what people ask for does: the first query is asked for `n` times as often as the `n`th.
+/// It follows Zipf's law, as what people ask for does: the first query is asked for `n` times as
+/// often as the `n`th.
 pub(crate) struct Order {
     rng: Rng,
     queries: usize,

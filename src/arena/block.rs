@@ -17,9 +17,10 @@ use crate::units::GRANULE;
 ///
 /// The block keeps its arena's memory alive: handles and blocks may be dropped in any order.
 ///
-/// Dropping takes the block out of [`lookup`](crate::CodeArena::lookup) at once; its space is used again when no guard
-/// that was taken before the drop is left. Without guards that is at once too: whoever drops a block must know that no
-/// thread is running it, or take guards. In a forked child a drop changes nothing.
+/// Dropping takes the block out of [`lookup`](crate::CodeArena::lookup) at once; its space is used
+/// again when no guard that was taken before the drop is left. Without guards that is at once too:
+/// whoever drops a block must know that no thread is running it, or take guards. In a forked child
+/// a drop changes nothing.
 pub struct CodeBlock {
     /// Kept by this block, which is counted in a heap.
     core: NonNull<Core>,
@@ -71,9 +72,10 @@ impl CodeBlock {
         self.len as usize
     }
 
-    /// The code, as it stands in memory; a copy of it in [`PerThread`](crate::WxMode::PerThread), where threads differ in
-    /// what they may read, and in a forked child in modes with shared memory, where it is what the parent has there now. A copy is
-    /// allocated, so a signal handler may call this only where there is none.
+    /// The code, as it stands in memory; a copy of it in [`PerThread`](crate::WxMode::PerThread),
+    /// where threads differ in what they may read, and in a forked child in modes with shared
+    /// memory, where it is what the parent has there now. A copy is allocated, so a signal handler
+    /// may call this only where there is none.
     ///
     /// ```
     /// # let arena = gaia_jit::CodeArena::builder().capacity(1 << 20).build()?;
@@ -106,25 +108,28 @@ impl CodeBlock {
     /// ```
     ///
     /// # Safety
-    /// - `F` is a function pointer type (`extern` and, as a rule, `unsafe`) that the code is written for.
-    /// - The pointer is not called after the block was dropped, but for a thread that holds a guard taken before.
+    /// - `F` is a function pointer type (`extern` and, as a rule, `unsafe`) that the code is
+    ///   written for.
+    /// - The pointer is not called after the block was dropped, but for a thread that holds a guard
+    ///   taken before.
     pub unsafe fn as_fn<F: Copy>(&self) -> F {
         self.core().memory.let_read();
         // SAFETY: passed on to the caller.
         unsafe { crate::entry::cast(self.as_ptr()) }
     }
 
-    /// Gives the block up without retiring it: it lives until [`CodeArena::from_raw`](crate::CodeArena::from_raw), and
-    /// keeps the arena's memory alive.
+    /// Gives the block up without retiring it: it lives until
+    /// [`CodeArena::from_raw`](crate::CodeArena::from_raw), and keeps the arena's memory alive.
     pub fn into_raw(self) -> *const u8 {
         ManuallyDrop::new(self).as_ptr()
     }
 
-    /// Gives back what lies behind the first `len` bytes, for code that became shorter than what was published. To the last byte
-    /// that stays it is what it was; lookups, in signal handlers too, see the old length or the new one.
+    /// Gives back what lies behind the first `len` bytes, for code that became shorter than what
+    /// was published. To the last byte that stays it is what it was; lookups, in signal handlers
+    /// too, see the old length or the new one.
     ///
-    /// The space waits for guards as that of a dropped block does: a thread may be running it. Less than 16 bytes, and what is
-    /// left of the last 16, stay with the block.
+    /// The space waits for guards as that of a dropped block does: a thread may be running it. Less
+    /// than 16 bytes, and what is left of the last 16, stay with the block.
     ///
     /// ```
     /// # let arena = gaia_jit::CodeArena::builder().capacity(1 << 20).build()?;
@@ -137,8 +142,9 @@ impl CodeBlock {
     ///
     /// # Errors
     /// - [`Error::ZeroSize`] for no bytes, [`Error::PastCapacity`] for more than there are.
-    /// - [`Error::Unsupported`] in an arena with observers: profilers and unwinders know functions by the length with which they
-    ///   were published, and another function may come to lie within. [`CodeArena::publish_with`][with] cuts before it tells them.
+    /// - [`Error::Unsupported`] in an arena with observers: profilers and unwinders know functions
+    ///   by the length with which they were published, and another function may come to lie within.
+    ///   [`CodeArena::publish_with`][with] cuts before it tells them.
     /// - [`Error::Forked`] in a child.
     ///
     /// [with]: crate::CodeArena::publish_with
@@ -164,19 +170,21 @@ impl CodeBlock {
         Ok(())
     }
 
-    /// Overwrites code that may be in use. The bytes are flushed, and other cores brought up to date, before it returns.
+    /// Overwrites code that may be in use. The bytes are flushed, and other cores brought up to
+    /// date, before it returns.
     ///
     /// # Errors
-    /// [`Error::PastCapacity`] outside the block; [`Error::Unsupported`] in `Flip` where the system has no kernel
-    /// write; [`Error::Forked`] in a child. [`Error::OperatingSystem`] if the write is refused, or other cores cannot be
-    /// reached any more: then some of the bytes may be there, or all of them but not for every core, and the block is not
-    /// to be run before a patch of the same bytes succeeds.
+    /// [`Error::PastCapacity`] outside the block; [`Error::Unsupported`] in `Flip` where the system
+    /// has no kernel write; [`Error::Forked`] in a child. [`Error::OperatingSystem`] if the write
+    /// is refused, or other cores cannot be reached any more: then some of the bytes may be there,
+    /// or all of them but not for every core, and the block is not to be run before a patch of the
+    /// same bytes succeeds.
     ///
     /// # Safety
-    /// - No other thread writes the same bytes, and no slice from [`CodeBlock::as_bytes`] is used from now on. No observer is being
-    ///   [attached](crate::CodeArena::attach).
-    /// - No thread runs the bytes while they change, or the architecture permits just this change under a running
-    ///   thread. The store is not promised to be one piece.
+    /// - No other thread writes the same bytes, and no slice from [`CodeBlock::as_bytes`] is used
+    ///   from now on. No observer is being [attached](crate::CodeArena::attach).
+    /// - No thread runs the bytes while they change, or the architecture permits just this change
+    ///   under a running thread. The store is not promised to be one piece.
     pub unsafe fn patch(&self, offset: usize, bytes: &[u8]) -> Result<(), Error> {
         if offset.checked_add(bytes.len()).is_none_or(|end| end > self.len()) {
             return Err(Error::PastCapacity { offset, len: bytes.len(), capacity: self.len() });

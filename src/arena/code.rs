@@ -26,18 +26,20 @@ pub struct Code<'a> {
 }
 
 impl<'a> Code<'a> {
-    /// Position-independent code, or code linked for the address that [`Batch::address`](crate::Batch::address) gave.
+    /// Position-independent code, or code linked for the address that
+    /// [`Batch::address`](crate::Batch::address) gave.
     pub fn new(bytes: &'a [u8]) -> Self {
         Self { bytes, align: GRANULE, tag: 0, name: None, unwind: None }
     }
 
-    /// Alignment of the first byte: a power of two up to 2 MiB, and in a smaller arena up to its capacity rounded up to one. At least
-    /// 16 in any case.
+    /// Alignment of the first byte: a power of two up to 2 MiB, and in a smaller arena up to its
+    /// capacity rounded up to one. At least 16 in any case.
     pub fn align(self, align: usize) -> Self {
         Self { align, ..self }
     }
 
-    /// A number of the caller's, returned by [`CodeArena::lookup`](crate::CodeArena::lookup); 0 unless set.
+    /// A number of the caller's, returned by [`CodeArena::lookup`](crate::CodeArena::lookup); 0
+    /// unless set.
     pub fn tag(self, tag: u64) -> Self {
         Self { tag, ..self }
     }
@@ -47,22 +49,24 @@ impl<'a> Code<'a> {
         Self { name: Some(name), ..self }
     }
 
-    /// How to find the caller's frame from inside of the code, for the arena's [`Observer`](crate::Observer).
+    /// How to find the caller's frame from inside of the code, for the arena's
+    /// [`Observer`](crate::Observer).
     pub fn unwind(self, info: UnwindInfo<'a>) -> Self {
         Self { unwind: Some(info), ..self }
     }
 }
 
-/// How to unwind a stack through a function, in the form that its system's unwinder takes. None of it depends on where the
-/// function will lie.
+/// How to unwind a stack through a function, in the form that its system's unwinder takes. None of
+/// it depends on where the function will lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum UnwindInfo<'a> {
-    /// Call frame information as in a section `.eh_frame`: one CIE or more, then FDEs. Each FDE's first address is
-    /// absolute (`DW_EH_PE_absptr`, the only encoding that is taken) and counted from the start of the function, so as
-    /// a rule 0.
+    /// Call frame information as in a section `.eh_frame`: one CIE or more, then FDEs. Each FDE's
+    /// first address is absolute (`DW_EH_PE_absptr`, the only encoding that is taken) and counted
+    /// from the start of the function, so as a rule 0.
     EhFrame(&'a [u8]),
-    /// The `UNWIND_INFO` of Windows, which has to be near the code, stands in the function's own bytes.
+    /// The `UNWIND_INFO` of Windows, which has to be near the code, stands in the function's own
+    /// bytes.
     Windows {
         /// Where it begins, in bytes from the start of the function; a multiple of 4.
         offset: usize,

@@ -2,9 +2,9 @@
 //!
 //! # What one publication costs
 //!
-//! One lock of a heap nobody else uses, to place a block and to enter it in the lookup; the same once more to drop it. In
-//! `DualMap` publishing makes no system call; in `Flip` it makes one (the kernel write) for a single function, and two
-//! (open, seal) for each run of pages of a batch.
+//! One lock of a heap nobody else uses, to place a block and to enter it in the lookup; the same
+//! once more to drop it. In `DualMap` publishing makes no system call; in `Flip` it makes one (the
+//! kernel write) for a single function, and two (open, seal) for each run of pages of a batch.
 
 use super::data::DataArea;
 use super::events::kept::Kept;
@@ -30,17 +30,18 @@ pub(crate) struct Core {
     pub(super) data: DataArea,
     /// Freed code is overwritten with traps before its space is used again.
     pub(super) poison: bool,
-    /// The most free pages in whole spans that may hold memory; more where the system refused to take some back.
+    /// The most free pages in whole spans that may hold memory; more where the system refused to
+    /// take some back.
     pub(super) keep_free: AtomicU64,
     /// As the builder said.
     pub(super) least_kept: u64,
     /// Bytes of the last two batches, 32 bits each: what the next one may come to.
     pub(super) recent: AtomicU64,
-    /// Held while free granules are marked as taken because the system or an observer is called about them, and taken
-    /// before any heap is locked.
+    /// Held while free granules are marked as taken because the system or an observer is called
+    /// about them, and taken before any heap is locked.
     pub(super) system: Mutex<()>,
-    /// How many granules that concerns. Changes while `system` is held; grows while a heap that owns them, or the pool, is locked
-    /// too.
+    /// How many granules that concerns. Changes while `system` is held; grows while a heap that
+    /// owns them, or the pool, is locked too.
     pub(super) in_flight: AtomicU64,
     /// Blocks that are left, once no handle is.
     pub(super) left: AtomicU64,
@@ -129,7 +130,8 @@ impl Core {
     pub(crate) fn keep_stuck(&self, run: Run) {
         let mut heap = self.heaps.of(run.start);
         if self.memory.bars() {
-            // What they hold may be zeros by now, so they are to be barred, and not to be made executable.
+            // What they hold may be zeros by now, so they are to be barred, and not to be made
+            // executable.
             heap.space.gone(&self.heaps.tables, run);
         }
         heap.stuck.push(run);

@@ -1,18 +1,21 @@
 //! What keeps an arena's memory: handles, and blocks.
 //!
-//! Handles (clones of an arena, open batches) share one count. Blocks are counted where they are published and dropped
-//! anyway, under the lock of a heap, so that threads that publish and drop write to no common count. When the last handle
-//! goes it locks all heaps, marks each as closed and adds the blocks up. From then on each block that is dropped is
-//! counted out of that sum, and the last one frees the arena.
+//! Handles (clones of an arena, open batches) share one count. Blocks are counted where they are
+//! published and dropped anyway, under the lock of a heap, so that threads that publish and drop
+//! write to no common count. When the last handle goes it locks all heaps, marks each as closed and
+//! adds the blocks up. From then on each block that is dropped is counted out of that sum, and the
+//! last one frees the arena.
 //!
 //! # Why nobody touches an arena that is gone
 //!
-//! A block is counted out of its heap as the last thing that its drop does under a lock. If that comes before the heap is
-//! closed, the sum does not contain the block, and the drop ends with the unlocking, which comes before the last handle
-//! can lock that heap. If it comes after, the drop subtracts from the sum as the last thing of all, and whoever comes to
-//! zero is the last. The last handle counts in the sum itself, because it has locks to release when the sum is made.
+//! A block is counted out of its heap as the last thing that its drop does under a lock. If that
+//! comes before the heap is closed, the sum does not contain the block, and the drop ends with the
+//! unlocking, which comes before the last handle can lock that heap. If it comes after, the drop
+//! subtracts from the sum as the last thing of all, and whoever comes to zero is the last. The last
+//! handle counts in the sum itself, because it has locks to release when the sum is made.
 //!
-//! A forked child neither locks nor counts, because a lock may be held for ever there. What it inherits stays mapped in it.
+//! A forked child neither locks nor counts, because a lock may be held for ever there. What it
+//! inherits stays mapped in it.
 
 use std::ops::Deref;
 use std::panic::resume_unwind;

@@ -1,11 +1,14 @@
 //! The code cache.
 //!
-//! - [`CodeArena`], [`builder`], [`block`], [`batch`], [`code`], [`reserve`], [`typed`], [`weak`]: what users hold. `waiting`: what else waits for guards.
+//! - [`CodeArena`], [`builder`], [`block`], [`batch`], [`code`], [`reserve`], [`typed`], [`weak`]:
+//!   what users hold. `waiting`: what else waits for guards.
 //! - [`core`](mod@core): what all of them share; [`handle`]: who keeps it alive.
 //! - [`heaps`]: who owns which space, and the locks. [`life`]: from placed to given back.
-//! - [`lookup`]: from an address to a block. [`guards`]: which threads may be running what was dropped.
+//! - [`lookup`]: from an address to a block. [`guards`]: which threads may be running what was
+//!   dropped.
 //! - [`events`]: what observers are told. [`figures`]: statistics and maps.
-//! - [`data`]: data beside the code. `in_place`: code that somebody else writes at its final address, for Cranelift.
+//! - [`data`]: data beside the code. `in_place`: code that somebody else writes at its final
+//!   address, for Cranelift.
 
 mod batch;
 mod block;
@@ -69,7 +72,8 @@ use crate::units::GRANULE;
 
 /// A code cache: one reservation of address space into which many functions are packed.
 ///
-/// A handle; clones share the arena. The memory lives as long as any handle, block, batch or guard does.
+/// A handle; clones share the arena. The memory lives as long as any handle, block, batch or guard
+/// does.
 ///
 /// ```
 /// use gaia_jit::CodeArena;
@@ -91,7 +95,8 @@ impl UnwindSafe for CodeArena {}
 impl RefUnwindSafe for CodeArena {}
 
 impl CodeArena {
-    /// An arena with the default settings: `Flip`, 256 MiB of address space (128 MiB on AArch64, 32 MiB on 32 bits).
+    /// An arena with the default settings: `Flip`, 256 MiB of address space (128 MiB on AArch64, 32
+    /// MiB on 32 bits).
     ///
     /// # Errors
     /// As for [`ArenaBuilder::build`].
@@ -126,12 +131,13 @@ impl CodeArena {
 
     /// Copies `code` into the arena and makes it executable.
     ///
-    /// When this returns, a thread that receives the address by any synchronising means runs the new bytes, also where
-    /// the address was used before.
+    /// When this returns, a thread that receives the address by any synchronising means runs the
+    /// new bytes, also where the address was used before.
     ///
     /// # Errors
-    /// [`Error::ArenaFull`] is the cue to evict. [`Error::ZeroSize`], [`Error::TooLarge`], [`Error::BadAlignment`],
-    /// [`Error::OperatingSystem`], [`Error::Forked`]. Whatever failed, the arena is as it was.
+    /// [`Error::ArenaFull`] is the cue to evict. [`Error::ZeroSize`], [`Error::TooLarge`],
+    /// [`Error::BadAlignment`], [`Error::OperatingSystem`], [`Error::Forked`]. Whatever failed, the
+    /// arena is as it was.
     pub fn publish<'c>(&self, code: impl Into<Code<'c>>) -> Result<CodeBlock, Error> {
         Core::publish(&self.handle, code.into())
     }
@@ -143,13 +149,15 @@ impl CodeArena {
 
     /// Declares that this thread may be running code of the arena, until the guard is dropped.
     ///
-    /// Space of code that is dropped from now on is not used again before; space of code dropped earlier is. Take the
-    /// guard *before* reading the pointer to call from wherever it is published, and drop it after the last return.
+    /// Space of code that is dropped from now on is not used again before; space of code dropped
+    /// earlier is. Take the guard *before* reading the pointer to call from wherever it is
+    /// published, and drop it after the last return.
     ///
-    /// Costs the same however many guards there are, and allocates nothing: a signal handler may call it, and may drop the
-    /// guard. Guards of 16 ages are told apart. While guards of that many ages are held, a block that is dropped may also
-    /// wait for guards taken after its drop: for those taken before the first call that drops, places or counts code once one
-    /// of these ages has ended.
+    /// Costs the same however many guards there are, and allocates nothing: a signal handler may
+    /// call it, and may drop the guard. Guards of 16 ages are told apart. While guards of that many
+    /// ages are held, a block that is dropped may also wait for guards taken after its drop: for
+    /// those taken before the first call that drops, places or counts code once one of these ages
+    /// has ended.
     ///
     /// ```
     /// # let arena = gaia_jit::CodeArena::builder().capacity(1 << 20).build()?;
@@ -166,10 +174,11 @@ impl CodeArena {
         self.core().guards.pin()
     }
 
-    /// The live block that holds the byte at `address`: wait-free, allocates nothing, safe in a signal handler.
+    /// The live block that holds the byte at `address`: wait-free, allocates nothing, safe in a
+    /// signal handler.
     ///
-    /// A block is found from a moment before its publication returns, when its bytes may not all be there yet. A guard protects a
-    /// block that was found under it, unless its publication fails.
+    /// A block is found from a moment before its publication returns, when its bytes may not all be
+    /// there yet. A guard protects a block that was found under it, unless its publication fails.
     ///
     /// ```
     /// # use gaia_jit::Code;
@@ -185,9 +194,10 @@ impl CodeArena {
         self.core().lookup.find(offset).map(|entry| self.core().info(entry))
     }
 
-    /// As [`CodeArena::lookup`] for many addresses at once, for instance of a whole stack: their cache misses overlap, so each
-    /// costs a fraction. The shorter of the two slices counts; what is left of `found` becomes `None`. Each answer is right
-    /// for its address at some moment during the call, which need not be the same moment for all.
+    /// As [`CodeArena::lookup`] for many addresses at once, for instance of a whole stack: their
+    /// cache misses overlap, so each costs a fraction. The shorter of the two slices counts; what
+    /// is left of `found` becomes `None`. Each answer is right for its address at some moment
+    /// during the call, which need not be the same moment for all.
     ///
     /// A return address may lie behind the last byte of the function that called; ask for `pc - 1`.
     ///
@@ -238,39 +248,45 @@ impl CodeArena {
         let found =
             offset.and_then(|offset| self.core().lookup.find(offset).filter(|e| e.start as usize * GRANULE == offset));
         let entry = found.ok_or(Error::NotInArena { address: address.addr() })?;
-        // SAFETY: found live just now; its block was forgotten in `into_raw`, and by the caller nobody else took it back.
+        // SAFETY: found live just now; its block was forgotten in `into_raw`, and by the caller
+        // nobody else took it back.
         Ok(unsafe { CodeBlock::new(&self.handle, entry) })
     }
 
-    /// What the arena holds, and what it has asked of the system. In a forked child whose parent was just at work, only
-    /// the counters are known.
+    /// What the arena holds, and what it has asked of the system. In a forked child whose parent
+    /// was just at work, only the counters are known.
     pub fn stats(&self) -> Stats {
         self.core().stats()
     }
 
-    /// What every page holds, and the largest holes. Empty in a forked child whose parent was just at work.
+    /// What every page holds, and the largest holes. Empty in a forked child whose parent was just
+    /// at work.
     pub fn map(&self) -> Map {
         self.core().map()
     }
 
-    /// Gives the memory of wholly empty pages back to the system; returns the bytes. The address space stays.
+    /// Gives the memory of wholly empty pages back to the system; returns the bytes. The address
+    /// space stays.
     ///
-    /// In `DualMap` only Linux takes memory back while it is mapped. Elsewhere it goes with the arena, and this returns 0.
-    /// In [`Given`](WxMode::Given) memory the pages are filled with traps, and this returns 0.
+    /// In `DualMap` only Linux takes memory back while it is mapped. Elsewhere it goes with the
+    /// arena, and this returns 0. In [`Given`](WxMode::Given) memory the pages are filled with
+    /// traps, and this returns 0.
     ///
     /// # Errors
-    /// [`Error::OperatingSystem`] if the system refuses; pages that it did take back stay so, and nothing is lost.
-    /// [`Error::Unsupported`] in `Flip` and `PerThread` if the arena is sealed; [`Error::Forked`] in a child.
+    /// [`Error::OperatingSystem`] if the system refuses; pages that it did take back stay so, and
+    /// nothing is lost. [`Error::Unsupported`] in `Flip` and `PerThread` if the arena is sealed;
+    /// [`Error::Forked`] in a child.
     pub fn trim(&self) -> Result<usize, Error> {
         self.core().trim()
     }
 
-    /// Puts code into huge pages, now: each stretch of 2 MiB of which at least three quarters hold memory. Returns the
-    /// bytes.
+    /// Puts code into huge pages, now: each stretch of 2 MiB of which at least three quarters hold
+    /// memory. Returns the bytes.
     ///
-    /// Code runs on meanwhile, but a thread that needs a page being moved waits for it, so this is for a quiet moment
-    /// after much was published. It works whatever [`ArenaBuilder::huge_pages`] said. What is published into such a
-    /// stretch later, in `Flip` by a large batch, can break it up again.
+    /// Code runs on meanwhile, but a thread that needs a page being moved waits for it, so this is
+    /// for a quiet moment after much was published. It works whatever [`ArenaBuilder::huge_pages`]
+    /// said. What is published into such a stretch later, in `Flip` by a large batch, can break it
+    /// up again.
     ///
     /// ```
     /// # let arena = gaia_jit::CodeArena::builder().capacity(8 << 20).build()?;
@@ -283,15 +299,16 @@ impl CodeArena {
     /// ```
     ///
     /// # Errors
-    /// [`Error::OperatingSystem`] where the system cannot (Linux can since 6.1, in `Flip` since 6.18) or has no memory, for
-    /// any stretch. Stretches in which a batch has pages open are passed over. [`Error::Unsupported`] over
-    /// [`Given`](WxMode::Given) memory.
-    /// [`Error::Forked`] in a child.
+    /// [`Error::OperatingSystem`] where the system cannot (Linux can since 6.1, in `Flip` since
+    /// 6.18) or has no memory, for any stretch. Stretches in which a batch has pages open are
+    /// passed over. [`Error::Unsupported`] over [`Given`](WxMode::Given) memory. [`Error::Forked`]
+    /// in a child.
     pub fn collapse(&self) -> Result<usize, Error> {
         self.core().collapse()
     }
 
-    /// The modes that were asked for before [`CodeArena::mode`] and that the system refuses, each with the reason.
+    /// The modes that were asked for before [`CodeArena::mode`] and that the system refuses, each
+    /// with the reason.
     ///
     /// Empty unless the arena was built with [`ArenaBuilder::modes`].
     pub fn refused(&self) -> &[(WxMode, Error)] {
@@ -322,8 +339,8 @@ impl CodeArena {
         self.core().reaches(address)
     }
 
-    /// Whether the arena belongs to the process that forked this one: then its code can be run, looked up and dropped here, and
-    /// every other call is [`Error::Forked`].
+    /// Whether the arena belongs to the process that forked this one: then its code can be run,
+    /// looked up and dropped here, and every other call is [`Error::Forked`].
     pub fn is_inherited(&self) -> bool {
         !self.core().memory.is_own()
     }

@@ -38,27 +38,35 @@ mod sealed {
 const WHAT: &str = "patching a word";
 
 impl CodeBlock {
-    /// Changes four or eight bytes of code, by one store that no thread sees in parts. Threads may be running them: each runs the old
-    /// bytes or the new ones. When this returns, a thread that learns of it by any synchronising means runs the new ones.
+    /// Changes four or eight bytes of code, by one store that no thread sees in parts. Threads may
+    /// be running them: each runs the old bytes or the new ones. When this returns, a thread that
+    /// learns of it by any synchronising means runs the new ones.
     ///
-    /// The word has the byte order of the machine. It is for branches that are sent elsewhere, for instructions that are switched on
-    /// and off, and for constants among instructions. In `DualMap` and `PerThread` only: elsewhere the kernel copies, and does not
-    /// say in what pieces. (A pointer in data does for most of this, in every mode: see [`Redirect`](crate::Redirect).)
+    /// The word has the byte order of the machine. It is for branches that are sent elsewhere, for
+    /// instructions that are switched on and off, and for constants among instructions. In
+    /// `DualMap` and `PerThread` only: elsewhere the kernel copies, and does not say in what
+    /// pieces. (A pointer in data does for most of this, in every mode: see
+    /// [`Redirect`](crate::Redirect).)
     ///
     /// # What architectures promise
     ///
-    /// - *AArch64* (Arm ARM, B2.2.5, "Concurrent modification and execution of instructions"): if the instruction before and the
-    ///   one after are each one of `B`, `BL`, `BRK`, `HVC`, `ISB`, `NOP`, `SMC` and `SVC`, another core executes the one or the
-    ///   other. Of all others it promises nothing, so they are refused here, and so are eight bytes.
-    /// - *x86* (Intel SDM volume 3, "Handling Self- and Cross-Modifying Code"; AMD APM volume 2, "Cross-Modifying Code"): an aligned
-    ///   store within a cache line is one piece for instruction fetch as well. That a core runs the new bytes is promised after it
-    ///   serialises; the store is made through another linear address in `DualMap`, and through the same one in `PerThread`. All known
-    ///   processors notice it in either case.
-    /// - *RISC-V* (unprivileged specification, "Zifencei" and "Ziccif"): fetches of aligned words up to the width of a register are one
-    ///   piece; other cores see the store after a `fence.i` of their own, which this call has them make.
-    /// - *s390x* (Principles of Operation, "Block-Concurrent References" and "Conceptual Sequence"): aligned words are stored and
-    ///   fetched in one piece; other cores see it after they serialise, which this call has them do.
-    /// - *32-bit Arm* (Arm ARM for A and R profiles, A3.5.4): the same list as AArch64, in its encoding. It is not looked at here.
+    /// - *AArch64* (Arm ARM, B2.2.5, "Concurrent modification and execution of instructions"): if
+    ///   the instruction before and the one after are each one of `B`, `BL`, `BRK`, `HVC`, `ISB`,
+    ///   `NOP`, `SMC` and `SVC`, another core executes the one or the other. Of all others it
+    ///   promises nothing, so they are refused here, and so are eight bytes.
+    /// - *x86* (Intel SDM volume 3, "Handling Self- and Cross-Modifying Code"; AMD APM volume 2,
+    ///   "Cross-Modifying Code"): an aligned store within a cache line is one piece for instruction
+    ///   fetch as well. That a core runs the new bytes is promised after it serialises; the store
+    ///   is made through another linear address in `DualMap`, and through the same one in
+    ///   `PerThread`. All known processors notice it in either case.
+    /// - *RISC-V* (unprivileged specification, "Zifencei" and "Ziccif"): fetches of aligned words
+    ///   up to the width of a register are one piece; other cores see the store after a `fence.i`
+    ///   of their own, which this call has them make.
+    /// - *s390x* (Principles of Operation, "Block-Concurrent References" and "Conceptual
+    ///   Sequence"): aligned words are stored and fetched in one piece; other cores see it after
+    ///   they serialise, which this call has them do.
+    /// - *32-bit Arm* (Arm ARM for A and R profiles, A3.5.4): the same list as AArch64, in its
+    ///   encoding. It is not looked at here.
     ///
     /// ```
     /// # #[cfg(target_arch = "x86_64")] {
@@ -75,17 +83,20 @@ impl CodeBlock {
     /// ```
     ///
     /// # Errors
-    /// - [`Error::Unsupported`] in other modes than `DualMap` and `PerThread`; if `offset` is no multiple of the word's length; on
-    ///   AArch64 for eight bytes, and from or to an instruction that is not on the list.
+    /// - [`Error::Unsupported`] in other modes than `DualMap` and `PerThread`; if `offset` is no
+    ///   multiple of the word's length; on AArch64 for eight bytes, and from or to an instruction
+    ///   that is not on the list.
     /// - [`Error::PastCapacity`] outside the block.
     /// - [`Error::Forked`] in a child.
-    /// - [`Error::OperatingSystem`] if other cores cannot be reached any more: then the word is there, but not for every core.
+    /// - [`Error::OperatingSystem`] if other cores cannot be reached any more: then the word is
+    ///   there, but not for every core.
     ///
     /// # Safety
-    /// - No other thread writes the same bytes, and no slice from [`CodeBlock::as_bytes`] is used from now on. No observer is being
-    ///   [attached](crate::CodeArena::attach).
-    /// - Wherever in the word a thread may be about to run an instruction, one begins before and after the change: a thread may have
-    ///   run a part of the word's instructions. The word is one whole instruction, a part of one, or padding behind it.
+    /// - No other thread writes the same bytes, and no slice from [`CodeBlock::as_bytes`] is used
+    ///   from now on. No observer is being [attached](crate::CodeArena::attach).
+    /// - Wherever in the word a thread may be about to run an instruction, one begins before and
+    ///   after the change: a thread may have run a part of the word's instructions. The word is one
+    ///   whole instruction, a part of one, or padding behind it.
     /// - The program is right whichever of the two words a thread runs.
     pub unsafe fn patch_word<W: Word>(&self, offset: usize, word: W) -> Result<(), Error> {
         let word = if W::LEN == 4 { Stored::Four(word.bits() as u32) } else { Stored::Eight(word.bits()) };

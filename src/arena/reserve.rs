@@ -47,8 +47,9 @@ impl<'a> Reserve<'a> {
 impl CodeArena {
     /// Publishes a function that `write` writes, given the address at which it will run.
     ///
-    /// The bytes begin as traps. `write` returns how many of them the function took; the rest of the space is free again. No lock
-    /// is held while it runs, so it may use the arena. If it panics or returns an error, all of the space is free again.
+    /// The bytes begin as traps. `write` returns how many of them the function took; the rest of
+    /// the space is free again. No lock is held while it runs, so it may use the arena. If it
+    /// panics or returns an error, all of the space is free again.
     ///
     /// ```
     /// # #[cfg(target_arch = "x86_64")] {
@@ -84,7 +85,8 @@ impl CodeArena {
     /// Whatever the error, the arena is as it was.
     ///
     /// - The error of `write`.
-    /// - [`Error::PastCapacity`] if `write` says more bytes than there are, [`Error::ZeroSize`] if it says none.
+    /// - [`Error::PastCapacity`] if `write` says more bytes than there are, [`Error::ZeroSize`] if
+    ///   it says none.
     /// - As for [`CodeArena::publish`].
     pub fn publish_with(
         &self,

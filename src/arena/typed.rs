@@ -7,9 +7,10 @@ use super::{CodeBlock, Guard};
 
 /// A function pointer that cannot outlive the block, or the guard, it was taken from.
 ///
-/// What the code is has been said once, when it was made. From then on calls are safe: [`call`](Self::call) is there for pointers of
-/// up to six arguments that are not `unsafe` themselves, in the conventions `C`, `C-unwind`, `system`, and on x86-64 `sysv64`. For
-/// all others there is [`get`](Self::get).
+/// What the code is has been said once, when it was made. From then on calls are safe:
+/// [`call`](Self::call) is there for pointers of up to six arguments that are not `unsafe`
+/// themselves, in the conventions `C`, `C-unwind`, `system`, and on x86-64 `sysv64`. For all others
+/// there is [`get`](Self::get).
 ///
 /// ```
 /// # #[cfg(target_arch = "x86_64")] {
@@ -58,14 +59,17 @@ impl<F> fmt::Debug for Typed<'_, F> {
 }
 
 impl CodeBlock {
-    /// The first byte as a function pointer that cannot outlive the block. The size of `F` is checked when the program is compiled.
+    /// The first byte as a function pointer that cannot outlive the block. The size of `F` is
+    /// checked when the program is compiled.
     ///
     /// # Safety
-    /// - `F` is a function pointer type that the code is written for. If it is not an `unsafe` one, the code is sound for all
-    ///   arguments of its types.
-    /// - All that the code reaches, other blocks and data too, is alive as long as the pointer is called.
+    /// - `F` is a function pointer type that the code is written for. If it is not an `unsafe` one,
+    ///   the code is sound for all arguments of its types.
+    /// - All that the code reaches, other blocks and data too, is alive as long as the pointer is
+    ///   called.
     /// - The code is not changed meanwhile, but as the safety lists of [`CodeBlock::patch`] allow.
-    /// - In a forked child, in modes with shared memory, the parent keeps the block as long as the child calls the pointer.
+    /// - In a forked child, in modes with shared memory, the parent keeps the block as long as the
+    ///   child calls the pointer.
     pub unsafe fn typed<F: Copy>(&self) -> Typed<'_, F> {
         // SAFETY: passed on to the caller; the block lives as long as what is returned.
         Typed { function: unsafe { self.as_fn() }, keeper: PhantomData }
@@ -91,8 +95,9 @@ impl Guard<'_> {
     /// ```
     ///
     /// # Safety
-    /// - `address` is the first byte of a block of the guard's arena, or of an entry point in it, and was read after the guard was
-    ///   taken, from a place that names no block that was dropped before.
+    /// - `address` is the first byte of a block of the guard's arena, or of an entry point in it,
+    ///   and was read after the guard was taken, from a place that names no block that was dropped
+    ///   before.
     /// - As for [`CodeBlock::typed`].
     pub unsafe fn typed<F: Copy>(&self, address: *const u8) -> Typed<'_, F> {
         // SAFETY: passed on to the caller.

@@ -9,9 +9,11 @@ use super::CodeArena;
 use super::handle::Handle;
 use crate::sync::Arc;
 
-/// A reference to an arena that does not keep it alive, for what the arena itself keeps: an observer that uses its arena.
+/// A reference to an arena that does not keep it alive, for what the arena itself keeps: an
+/// observer that uses its arena.
 ///
-/// (An observer with a [`CodeArena`] would keep the arena that keeps the observer, so neither would ever go.)
+/// (An observer with a [`CodeArena`] would keep the arena that keeps the observer, so neither would
+/// ever go.)
 ///
 /// ```
 /// # use gaia_jit::CodeArena;
@@ -32,8 +34,8 @@ impl UnwindSafe for WeakArena {}
 impl RefUnwindSafe for WeakArena {}
 
 impl WeakArena {
-    /// Returns the arena, as long as there is a handle of it: a [`CodeArena`], an open batch, or data. Blocks alone keep the
-    /// memory, but not the arena.
+    /// Returns the arena, as long as there is a handle of it: a [`CodeArena`], an open batch, or
+    /// data. Blocks alone keep the memory, but not the arena.
     pub fn upgrade(&self) -> Option<CodeArena> {
         Some(CodeArena { handle: self.handle.upgrade()? })
     }

@@ -31,12 +31,13 @@ impl<K, V> CacheBuilder<K, V> {
         Self { budget: bytes, ..self }
     }
 
-    /// Calls `hook` with each entry that goes, after it went and before it is dropped. No lock is held then. It runs on the thread
-    /// that made the entry go, as a rule within a compilation.
+    /// Calls `hook` with each entry that goes, after it went and before it is dropped. No lock is
+    /// held then. It runs on the thread that made the entry go, as a rule within a compilation.
     ///
-    /// It may use the cache, which it then reaches by a [`WeakCache`](super::WeakCache), because the cache keeps the hook. What it
-    /// compiles or inserts evicts nothing: in a full arena that is an [`Error::ArenaFull`](crate::Error::ArenaFull), and beyond the
-    /// budget it is not cached. Of entries that it takes out itself it hears when it has returned.
+    /// It may use the cache, which it then reaches by a [`WeakCache`](super::WeakCache), because
+    /// the cache keeps the hook. What it compiles or inserts evicts nothing: in a full arena that
+    /// is an [`Error::ArenaFull`](crate::Error::ArenaFull), and beyond the budget it is not cached.
+    /// Of entries that it takes out itself it hears when it has returned.
     ///
     /// Not called for what the cache holds when it is dropped.
     pub fn on_evict(self, hook: impl Fn(&Entry<K, V>, Reason) + Send + Sync + 'static) -> Self {

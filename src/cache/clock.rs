@@ -1,10 +1,12 @@
 //! In which order entries go.
 //!
-//! The clock algorithm, the usual stand-in for least recently used, as a queue: the oldest is looked at first, and what was used since it
-//! came to the end of the queue goes there once more. A hit changes one mark and no list.
+//! The clock algorithm, the usual stand-in for least recently used, as a queue: the oldest is
+//! looked at first, and what was used since it came to the end of the queue goes there once more. A
+//! hit changes one mark and no list.
 //!
-//! SIEVE (Zhang and others, NSDI 2024), which leaves in its place what it spares, was tried: what was used once stays for ever there when
-//! nothing that comes later is used twice in time, so that a new phase of a program may be left with a small part of the budget.
+//! SIEVE (Zhang and others, NSDI 2024), which leaves in its place what it spares, was tried: what
+//! was used once stays for ever there when nothing that comes later is used twice in time, so that
+//! a new phase of a program may be left with a small part of the budget.
 #![forbid(unsafe_code)]
 
 const NONE: u32 = u32::MAX;

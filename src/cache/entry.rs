@@ -9,7 +9,8 @@ use crate::sync::checked::AtomicU32;
 use crate::sync::{Arc, AtomicBool, Ordering};
 use crate::{CodeBlock, DataBlock, Typed};
 
-/// Compiled code of a key: one function or a whole batch of them, one of which is where it is entered, and a value.
+/// Compiled code of a key: one function or a whole batch of them, one of which is where it is
+/// entered, and a value.
 ///
 /// Who holds the entry in an [`Arc`] keeps the code, whether it is still in the cache or not.
 #[repr(C)]
@@ -103,10 +104,12 @@ impl<K, V> Entry<K, V> {
     ///
     /// # Safety
     /// - `F` is a function pointer type that the code is written for.
-    /// - The pointer is called while the entry is held, or under a guard of the arena that was taken while the entry was in the cache
-    ///   or held.
-    /// - All that the code reaches is alive. That may be the entry's [value](Entry::value): under a guard the value stays only if the
-    ///   entry was found by [`CodeCache::get_in`](super::CodeCache::get_in) with that guard, and as long as the cache lives.
+    /// - The pointer is called while the entry is held, or under a guard of the arena that was
+    ///   taken while the entry was in the cache or held.
+    /// - All that the code reaches is alive. That may be the entry's [value](Entry::value): under a
+    ///   guard the value stays only if the entry was found by
+    ///   [`CodeCache::get_in`](super::CodeCache::get_in) with that guard, and as long as the cache
+    ///   lives.
     pub unsafe fn as_fn<F: Copy>(&self) -> F {
         // SAFETY: passed on to the caller; the entry keeps its blocks.
         unsafe { self.block().as_fn() }
@@ -132,7 +135,8 @@ impl<K, V> Entry<K, V> {
     /// Notes that it was asked for.
     #[inline]
     pub(super) fn mark_used(&self) {
-        // Most of the time it is, and then nothing is written to the cache line that other threads read.
+        // Most of the time it is, and then nothing is written to the cache line that other threads
+        // read.
         if !self.used.load(Ordering::Relaxed) {
             self.used.store(true, Ordering::Relaxed);
         }

@@ -7,8 +7,8 @@ use crate::sync::AtomicU64;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Calls that found their key; of calls on several threads at the same instant, one may be counted. (Those of
-    /// [`get_in`](super::CodeCache::get_in) are not, as it writes to no count.)
+    /// Calls that found their key; of calls on several threads at the same instant, one may be
+    /// counted. (Those of [`get_in`](super::CodeCache::get_in) are not, as it writes to no count.)
     pub hits: u64,
     /// Calls that did not, also those that waited for another thread's compilation.
     pub misses: u64,
@@ -18,8 +18,8 @@ pub struct Stats {
     pub entries: usize,
     /// Bytes of their code: at most the budget.
     pub bytes: usize,
-    /// Bytes of entries that are not in the cache any more, or were too large for it, but that somebody holds or that a guard
-    /// protects.
+    /// Bytes of entries that are not in the cache any more, or were too large for it, but that
+    /// somebody holds or that a guard protects.
     pub held: usize,
     /// Calls that waited for another thread's compilation of their key.
     pub waited: u64,

@@ -15,7 +15,8 @@ pub(super) struct Flight<K, V> {
     pub(super) hash: u64,
     pub(super) key: K,
     pub(super) thread: ThreadId,
-    /// Its key was invalidated, or got another entry: what comes of it is not for those who ask from then on.
+    /// Its key was invalidated, or got another entry: what comes of it is not for those who ask
+    /// from then on.
     pub(super) is_stale: bool,
     /// Somebody waits for it.
     pub(super) is_awaited: bool,

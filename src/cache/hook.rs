@@ -25,7 +25,8 @@ pub(super) struct Hook<K, V> {
 
 struct Running<K, V> {
     thread: ThreadId,
-    /// What the hook itself made go: it hears of that next, and not from inside, which could go as deep as there are entries.
+    /// What the hook itself made go: it hears of that next, and not from inside, which could go as
+    /// deep as there are entries.
     more: Vec<Told<K, V>>,
 }
 

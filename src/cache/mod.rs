@@ -1,4 +1,5 @@
-//! Compiled code by key: bounded, evicting, and compiled once however many threads ask. (Feature `cache`.)
+//! Compiled code by key: bounded, evicting, and compiled once however many threads ask. (Feature
+//! `cache`.)
 //!
 //! ```
 //! # #[cfg(target_arch = "x86_64")] {
@@ -21,41 +22,49 @@
 //!
 //! # What goes, and when
 //!
-//! Entries count by the bytes of their code, however many functions they are. They go when the budget is needed for a new one, and
-//! when the arena is full: the batch that a compilation writes to makes room by itself, when [`push`](crate::Batch::push),
-//! [`reserve`](crate::Batch::reserve) or [`data`](crate::Batch::data) finds none. What somebody holds is spared in both cases as long as there is anything else, and
-//! when the arena is full in any case, as nothing would come free. Held or not, code is never freed under its user: a held entry that
-//! goes is kept by its holders ([`Stats::held`]).
+//! Entries count by the bytes of their code, however many functions they are. They go when the
+//! budget is needed for a new one, and when the arena is full: the batch that a compilation writes
+//! to makes room by itself, when [`push`](crate::Batch::push), [`reserve`](crate::Batch::reserve)
+//! or [`data`](crate::Batch::data) finds none. What somebody holds is spared in both cases as long
+//! as there is anything else, and when the arena is full in any case, as nothing would come free.
+//! Held or not, code is never freed under its user: a held entry that goes is kept by its holders
+//! ([`Stats::held`]).
 //!
-//! What goes while there are [guards](crate::CodeArena::pin) is laid aside until those are gone. It is dropped at the next call
-//! that compiles, inserts, invalidates or asks for [`stats`](CodeCache::stats). A thread that holds a guard while it compiles makes
-//! its own evictions wait. Then, and if everything is held, the compilation gets an [`Error::ArenaFull`] that
-//! says how much waits.
+//! What goes while there are [guards](crate::CodeArena::pin) is laid aside until those are gone. It
+//! is dropped at the next call that compiles, inserts, invalidates or asks for
+//! [`stats`](CodeCache::stats). A thread that holds a guard while it compiles makes its own
+//! evictions wait. Then, and if everything is held, the compilation gets an [`Error::ArenaFull`]
+//! that says how much waits.
 //!
 //! # Why not a cache library
 //!
-//! The table is `hashbrown`'s. The policy is the clock algorithm, a queue and a mark, and all of the rest is about code. It was to be
-//! [`quick_cache`](https://docs.rs/quick_cache) 0.7, which is well kept, with weights and pinning. What it does otherwise cannot be
-//! had by its settings:
+//! The table is `hashbrown`'s. The policy is the clock algorithm, a queue and a mark, and all of
+//! the rest is about code. It was to be [`quick_cache`](https://docs.rs/quick_cache) 0.7, which is
+//! well kept, with weights and pinning. What it does otherwise cannot be had by its settings:
 //!
-//! - *It divides the budget among its shards.* What is heavier than a shard's part for much used entries is dropped at once, so a large
-//!   batch could not be cached; with one shard, all hits share one lock.
-//! - *It makes room only by shrinking.* A full arena wants so many bytes, now. `set_capacity` goes through all shards, two threads that
-//!   shrink and restore undo each other's, and each time the memory of what was evicted before is cut down with rounding.
-//! - *Removing a key whose value is being made removes the mark of that*: the next caller compiles it a second time at the same time.
-//!   Recursion on a key waits for itself, for ever or until a time limit.
+//! - *It divides the budget among its shards.* What is heavier than a shard's part for much used
+//!   entries is dropped at once, so a large batch could not be cached; with one shard, all hits
+//!   share one lock.
+//! - *It makes room only by shrinking.* A full arena wants so many bytes, now. `set_capacity` goes
+//!   through all shards, two threads that shrink and restore undo each other's, and each time the
+//!   memory of what was evicted before is cut down with rounding.
+//! - *Removing a key whose value is being made removes the mark of that*: the next caller compiles
+//!   it a second time at the same time. Recursion on a key waits for itself, for ever or until a
+//!   time limit.
 //! - *It gives out clones only*, so that nothing can be read under a guard without a count.
 //! - *`retain` and `clear` drop under its locks*, and dropping code calls observers.
 //!
 //! # What keys may do
 //!
-//! `Hash` is called while nothing is locked. `Eq` and `Borrow` are called under locks of the cache, so they must not use it.
+//! `Hash` is called while nothing is locked. `Eq` and `Borrow` are called under locks of the cache,
+//! so they must not use it.
 //!
 //! # Forks
 //!
-//! In a forked child of the process that made its arena, a cache finds nothing ([`get`](CodeCache::get) and
-//! [`get_in`](CodeCache::get_in) are `None`), compiles and inserts nothing ([`Error::Forked`]) and
-//! changes nothing. No lock is touched. Entries that are held can be run as all inherited code can.
+//! In a forked child of the process that made its arena, a cache finds nothing
+//! ([`get`](CodeCache::get) and [`get_in`](CodeCache::get_in) are `None`), compiles and inserts
+//! nothing ([`Error::Forked`]) and changes nothing. No lock is touched. Entries that are held can
+//! be run as all inherited code can.
 
 mod builder;
 mod clock;
@@ -105,8 +114,8 @@ impl<K, V> Clone for CodeCache<K, V> {
 }
 
 impl<K, V> CodeCache<K, V> {
-    /// Settings for a cache whose code lies in `arena`. The arena may have other code, and other caches; a cache evicts its own
-    /// entries only.
+    /// Settings for a cache whose code lies in `arena`. The arena may have other code, and other
+    /// caches; a cache evicts its own entries only.
     pub fn builder(arena: CodeArena) -> CacheBuilder<K, V> {
         CacheBuilder::new(arena)
     }
@@ -121,13 +130,14 @@ impl<K, V> CodeCache<K, V> {
         self.shared.budget
     }
 
-    /// What the cache holds, and what became of the calls. Drops what need not wait for guards any more.
+    /// What the cache holds, and what became of the calls. Drops what need not wait for guards any
+    /// more.
     pub fn stats(&self) -> Stats {
         self.shared.stats()
     }
 
-    /// Takes all entries out. What is being compiled meanwhile will not be cached: its callers get it, and those who wait for it
-    /// compile anew.
+    /// Takes all entries out. What is being compiled meanwhile will not be cached: its callers get
+    /// it, and those who wait for it compile anew.
     pub fn clear(&self) {
         if self.shared.arena.is_inherited() {
             return;
@@ -143,8 +153,9 @@ impl<K, V> CodeCache<K, V> {
         self.shared.tell(gone);
     }
 
-    /// Takes out the entries for which `is_stale` says so; returns how many. It is called while nothing is locked, for what was there
-    /// when the call began. What is being compiled cannot be asked about, and fares as with [`clear`](Self::clear).
+    /// Takes out the entries for which `is_stale` says so; returns how many. It is called while
+    /// nothing is locked, for what was there when the call began. What is being compiled cannot be
+    /// asked about, and fares as with [`clear`](Self::clear).
     pub fn invalidate_if(&self, mut is_stale: impl FnMut(&Entry<K, V>) -> bool) -> usize {
         if self.shared.arena.is_inherited() {
             return 0;
@@ -196,8 +207,8 @@ impl<K: Hash + Eq, V> CodeCache<K, V> {
         found
     }
 
-    /// Returns the entry of a key, to be used under the guard: no count is touched. If it goes meanwhile, it and its code stay until
-    /// the guard is dropped.
+    /// Returns the entry of a key, to be used under the guard: no count is touched. If it goes
+    /// meanwhile, it and its code stay until the guard is dropped.
     ///
     /// `None` too if the guard is of another arena, which would protect nothing here.
     ///
@@ -241,20 +252,24 @@ impl<K: Hash + Eq, V> CodeCache<K, V> {
             entry.mark_used();
             Arc::as_ptr(entry)
         })?;
-        // SAFETY: it was in the table after the guard was taken. As long as it is there the table has a count of it, and whoever takes it
-        // out sees the guard and lays one aside until the guard is gone (see `shared`). The cache that does so is borrowed.
+        // SAFETY: it was in the table after the guard was taken. As long as it is there the table
+        // has a count of it, and whoever takes it out sees the guard and lays one aside until the
+        // guard is gone (see `shared`). The cache that does so is borrowed.
         Some(unsafe { &*found })
     }
 
-    /// Puts code under a key that was published otherwise; an entry that was there goes. Returns the entry.
+    /// Puts code under a key that was published otherwise; an entry that was there goes. Returns
+    /// the entry.
     ///
-    /// It is not cached if it is larger than the budget. Whoever waits for a compilation of the key compiles anew, or finds this.
+    /// It is not cached if it is larger than the budget. Whoever waits for a compilation of the key
+    /// compiles anew, or finds this.
     ///
     /// # Errors
     /// Nothing is changed, and the block is dropped.
     ///
     /// - [`Error::Forked`] in a child.
-    /// - [`Error::NotInArena`] if the block is of another arena than the cache, whose guards would not protect it.
+    /// - [`Error::NotInArena`] if the block is of another arena than the cache, whose guards would
+    ///   not protect it.
     pub fn insert(&self, key: K, block: CodeBlock, value: V) -> Result<Arc<Entry<K, V>>, Error> {
         let shared = &*self.shared;
         shared.check_own("insert into a cache")?;
@@ -278,8 +293,8 @@ impl<K: Hash + Eq, V> CodeCache<K, V> {
         Ok(entry)
     }
 
-    /// Takes the entry of a key out; whether there was one. What is being compiled for the key meanwhile will not be cached: its
-    /// caller gets it, and those who wait for it compile anew.
+    /// Takes the entry of a key out; whether there was one. What is being compiled for the key
+    /// meanwhile will not be cached: its caller gets it, and those who wait for it compile anew.
     pub fn invalidate<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> bool
     where
         K: Borrow<Q>,
@@ -306,12 +321,13 @@ where
     K: Hash + Eq + Send + Sync + 'static,
     V: Send + Sync + 'static,
 {
-    /// Returns the entry of a key, compiling it if it is not there. The slot that `compile` returns with a value is where the
-    /// code is entered; all that is in the batch belongs to the entry.
+    /// Returns the entry of a key, compiling it if it is not there. The slot that `compile` returns
+    /// with a value is where the code is entered; all that is in the batch belongs to the entry.
     ///
-    /// One thread compiles a key; others that ask for it wait, and get what comes of it. If that is an error or a panic, the
-    /// next of them compiles. No lock is held meanwhile, so `compile` may use the cache, for other keys, and other caches.
-    /// (It must not wait for another thread that asks for its key: that is not seen, and has no end.)
+    /// One thread compiles a key; others that ask for it wait, and get what comes of it. If that is
+    /// an error or a panic, the next of them compiles. No lock is held meanwhile, so `compile` may
+    /// use the cache, for other keys, and other caches. (It must not wait for another thread that
+    /// asks for its key: that is not seen, and has no end.)
     ///
     /// ```
     /// # use gaia_jit::{CodeArena, Error, cache::CodeCache};
@@ -327,13 +343,15 @@ where
     /// # Errors
     /// Nothing is cached. The error of `compile` comes back as it is; these become one of it:
     ///
-    /// - [`Error::Recursion`] if the key is asked for inside its own compilation, or inside one that the key's waits for.
+    /// - [`Error::Recursion`] if the key is asked for inside its own compilation, or inside one
+    ///   that the key's waits for.
     /// - [`Error::OtherBatch`] if the slot is of another batch.
     /// - [`Error::Forked`] in a child.
     /// - As for [`Batch::publish_with_data`].
     ///
-    /// Inside of `compile`, [`Batch::push`] and [`Batch::reserve`] return [`Error::ArenaFull`], and [`Batch::data`] returns
-    /// [`Error::DataFull`], when all that can go went: see the [module](self).
+    /// Inside of `compile`, [`Batch::push`] and [`Batch::reserve`] return [`Error::ArenaFull`], and
+    /// [`Batch::data`] returns [`Error::DataFull`], when all that can go went: see the
+    /// [module](self).
     pub fn get_or_compile_with<Q, E>(
         &self,
         key: &Q,

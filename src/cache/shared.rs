@@ -2,19 +2,21 @@
 //!
 //! # Locks
 //!
-//! Whoever changes anything holds one lock ([`Shared::state`]): compilations are so much dearer that they need no more. Hits do not
-//! take it: they read one of the tables. In the order in which they may be taken: the state, a table. What users wrote runs under
-//! them only as far as tables cannot do without (`Eq` of keys): entries that go are collected, and told of and dropped after the
-//! unlocking, because dropping code tells observers.
+//! Whoever changes anything holds one lock ([`Shared::state`]): compilations are so much dearer
+//! that they need no more. Hits do not take it: they read one of the tables. In the order in which
+//! they may be taken: the state, a table. What users wrote runs under them only as far as tables
+//! cannot do without (`Eq` of keys): entries that go are collected, and told of and dropped after
+//! the unlocking, because dropping code tells observers.
 //!
 //! # Why an entry stays where it is under a guard
 //!
-//! A thread that took a guard finds the entry under the lock of its table. Whoever takes the entry out of the table locks it for
-//! writing, and looks for guards after that. Either the finder had the lock first: then its guard is seen, and one `Arc` of the entry
-//! is laid aside until all guards are gone that were there. Or the finder came later, and found nothing.
+//! A thread that took a guard finds the entry under the lock of its table. Whoever takes the entry
+//! out of the table locks it for writing, and looks for guards after that. Either the finder had
+//! the lock first: then its guard is seen, and one `Arc` of the entry is laid aside until all
+//! guards are gone that were there. Or the finder came later, and found nothing.
 //!
-//! That is the arena's proof over again, for memory that is not the arena's. The blocks in the entry are dropped with it, so as a
-//! rule nobody is left that they would have to wait for.
+//! That is the arena's proof over again, for memory that is not the arena's. The blocks in the
+//! entry are dropped with it, so as a rule nobody is left that they would have to wait for.
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
@@ -60,7 +62,8 @@ pub(super) struct State<K, V> {
     order: Clock<Arc<Entry<K, V>>>,
     /// Of their code.
     bytes: usize,
-    /// Entries that went, each with the epoch of the guards that it waits for: those of later epochs come later.
+    /// Entries that went, each with the epoch of the guards that it waits for: those of later
+    /// epochs come later.
     laid_aside: VecDeque<(u64, Arc<Entry<K, V>>)>,
     pub(super) flights: Vec<Flight<K, V>>,
     /// How many compilations there were.
@@ -137,7 +140,8 @@ impl<K, V> Shared<K, V> {
             return false;
         }
         let Some(entry) = self.table.remove(entry) else { return false };
-        // Locking the table was the read-modify-write between the removal and the look at the guards.
+        // Locking the table was the read-modify-write between the removal and the look at the
+        // guards.
         if let Some(epoch) = self.arena.epoch_to_wait_for() {
             state.laid_aside.push_back((epoch, Arc::clone(&entry)));
         }
@@ -152,7 +156,8 @@ impl<K, V> Shared<K, V> {
         true
     }
 
-    /// Puts an entry in whose key is not there, unless it is too large. What has to go for it goes first.
+    /// Puts an entry in whose key is not there, unless it is too large. What has to go for it goes
+    /// first.
     pub(super) fn admit(&self, state: &mut State<K, V>, entry: &Arc<Entry<K, V>>, gone: &mut Gone<K, V>) {
         let is_too_much = |bytes: usize| bytes + entry.len() > self.budget;
         if is_too_much(0) || is_too_much(state.bytes) && !self.may_evict() {
@@ -197,8 +202,8 @@ impl<K, V> Shared<K, V> {
         drop(ripe);
     }
 
-    /// Whether what happens on this thread may make entries go that it does not name. Inside of the hook that would have no end:
-    /// the hook hears of each, and may compile again.
+    /// Whether what happens on this thread may make entries go that it does not name. Inside of the
+    /// hook that would have no end: the hook hears of each, and may compile again.
     fn may_evict(&self) -> bool {
         !self.hook.as_ref().is_some_and(Hook::runs_here)
     }

@@ -1,4 +1,5 @@
-//! From a key to its entry: what hits use. Several tables, each with a lock, so that threads rarely meet.
+//! From a key to its entry: what hits use. Several tables, each with a lock, so that threads rarely
+//! meet.
 #![forbid(unsafe_code)]
 
 use std::borrow::Borrow;
@@ -59,7 +60,8 @@ impl<K, V> Table<K, V> {
     pub(super) fn count(&self, hash: u64, hit: bool) {
         let shard = self.shard(hash);
         if hit {
-            // Not in one piece, which would be a tenth of what a hit costs: of two threads at once one may be counted.
+            // Not in one piece, which would be a tenth of what a hit costs: of two threads at once
+            // one may be counted.
             shard.hits.store(shard.hits.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         } else {
             shard.misses.fetch_add(1, Ordering::Relaxed);

@@ -10,8 +10,8 @@ use crate::sys::process_lock::ProcessLock;
 
 /// Locked inside of the lock of a cache's state; nothing is locked inside of it.
 ///
-/// A forked child may inherit waits of threads that it does not have. Nobody in the child waits for those threads, as it has no
-/// cache that they compile for.
+/// A forked child may inherit waits of threads that it does not have. Nobody in the child waits for
+/// those threads, as it has no cache that they compile for.
 static WAITS: ProcessLock<Vec<Wait>> = ProcessLock::new(Vec::new());
 
 /// A thread that waits for a compilation. Gone when that has ended, before the thread has noticed.
@@ -29,7 +29,8 @@ struct Wait {
 pub(super) fn begin(waiting: ThreadId, landing: usize, for_thread: ThreadId) -> Result<(), Error> {
     // Where a child inherited the lock held, it is without that check.
     let Some(mut waits) = WAITS.lock() else { return Ok(()) };
-    // A thread waits for one compilation at a time, and nobody began to wait who would have closed a circle.
+    // A thread waits for one compilation at a time, and nobody began to wait who would have closed
+    // a circle.
     let mut thread = for_thread;
     while thread != waiting {
         match waits.iter().find(|wait| wait.waiting == thread) {

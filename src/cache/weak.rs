@@ -8,7 +8,8 @@ use super::CodeCache;
 use super::shared::Shared;
 use crate::sync::Arc;
 
-/// A reference to a cache that does not keep it alive, for what the cache itself keeps: a hook that uses its cache, or a value.
+/// A reference to a cache that does not keep it alive, for what the cache itself keeps: a hook that
+/// uses its cache, or a value.
 ///
 /// ```
 /// # use gaia_jit::{CodeArena, cache::CodeCache};

@@ -8,8 +8,8 @@ use crate::arena::Notes;
 use crate::sync::Arc;
 use crate::sys::process_lock::ProcessLock;
 
-/// Says what the arena's observers are told of a module's functions, of which the module tells its memory nothing. Clones
-/// speak of the same module.
+/// Says what the arena's observers are told of a module's functions, of which the module tells its
+/// memory nothing. Clones speak of the same module.
 ///
 /// Call it after `define_function` and before the next one, and before `finalize_definitions`.
 #[derive(Clone)]
@@ -32,7 +32,8 @@ impl Labels {
         self.of_last(|notes, last| notes.name(last, name))
     }
 
-    /// Sets how to unwind through the function that was defined last; whether there is one that was not finalized.
+    /// Sets how to unwind through the function that was defined last; whether there is one that was
+    /// not finalized.
     pub fn unwind(&self, info: UnwindInfo<'_>) -> bool {
         self.of_last(|notes, last| notes.unwind(last, info))
     }

@@ -1,8 +1,8 @@
 //! Functions that [`cranelift_codegen`] compiled, in a [`Batch`] (feature `cranelift`).
 //!
-//! A module of `cranelift-jit` takes a page at least, and is freed as a whole. Whoever compiles single functions with
-//! `cranelift-codegen` packs them instead: [`Batch::push_compiled`] puts functions into a batch and links them, given how their names
-//! resolve. It works in every mode.
+//! A module of `cranelift-jit` takes a page at least, and is freed as a whole. Whoever compiles
+//! single functions with `cranelift-codegen` packs them instead: [`Batch::push_compiled`] puts
+//! functions into a batch and links them, given how their names resolve. It works in every mode.
 //!
 //! ```
 //! # #[cfg(all(not(miri), any(target_arch = "x86_64", target_arch = "aarch64")))] {
@@ -62,7 +62,8 @@ pub struct Compiled<'a> {
 }
 
 impl<'a> Compiled<'a> {
-    /// Code and the function that it was compiled from, which knows the names in it: of a `Context`, `compiled_code()` and `func`.
+    /// Code and the function that it was compiled from, which knows the names in it: of a
+    /// `Context`, `compiled_code()` and `func`.
     pub fn new(code: &'a CompiledCode, function: &'a Function) -> Self {
         Self { code, function, name: None, tag: 0 }
     }
@@ -108,17 +109,18 @@ struct Open<'t> {
 }
 
 impl Batch {
-    /// Adds functions that `cranelift-codegen` compiled, and links them. Returns their slots, in the same order.
+    /// Adds functions that `cranelift-codegen` compiled, and links them. Returns their slots, in
+    /// the same order.
     ///
-    /// `resolve` says what a name is, given the slots of the functions of this call; so they can call each other. Functions of
-    /// earlier calls are [`Target::Slot`] too. Stubs are reserved where a target may be out of reach, and for cells
-    /// (`is_pic`).
+    /// `resolve` says what a name is, given the slots of the functions of this call; so they can
+    /// call each other. Functions of earlier calls are [`Target::Slot`] too. Stubs are reserved
+    /// where a target may be out of reach, and for cells (`is_pic`).
     ///
     /// # Errors
     /// After an error the batch is only good to be dropped.
     ///
-    /// - [`Error::Unsupported`] if `resolve` does not know a name, or for a relocation that [`Reloc`] has no kind for (those for
-    ///   thread-local storage).
+    /// - [`Error::Unsupported`] if `resolve` does not know a name, or for a relocation that
+    ///   [`Reloc`] has no kind for (those for thread-local storage).
     /// - As for [`Batch::push`] and [`Batch::link`].
     pub fn push_compiled<'t>(
         &mut self,

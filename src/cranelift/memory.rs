@@ -43,10 +43,11 @@ impl Memory {
     }
 }
 
-/// The memory of one module, without the module: for what owns finalized functions and has no use for a `JITModule`, which is
-/// large and not `Sync`. Clones are the same.
+/// The memory of one module, without the module: for what owns finalized functions and has no use
+/// for a `JITModule`, which is large and not `Sync`. Clones are the same.
 ///
-/// The memory is freed when the module and all clones are gone, in any order; or by `JITModule::free_memory`.
+/// The memory is freed when the module and all clones are gone, in any order; or by
+/// `JITModule::free_memory`.
 ///
 /// ```
 /// # #[cfg(all(not(miri), any(target_arch = "x86_64", target_arch = "aarch64")))] {

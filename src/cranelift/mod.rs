@@ -1,38 +1,44 @@
 //! Modules of [`cranelift_jit`] in a [`CodeArena`](crate::CodeArena) (feature `cranelift`).
 //!
-//! [`CodeArenaProvider`] gives a `JITModule` its memory. Code of many modules then shares one reservation with all else
-//! that is in the arena: `free_memory` gives it back to the arena, `lookup` finds its functions from any address inside,
-//! observers hear of them, and guards keep what is freed from being used again under a running thread.
+//! [`CodeArenaProvider`] gives a `JITModule` its memory. Code of many modules then shares one
+//! reservation with all else that is in the arena: `free_memory` gives it back to the arena,
+//! `lookup` finds its functions from any address inside, observers hear of them, and guards keep
+//! what is freed from being used again under a running thread.
 //!
 //! # Where things lie
 //!
-//! All three kinds of memory lie in the arena's one reservation, so that every relative branch, call and reference in a
-//! module reaches, to other modules of the arena too:
+//! All three kinds of memory lie in the arena's one reservation, so that every relative branch,
+//! call and reference in a module reaches, to other modules of the arena too:
 //!
-//! - *Code* lies in runs of whole pages that were empty. `cranelift-jit` writes code and relocations at the address where
-//!   it will run, so the pages are writable until `finalize_definitions` and executable from then on, once for all; the
-//!   rest of the last page is free for what is published otherwise. Each `finalize_definitions` that follows a
-//!   definition begins a new page.
-//! - *Constants* lie in the arena's data area ([`ArenaBuilder::data`](crate::ArenaBuilder::data)), in pages that are readable alone
-//!   after `finalize_definitions`. A module with constants takes a page at least.
-//! - *Writable data* lies in the data area too, in pages that are readable and writable. Modules share them.
+//! - *Code* lies in runs of whole pages that were empty. `cranelift-jit` writes code and
+//!   relocations at the address where it will run, so the pages are writable until
+//!   `finalize_definitions` and executable from then on, once for all; the rest of the last page is
+//!   free for what is published otherwise. Each `finalize_definitions` that follows a definition
+//!   begins a new page.
+//! - *Constants* lie in the arena's data area ([`ArenaBuilder::data`](crate::ArenaBuilder::data)),
+//!   in pages that are readable alone after `finalize_definitions`. A module with constants takes a
+//!   page at least.
+//! - *Writable data* lies in the data area too, in pages that are readable and writable. Modules
+//!   share them.
 //!
 //! A page of the data area is never executable for as long as the arena lives.
 //!
 //! # Mappings
 //!
-//! The system counts mappings (Linux: 65,530 for a process), and neighbours of one kind are one. Code is one mapping, whatever is
-//! published. Writable data is taken from the beginning of the data area and constants from its end, in steps of 64 KiB. So modules
-//! add none as long as the two do not meet, except two for each module that is being written. Where modules that were freed leave
-//! holes, a hole that other data takes may be a mapping more: at most one for each 64 KiB of data.
+//! The system counts mappings (Linux: 65,530 for a process), and neighbours of one kind are one.
+//! Code is one mapping, whatever is published. Writable data is taken from the beginning of the
+//! data area and constants from its end, in steps of 64 KiB. So modules add none as long as the two
+//! do not meet, except two for each module that is being written. Where modules that were freed
+//! leave holes, a hole that other data takes may be a mapping more: at most one for each 64 KiB of
+//! data.
 //!
-//! Only in [`WxMode::Flip`](crate::WxMode::Flip) memory can be written where it will run: its pages are writable and not
-//! executable until then. The other modes are refused.
+//! Only in [`WxMode::Flip`](crate::WxMode::Flip) memory can be written where it will run: its pages
+//! are writable and not executable until then. The other modes are refused.
 //!
 //! # Versions
 //!
-//! The feature follows one minor version of `cranelift-jit`, whose trait is part of the interface: 0.135, which needs
-//! Rust 1.95. The rest of the crate needs what its `rust-version` says.
+//! The feature follows one minor version of `cranelift-jit`, whose trait is part of the interface:
+//! 0.135, which needs Rust 1.95. The rest of the crate needs what its `rust-version` says.
 //!
 //! ```
 //! # #[cfg(all(not(miri), any(target_arch = "x86_64", target_arch = "aarch64")))] {

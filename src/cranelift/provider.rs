@@ -17,22 +17,23 @@ use crate::{CodeArena, Error};
 ///
 /// # The module's end
 ///
-/// `JITModule::free_memory` retires all of the module's functions and gives its data back. Its contract is that nobody
-/// runs the functions any more; guards keep *code* from being used again under threads that hold one, but the data of a
-/// module goes at once.
+/// `JITModule::free_memory` retires all of the module's functions and gives its data back. Its
+/// contract is that nobody runs the functions any more; guards keep *code* from being used again
+/// under threads that hold one, but the data of a module goes at once.
 ///
-/// A module that is dropped without it leaves its code and data in the arena for ever, and the arena with them: this is
-/// what `cranelift-jit` promises, as function pointers outlive a module there. Only what was defined since
-/// `finalize_definitions` was last called is freed, because nobody can have a pointer to it; an error of that call makes no
-/// difference.
+/// A module that is dropped without it leaves its code and data in the arena for ever, and the
+/// arena with them: this is what `cranelift-jit` promises, as function pointers outlive a module
+/// there. Only what was defined since `finalize_definitions` was last called is freed, because
+/// nobody can have a pointer to it; an error of that call makes no difference.
 ///
 /// [`memory`](Self::memory) returns an owner of the memory that outlives the module. With
 /// [`free_on_drop`](Self::free_on_drop) the memory is freed when the module is dropped.
 ///
 /// # Forked children
 ///
-/// A child can run and look up what it inherited. A provider that it makes, and each allocation and `finalize_definitions` of a
-/// module that it inherited, is [`Error::Forked`]; make an arena in the child.
+/// A child can run and look up what it inherited. A provider that it makes, and each allocation and
+/// `finalize_definitions` of a module that it inherited, is [`Error::Forked`]; make an arena in the
+/// child.
 pub struct CodeArenaProvider {
     arena: CodeArena,
     memory: Memory,
@@ -49,8 +50,8 @@ impl CodeArenaProvider {
     /// Memory from `arena`, which may serve any number of modules and everything else besides.
     ///
     /// # Errors
-    /// - [`Error::Unsupported`] unless the arena's mode is [`WxMode::Flip`](crate::WxMode::Flip), and if it was built with
-    ///   [`ArenaBuilder::seal`](crate::ArenaBuilder::seal).
+    /// - [`Error::Unsupported`] unless the arena's mode is [`WxMode::Flip`](crate::WxMode::Flip),
+    ///   and if it was built with [`ArenaBuilder::seal`](crate::ArenaBuilder::seal).
     /// - [`Error::Forked`] in a child of the process that built the arena.
     pub fn new(arena: CodeArena) -> Result<Self, Error> {
         arena.check_in_place(GIVE)?;
@@ -69,7 +70,8 @@ impl CodeArenaProvider {
         self.labels.clone()
     }
 
-    /// Frees all memory when the module is dropped, however that comes about, instead of leaving it in use for ever.
+    /// Frees all memory when the module is dropped, however that comes about, instead of leaving it
+    /// in use for ever.
     ///
     /// # Safety
     /// - When the module is dropped, nobody runs its functions or uses its data, nor does later.
@@ -78,10 +80,12 @@ impl CodeArenaProvider {
         self
     }
 
-    /// An owner of the memory that outlives the module, can be shared by threads, and frees the memory with its last clone.
+    /// An owner of the memory that outlives the module, can be shared by threads, and frees the
+    /// memory with its last clone.
     ///
     /// # Safety
-    /// - When the module and the last clone are gone, nobody runs the module's functions or uses its data, nor does later.
+    /// - When the module and the last clone are gone, nobody runs the module's functions or uses
+    ///   its data, nor does later.
     pub unsafe fn memory(&mut self) -> ModuleMemory {
         self.owner.get_or_insert_with(ModuleMemory::new).clone()
     }
@@ -119,8 +123,8 @@ impl CodeArenaProvider {
         published
     }
 
-    /// Landing pads are a property of all of the arena: where some functions had none, the others' would be worth little,
-    /// and pages are shared.
+    /// Landing pads are a property of all of the arena: where some functions had none, the others'
+    /// would be worth little, and pages are shared.
     fn check_protection(&self, protection: BranchProtection) -> Result<(), Error> {
         let pads = self.arena.has_landing_pads();
         match protection {
@@ -150,7 +154,8 @@ fn processor_has_landing_pads() -> bool {
 }
 
 impl JITMemoryProvider for CodeArenaProvider {
-    /// Memory at its final address. Its errors, of the kind that [`io::Error`] has for them, hold an [`Error`].
+    /// Memory at its final address. Its errors, of the kind that [`io::Error`] has for them, hold
+    /// an [`Error`].
     fn allocate(&mut self, size: usize, align: u64, kind: JITMemoryKind) -> io::Result<*mut u8> {
         Ok(self.reserve(size, align, kind)?.as_ptr())
     }
@@ -161,9 +166,10 @@ impl JITMemoryProvider for CodeArenaProvider {
 
     /// Makes constants read-only, and code executable for every thread.
     ///
-    /// `ModuleError::Backend` holds an [`Error`]: [`Error::Unsupported`] where the module's branch protection is not the
-    /// arena's (functions without landing pads would stop the program in an arena with them, and the other way round a
-    /// processor that has the protection would not be given it), [`Error::OperatingSystem`], [`Error::Forked`].
+    /// `ModuleError::Backend` holds an [`Error`]: [`Error::Unsupported`] where the module's branch
+    /// protection is not the arena's (functions without landing pads would stop the program in an
+    /// arena with them, and the other way round a processor that has the protection would not be
+    /// given it), [`Error::OperatingSystem`], [`Error::Forked`].
     fn finalize(&mut self, branch_protection: BranchProtection) -> ModuleResult<()> {
         self.publish(branch_protection).map_err(|error| ModuleError::Backend(error.into()))
     }

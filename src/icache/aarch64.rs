@@ -1,11 +1,12 @@
 //! AArch64: caches are kept coherent by hand.
 //!
-//! Arm ARM (DDI 0487), B2.4.4 "Concurrent modification and execution of instructions" and the example sequences of its
-//! appendix K: clean each data line to the point of unification, wait, invalidate each instruction line, wait. CTR_EL0
-//! tells the line sizes, and by IDC and DIC which half is not needed. It is read each time, as it may differ between
-//! the cores of one system and the thread may have moved. The invalidation reaches all cores of the inner shareable
-//! domain; that another core also drops what it fetched before takes a context synchronization event there, see
-//! [`super::membarrier`].
+//! Arm ARM (DDI 0487), B2.4.4 "Concurrent modification and execution of instructions" and the
+//! example sequences of its appendix K: clean each data line to the point of unification, wait,
+//! invalidate each instruction line, wait. CTR_EL0 tells the line sizes, and by IDC and DIC which
+//! half is not needed. It is read each time, as it may differ between the cores of one system and
+//! the thread may have moved. The invalidation reaches all cores of the inner shareable domain;
+//! that another core also drops what it fetched before takes a context synchronization event there,
+//! see [`super::membarrier`].
 
 use std::arch::asm;
 
@@ -22,7 +23,8 @@ pub(super) fn check() -> Result<(), Error> {
 /// - `len` bytes at `start` are mapped and readable.
 pub(crate) unsafe fn flush(start: *const u8, len: usize) -> Result<(), Error> {
     let control: u64;
-    // SAFETY: CTR_EL0 is readable in user mode; on Linux the kernel traps and answers where cores differ.
+    // SAFETY: CTR_EL0 is readable in user mode; on Linux the kernel traps and answers where cores
+    // differ.
     unsafe { asm!("mrs {}, ctr_el0", out(reg) control, options(nomem, nostack, preserves_flags)) };
     let (from, to) = (start.addr(), start.addr() + len);
     let lines = |log_words: u64| {

@@ -1,11 +1,13 @@
 //! AArch64 on Apple's systems: the caches by Apple's call, the other cores through their threads.
 //!
-//! `sys_icache_invalidate` makes new code visible to instruction fetches (`sys_cache_control(3)`; Apple, "Porting
-//! just-in-time compilers to Apple silicon"). It does not make other cores drop what they fetched before, and there is no
-//! `membarrier`. What there is is asking for a thread's registers: `thread_get_register_pointer_values` stops the thread
-//! for that, so one that was running is interrupted and returns to its code through an exception return, which is a
-//! context synchronization event (Arm ARM, glossary); one that was not running does so when it goes on. The .NET runtime
-//! and OpenJDK build their process-wide barriers on this call. Its price grows with the number of threads.
+//! `sys_icache_invalidate` makes new code visible to instruction fetches (`sys_cache_control(3)`;
+//! Apple, "Porting just-in-time compilers to Apple silicon"). It does not make other cores drop
+//! what they fetched before, and there is no `membarrier`. What there is is asking for a thread's
+//! registers: `thread_get_register_pointer_values` stops the thread for that, so one that was
+//! running is interrupted and returns to its code through an exception return, which is a context
+//! synchronization event (Arm ARM, glossary); one that was not running does so when it goes on. The
+//! .NET runtime and OpenJDK build their process-wide barriers on this call. Its price grows with
+//! the number of threads.
 //!
 //! Checked by the compiler, never run.
 
@@ -63,8 +65,8 @@ pub(crate) fn sync_cores() -> Result<(), Error> {
         // SAFETY: as above.
         let thread = unsafe { at.read() };
         let (mut stack, mut values, mut size) = (0, [0; 128], 128);
-        // SAFETY: all are valid for the call to write to, and `values` is as long as `size` says. What it answers is of
-        // no interest, nor whether: a thread that is gone runs no code.
+        // SAFETY: all are valid for the call to write to, and `values` is as long as `size` says.
+        // What it answers is of no interest, nor whether: a thread that is gone runs no code.
         unsafe { thread_get_register_pointer_values(thread, &raw mut stack, &raw mut size, values.as_mut_ptr()) };
         // SAFETY: the name came with `task_threads`, and is given back once.
         unsafe { mach_port_deallocate(task, thread) };

@@ -1,5 +1,5 @@
-//! 32-bit Arm on Linux: user mode may not touch the caches, the kernel does it (`cacheflush`, a system call of the Arm
-//! kernel alone).
+//! 32-bit Arm on Linux: user mode may not touch the caches, the kernel does it (`cacheflush`, a
+//! system call of the Arm kernel alone).
 
 use crate::Error;
 
@@ -8,7 +8,8 @@ pub(crate) const BARRIERS: bool = true;
 /// `__ARM_NR_cacheflush`, from the kernel's `asm/unistd.h`.
 const CACHEFLUSH: libc::c_long = 0x0f_0002;
 
-/// Whether the calls are there and permitted: a sandbox that does not know them would make every flush a silent nothing.
+/// Whether the calls are there and permitted: a sandbox that does not know them would make every
+/// flush a silent nothing.
 pub(super) fn check() -> Result<(), Error> {
     static PROBE: [u8; 16] = [0; 16];
     let (start, flags) = (PROBE.as_ptr(), 0 as libc::c_long);
@@ -20,7 +21,8 @@ pub(super) fn check() -> Result<(), Error> {
 fn answer(answer: libc::c_long) -> Result<(), Error> {
     match answer {
         -1 => Err(Error::system("cacheflush", std::io::Error::last_os_error())),
-        // The kernel returns 0; emulators that keep instructions coherent by themselves return anything.
+        // The kernel returns 0; emulators that keep instructions coherent by themselves return
+        // anything.
         _ => Ok(()),
     }
 }

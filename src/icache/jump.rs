@@ -1,12 +1,12 @@
-//! A jump through a pointer in memory: what a redirect is made of. It keeps the registers that a [stub](super::stub) keeps, and `ip`
-//! in its place on 32-bit Arm.
+//! A jump through a pointer in memory: what a redirect is made of. It keeps the registers that a
+//! [stub](super::stub) keeps, and `ip` in its place on 32-bit Arm.
 
 use super::{LANDING_PAD, TRAPS};
 use crate::reloc::{Misfit, Reloc, low_12_of_high};
 use crate::units::GRANULE;
 
-/// Code that is to lie at `at` and jumps to where the pointer at `cell` leads, read anew each time. `None` if the cell is out of reach,
-/// or the architecture is not known.
+/// Code that is to lie at `at` and jumps to where the pointer at `cell` leads, read anew each time.
+/// `None` if the cell is out of reach, or the architecture is not known.
 pub(crate) fn through(at: *const u8, cell: *const u8) -> Option<[u8; GRANULE]> {
     let mut code = TRAPS;
     let (place, cell) = (at.addr() as u64, cell.addr() as u64);

@@ -1,21 +1,25 @@
-//! Linux `membarrier`: every core that runs a thread of this process passes a context synchronization event.
+//! Linux `membarrier`: every core that runs a thread of this process passes a context
+//! synchronization event.
 //!
-//! Once caches are clean that is all another core needs, and it has to be asked for: a thread that gets an address from
-//! memory and branches to it need not have passed one. A change of page permissions does not do it, as Arm's TLB
-//! invalidations are broadcast by the hardware and interrupt nobody; neither does a call of the publishing thread alone.
+//! Once caches are clean that is all another core needs, and it has to be asked for: a thread that
+//! gets an address from memory and branches to it need not have passed one. A change of page
+//! permissions does not do it, as Arm's TLB invalidations are broadcast by the hardware and
+//! interrupt nobody; neither does a call of the publishing thread alone.
 //!
-//! - `PRIVATE_EXPEDITED_SYNC_CORE` (kernel 4.16) is made for it: the cores are interrupted, and an exception return is
-//!   such an event on Arm (the kernel's `Documentation/features/sched/membarrier-sync-core` and `asm/membarrier.h`). It
-//!   has to be registered for, once in a process; that happens when the first arena or block is made.
-//! - `GLOBAL` (kernel 4.3) promises order of memory only. But it waits for a grace period of the kernel's RCU, in which
-//!   every core was seen in the kernel: switching threads, idle, or interrupted out of a program. So every core has
-//!   passed an exception return, and stale instructions are gone. It takes milliseconds. On systems that leave cores
-//!   without such interrupts (`nohz_full`), where the reasoning fails, the call itself refuses.
-//! - Where both are refused nothing else is known to do it, and nothing is built: an error instead of a program that
-//!   runs stale code once in a long while.
+//! - `PRIVATE_EXPEDITED_SYNC_CORE` (kernel 4.16) is made for it: the cores are interrupted, and an
+//!   exception return is such an event on Arm (the kernel's
+//!   `Documentation/features/sched/membarrier-sync-core` and `asm/membarrier.h`). It has to be
+//!   registered for, once in a process; that happens when the first arena or block is made.
+//! - `GLOBAL` (kernel 4.3) promises order of memory only. But it waits for a grace period of the
+//!   kernel's RCU, in which every core was seen in the kernel: switching threads, idle, or
+//!   interrupted out of a program. So every core has passed an exception return, and stale
+//!   instructions are gone. It takes milliseconds. On systems that leave cores without such
+//!   interrupts (`nohz_full`), where the reasoning fails, the call itself refuses.
+//! - Where both are refused nothing else is known to do it, and nothing is built: an error instead
+//!   of a program that runs stale code once in a long while.
 //!
-//! A sandbox that ends the process for a call it does not know (`SIGSYS`, Android before 10) cannot be found out by
-//! asking; no arena can be built there.
+//! A sandbox that ends the process for a call it does not know (`SIGSYS`, Android before 10) cannot
+//! be found out by asking; no arena can be built there.
 
 use std::io;
 
@@ -52,14 +56,15 @@ fn find(call: Call) -> Option<Way> {
     (known & GLOBAL != 0 && call(GLOBAL) == 0).then_some(Way::Global)
 }
 
-/// One barrier. What was allowed can be forbidden later, by a sandbox entered since, so the next best way is tried.
+/// One barrier. What was allowed can be forbidden later, by a sandbox entered since, so the next
+/// best way is tried.
 fn sync(way: Way, call: Call) -> bool {
     let sync_core = || call(SYNC_CORE) == 0 || (call(REGISTER_SYNC_CORE) == 0 && call(SYNC_CORE) == 0);
     (way == Way::SyncCore && sync_core()) || call(GLOBAL) == 0
 }
 
-/// The way of this process, looked for once. No lock: a forked child could inherit it held. Threads that look for it at once find
-/// the same.
+/// The way of this process, looked for once. No lock: a forked child could inherit it held. Threads
+/// that look for it at once find the same.
 fn way() -> Option<Way> {
     const KNOWN: [Option<Way>; 3] = [None, Some(Way::SyncCore), Some(Way::Global)];
     /// One more than the place in `KNOWN`; 0 as long as nobody has looked.

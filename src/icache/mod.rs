@@ -1,9 +1,10 @@
-//! The one architecture table: making new bytes the ones that every core runs, and the few instructions that the crate
-//! itself needs.
+//! The one architecture table: making new bytes the ones that every core runs, and the few
+//! instructions that the crate itself needs.
 //!
-//! [`flush`] brings written bytes, named by their *executable* address, from the data side to where instructions are
-//! fetched. [`sync_cores`] makes the other cores of this process forget instructions they fetched ahead. Both run once
-//! for a batch, after the bytes and before the address is given out.
+//! [`flush`] brings written bytes, named by their *executable* address, from the data side to where
+//! instructions are fetched. [`sync_cores`] makes the other cores of this process forget
+//! instructions they fetched ahead. Both run once for a batch, after the bytes and before the
+//! address is given out.
 //!
 //! | architecture | flush | other cores |
 //! |---|---|---|
@@ -16,20 +17,25 @@
 //! | s390x, Linux | nothing | `membarrier` |
 //! | x86, x86-64, Windows | `FlushInstructionCache`, for emulators | nothing |
 //!
-//! Everything else is refused when an arena or a block is made, as is a system that does not let other cores be reached.
+//! Everything else is refused when an arena or a block is made, as is a system that does not let
+//! other cores be reached.
 //!
-//! **x86** keeps instruction caches coherent with stores, by physical address, so the second view of the same memory
-//! counts too (Intel SDM volume 3, "Self-Modifying Code"; AMD APM volume 2, "Cache Coherency with Instruction Fetches").
-//! A core may have fetched ahead from an address that is used again; the SDM ("Handling Self- and Cross-Modifying Code")
-//! then asks for a serialising instruction only of a core that could be *executing* the bytes as they change. Here
-//! nobody can: a block's bytes change while it belongs to nobody, and a thread comes to run them only through a
-//! branch to an address it received after the change, which the store invalidated in that core's caches and pipeline.
+//! **x86** keeps instruction caches coherent with stores, by physical address, so the second view
+//! of the same memory counts too (Intel SDM volume 3, "Self-Modifying Code"; AMD APM volume 2,
+//! "Cache Coherency with Instruction Fetches"). A core may have fetched ahead from an address that
+//! is used again; the SDM ("Handling Self- and Cross-Modifying Code") then asks for a serialising
+//! instruction only of a core that could be *executing* the bytes as they change. Here nobody can:
+//! a block's bytes change while it belongs to nobody, and a thread comes to run them only through a
+//! branch to an address it received after the change, which the store invalidated in that core's
+//! caches and pipeline.
 //!
-//! One sentence of the SDM says more than that: where an instruction is changed through another linear address than the one it is
-//! fetched from, a serialising instruction has to be executed before it runs ("Self-Modifying Code", with the note that this is no
-//! practical concern for most software). `DualMap`, `FileWrite` and the kernel write change code that way. By default no such
-//! instruction is executed, as in every JIT with two views: the check is by physical address, and no failure is known.
-//! [`serialize_cores`] is for those who want the letter; see `ArenaBuilder::serialize_cores`.
+//! One sentence of the SDM says more than that: where an instruction is changed through another
+//! linear address than the one it is fetched from, a serialising instruction has to be executed
+//! before it runs ("Self-Modifying Code", with the note that this is no practical concern for most
+//! software). `DualMap`, `FileWrite` and the kernel write change code that way. By default no such
+//! instruction is executed, as in every JIT with two views: the check is by physical address, and
+//! no failure is known. [`serialize_cores`] is for those who want the letter; see
+//! `ArenaBuilder::serialize_cores`.
 
 use crate::Error;
 use crate::units::GRANULE;
@@ -101,8 +107,9 @@ pub(crate) const TRAPS: [u8; GRANULE] = {
     granule
 };
 
-/// Whether zeros, which pages without memory read as, stop a thread that runs them: `udf #0` of AArch64, instructions that stay
-/// invalid on RISC-V and s390x. On x86 they are `add [rax], al`, on Arm `andeq r0, r0, r0`.
+/// Whether zeros, which pages without memory read as, stop a thread that runs them: `udf #0` of
+/// AArch64, instructions that stay invalid on RISC-V and s390x. On x86 they are `add [rax], al`, on
+/// Arm `andeq r0, r0, r0`.
 pub(crate) const ZEROS_TRAP: bool =
     cfg!(any(target_arch = "aarch64", target_arch = "riscv64", target_arch = "riscv32", target_arch = "s390x"));
 
@@ -111,8 +118,9 @@ pub(crate) fn padding_of(len: usize) -> &'static [u8] {
     &TRAPS[len.wrapping_sub(1) % GRANULE + 1..]
 }
 
-/// Code for `extern "C" fn() -> u32` that returns 1, and 2. It is called through a pointer, and begins with the landing pad that a
-/// processor may ask for there ([`LANDING_PAD`]), which does nothing on others.
+/// Code for `extern "C" fn() -> u32` that returns 1, and 2. It is called through a pointer, and
+/// begins with the landing pad that a processor may ask for there ([`LANDING_PAD`]), which does
+/// nothing on others.
 pub(crate) const RETURN_1_2: [&[u8]; 2] = if cfg!(target_arch = "x86_64") {
     // endbr64; mov eax, n; ret
     [&[0xf3, 0x0f, 0x1e, 0xfa, 0xb8, 1, 0, 0, 0, 0xc3], &[0xf3, 0x0f, 0x1e, 0xfa, 0xb8, 2, 0, 0, 0, 0xc3]]
@@ -135,9 +143,10 @@ pub(crate) const RETURN_1_2: [&[u8]; 2] = if cfg!(target_arch = "x86_64") {
     [&[0xa7, 0x29, 0, 1, 0x07, 0xfe], &[0xa7, 0x29, 0, 2, 0x07, 0xfe]] // lghi %r2, n; br %r14
 };
 
-/// What code begins with that is reached through a pointer, where processors can be told to ask for it: `endbr64`, `endbr32`
-/// (Intel SDM volume 1, "Control-flow Enforcement Technology"), `bti c` (Arm ARM, "Branch Target Identification"), `lpad 0`
-/// (RISC-V unprivileged specification, "Zicfilp"). All of them do nothing elsewhere.
+/// What code begins with that is reached through a pointer, where processors can be told to ask for
+/// it: `endbr64`, `endbr32` (Intel SDM volume 1, "Control-flow Enforcement Technology"), `bti c`
+/// (Arm ARM, "Branch Target Identification"), `lpad 0` (RISC-V unprivileged specification,
+/// "Zicfilp"). All of them do nothing elsewhere.
 pub(crate) const LANDING_PAD: &[u8] = if cfg!(target_arch = "x86_64") {
     &[0xf3, 0x0f, 0x1e, 0xfa]
 } else if cfg!(target_arch = "x86") {
@@ -155,7 +164,8 @@ pub(crate) fn check() -> Result<(), Error> {
     native::check()
 }
 
-/// Fetches the cache line of a value that is read soon; without effect where there is no instruction for it.
+/// Fetches the cache line of a value that is read soon; without effect where there is no
+/// instruction for it.
 #[inline]
 pub(crate) fn prefetch<T>(value: &T) {
     let at = std::ptr::from_ref(value);
@@ -207,8 +217,8 @@ pub(crate) fn check_landing_pads() -> Result<(), Error> {
     Err(Error::unsupported(WHAT, "only AArch64 has them, on Linux"))
 }
 
-/// Fills `bytes` with traps. A remainder shorter than an instruction stays as it is; code is never that short a way
-/// from the next block, which begins at a granule.
+/// Fills `bytes` with traps. A remainder shorter than an instruction stays as it is; code is never
+/// that short a way from the next block, which begins at a granule.
 pub(crate) fn fill_with_traps(bytes: &mut [u8]) {
     if let [one] = TRAP {
         bytes.fill(*one);

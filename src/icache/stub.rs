@@ -1,10 +1,11 @@
-//! Stubs: a few instructions that go on to any address, for direct branches that do not reach that far (*veneers* in Arm's
-//! terms). They keep all registers but those that the calling convention gives to such code: `x16` on AArch64 (`ip0`,
-//! AAPCS64, "The intra-procedure-call temporary registers"), `t1` on RISC-V, `r1` on s390x; so code comes through one
-//! with its arguments, its return address and its stack as they were.
+//! Stubs: a few instructions that go on to any address, for direct branches that do not reach that
+//! far (*veneers* in Arm's terms). They keep all registers but those that the calling convention
+//! gives to such code: `x16` on AArch64 (`ip0`, AAPCS64, "The intra-procedure-call temporary
+//! registers"), `t1` on RISC-V, `r1` on s390x; so code comes through one with its arguments, its
+//! return address and its stack as they were.
 //!
-//! A stub begins with a landing pad, so that it can be reached through a pointer too. Where processors ask for those, what it
-//! goes on to has to begin with one.
+//! A stub begins with a landing pad, so that it can be reached through a pointer too. Where
+//! processors ask for those, what it goes on to has to begin with one.
 
 use super::LANDING_PAD;
 use crate::units::GRANULE;
@@ -38,7 +39,8 @@ pub(crate) fn to(at: *const u8, to: *const u8) -> [u8; LEN] {
         put(4, &[0xe9]); // jmp rel32, which wraps around and so reaches everything
         put(5, &target.wrapping_sub(at.addr() + 9).to_ne_bytes());
     } else if cfg!(target_arch = "aarch64") {
-        // ldr x16, 12; br x16. Through x16 it may arrive at `bti c` (Arm ARM, "Branch Target Identification").
+        // ldr x16, 12; br x16. Through x16 it may arrive at `bti c` (Arm ARM, "Branch Target
+        // Identification").
         put(4, &0x5800_0070_u32.to_le_bytes());
         put(8, &0xd61f_0200_u32.to_le_bytes());
         put(16, &wide.to_ne_bytes());

@@ -1,4 +1,5 @@
-//! Which parts of shared memory the system has been asked for, on systems that hand it out only when asked.
+//! Which parts of shared memory the system has been asked for, on systems that hand it out only
+//! when asked.
 #![forbid(unsafe_code)]
 
 use std::ops::Range;
@@ -23,8 +24,8 @@ impl Backing {
         Ok(Self { bits: Table::new(len.div_ceil(STRETCH).div_ceil(64))?, len })
     }
 
-    /// Calls `commit` for those stretches around `bytes` that have no memory yet, neighbours taken together. Two
-    /// threads may both ask for one: the second changes nothing.
+    /// Calls `commit` for those stretches around `bytes` that have no memory yet, neighbours taken
+    /// together. Two threads may both ask for one: the second changes nothing.
     pub(super) fn ensure(
         &self,
         bytes: Range<usize>,

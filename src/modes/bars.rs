@@ -1,14 +1,17 @@
-//! Pages that hold no memory, with poison: they are not executable where they would run as something else than traps.
+//! Pages that hold no memory, with poison: they are not executable where they would run as
+//! something else than traps.
 //!
-//! On Linux a page without memory reads as zeros. Made executable, it runs as zeros too, and on x86 that is an instruction that
-//! stores where `rax` points, all the way into the next function. With poison such a page is *barred*: not executable. It is filled
-//! with traps before it becomes executable, and holds memory from then on. So at any time
+//! On Linux a page without memory reads as zeros. Made executable, it runs as zeros too, and on x86
+//! that is an instruction that stores where `rax` points, all the way into the next function. With
+//! poison such a page is *barred*: not executable. It is filled with traps before it becomes
+//! executable, and holds memory from then on. So at any time
 //!
 //! - what is executable is code, or traps;
 //! - what holds memory, as the arena counts it, is executable, but for pages that a batch has open.
 //!
-//! Some systems do not allow it: where nothing becomes executable that was not before (`PR_SET_MDWE`), in mappings that are sealed,
-//! in memory that somebody else mapped. There all pages are executable from the start, as they are without poison.
+//! Some systems do not allow it: where nothing becomes executable that was not before
+//! (`PR_SET_MDWE`), in mappings that are sealed, in memory that somebody else mapped. There all
+//! pages are executable from the start, as they are without poison.
 
 use std::io;
 use std::ops::Range;
@@ -30,7 +33,8 @@ impl CodeMemory {
         self.poisons() && !self.is_given() && !icache::ZEROS_TRAP && self.os().leaves_executable()
     }
 
-    /// Bars all pages of a new region. `false` if that is not allowed; then some may be barred for good.
+    /// Bars all pages of a new region. `false` if that is not allowed; then some may be barred for
+    /// good.
     pub(super) fn bar_all(&mut self) -> Result<bool, Error> {
         let first = 0..self.page_size();
         // First there and back with one page: it may be allowed one way alone.
@@ -47,7 +51,8 @@ impl CodeMemory {
         Ok(true)
     }
 
-    /// Whether pages that are barred could not be made executable again, as far as is known, and nothing can take their place.
+    /// Whether pages that are barred could not be made executable again, as far as is known, and
+    /// nothing can take their place.
     pub(crate) fn bars_for_good(&self) -> bool {
         self.bars && self.withdrawn.flips() && !self.rules().opens_pages
     }
@@ -79,8 +84,9 @@ impl CodeMemory {
         unsafe { self.region.replace(range, false) }.map_err(|_| refused)
     }
 
-    /// Bars whole pages and gives their memory back, as [`CodeMemory::trim`] does. While they are executable it is not given back:
-    /// they would be executable zeros. When this fails they hold what they held, and some of them may be barred.
+    /// Bars whole pages and gives their memory back, as [`CodeMemory::trim`] does. While they are
+    /// executable it is not given back: they would be executable zeros. When this fails they hold
+    /// what they held, and some of them may be barred.
     ///
     /// # Safety
     /// - As for [`CodeMemory::decommit`].
@@ -100,7 +106,8 @@ impl CodeMemory {
         Ok(true)
     }
 
-    /// Makes barred pages executable, which hold traps throughout. When this fails, some of them may be.
+    /// Makes barred pages executable, which hold traps throughout. When this fails, some of them
+    /// may be.
     ///
     /// # Safety
     /// - The pages belong to the caller, and nobody writes to them meanwhile.

@@ -1,11 +1,13 @@
-//! `DualMap`: shared memory mapped twice, executable inside the region and writable at an unrelated address.
+//! `DualMap`: shared memory mapped twice, executable inside the region and writable at an unrelated
+//! address.
 //!
-//! - *Reserved*: the memory, all of it mapped in both views for as long as the arena lives. On systems that hand out shared
-//!   memory only when asked ([`Backing`]), 64 KiB at a time.
-//! - *Bytes get in*, whatever they are part of, by stores to the writable view. No page ever changes its protection.
+//! - *Reserved*: the memory, all of it mapped in both views for as long as the arena lives. On
+//!   systems that hand out shared memory only when asked ([`Backing`]), 64 KiB at a time.
+//! - *Bytes get in*, whatever they are part of, by stores to the writable view. No page ever
+//!   changes its protection.
 //! - *Pages come back* where the system takes memory back behind a mapping: on Linux.
-//! - *A forked child* inherits the executable view, and with it the memory that its parent goes on writing to. It does not
-//!   inherit the writable view.
+//! - *A forked child* inherits the executable view, and with it the memory that its parent goes on
+//!   writing to. It does not inherit the writable view.
 
 use std::ops::Range;
 use std::ptr::NonNull;
@@ -94,7 +96,8 @@ impl Mode for DualMap {
 
     unsafe fn write_word(&self, _region: &Region, offset: usize, word: Word) -> Result<(), Error> {
         let at = self.span(offset..offset + word.len()).start;
-        // SAFETY: inside the writable view, which has memory there, and begins at a page; the rest is passed on to the caller.
+        // SAFETY: inside the writable view, which has memory there, and begins at a page; the rest
+        // is passed on to the caller.
         unsafe { word.store(at) };
         Ok(())
     }
@@ -116,7 +119,8 @@ impl Mode for DualMap {
         let span = self.span(range);
         // SAFETY: passed on to the caller.
         let Err(refused) = (unsafe { region.os().decommit_shared(span) }) else { return Ok(()) };
-        // It may be that the process locks its memory. What runs stays locked, and with it the memory that both views share.
+        // It may be that the process locks its memory. What runs stays locked, and with it the
+        // memory that both views share.
         // SAFETY: the whole view.
         if unsafe { region.os().unlock_shared(self.writable) }.is_err() {
             return Err(refused);

@@ -1,10 +1,13 @@
-//! `FileWrite`: shared memory mapped once, executable; bytes get in through the descriptor of the file behind it.
+//! `FileWrite`: shared memory mapped once, executable; bytes get in through the descriptor of the
+//! file behind it.
 //!
-//! - *Reserved*: one view of an anonymous file, all of it executable for as long as the arena lives. There is no writable view, and
-//!   none can be made of this one.
-//! - *Bytes get in*, whatever they are part of, by `pwrite`. What was written is compared with what the view shows, because a
-//!   descriptor that other code closed, and whose number it uses for something else, swallows bytes without an error.
-//! - *Pages come back* by a hole in the file, which needs no mapping: also while the mappings are sealed.
+//! - *Reserved*: one view of an anonymous file, all of it executable for as long as the arena
+//!   lives. There is no writable view, and none can be made of this one.
+//! - *Bytes get in*, whatever they are part of, by `pwrite`. What was written is compared with what
+//!   the view shows, because a descriptor that other code closed, and whose number it uses for
+//!   something else, swallows bytes without an error.
+//! - *Pages come back* by a hole in the file, which needs no mapping: also while the mappings are
+//!   sealed.
 //! - *A forked child* shares the memory, and inherits the descriptor.
 
 use std::ops::Range;
@@ -67,7 +70,8 @@ impl Mode for FileWrite {
     }
 
     unsafe fn write(&self, region: &Region, offset: usize, bytes: &[u8]) -> Result<(), Error> {
-        // SAFETY: inside the region, which is as long as the file; by the caller nobody else uses the bytes.
+        // SAFETY: inside the region, which is as long as the file; by the caller nobody else uses
+        // the bytes.
         unsafe { region.os().write_code_file(&self.file, offset, bytes)? };
         // SAFETY: inside the region, mapped and readable; by the caller nobody writes there.
         let seen = unsafe { std::slice::from_raw_parts(region.address(offset), bytes.len()) };

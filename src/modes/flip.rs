@@ -1,10 +1,13 @@
-//! `Flip`: private memory, one address. A page is open for writing only while there is no live code in it.
+//! `Flip`: private memory, one address. A page is open for writing only while there is no live code
+//! in it.
 //!
-//! - *Reserved*: one view, all of it executable from the start. (Where pages have to be committed, as on Windows: reserved, and
-//!   executable once it was opened.) So there are no states of pages to keep: a free page is one without live code.
-//! - *Bytes get in* in two ways. Holes in executable pages are filled through the kernel, where it writes to pages that the
-//!   process itself may not write to ([`KernelWriter`]: `/proc/self/mem`); whole pages without live code are opened,
-//!   written to, and sealed again. A patch is always a write through the kernel.
+//! - *Reserved*: one view, all of it executable from the start. (Where pages have to be committed,
+//!   as on Windows: reserved, and executable once it was opened.) So there are no states of pages
+//!   to keep: a free page is one without live code.
+//! - *Bytes get in* in two ways. Holes in executable pages are filled through the kernel, where it
+//!   writes to pages that the process itself may not write to ([`KernelWriter`]: `/proc/self/mem`);
+//!   whole pages without live code are opened, written to, and sealed again. A patch is always a
+//!   write through the kernel.
 //! - *Pages come back* as private memory does, while they are executable.
 //! - *A forked child* has a copy of its own.
 
@@ -87,14 +90,16 @@ impl Mode for Flip {
     }
 }
 
-/// Makes all of a new private region executable, and finds out whether pages can be flipped and holes filled.
+/// Makes all of a new private region executable, and finds out whether pages can be flipped and
+/// holes filled.
 ///
-/// Where pages have to be committed, only the first is tried out, and the others stay as they are until they are opened:
-/// there a page that is executable counts against the system's memory, used or not. Elsewhere the first page is written to while
-/// *all* of the region is writable, so that the kernel hangs its bookkeeping of private memory (on Linux the `anon_vma`, and
-/// under strict overcommit the accounting) on the one mapping there is. Runs that are opened and sealed later inherit it, and
-/// merge with their neighbours again; from separate beginnings they never would, and the number of mappings would grow with the
-/// number of batches.
+/// Where pages have to be committed, only the first is tried out, and the others stay as they are
+/// until they are opened: there a page that is executable counts against the system's memory, used
+/// or not. Elsewhere the first page is written to while *all* of the region is writable, so that
+/// the kernel hangs its bookkeeping of private memory (on Linux the `anon_vma`, and under strict
+/// overcommit the accounting) on the one mapping there is. Runs that are opened and sealed later
+/// inherit it, and merge with their neighbours again; from separate beginnings they never would,
+/// and the number of mappings would grow with the number of batches.
 fn try_out_pages(memory: &CodeMemory) -> Result<Result<KernelWriter, Unfilled>, Error> {
     let [one, _] = RETURN_1_2;
     let page = 0..memory.page_size();
@@ -127,8 +132,9 @@ fn try_out_pages(memory: &CodeMemory) -> Result<Result<KernelWriter, Unfilled>, 
     Ok(writer)
 }
 
-/// The kernel writer, if what it writes is what runs. Any doubt counts as refused; but want of descriptors or memory
-/// is an error, as it passes, and an arena without the kernel writer stays without.
+/// The kernel writer, if what it writes is what runs. Any doubt counts as refused; but want of
+/// descriptors or memory is an error, as it passes, and an arena without the kernel writer stays
+/// without.
 fn kernel_writer(memory: &CodeMemory) -> Result<Result<KernelWriter, Unfilled>, Error> {
     match memory.os().open_kernel_writer() {
         Ok(writer) => Ok(try_out(memory, writer)),
@@ -141,7 +147,8 @@ fn kernel_writer(memory: &CodeMemory) -> Result<Result<KernelWriter, Unfilled>, 
 fn try_out(memory: &CodeMemory, writer: KernelWriter) -> Result<KernelWriter, Unfilled> {
     let [one, two] = RETURN_1_2;
     let at = memory.span(0..0).start;
-    // Reading is harmless wherever it leads; under an emulator these may be the wrong memory's addresses.
+    // Reading is harmless wherever it leads; under an emulator these may be the wrong memory's
+    // addresses.
     let mut seen = vec![0; one.len()];
     memory.os().kernel_read(&writer, at, &mut seen).map_err(|_| Unfilled::NotWritten)?;
     if seen != one {

@@ -1,12 +1,15 @@
 //! `Given`: memory that somebody else mapped, and goes on to own.
 //!
-//! - *Reserved*: nothing. The arena uses whole granules of what it is given, wherever that begins and ends. Offsets are counted
-//!   from the multiple of 2 MiB before it, so that an aligned offset is an aligned address.
-//! - *Bytes get in* by stores to a writable alias, or by a function of the embedder's: those of a batch when it is published.
+//! - *Reserved*: nothing. The arena uses whole granules of what it is given, wherever that begins
+//!   and ends. Offsets are counted from the multiple of 2 MiB before it, so that an aligned offset
+//!   is an aligned address.
+//! - *Bytes get in* by stores to a writable alias, or by a function of the embedder's: those of a
+//!   batch when it is published.
 //! - *Pages come back* to nobody: `trim` fills them with traps.
 //! - *A forked child* may share the memory, and may inherit the alias. It writes to neither.
 //!
-//! No call to the system names the memory ([`Region::is_given`]), and when the arena is gone its owner is told.
+//! No call to the system names the memory ([`Region::is_given`]), and when the arena is gone its
+//! owner is told.
 
 use std::fmt;
 use std::io;
@@ -25,37 +28,42 @@ use crate::region::Region;
 use crate::sys::{self, Os, Refused, Span};
 use crate::units::{BRANCH_REACH, DATA_REACH, GRANULE};
 
-/// Memory that somebody else mapped, for [`ArenaBuilder::build_over`](crate::ArenaBuilder::build_over).
+/// Memory that somebody else mapped, for
+/// [`ArenaBuilder::build_over`](crate::ArenaBuilder::build_over).
 ///
-/// For systems on which only the embedder may map code: consoles, sandboxes, iOS with its trusted execution monitor. The arena
-/// never maps, protects, advises or unmaps it.
+/// For systems on which only the embedder may map code: consoles, sandboxes, iOS with its trusted
+/// execution monitor. The arena never maps, protects, advises or unmaps it.
 pub struct GivenMemory {
-    /// Where code runs: readable and executable. It may begin and end anywhere; whole granules of 16 bytes inside of it are used,
-    /// and they are the capacity of the arena. At most as much as branches reach: 2 GiB on x86-64, 128 MiB on AArch64.
+    /// Where code runs: readable and executable. It may begin and end anywhere; whole granules of
+    /// 16 bytes inside of it are used, and they are the capacity of the arena. At most as much as
+    /// branches reach: 2 GiB on x86-64, 128 MiB on AArch64.
     pub executable: NonNull<[u8]>,
     /// How bytes get there.
     pub writer: GivenWriter,
-    /// Memory for data: readable, writable, and not executable. Whole pages inside of it are used. What stands there does not
-    /// matter. [`CodeArena::data`](crate::CodeArena::data) is placed there; modules of Cranelift are refused over given memory. Code
-    /// and data together are at most what references reach: see [`ArenaBuilder::data`](crate::ArenaBuilder::data).
+    /// Memory for data: readable, writable, and not executable. Whole pages inside of it are used.
+    /// What stands there does not matter. [`CodeArena::data`](crate::CodeArena::data) is placed
+    /// there; modules of Cranelift are refused over given memory. Code and data together are at
+    /// most what references reach: see [`ArenaBuilder::data`](crate::ArenaBuilder::data).
     ///
     /// Constants stay writable, because protections never change.
     pub data: Option<NonNull<[u8]>>,
-    /// Called once, when the last handle, block, batch and guard of the arena is gone and nobody uses the memory any more; also if
-    /// no arena could be built. A panic in it reaches whoever dropped the last of these.
+    /// Called once, when the last handle, block, batch and guard of the arena is gone and nobody
+    /// uses the memory any more; also if no arena could be built. A panic in it reaches whoever
+    /// dropped the last of these.
     pub release: Option<Box<dyn FnOnce() + Send>>,
 }
 
 /// How bytes get into [`GivenMemory`].
 #[non_exhaustive]
 pub enum GivenWriter {
-    /// By stores to a second mapping of the same memory: the address in it of the first executable byte. Readable and writable for
-    /// as many bytes.
+    /// By stores to a second mapping of the same memory: the address in it of the first executable
+    /// byte. Readable and writable for as many bytes.
     Alias(NonNull<u8>),
-    /// By a function that copies bytes to an offset from the first executable byte. Threads call it at once, for different bytes.
+    /// By a function that copies bytes to an offset from the first executable byte. Threads call it
+    /// at once, for different bytes.
     ///
-    /// Its error is the error of the call that published or patched ([`Error::OperatingSystem`]), and so is a panic in it; then no
-    /// code is published. It makes no calls of the arena.
+    /// Its error is the error of the call that published or patched ([`Error::OperatingSystem`]),
+    /// and so is a panic in it; then no code is published. It makes no calls of the arena.
     Copy(Box<GivenCopy>),
 }
 
@@ -94,7 +102,8 @@ impl Taken {
     }
 }
 
-/// Tells the owner of the memory, once. (The lock is never taken; it lets threads share what they do not use.)
+/// Tells the owner of the memory, once. (The lock is never taken; it lets threads share what they
+/// do not use.)
 struct Release(Mutex<Option<Box<dyn FnOnce() + Send>>>);
 
 impl Drop for Release {
@@ -238,7 +247,8 @@ impl Mode for Given {
                 Ok(())
             }
             Writer::Copy(copy, skipped) => {
-                // What is behind it is the embedder's, and what is before it has to give its space back.
+                // What is behind it is the embedder's, and what is before it has to give its space
+                // back.
                 let copied = catch_unwind(AssertUnwindSafe(|| copy(skipped + (offset - region.first()), bytes)));
                 let copied = copied.unwrap_or_else(|payload| {
                     // To drop it may panic again.

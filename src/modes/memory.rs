@@ -1,5 +1,6 @@
-//! A region with its mode: what the arena calls. Calls that only some modes answer, and what the system began to refuse since the
-//! memory was built, are looked at here, so that neither the arena nor a mode has to.
+//! A region with its mode: what the arena calls. Calls that only some modes answer, and what the
+//! system began to refuse since the memory was built, are looked at here, so that neither the arena
+//! nor a mode has to.
 
 use std::ops::{Deref, Range};
 use std::ptr::NonNull;
@@ -39,7 +40,8 @@ impl CodeMemory {
         }
     }
 
-    /// Whether each publication makes every core serialise, where the architecture does not ask for it.
+    /// Whether each publication makes every core serialise, where the architecture does not ask for
+    /// it.
     pub(crate) fn set_serializes(&mut self, yes: bool) {
         self.region.set_serializes(yes);
     }
@@ -71,8 +73,9 @@ impl CodeMemory {
         }
     }
 
-    /// Leaves all of it out of core dumps and snapshots, for as long as nothing is in it. They would get memory for every page of
-    /// shared memory, in both views. What is used then is added, a little ahead, so that it stays one part of two.
+    /// Leaves all of it out of core dumps and snapshots, for as long as nothing is in it. They
+    /// would get memory for every page of shared memory, in both views. What is used then is added,
+    /// a little ahead, so that it stays one part of two.
     pub(super) fn leave_out_of_dumps(&mut self) {
         if let Some(second) = self.mode.second_view() {
             // It is the same memory.
@@ -93,7 +96,8 @@ impl CodeMemory {
         }
     }
 
-    /// What of the code is in core dumps ends at a multiple of that: mappings end there, and no huge page lies across.
+    /// What of the code is in core dumps ends at a multiple of that: mappings end there, and no
+    /// huge page lies across.
     fn dump_step(&self) -> usize {
         if self.wants_huge_pages() { MAX_ALIGN } else { (64 << 10).max(self.page_size()) }
     }
@@ -149,7 +153,8 @@ impl CodeMemory {
         self.rules.fills_holes && !(self.withdrawn.kernel_write() && self.opens_pages())
     }
 
-    /// Whether whole pages without live code can be opened, written to in their place, and sealed again.
+    /// Whether whole pages without live code can be opened, written to in their place, and sealed
+    /// again.
     pub(crate) fn opens_pages(&self) -> bool {
         self.rules.opens_pages && !(self.withdrawn.flips() && self.rules.fills_holes)
     }
@@ -165,8 +170,8 @@ impl CodeMemory {
         self.rules.fills_holes
     }
 
-    /// As [`CodeMemory::fills_holes`] for a function that can be published otherwise if this was wrong: what was refused is
-    /// tried again now and then.
+    /// As [`CodeMemory::fills_holes`] for a function that can be published otherwise if this was
+    /// wrong: what was refused is tried again now and then.
     #[inline]
     pub(crate) fn may_fill_hole(&self) -> bool {
         self.fills_holes() || self.rules.fills_holes && self.withdrawn.is_time_to_try()
@@ -182,14 +187,16 @@ impl CodeMemory {
         self.mode.kernel_writer()
     }
 
-    /// Before this thread reads code: where rights differ from thread to thread, it may have none yet.
+    /// Before this thread reads code: where rights differ from thread to thread, it may have none
+    /// yet.
     pub(crate) fn let_read(&self) {
         if self.rules.readers == Readers::EachThreadByItself {
             self.mode.let_read();
         }
     }
 
-    /// Where the bytes at `offset` are written by stores: in the second view, or in place once the pages are open.
+    /// Where the bytes at `offset` are written by stores: in the second view, or in place once the
+    /// pages are open.
     pub(crate) fn writable(&self, offset: usize) -> NonNull<u8> {
         self.mode.writable(&self.region, offset)
     }
@@ -201,11 +208,12 @@ impl CodeMemory {
 
     /// Writes `bytes` at `offset` of pages that are executable; no thread is disturbed.
     ///
-    /// A forked child is refused, here once more than where its calls come in: what it inherited leads to its parent, or
-    /// is not there.
+    /// A forked child is refused, here once more than where its calls come in: what it inherited
+    /// leads to its parent, or is not there.
     ///
     /// # Safety
-    /// - The bytes are the caller's: inside the region, and nobody runs, reads or writes them meanwhile.
+    /// - The bytes are the caller's: inside the region, and nobody runs, reads or writes them
+    ///   meanwhile.
     pub(crate) unsafe fn write(&self, offset: usize, bytes: &[u8]) -> Result<(), Error> {
         self.check_own("write")?;
         // SAFETY: passed on to the caller.
@@ -227,7 +235,8 @@ impl CodeMemory {
     /// Stores a word by one store, where the mode writes by stores.
     ///
     /// # Safety
-    /// - `offset` is a multiple of the word's length. The bytes are the caller's, inside the region; others may run them meanwhile.
+    /// - `offset` is a multiple of the word's length. The bytes are the caller's, inside the
+    ///   region; others may run them meanwhile.
     pub(crate) unsafe fn write_word(&self, offset: usize, word: Word) -> Result<(), Error> {
         self.check_own("write")?;
         // SAFETY: passed on to the caller.
@@ -245,8 +254,8 @@ impl CodeMemory {
         self.note_write(unsafe { self.mode.fill(&self.region, offset, code, padding) })
     }
 
-    /// Opens whole pages for writing. When this fails, some of them may be open all the same: seal them before they are used for
-    /// anything else.
+    /// Opens whole pages for writing. When this fails, some of them may be open all the same: seal
+    /// them before they are used for anything else.
     ///
     /// # Safety
     /// - The pages hold no live code, and belong to the caller until sealed.
@@ -263,8 +272,9 @@ impl CodeMemory {
 
     /// Makes opened pages executable, of which the first `written` bytes are to stay as they are.
     ///
-    /// If the system has come to refuse that, pages that were never writable take their place, and what is to stay is written to
-    /// them through the kernel. When that fails too, what was there may be gone: it must not be sealed again to be published.
+    /// If the system has come to refuse that, pages that were never writable take their place, and
+    /// what is to stay is written to them through the kernel. When that fails too, what was there
+    /// may be gone: it must not be sealed again to be published.
     ///
     /// # Safety
     /// - The pages are the caller's, opened, and nobody writes to them any more.
@@ -296,7 +306,8 @@ impl CodeMemory {
         let span = self.span(range.clone());
         let mut bytes = Vec::new();
         bytes.try_reserve_exact(written).map_err(|_| Error::out_of_memory())?;
-        // SAFETY: the caller's pages, mapped and readable whether they are open or not, and nobody writes there.
+        // SAFETY: the caller's pages, mapped and readable whether they are open or not, and nobody
+        // writes there.
         bytes.extend_from_slice(unsafe { std::slice::from_raw_parts(span.start.as_ptr(), written) });
         // SAFETY: whole private pages of the caller's, whose contents were copied.
         unsafe { self.region.replace(range.clone(), true)? };
@@ -318,7 +329,8 @@ impl CodeMemory {
     /// Overwrites code with traps. When this fails, some of it may be.
     ///
     /// # Safety
-    /// - The bytes are the caller's, whole granules of executable pages, and nobody runs or reads them.
+    /// - The bytes are the caller's, whole granules of executable pages, and nobody runs or reads
+    ///   them.
     pub(crate) unsafe fn fill_with_traps(&self, range: Range<usize>) -> Result<(), Error> {
         const PIECE: usize = 4096;
         let mut traps = [0; PIECE];
@@ -333,7 +345,8 @@ impl CodeMemory {
         written.and(self.flush(range))
     }
 
-    /// Does to empty pages what [`Rules::trims`] says; returns whether their memory went back to the system.
+    /// Does to empty pages what [`Rules::trims`] says; returns whether their memory went back to
+    /// the system.
     ///
     /// # Safety
     /// - As for [`CodeMemory::decommit`].
@@ -341,7 +354,8 @@ impl CodeMemory {
         if self.rules.trims == Trims::WithTraps {
             // SAFETY: passed on to the caller.
             unsafe { self.fill_with_traps(range)? };
-            // Where other cores cannot be reached the traps come late; what is published there next is refused anyway.
+            // Where other cores cannot be reached the traps come late; what is published there next
+            // is refused anyway.
             let _ = self.sync_cores();
             return Ok(false);
         }
@@ -350,8 +364,8 @@ impl CodeMemory {
         Ok(true)
     }
 
-    /// Gives the memory of whole pages back to the system. They can be written to as before: private ones after they were opened,
-    /// or through the kernel.
+    /// Gives the memory of whole pages back to the system. They can be written to as before:
+    /// private ones after they were opened, or through the kernel.
     ///
     /// # Safety
     /// - The pages hold nothing that anybody needs, and belong to the caller.

@@ -1,9 +1,11 @@
-//! The memory of an arena: a region, and the mode that says how bytes get into it without a page that is writable and
-//! executable.
+//! The memory of an arena: a region, and the mode that says how bytes get into it without a page
+//! that is writable and executable.
 //!
-//! Each mode is one file that says all of it: what is reserved, how the bytes of one function, of a batch and of a patch get
-//! in, how pages come back, and what a forked child may do. The arena knows no mode. It asks [`CodeMemory`], which passes
-//! calls on to the mode, and [`Rules`](rules::Rules), which say in what a mode differs from others as far as an arena has to know it.
+//! Each mode is one file that says all of it: what is reserved, how the bytes of one function, of a
+//! batch and of a patch get in, how pages come back, and what a forked child may do. The arena
+//! knows no mode. It asks [`CodeMemory`], which passes calls on to the mode, and
+//! [`Rules`](rules::Rules), which say in what a mode differs from others as far as an arena has to
+//! know it.
 //!
 //! ```text
 //!             views of the code                  who may write, and when
@@ -16,8 +18,9 @@
 //!
 //! # To add a mode
 //!
-//! Write a file with a type that implements [`Mode`](mode::Mode) and a function that builds it, and add it to [`WxMode`] and to
-//! [`CodeMemory::build`]. `toy`, which exists for a test, is the shortest.
+//! Write a file with a type that implements [`Mode`](mode::Mode) and a function that builds it, and
+//! add it to [`WxMode`] and to [`CodeMemory::build`]. `toy`, which exists for a test, is the
+//! shortest.
 
 mod backing;
 mod bars;
@@ -52,7 +55,8 @@ impl CodeMemory {
         let mut memory = Self::of_mode(os, mode, plan)?;
         memory.set_poisons(plan.poison);
         if !plan.freeze && memory.can_bar() && !memory.bar_all()? {
-            // What is not executable stays so there: then all of it is executable, as without poison.
+            // What is not executable stays so there: then all of it is executable, as without
+            // poison.
             drop(memory);
             memory = Self::of_mode(os, mode, plan)?;
             memory.set_poisons(plan.poison);
@@ -76,7 +80,8 @@ impl CodeMemory {
         }
     }
 
-    /// Memory that somebody else mapped, tried out before it is returned. Its owner is told if it is not.
+    /// Memory that somebody else mapped, tried out before it is returned. Its owner is told if it
+    /// is not.
     ///
     /// # Safety
     /// - As for [`ArenaBuilder::build_over`](crate::ArenaBuilder::build_over).

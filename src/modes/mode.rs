@@ -18,10 +18,12 @@ pub(super) trait Mode: Send + Sync {
     /// Writes `bytes` at `offset` of pages that are executable.
     ///
     /// # Safety
-    /// - The bytes are the caller's: inside the region, and nobody runs, reads or writes them meanwhile.
+    /// - The bytes are the caller's: inside the region, and nobody runs, reads or writes them
+    ///   meanwhile.
     unsafe fn write(&self, region: &Region, offset: usize, bytes: &[u8]) -> Result<(), Error>;
 
-    /// Writes a function, and `padding` behind it: where that costs no more than the copy, and with poison in any case.
+    /// Writes a function, and `padding` behind it: where that costs no more than the copy, and with
+    /// poison in any case.
     ///
     /// # Safety
     /// - As for [`Mode::write`], of the padding too.
@@ -33,7 +35,8 @@ pub(super) trait Mode: Send + Sync {
     /// Stores a word by one store, where the mode writes by stores.
     ///
     /// # Safety
-    /// - `offset` is a multiple of the word's length. The bytes are the caller's, inside the region; others may run them meanwhile.
+    /// - `offset` is a multiple of the word's length. The bytes are the caller's, inside the
+    ///   region; others may run them meanwhile.
     unsafe fn write_word(&self, _region: &Region, _offset: usize, _word: Word) -> Result<(), Error> {
         Err(Error::unsupported("patching a word", "only `DualMap` and `PerThread` write by stores"))
     }
@@ -48,7 +51,8 @@ pub(super) trait Mode: Send + Sync {
         Ok(())
     }
 
-    /// Makes whole pages executable, or takes that away. Who can write to them and read them stays as it is.
+    /// Makes whole pages executable, or takes that away. Who can write to them and read them stays
+    /// as it is.
     ///
     /// # Safety
     /// - The pages belong to the caller, and no thread runs them if they are to be not executable.
@@ -57,7 +61,8 @@ pub(super) trait Mode: Send + Sync {
         unsafe { region.set_executable(range, yes) }
     }
 
-    /// Gives the memory of whole pages back to the system, where the rules allow that. They can be written to as before.
+    /// Gives the memory of whole pages back to the system, where the rules allow that. They can be
+    /// written to as before.
     ///
     /// # Safety
     /// - The pages hold nothing that anybody needs, and belong to the caller.
@@ -90,7 +95,8 @@ pub(super) trait Mode: Send + Sync {
         unsafe { sys::release_or_park(region.os(), region.reservation()) };
     }
 
-    /// Leaves the region and all views where they are until the process ends, and gives back what else can be.
+    /// Leaves the region and all views where they are until the process ends, and gives back what
+    /// else can be.
     ///
     /// # Safety
     /// - As for [`Mode::release`].

@@ -6,8 +6,8 @@ use crate::Error;
 /// Up to here both are copied together first, which is little beside a write through the system.
 const TOGETHER: usize = 1 << 10;
 
-/// Calls `write` with both as one piece, if they are short. Else with the code, and once more with the padding if it is to be there
-/// in any case.
+/// Calls `write` with both as one piece, if they are short. Else with the code, and once more with
+/// the padding if it is to be there in any case.
 pub(super) fn write(
     offset: usize,
     code: &[u8],

@@ -1,9 +1,12 @@
-//! `PerThread`: private memory, one address, writable for the writing thread alone and only while it copies code in.
+//! `PerThread`: private memory, one address, writable for the writing thread alone and only while
+//! it copies code in.
 //!
-//! - *Reserved*: one view, which the page tables call writable and executable. A window ([`WriteWindow`]: a protection key on
-//!   x86-64, `MAP_JIT` on Apple Silicon) says which thread may write, and nobody may outside of a copy.
-//! - *Bytes get in* by a copy inside of the window: those of a batch at once as they are pushed, and once more when the batch is
-//!   published if they were changed since. So no code of the caller's runs while the window is open.
+//! - *Reserved*: one view, which the page tables call writable and executable. A window
+//!   ([`WriteWindow`]: a protection key on x86-64, `MAP_JIT` on Apple Silicon) says which thread
+//!   may write, and nobody may outside of a copy.
+//! - *Bytes get in* by a copy inside of the window: those of a batch at once as they are pushed,
+//!   and once more when the batch is published if they were changed since. So no code of the
+//!   caller's runs while the window is open.
 //! - *Pages come back* as private memory does.
 //! - *A forked child* has a copy of its own.
 
@@ -30,7 +33,8 @@ pub(super) fn build(os: &'static dyn Os, plan: &Plan) -> Result<CodeMemory, Erro
     let mut memory = CodeMemory::new(region, Box::new(PerThread { window: None }));
     memory.advise(plan);
     let span = memory.span(0..memory.len());
-    // SAFETY: whole pages of the reservation, which nobody uses yet; `release` releases them before the window.
+    // SAFETY: whole pages of the reservation, which nobody uses yet; `release` releases them before
+    // the window.
     let window = unsafe { os.make_window(span) }.map_err(refusal("PerThread"))?;
     memory.set_mode(Box::new(PerThread { window: Some(window) }));
     probe::rewriting(&memory, "PerThread")?;

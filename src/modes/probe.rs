@@ -1,5 +1,6 @@
-//! What the system allows, found out by doing it on the first page of a new region: write code, run it, write other
-//! code over it, run that. Versions and names of systems tell less: policies, sandboxes and emulators differ.
+//! What the system allows, found out by doing it on the first page of a new region: write code, run
+//! it, write other code over it, run that. Versions and names of systems tell less: policies,
+//! sandboxes and emulators differ.
 
 use super::memory::CodeMemory;
 use crate::Error;

@@ -11,7 +11,8 @@ pub(crate) struct Rules {
     /// How the bytes of a batch's function get to a place that is not in opened pages.
     pub(crate) way_in: WayIn,
     pub(crate) trims: Trims,
-    /// Pages that are put into a huge page hold memory throughout even if the system refuses half-way.
+    /// Pages that are put into a huge page hold memory throughout even if the system refuses
+    /// half-way.
     pub(crate) collapses_in_steps: bool,
     pub(crate) readers: Readers,
 }
@@ -32,11 +33,13 @@ pub(crate) enum Trims {
 /// How the bytes of a batch's function get to their place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WayIn {
-    /// By stores to [`CodeMemory::writable`](super::CodeMemory::writable), until the batch is published.
+    /// By stores to [`CodeMemory::writable`](super::CodeMemory::writable), until the batch is
+    /// published.
     Stores,
     /// By [`CodeMemory::write`](super::CodeMemory::write), as soon as they are known.
     WriteAtOnce,
-    /// By [`CodeMemory::write`](super::CodeMemory::write), when the batch is published; until then they lie in ordinary memory.
+    /// By [`CodeMemory::write`](super::CodeMemory::write), when the batch is published; until then
+    /// they lie in ordinary memory.
     WriteAtLast,
 }
 

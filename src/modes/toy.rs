@@ -1,5 +1,5 @@
-//! A mode that exists for one test: it shows what adding one takes. Private memory that is executable from the start, into which
-//! all bytes go through the kernel.
+//! A mode that exists for one test: it shows what adding one takes. Private memory that is
+//! executable from the start, into which all bytes go through the kernel.
 
 use std::ops::Range;
 

@@ -1,5 +1,5 @@
-//! What the system allowed when a region was built and refuses since: a sandbox that the process entered, a descriptor that other
-//! code closed.
+//! What the system allowed when a region was built and refuses since: a sandbox that the process
+//! entered, a descriptor that other code closed.
 //!
 //! `Flip` has two ways in, and goes on with the other one.
 #![forbid(unsafe_code)]

@@ -1,15 +1,17 @@
 //! Which file has a name, who else writes it, and whether it can be taken.
 //!
-//! In a directory that everyone can write to, somebody could have put a link there, for this process to overwrite a file of its
-//! own. So no link is followed, and nothing is written to but a file with one name that belongs to this user. What is there and
-//! cannot be written to is removed, which does not follow a link; where the directory is sticky, what belongs to others cannot
-//! be removed, and that is an error.
+//! In a directory that everyone can write to, somebody could have put a link there, for this
+//! process to overwrite a file of its own. So no link is followed, and nothing is written to but a
+//! file with one name that belongs to this user. What is there and cannot be written to is removed,
+//! which does not follow a link; where the directory is sticky, what belongs to others cannot be
+//! removed, and that is an error.
 //!
 //! # Who else writes it
 //!
-//! The name has the number of the process in it. So a file that is there already was written by an earlier process of that
-//! number; by other code of this process; or by a process of the same number in another container, which shares the directory.
-//! Each writer of this crate holds a shared lock on its file (`flock`), and the kernel says which files are open in this process.
+//! The name has the number of the process in it. So a file that is there already was written by an
+//! earlier process of that number; by other code of this process; or by a process of the same
+//! number in another container, which shares the directory. Each writer of this crate holds a
+//! shared lock on its file (`flock`), and the kernel says which files are open in this process.
 //!
 //! | open in this process | locked | written to in this process's lifetime | then |
 //! |---|---|---|---|
@@ -75,7 +77,8 @@ pub(super) fn claim(what: &'static str, path: &Path, kind: Kind) -> Result<(File
                 let who = if here { "other code of this process" } else { "another process of the same number" };
                 return Err(Error::unsupported(what, format!("{who} is writing {}", path.display())));
             }
-            // Another process may have replaced it meanwhile: then what is there now is not what was locked.
+            // Another process may have replaced it meanwhile: then what is there now is not what
+            // was locked.
             if id(&file).ok() != id_at(path) {
                 continue;
             }
@@ -87,7 +90,8 @@ pub(super) fn claim(what: &'static str, path: &Path, kind: Kind) -> Result<(File
     Err(failed(io::ErrorKind::AlreadyExists.into()))
 }
 
-/// For lines that have to come where others find them now: the file that is there, or a new one; and whether it is new.
+/// For lines that have to come where others find them now: the file that is there, or a new one;
+/// and whether it is new.
 pub(super) fn join(path: &Path) -> io::Result<(File, bool)> {
     match create(path, Kind::Lines) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -111,8 +115,8 @@ fn options(kind: Kind) -> OpenOptions {
     options
 }
 
-/// A new file that only its owner can read, as code and names may tell much. `O_CREAT | O_EXCL` does not follow a link; the
-/// standard library adds `O_CLOEXEC`.
+/// A new file that only its owner can read, as code and names may tell much. `O_CREAT | O_EXCL`
+/// does not follow a link; the standard library adds `O_CLOEXEC`.
 fn create(path: &Path, kind: Kind) -> io::Result<File> {
     let file = options(kind).create_new(true).mode(0o600).open(path)?;
     lock(&file, libc::LOCK_SH);
@@ -124,8 +128,8 @@ fn open(path: &Path, kind: Kind) -> io::Result<File> {
     options(kind).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)
 }
 
-/// Locks the file, or changes its lock; `false` if others hold it. It is held as long as the file is open. A file system
-/// without such locks says nothing of others.
+/// Locks the file, or changes its lock; `false` if others hold it. It is held as long as the file
+/// is open. A file system without such locks says nothing of others.
 fn lock(file: &File, how: libc::c_int) -> bool {
     // SAFETY: takes numbers only.
     let refused = unsafe { libc::flock(file.as_raw_fd(), how | libc::LOCK_NB) } != 0;
@@ -179,7 +183,8 @@ fn started() -> Option<SystemTime> {
     None
 }
 
-/// The same file under a high number: programs close descriptors by number, and get the lowest that is free for the next file.
+/// The same file under a high number: programs close descriptors by number, and get the lowest that
+/// is free for the next file.
 pub(super) fn out_of_the_way(file: File) -> File {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is valid for the call to write to.
@@ -194,7 +199,8 @@ pub(super) fn out_of_the_way(file: File) -> File {
     }
 }
 
-/// Closes a descriptor if it still leads to the file with this `id`. If others closed it, its number is theirs.
+/// Closes a descriptor if it still leads to the file with this `id`. If others closed it, its
+/// number is theirs.
 pub(super) fn close_if(file: ManuallyDrop<File>, wanted: Id) {
     if id(&file).is_ok_and(|id| id == wanted) {
         drop(ManuallyDrop::into_inner(file));

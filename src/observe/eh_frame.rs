@@ -1,10 +1,11 @@
-//! Call frame information, as it is given for a function ([`UnwindInfo::EhFrame`]), for the address where it came to lie.
+//! Call frame information, as it is given for a function ([`UnwindInfo::EhFrame`]), for the address
+//! where it came to lie.
 #![forbid(unsafe_code)]
 
 use crate::{Published, UnwindInfo};
 
-/// Appends a function's records with the addresses they are for; `false`, and nothing appended, if it has none or they are
-/// not of the form that is documented.
+/// Appends a function's records with the addresses they are for; `false`, and nothing appended, if
+/// it has none or they are not of the form that is documented.
 pub(super) fn push(out: &mut Vec<u8>, function: &Published<'_>) -> bool {
     let Some(UnwindInfo::EhFrame(records)) = function.unwind else { return false };
     let from = out.len();
@@ -15,8 +16,9 @@ pub(super) fn push(out: &mut Vec<u8>, function: &Published<'_>) -> bool {
     added
 }
 
-/// Each record is its length and so many bytes: a zero (CIE), or the distance back to its CIE (FDE) and then the first
-/// address. A length of zero ends a section, and would hide what is appended next.
+/// Each record is its length and so many bytes: a zero (CIE), or the distance back to its CIE (FDE)
+/// and then the first address. A length of zero ends a section, and would hide what is appended
+/// next.
 fn relocate(out: &mut Vec<u8>, mut records: &[u8], address: usize) -> Option<()> {
     while let Some((len, rest)) = records.split_first_chunk::<4>() {
         let body_len = u32::from_ne_bytes(*len) as usize;

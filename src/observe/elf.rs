@@ -1,11 +1,13 @@
-//! An ELF object that says what a debugger needs to know of functions: where they are, their names, how to unwind them.
+//! An ELF object that says what a debugger needs to know of functions: where they are, their names,
+//! how to unwind them.
 //!
-//! It has a section `.text` without contents (`SHT_NOBITS`) for every stretch of code, at its address; `.symtab` with the
-//! functions; and `.eh_frame` for those that came with call frame information. It counts as linked (`ET_EXEC`): all addresses are final.
+//! It has a section `.text` without contents (`SHT_NOBITS`) for every stretch of code, at its
+//! address; `.symtab` with the functions; and `.eh_frame` for those that came with call frame
+//! information. It counts as linked (`ET_EXEC`): all addresses are final.
 //!
-//! The tables are laid out by the `object` crate. By hand they are a hundred lines, twice, for 32 and 64 bits, in both byte
-//! orders, of which this machine would have tested a quarter; the crate is under the feature `gdb` only, with nothing
-//! but its ELF writer.
+//! The tables are laid out by the `object` crate. By hand they are a hundred lines, twice, for 32
+//! and 64 bits, in both byte orders, of which this machine would have tested a quarter; the crate
+//! is under the feature `gdb` only, with nothing but its ELF writer.
 #![forbid(unsafe_code)]
 
 use std::ops::Range;
@@ -14,8 +16,8 @@ use object::elf;
 use object::write::elf::{FileHeader, SectionHeader, Sym, Writer};
 use object::{Endianness, write::Result};
 
-/// Functions that fit into one object with some thousand sections to spare: from 65,280 sections on a symbol needs a second
-/// table.
+/// Functions that fit into one object with some thousand sections to spare: from 65,280 sections on
+/// a symbol needs a second table.
 pub(super) const MOST: usize = 4096;
 
 /// What the object says of one function.
@@ -34,8 +36,8 @@ impl Function {
     }
 }
 
-/// `functions` are ordered by address, and at most [`MOST`]. The bytes must stay where they are, as `.eh_frame` has an
-/// address as well.
+/// `functions` are ordered by address, and at most [`MOST`]. The bytes must stay where they are, as
+/// `.eh_frame` has an address as well.
 pub(super) fn object(machine: u16, functions: &[&Function]) -> Result<Vec<u8>> {
     let (frames, is_64) = (functions.iter().flat_map(|function| &function.frames), cfg!(target_pointer_width = "64"));
     let mut frames: Vec<u8> = frames.copied().collect();

@@ -5,8 +5,8 @@ use tracing::{debug, trace};
 
 use crate::{BlockInfo, Observer, Published, Reservation};
 
-/// Tells [`tracing`] what happens in an arena. Target `gaia_jit`; address space, memory and reclamation at level `DEBUG`,
-/// publications and retirements at `TRACE`, one event for a batch.
+/// Tells [`tracing`] what happens in an arena. Target `gaia_jit`; address space, memory and
+/// reclamation at level `DEBUG`, publications and retirements at `TRACE`, one event for a batch.
 ///
 /// ```
 /// use std::sync::Arc;

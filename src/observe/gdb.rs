@@ -2,17 +2,20 @@
 //!
 //! # Structure
 //!
-//! Each publication makes one ELF object ([`super::elf`]), which enters the list that debuggers read ([`super::gdb_list`]).
-//! Its functions retire one by one, but an object leaves only whole: so it stays until the last of them is gone. If code is
-//! published meanwhile where one of them was, a debugger would find two objects for that place. Then the old object is
-//! replaced by one without those that have retired, first.
+//! Each publication makes one ELF object ([`super::elf`]), which enters the list that debuggers
+//! read ([`super::gdb_list`]). Its functions retire one by one, but an object leaves only whole: so
+//! it stays until the last of them is gone. If code is published meanwhile where one of them was, a
+//! debugger would find two objects for that place. Then the old object is replaced by one without
+//! those that have retired, first.
 //!
-//! gdb takes time for each object that grows with the number of objects: to attach to 8,000 took 46 s. So there are
-//! [`FEW`] of them, or one for each [`TOGETHER`] functions if that is more. With one more, the smallest are joined. The
-//! joined object enters the list before the others leave it, so that a breakpoint has a function at every moment.
+//! gdb takes time for each object that grows with the number of objects: to attach to 8,000 took 46
+//! s. So there are [`FEW`] of them, or one for each [`TOGETHER`] functions if that is more. With
+//! one more, the smallest are joined. The joined object enters the list before the others leave it,
+//! so that a breakpoint has a function at every moment.
 //!
-//! All that is process-wide, as the list is; a [`Gdb`] is only the right to it. One lock guards it, held for a few
-//! searches in an ordered map for each function; objects are made without it, except those that replace others.
+//! All that is process-wide, as the list is; a [`Gdb`] is only the right to it. One lock guards it,
+//! held for a few searches in an ordered map for each function; objects are made without it, except
+//! those that replace others.
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,8 +30,8 @@ use crate::sync::{AtomicU64, Ordering};
 use crate::sys::process_lock::ProcessLock;
 use crate::{BlockInfo, Error, Observer, Published};
 
-/// Tells gdb and lldb of functions, by gdb's JIT interface: a breakpoint on the name of a function works, also before it
-/// is published (`set breakpoint pending on`), and backtraces name it.
+/// Tells gdb and lldb of functions, by gdb's JIT interface: a breakpoint on the name of a function
+/// works, also before it is published (`set breakpoint pending on`), and backtraces name it.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -44,47 +47,54 @@ use crate::{BlockInfo, Error, Observer, Published};
 /// lldb -o 'settings set plugin.jit-loader.gdb.enable on' -o 'breakpoint set --func-regex nothing' -o run -o bt ./program
 /// ```
 ///
-/// lldb has to be told to listen, but on Apple's systems, and takes names with a `::` as regular expressions only (seen with
-/// lldb 14 on Linux).
+/// lldb has to be told to listen, but on Apple's systems, and takes names with a `::` as regular
+/// expressions only (seen with lldb 14 on Linux).
 ///
 /// # Backtraces
 ///
-/// Where [`Code::unwind`](crate::Code::unwind) gave call frame information, a debugger goes by that. Otherwise it looks at the function's
-/// first instructions; on x86-64 it finds the caller if these are `push rbp; mov rbp, rsp`, else often not.
+/// Where [`Code::unwind`](crate::Code::unwind) gave call frame information, a debugger goes by
+/// that. Otherwise it looks at the function's first instructions; on x86-64 it finds the caller if
+/// these are `push rbp; mov rbp, rsp`, else often not.
 ///
 /// # Breakpoints
 ///
-/// In `DualMap` a debugger cannot write to the code, as that is shared memory which is not writable where it runs: use
-/// hardware breakpoints (`hbreak`), which work by name as well. `break` works in the other modes.
+/// In `DualMap` a debugger cannot write to the code, as that is shared memory which is not writable
+/// where it runs: use hardware breakpoints (`hbreak`), which work by name as well. `break` works in
+/// the other modes.
 ///
-/// gdb does not notice that the code under a `break` was replaced. The breakpoint is gone with the old
-/// code, and when gdb stops next it writes the instruction that was there before over the new one: the program may then
-/// crash. So while you debug with breakpoints in code of an arena, hold a guard ([`CodeArena::pin`](crate::CodeArena::pin)),
-/// which keeps the space of retired functions from being used again, or use `hbreak`.
+/// gdb does not notice that the code under a `break` was replaced. The breakpoint is gone with the
+/// old code, and when gdb stops next it writes the instruction that was there before over the new
+/// one: the program may then crash. So while you debug with breakpoints in code of an arena, hold a
+/// guard ([`CodeArena::pin`](crate::CodeArena::pin)), which keeps the space of retired functions
+/// from being used again, or use `hbreak`.
 ///
 /// # Cost
 ///
-/// Some microseconds for each publication while no debugger is attached, and 10 to 50 µs for one that takes the place of
-/// another in an arena of thousands of functions, because what shares an object with the old one is described again. With a
-/// debugger it is some milliseconds, because the program is stopped each time: publish in batches.
+/// Some microseconds for each publication while no debugger is attached, and 10 to 50 µs for one
+/// that takes the place of another in an arena of thousands of functions, because what shares an
+/// object with the old one is described again. With a debugger it is some milliseconds, because the
+/// program is stopped each time: publish in batches.
 ///
-/// Functions that were published one by one share objects once there are more than 512 of these. So a debugger that attaches
-/// to 10,000 or to 100,000 functions is ready after about a second (gdb 13). An object for each took 1.7 s for
-/// 2,000 functions, 5.6 s for 4,000, and 46 s for 8,000. What has retired may keep its name until the object is replaced.
+/// Functions that were published one by one share objects once there are more than 512 of these. So
+/// a debugger that attaches to 10,000 or to 100,000 functions is ready after about a second (gdb
+/// 13). An object for each took 1.7 s for 2,000 functions, 5.6 s for 4,000, and 46 s for 8,000.
+/// What has retired may keep its name until the object is replaced.
 ///
 /// # Other code that does the same
 ///
-/// The symbols `__jit_debug_descriptor` and `__jit_debug_register_code` can be defined once in a program. LLVM's JIT and wasmtime
-/// define them as well: linked statically beside one of these, the program does not link ("multiple definition of
-/// `__jit_debug_register_code`"), and this crate's feature `gdb` has to stay off. A debugger finds them
-/// in a program that is not stripped (`strip = "debuginfo"` leaves them).
+/// The symbols `__jit_debug_descriptor` and `__jit_debug_register_code` can be defined once in a
+/// program. LLVM's JIT and wasmtime define them as well: linked statically beside one of these, the
+/// program does not link ("multiple definition of `__jit_debug_register_code`"), and this crate's
+/// feature `gdb` has to stay off. A debugger finds them in a program that is not stripped
+/// (`strip = "debuginfo"` leaves them).
 pub struct Gdb(());
 
 /// All objects in the debuggers' list that arenas put there.
 static BOOK: ProcessLock<Book> = ProcessLock::new(Book::new());
 static LOST: AtomicU64 = AtomicU64::new(0);
-/// Functions from which on an object that has to be made anew becomes two: where functions of a large batch are replaced one
-/// by one, each replacement would have to describe all of the others again.
+/// Functions from which on an object that has to be made anew becomes two: where functions of a
+/// large batch are replaced one by one, each replacement would have to describe all of the others
+/// again.
 const DIVIDED: usize = 32;
 /// Objects that there may be however few the functions.
 const FEW: usize = 512;
@@ -130,8 +140,9 @@ impl Gdb {
         }
     }
 
-    /// Functions of this process that debuggers cannot be told of: there was no object to be had, or the process was forked
-    /// while another thread published, so that the list cannot be used any more.
+    /// Functions of this process that debuggers cannot be told of: there was no object to be had,
+    /// or the process was forked while another thread published, so that the list cannot be used
+    /// any more.
     pub fn lost(&self) -> u64 {
         LOST.load(Ordering::Relaxed)
     }
@@ -169,7 +180,8 @@ impl Book {
 
     /// `file` tells of `functions`, which were published just now.
     fn enter(&mut self, functions: Vec<Function>, file: Vec<u8>) {
-        // Whatever is in their place is gone; also if nobody said so, as in a child that dropped its parent's arena.
+        // Whatever is in their place is gone; also if nobody said so, as in a child that dropped
+        // its parent's arena.
         let mut stale = BTreeSet::new();
         for range in functions.iter().map(Function::range) {
             let before = self.places.range_mut(..range.end).rev();

@@ -1,8 +1,9 @@
-//! The list of objects that debuggers read: the JIT interface of gdb, which lldb knows too ("JIT Compilation Interface" in
-//! gdb's manual).
+//! The list of objects that debuggers read: the JIT interface of gdb, which lldb knows too ("JIT
+//! Compilation Interface" in gdb's manual).
 //!
-//! A debugger sets a breakpoint on `__jit_debug_register_code`. Whenever it is called, `__jit_debug_descriptor` says which
-//! entry of the list was added or is about to be removed. One that is attached later walks the list.
+//! A debugger sets a breakpoint on `__jit_debug_register_code`. Whenever it is called,
+//! `__jit_debug_descriptor` says which entry of the list was added or is about to be removed. One
+//! that is attached later walks the list.
 
 use std::ptr::{self, NonNull};
 
@@ -29,7 +30,8 @@ struct Descriptor {
 const REGISTER: u32 = 1;
 const UNREGISTER: u32 = 2;
 
-/// The name is the interface's. (The crate's own unit tests are linked with the crate as well, which has the name there.)
+/// The name is the interface's. (The crate's own unit tests are linked with the crate as well,
+/// which has the name there.)
 #[cfg_attr(not(test), unsafe(no_mangle))]
 #[allow(non_upper_case_globals)]
 static mut __jit_debug_descriptor: Descriptor =
@@ -39,7 +41,8 @@ static mut __jit_debug_descriptor: Descriptor =
 #[cfg_attr(not(test), unsafe(no_mangle))]
 #[inline(never)]
 extern "C" fn __jit_debug_register_code() {
-    // Not an empty function, which a linker could make one with others; and whatever was stored before is in memory.
+    // Not an empty function, which a linker could make one with others; and whatever was stored
+    // before is in memory.
     std::hint::black_box(&raw const __jit_debug_descriptor);
 }
 
@@ -53,7 +56,8 @@ pub(super) struct Listed {
     _file: Vec<u8>,
 }
 
-// SAFETY: the entry is reached under the lock of the list alone, and by a debugger, which stops the program.
+// SAFETY: the entry is reached under the lock of the list alone, and by a debugger, which stops the
+// program.
 unsafe impl Send for Listed {}
 
 impl Listed {
@@ -68,7 +72,8 @@ impl Listed {
         // SAFETY: made above, and known to nobody else.
         unsafe { (*entry.as_ptr()).next = first };
         if !first.is_null() {
-            // SAFETY: entries in the list are alive: they leave it, under the lock, before they are freed.
+            // SAFETY: entries in the list are alive: they leave it, under the lock, before they are
+            // freed.
             unsafe { (*first).prev = entry.as_ptr() };
         }
         // SAFETY: the descriptor is touched under the lock alone.

@@ -2,13 +2,15 @@
 //!
 //! # The format
 //!
-//! Version 1, as in `tools/perf/Documentation/jitdump-specification.txt` of the Linux sources: a header, then records. All
-//! numbers are in the byte order of the machine. A function is one `JIT_CODE_LOAD`; `JIT_CODE_CLOSE` ends the file.
+//! Version 1, as in `tools/perf/Documentation/jitdump-specification.txt` of the Linux sources: a
+//! header, then records. All numbers are in the byte order of the machine. A function is one
+//! `JIT_CODE_LOAD`; `JIT_CODE_CLOSE` ends the file.
 //!
-//! `perf record` learns of the file by an executable mapping of its first page. That page holds nothing but the header and a
-//! record without content, which fills it up: copies of code, in a file that this process can write to, must not be
-//! executable, not even at an address that nobody uses. (A larger header would do as well, but `perf` up to 6.1 and
-//! beyond gives up on headers of over 80 bytes: it reads what follows with a length of 0.) The record is of the kind
+//! `perf record` learns of the file by an executable mapping of its first page. That page holds
+//! nothing but the header and a record without content, which fills it up: copies of code, in a
+//! file that this process can write to, must not be executable, not even at an address that nobody
+//! uses. (A larger header would do as well, but `perf` up to 6.1 and beyond gives up on headers of
+//! over 80 bytes: it reads what follows with a length of 0.) The record is of the kind
 //! `JIT_CODE_DEBUG_INFO`, of no lines, which every reader knows.
 
 use std::cell::Cell;
@@ -39,9 +41,10 @@ const LOAD: usize = PREFIX + 40;
 
 /// Writes `jit-PID.dump`, from which `perf inject --jit` makes an object file for every function.
 ///
-/// Unlike in a [`PerfMap`](super::PerfMap), an address can be used again, as functions carry the time of their
-/// publication, and `perf annotate` shows their instructions. The price is a copy of all code in the file, and a file for each function when it is
-/// read. Only the owner can read it, and nothing removes it.
+/// Unlike in a [`PerfMap`](super::PerfMap), an address can be used again, as functions carry the
+/// time of their publication, and `perf annotate` shows their instructions. The price is a copy of
+/// all code in the file, and a file for each function when it is read. Only the owner can read it,
+/// and nothing removes it.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -62,22 +65,26 @@ const LOAD: usize = PREFIX + 40;
 /// perf report -i perf.jit.data
 /// ```
 ///
-/// It works in all modes. On Apple's systems times are those of `mach_absolute_time`, which samply expects there; that was never run.
+/// It works in all modes. On Apple's systems times are those of `mach_absolute_time`, which samply
+/// expects there; that was never run.
 ///
-/// When it is written, and what is lost when the process dies, is as with [`PerfMap`](super::PerfMap#when-it-is-written).
-/// A retired function is not told of: the format has nothing for that. Samples that fall where it was go to its name until
-/// another function is published there.
+/// When it is written, and what is lost when the process dies, is as with
+/// [`PerfMap`](super::PerfMap#when-it-is-written). A retired function is not told of: the format
+/// has nothing for that. Samples that fall where it was go to its name until another function is
+/// published there.
 pub struct Jitdump {
     sink: Sink,
     process: u32,
     /// The number of the next function: `perf` names its files by it.
     next: AtomicU64,
-    /// The page by which `perf record` learns of the file, and, if it is attached later, the proof that it is used.
+    /// The page by which `perf record` learns of the file, and, if it is attached later, the proof
+    /// that it is used.
     _marker: Mmap,
 }
 
 impl Jitdump {
-    /// Makes the file in the directory that the environment variable `JITDUMPDIR` names, else in the current one.
+    /// Makes the file in the directory that the environment variable `JITDUMPDIR` names, else in
+    /// the current one.
     ///
     /// # Errors
     /// As for [`Jitdump::in_directory`].
@@ -86,15 +93,15 @@ impl Jitdump {
         Self::in_directory(directory.unwrap_or_else(|| ".".into()))
     }
 
-    /// Makes the file in a directory. One that is left of an earlier process of the same number is removed first; a link
-    /// is not followed. `perf inject` puts its own files next to it.
+    /// Makes the file in a directory. One that is left of an earlier process of the same number is
+    /// removed first; a link is not followed. `perf inject` puts its own files next to it.
     ///
     /// # Errors
-    /// - [`Error::Unsupported`] if this process writes the file already: one serves all arenas. Also if other code of the
-    ///   process writes it, or another process of the same number (in a container that shares the directory): take another
-    ///   directory.
-    /// - [`Error::OperatingSystem`], with the path, if it cannot be made, or cannot be mapped executable: its file system is
-    ///   mounted `noexec`.
+    /// - [`Error::Unsupported`] if this process writes the file already: one serves all arenas.
+    ///   Also if other code of the process writes it, or another process of the same number (in a
+    ///   container that shares the directory): take another directory.
+    /// - [`Error::OperatingSystem`], with the path, if it cannot be made, or cannot be mapped
+    ///   executable: its file system is mounted `noexec`.
     pub fn in_directory(directory: impl AsRef<Path>) -> Result<Self, Error> {
         let Some(machine) = MACHINE else {
             return Err(Error::unsupported("Jitdump", "ELF has no name for this architecture"));
@@ -117,12 +124,14 @@ impl Jitdump {
     /// Writes all that was published before the call.
     ///
     /// # Errors
-    /// [`Error::OperatingSystem`] if it cannot be written; it is then lost. [`Error::Unsupported`] in a forked child.
+    /// [`Error::OperatingSystem`] if it cannot be written; it is then lost. [`Error::Unsupported`]
+    /// in a forked child.
     pub fn flush(&self) -> Result<(), Error> {
         self.sink.flush()
     }
 
-    /// Functions that could not be written, and never will be: the disk was full, or the file was removed.
+    /// Functions that could not be written, and never will be: the disk was full, or the file was
+    /// removed.
     pub fn lost(&self) -> u64 {
         self.sink.lost()
     }
@@ -134,7 +143,8 @@ impl Jitdump {
         out.extend_from_slice(&self.process.to_ne_bytes());
         out.extend_from_slice(&thread.to_ne_bytes());
         let address = block.start.addr() as u64;
-        // Not as `block` says, which may be of somebody's own invention: what is read is the block itself.
+        // Not as `block` says, which may be of somebody's own invention: what is read is the block
+        // itself.
         let len = function.with_code(<[u8]>::len) as u64;
         for number in [address, address, len, index] {
             out.extend_from_slice(&number.to_ne_bytes());
@@ -158,7 +168,8 @@ impl Observer for Jitdump {
         let first = self.next.fetch_add(functions.len() as u64, Ordering::Relaxed);
         let len =
             functions.iter().map(|function| LOAD + name::most(function) + 1 + function.with_code(<[u8]>::len)).sum();
-        // The records carry their times, so their order does not matter: each thread has a buffer of its own.
+        // The records carry their times, so their order does not matter: each thread has a buffer
+        // of its own.
         self.sink.append(thread_number(), len, functions.len(), |out| {
             for (function, index) in functions.iter().zip(first..) {
                 self.load(out, function, time, thread, index);
@@ -208,9 +219,11 @@ fn prefix(out: &mut Vec<u8>, kind: u32, len: u32, time: u64) {
 fn marker(file: &File, path: &Path) -> Result<Mmap, Error> {
     let mut options = MmapOptions::new();
     options.len(region::page::size());
-    // Apple's systems refuse to map a file executable that nobody signed, and profilers there see that it was opened.
+    // Apple's systems refuse to map a file executable that nobody signed, and profilers there see
+    // that it was opened.
     let mapped = if cfg!(target_vendor = "apple") {
-        // SAFETY: nobody reads or runs anything through this mapping, so it does not matter what becomes of the file.
+        // SAFETY: nobody reads or runs anything through this mapping, so it does not matter what
+        // becomes of the file.
         unsafe { options.map(file) }
     } else {
         // SAFETY: as above.

@@ -1,7 +1,8 @@
 //! What ELF calls the architecture this is compiled for.
 #![forbid(unsafe_code)]
 
-/// `e_machine`, from the processor supplements of the ELF specification. `None` where the crate runs no code anyway.
+/// `e_machine`, from the processor supplements of the ELF specification. `None` where the crate
+/// runs no code anyway.
 pub(super) const MACHINE: Option<u16> = if cfg!(target_arch = "x86_64") {
     Some(62)
 } else if cfg!(target_arch = "x86") {

@@ -1,4 +1,5 @@
-//! Listeners that tell profilers and debuggers of an arena's functions; nothing in the crate depends on them.
+//! Listeners that tell profilers and debuggers of an arena's functions; nothing in the crate
+//! depends on them.
 //!
 //! Each implements [`Observer`](crate::Observer) and is given to
 //! [`ArenaBuilder::observer`](crate::ArenaBuilder::observer); one may listen to several arenas.
@@ -13,8 +14,9 @@
 //!
 //! The feature `perf` was run on Linux alone; for other systems the compiler has checked it.
 //!
-//! Functions are known by [`Code::name`](crate::Code::name) or, without one, as `jit_` with their tag in decimal or (if
-//! that is 0) their address in hexadecimal. Control characters and line separators in names are written as `_`.
+//! Functions are known by [`Code::name`](crate::Code::name) or, without one, as `jit_` with their
+//! tag in decimal or (if that is 0) their address in hexadecimal. Control characters and line
+//! separators in names are written as `_`.
 
 #[cfg(all(feature = "perf", unix))]
 mod claim;

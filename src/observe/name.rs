@@ -1,7 +1,8 @@
 //! What functions are called in files that others read.
 //!
-//! Tried with `perf` 6.1 and gdb 13: blanks at either end, `[`, `@plt`, `$x`, `.L`, digits, quotes, any letters and 70,000 bytes
-//! are all shown as they are. A perf map is read line by line, and `perf` passes over a line whose name has less than three bytes.
+//! Tried with `perf` 6.1 and gdb 13: blanks at either end, `[`, `@plt`, `$x`, `.L`, digits, quotes,
+//! any letters and 70,000 bytes are all shown as they are. A perf map is read line by line, and
+//! `perf` passes over a line whose name has less than three bytes.
 #![forbid(unsafe_code)]
 
 use crate::Published;
@@ -11,7 +12,8 @@ fn ends_something(letter: char) -> bool {
     letter.is_control() || matches!(letter, '\u{2028}' | '\u{2029}')
 }
 
-/// Appends a function's name as [`push`] does, and blanks behind it if `perf` would pass over its line in a map.
+/// Appends a function's name as [`push`] does, and blanks behind it if `perf` would pass over its
+/// line in a map.
 #[cfg(feature = "perf")]
 pub(super) fn push_for_map(out: &mut Vec<u8>, function: &Published<'_>) {
     let end = out.len() + 3;
@@ -21,8 +23,8 @@ pub(super) fn push_for_map(out: &mut Vec<u8>, function: &Published<'_>) {
     }
 }
 
-/// Appends a function's name, without control characters: a line end would begin another entry of a perf map, and a zero
-/// would end a string.
+/// Appends a function's name, without control characters: a line end would begin another entry of a
+/// perf map, and a zero would end a string.
 pub(super) fn push(out: &mut Vec<u8>, function: &Published<'_>) {
     let Some(name) = function.name.filter(|name| !name.is_empty()) else {
         out.extend_from_slice(b"jit_");

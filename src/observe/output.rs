@@ -11,7 +11,8 @@
 //! | somebody appended to it | it is overwritten | it stays |
 //! | the disk is full, or a limit is reached | what was written of a record is cut off | what was written of a line is overwritten with line ends |
 //!
-//! What is lost is counted, and the next write is tried all the same: a disk may come to have room again.
+//! What is lost is counted, and the next write is tried all the same: a disk may come to have room
+//! again.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, Write};
@@ -22,9 +23,9 @@ use std::path::PathBuf;
 
 use super::claim::{self, Id, Kind, id};
 
-/// Bytes that are written by one call, put together from so many buffers at most. A file system that is given a megabyte
-/// takes a third of the time, line by line, that it takes for 16 KiB, as it gets memory in larger pieces (ext4 of Linux
-/// 6.18: 12 ns of 36 for a line of a perf map).
+/// Bytes that are written by one call, put together from so many buffers at most. A file system
+/// that is given a megabyte takes a third of the time, line by line, that it takes for 16 KiB, as
+/// it gets memory in larger pieces (ext4 of Linux 6.18: 12 ns of 36 for a line of a perf map).
 pub(super) const TOGETHER: usize = 1 << 20;
 pub(super) const PIECES: usize = 256;
 
@@ -39,8 +40,8 @@ pub(super) struct Output {
     end: u64,
     /// Lines written here that are in the file.
     lines: u64,
-    /// Put together from several buffers to be written, with the length and the records of each; no more than there was
-    /// room for from the beginning.
+    /// Put together from several buffers to be written, with the length and the records of each; no
+    /// more than there was room for from the beginning.
     staged: Vec<u8>,
     pieces: Vec<(usize, u64)>,
     /// Records that could not be written, and were not counted yet.
@@ -56,7 +57,8 @@ impl Output {
         Self { file, id, path, kind, end: 0, lines: 0, staged, pieces: Vec::with_capacity(PIECES), lost: 0 }
     }
 
-    /// Writes what the file begins with. In a file of lines others may have written something before.
+    /// Writes what the file begins with. In a file of lines others may have written something
+    /// before.
     pub(super) fn begin(&mut self, head: &[u8]) -> io::Result<()> {
         if self.kind == Kind::Lines {
             self.end = self.file.metadata()?.len();
@@ -94,7 +96,8 @@ impl Output {
         Ok(all)
     }
 
-    /// Whether there is memory to put it together with others: little for each, so none for large ones.
+    /// Whether there is memory to put it together with others: little for each, so none for large
+    /// ones.
     pub(super) fn has_room(&self, bytes: &[u8]) -> bool {
         bytes.len() <= self.staged.capacity() - self.staged.len() && self.pieces.len() < self.pieces.capacity()
     }
@@ -179,8 +182,8 @@ impl Output {
         }
     }
 
-    /// Whether the file has no name any more. Its path is not asked for: in a sandbox or another root it may lead nowhere, while
-    /// the file is where others find it.
+    /// Whether the file has no name any more. Its path is not asked for: in a sandbox or another
+    /// root it may lead nowhere, while the file is where others find it.
     fn is_removed(&self) -> io::Result<bool> {
         Ok(self.file.metadata()?.nlink() == 0)
     }
@@ -242,7 +245,8 @@ impl Output {
         self.end = 0;
     }
 
-    /// Appends whole lines, behind whatever others appended: as many as there is room for. The rest is lost.
+    /// Appends whole lines, behind whatever others appended: as many as there is room for. The rest
+    /// is lost.
     fn append_lines(&mut self, bytes: &[u8]) -> io::Result<()> {
         let mut rest = bytes;
         while !rest.is_empty() {
@@ -265,7 +269,8 @@ impl Output {
     fn append_some(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let len = self.file.metadata()?.len();
         let mut last = [b'\n'];
-        // Where somebody else has left off in the middle of a line, one more line end keeps ours whole.
+        // Where somebody else has left off in the middle of a line, one more line end keeps ours
+        // whole.
         if len > 0 && self.file.read_at(&mut last, len - 1)? == 1 && last != [b'\n'] {
             if len >= file_size_limit() {
                 return Err(io::Error::from_raw_os_error(libc::EFBIG));

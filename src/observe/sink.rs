@@ -2,24 +2,26 @@
 //!
 //! # Structure
 //!
-//! Records are put together in one of sixteen buffers, each behind a lock of its own that is held for one append. A full
-//! buffer goes to the end of a queue, from which a thread of the sink's own writes it: a thread that publishes does not
-//! wait for the file system, unless the queue holds 8 MiB already. What does not fill a buffer is queued every tenth of
-//! a second, so that a program that is killed loses no more than that. (Tried: full buffers written by whoever fills
-//! them, 64 KiB each: the writers waited for the disk and for each other, and eight threads that publish one function at
-//! a time took 1.8 times as long as without a map, not 1.6; of batches, 1.4 and not 1.3. And without the thread,
-//! a program that publishes fifty functions and is interrupted left an empty file.)
+//! Records are put together in one of sixteen buffers, each behind a lock of its own that is held
+//! for one append. A full buffer goes to the end of a queue, from which a thread of the sink's own
+//! writes it: a thread that publishes does not wait for the file system, unless the queue holds 8
+//! MiB already. What does not fill a buffer is queued every tenth of a second, so that a program
+//! that is killed loses no more than that. (Tried: full buffers written by whoever fills them, 64
+//! KiB each: the writers waited for the disk and for each other, and eight threads that publish one
+//! function at a time took 1.8 times as long as without a map, not 1.6; of batches, 1.4 and not
+//! 1.3. And without the thread, a program that publishes fifty functions and is interrupted left an
+//! empty file.)
 //!
-//! A buffer is queued while its own lock is held, and the queue is emptied by one thread at a time, which holds the lock of the
-//! file. So the records of one buffer reach the file in the order they were appended. Which buffer a record goes to is
-//! the caller's choice.
+//! A buffer is queued while its own lock is held, and the queue is emptied by one thread at a time,
+//! which holds the lock of the file. So the records of one buffer reach the file in the order they
+//! were appended. Which buffer a record goes to is the caller's choice.
 //!
 //! What becomes of a write that fails is said in [`super::output`].
 //!
 //! # Forked children
 //!
-//! Each call that takes a lock looks first whether it is in the process that made the sink. [`Sink::inherited`] is for a child: it
-//! tries the locks, and takes none.
+//! Each call that takes a lock looks first whether it is in the process that made the sink.
+//! [`Sink::inherited`] is for a child: it tries the locks, and takes none.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -38,7 +40,8 @@ use crate::sys::process_lock::ProcessLock;
 
 /// How many buffers there are.
 pub(super) const SHARDS: usize = 16;
-/// Bytes from which on a buffer is queued. All buffers together fit into the second level of caches.
+/// Bytes from which on a buffer is queued. All buffers together fit into the second level of
+/// caches.
 const FULL: usize = 16 << 10;
 /// Empty buffers that are kept: as many as the thread finds when it is woken.
 const SPARE: usize = WORTH / FULL;
@@ -59,7 +62,8 @@ struct Open {
     id: Id,
 }
 
-/// The file; what is in its buffers is written when it is dropped. In a forked child it does nothing.
+/// The file; what is in its buffers is written when it is dropped. In a forked child it does
+/// nothing.
 pub(super) struct Sink {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
@@ -90,12 +94,14 @@ struct Buffer {
 struct Queue {
     full: VecDeque<Buffer>,
     bytes: usize,
-    /// Empty, but with room: what full ones are exchanged with. The last that was written is the first to be used again.
+    /// Empty, but with room: what full ones are exchanged with. The last that was written is the
+    /// first to be used again.
     spare: Vec<Vec<u8>>,
 }
 
 impl Sink {
-    /// Makes a file, or takes part in it if its kind allows that, and writes `head` at its beginning.
+    /// Makes a file, or takes part in it if its kind allows that, and writes `head` at its
+    /// beginning.
     pub(super) fn create(what: &'static str, path: PathBuf, kind: Kind, head: &[u8]) -> Result<(Self, File), Error> {
         let generation = generation();
         let Some(mut open) = OPEN.lock() else {
@@ -135,7 +141,8 @@ impl Sink {
         &self.shared.path
     }
 
-    /// Appends records to a buffer, which has room for `len` more bytes: `write` says how many there were.
+    /// Appends records to a buffer, which has room for `len` more bytes: `write` says how many
+    /// there were.
     pub(super) fn append(&self, shard: usize, len: usize, records: usize, write: impl FnOnce(&mut Vec<u8>)) {
         if !self.is_own() {
             return self.lose(records as u64);
@@ -180,8 +187,9 @@ impl Sink {
         self.shared.generation == generation()
     }
 
-    /// In a forked child: what its parent had appended when it forked, as far as that can be had. The locks that are tried here
-    /// stay locked, because nobody uses them in this process, and to unlock one may mean to wake a thread that is not here.
+    /// In a forked child: what its parent had appended when it forked, as far as that can be had.
+    /// The locks that are tried here stay locked, because nobody uses them in this process, and to
+    /// unlock one may mean to wake a thread that is not here.
     pub(super) fn inherited(&self) -> io::Result<Vec<u8>> {
         let mut all = match self.shared.output.try_lock() {
             Some(output) => {
@@ -210,7 +218,8 @@ impl Drop for Sink {
     fn drop(&mut self) {
         let thread = self.thread.take();
         if !self.is_own() {
-            // Only the parent has that thread, and what the locks guard may have been in the middle of a change.
+            // Only the parent has that thread, and what the locks guard may have been in the middle
+            // of a change.
             mem::forget(thread);
             return;
         }
@@ -227,7 +236,8 @@ impl Drop for Sink {
 }
 
 impl Shared {
-    /// Puts a buffer, whose lock the caller holds, at the end of the queue; how many bytes are in there then.
+    /// Puts a buffer, whose lock the caller holds, at the end of the queue; how many bytes are in
+    /// there then.
     fn enqueue(&self, buffer: &mut Buffer) -> usize {
         let mut queue = self.queue.lock();
         queue.bytes += buffer.bytes.len();
@@ -278,8 +288,8 @@ impl Shared {
     }
 }
 
-/// The thread that writes what does not fill a buffer. No signal is delivered to it: handlers of the program's own would
-/// run on a thread that the program does not know.
+/// The thread that writes what does not fill a buffer. No signal is delivered to it: handlers of
+/// the program's own would run on a thread that the program does not know.
 fn start(shared: Arc<Shared>) -> io::Result<JoinHandle<()>> {
     let mut all = mem::MaybeUninit::uninit();
     let mut old = mem::MaybeUninit::uninit();

@@ -1,10 +1,12 @@
 //! Names for Intel's VTune Profiler.
 //!
-//! The profiler puts the path of its collector, a shared library, into the environment of the program it starts. The crate
-//! `ittapi-sys` (Intel's own C code) loads that library, once, and passes calls on to it. Neither the loading nor the numbers of
-//! functions are safe for several threads, and nothing says that the collector is, so one lock covers all of it.
+//! The profiler puts the path of its collector, a shared library, into the environment of the
+//! program it starts. The crate `ittapi-sys` (Intel's own C code) loads that library, once, and
+//! passes calls on to it. Neither the loading nor the numbers of functions are safe for several
+//! threads, and nothing says that the collector is, so one lock covers all of it.
 //!
-//! (Not the crate `ittapi` over it: it leaks three strings for each function, and knows no retirement.)
+//! (Not the crate `ittapi` over it: it leaks three strings for each function, and knows no
+//! retirement.)
 
 use std::collections::BTreeMap;
 use std::ffi::{CString, c_char, c_void};
@@ -20,9 +22,9 @@ use crate::{BlockInfo, Observer, Published};
 
 /// Tells Intel's VTune Profiler of functions, by its JIT Profiling interface.
 ///
-/// The profiler has to start the program (`vtune -collect hotspots ./program`), or set `INTEL_JIT_PROFILER64`
-/// (`INTEL_JIT_PROFILER32` on x86) to its collector for it. Without a collector nothing is told, and a publication costs one
-/// comparison more.
+/// The profiler has to start the program (`vtune -collect hotspots ./program`), or set
+/// `INTEL_JIT_PROFILER64` (`INTEL_JIT_PROFILER32` on x86) to its collector for it. Without a
+/// collector nothing is told, and a publication costs one comparison more.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -33,14 +35,15 @@ use crate::{BlockInfo, Observer, Published};
 /// # Ok::<(), gaia_jit::Error>(())
 /// ```
 ///
-/// Functions appear by their names in the module `gaia_jit`. One of 4 GiB or more, which the interface cannot express, is not told
-/// of.
+/// Functions appear by their names in the module `gaia_jit`. One of 4 GiB or more, which the
+/// interface cannot express, is not told of.
 ///
 /// Tested with a collector that writes down what it is told. VTune itself was never run.
 ///
 /// # Fork
 ///
-/// A forked child tells the collector nothing, because the collector belongs to its parent. One made in a child starts as any other.
+/// A forked child tells the collector nothing, because the collector belongs to its parent. One
+/// made in a child starts as any other.
 pub struct VTune {
     /// The process that asked for a collector, if there was one.
     collected: Option<u64>,
@@ -52,18 +55,21 @@ static NUMBERS: ProcessLock<BTreeMap<usize, u32>> = ProcessLock::new(BTreeMap::n
 const MODULE: &[u8] = b"gaia_jit\0";
 
 impl VTune {
-    /// Asks whether there is a collector, and loads it. An absent one is no error: see [`VTune::is_active`].
+    /// Asks whether there is a collector, and loads it. An absent one is no error: see
+    /// [`VTune::is_active`].
     #[must_use]
     pub fn new() -> Self {
         let active = NUMBERS.lock().is_some_and(|_alone| {
-            // SAFETY: has no requirements but that no other thread is loading it, and the lock is held.
+            // SAFETY: has no requirements but that no other thread is loading it, and the lock is
+            // held.
             let running = unsafe { itt::iJIT_IsProfilingActive() };
             running != itt::_iJIT_IsProfilingActiveFlags_iJIT_NOTHING_RUNNING
         });
         Self { collected: active.then(generation) }
     }
 
-    /// Whether a collector hears of functions: in this process, and not in a child of the one that made this.
+    /// Whether a collector hears of functions: in this process, and not in a child of the one that
+    /// made this.
     pub fn is_active(&self) -> bool {
         self.collected.is_some_and(|process| process == generation())
     }
@@ -135,8 +141,8 @@ impl Observer for VTune {
 
 /// One event. The lock is held.
 fn tell<T>(event: itt::iJIT_jvm_event, data: &mut T) {
-    // SAFETY: each kind of event has the data that Intel's header names for it, with strings that outlive the call; the collector
-    // copies what it keeps.
+    // SAFETY: each kind of event has the data that Intel's header names for it, with strings that
+    // outlive the call; the collector copies what it keeps.
     unsafe { itt::iJIT_NotifyEvent(event, ptr::from_mut(data).cast()) };
 }
 

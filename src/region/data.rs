@@ -52,7 +52,8 @@ impl Region {
         Ok(unsafe { self.os.protect(self.data_span(range), Access::ReadWrite) }?)
     }
 
-    /// Makes whole pages that were opened readable and nothing more. When this fails, some of them may be.
+    /// Makes whole pages that were opened readable and nothing more. When this fails, some of them
+    /// may be.
     ///
     /// # Safety
     /// - Nobody writes to the pages any more.

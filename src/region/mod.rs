@@ -1,7 +1,8 @@
-//! An owned reservation of address space, and what can be done with its pages. Raw pointers stop here: above, code is
-//! offsets into the region.
+//! An owned reservation of address space, and what can be done with its pages. Raw pointers stop
+//! here: above, code is offsets into the region.
 //!
-//! How bytes get in without a page that is writable and executable is the business of [`modes`](crate::modes).
+//! How bytes get in without a page that is writable and executable is the business of
+//! [`modes`](crate::modes).
 
 use std::ops::Range;
 use std::ptr::NonNull;
@@ -24,7 +25,8 @@ pub(crate) struct Region {
     /// The view that runs, with a page without access (at least) on either side, and the data.
     reservation: Span,
     data: Span,
-    /// The address of offset 0, a multiple of `align`. In given memory it lies before the memory and is never followed.
+    /// The address of offset 0, a multiple of `align`. In given memory it lies before the memory
+    /// and is never followed.
     origin: *mut u8,
     /// The largest alignment of a block.
     align: usize,
@@ -70,7 +72,8 @@ impl Region {
         }
     }
 
-    /// A region of memory that somebody else mapped: `code` begins and ends at a granule, `data` is whole pages.
+    /// A region of memory that somebody else mapped: `code` begins and ends at a granule, `data` is
+    /// whole pages.
     pub(crate) fn given(os: &'static dyn Os, code: Span, data: Span) -> Self {
         let first = code.address() % MAX_ALIGN;
         Self {
@@ -222,8 +225,9 @@ impl Region {
         in_data || self.offset_of(address).is_some()
     }
 
-    /// Opens whole private pages for writing. When this fails, some of them may be open all the same: the system
-    /// changes one mapping after another. Seal them before they are used for anything else.
+    /// Opens whole private pages for writing. When this fails, some of them may be open all the
+    /// same: the system changes one mapping after another. Seal them before they are used for
+    /// anything else.
     ///
     /// # Safety
     /// - The pages hold no live code, and belong to the caller until sealed.
@@ -300,8 +304,8 @@ impl Region {
     }
 }
 
-// SAFETY: the pointers are to mappings that the region owns; every access to their bytes goes through unsafe calls
-// whose callers own the bytes.
+// SAFETY: the pointers are to mappings that the region owns; every access to their bytes goes
+// through unsafe calls whose callers own the bytes.
 unsafe impl Send for Region {}
 // SAFETY: as for `Send`; everything else is atomics and locks.
 unsafe impl Sync for Region {}

@@ -24,7 +24,8 @@ pub(crate) struct Plan {
     pub(crate) name: Option<CString>,
 }
 
-/// A refusal while a mode is set up: a policy's doing is `Unsupported`, all else is the system's error as it is.
+/// A refusal while a mode is set up: a policy's doing is `Unsupported`, all else is the system's
+/// error as it is.
 pub(crate) fn refusal(mode: &'static str) -> impl Fn(Refused) -> Error {
     move |refused| match refused.source.kind() {
         io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported | io::ErrorKind::InvalidInput => {

@@ -1,4 +1,5 @@
-//! Where values go: parts of instructions, and numbers. Instructions are little-endian on all architectures here; numbers are too.
+//! Where values go: parts of instructions, and numbers. Instructions are little-endian on all
+//! architectures here; numbers are too.
 #![forbid(unsafe_code)]
 
 use super::Misfit;
@@ -18,8 +19,8 @@ pub(crate) enum Field {
     Subtracted(usize),
     /// Bits of a 32-bit instruction, for a signed multiple of `1 << shift`.
     Bits { lowest: u32, width: u32, shift: u32 },
-    /// Bits of a 32-bit instruction, for bits `shift` and up of an unsigned value; with `checked`, none are above them, and without
-    /// they are cut off.
+    /// Bits of a 32-bit instruction, for bits `shift` and up of an unsigned value; with `checked`,
+    /// none are above them, and without they are cut off.
     Part { lowest: u32, width: u32, shift: u32, checked: bool },
     /// `adr`, and `adrp` with a shift of 12: two bits at 29 and 19 at 5.
     Adr { shift: u32, checked: bool },
@@ -103,7 +104,8 @@ impl Field {
             }
             Self::Part { lowest, width, shift, checked } => {
                 check(!checked || is_unsigned(value, width + shift), Misfit::OutOfRange)?;
-                // Of what counts in units the rest is nothing; of what is cut out of an address it is somebody else's part.
+                // Of what counts in units the rest is nothing; of what is cut out of an address it
+                // is somebody else's part.
                 check(shift >= 12 || value & ((1 << shift) - 1) == 0, Misfit::Misaligned)?;
                 replace(bytes, mask(width) << lowest, ((value as u64 >> shift) as u32) << lowest);
             }

@@ -1,8 +1,9 @@
-//! Relocations: what a code generator leaves open in its bytes, and how that is filled in. Plain arithmetic on bytes, for all
-//! architectures on every one.
+//! Relocations: what a code generator leaves open in its bytes, and how that is filled in. Plain
+//! arithmetic on bytes, for all architectures on every one.
 //!
-//! A relocation is a *formula* ([`Formula`]), whose value goes into a *field* ([`Field`](field::Field)) of one or two instructions, or a number.
-//! [`Reloc::spec`] is the one table of both; [`field`](mod@field) puts values into fields.
+//! A relocation is a *formula* ([`Formula`]), whose value goes into a *field*
+//! ([`Field`](field::Field)) of one or two instructions, or a number. [`Reloc::spec`] is the one
+//! table of both; [`field`](mod@field) puts values into fields.
 #![forbid(unsafe_code)]
 
 mod field;
@@ -17,8 +18,8 @@ pub(crate) use table::Architecture;
 pub use table::Reloc;
 use table::Spec;
 
-/// How the value of a relocation comes about, in the terms of ELF: `S` is the address of the target, `A` the addend, `P` the address
-/// of the place. `page(x)` is `x` without its low 12 bits.
+/// How the value of a relocation comes about, in the terms of ELF: `S` is the address of the
+/// target, `A` the addend, `P` the address of the place. `page(x)` is `x` without its low 12 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Formula {
     /// `S + A`.
@@ -36,7 +37,8 @@ pub(crate) enum Formula {
 pub(crate) enum Via {
     /// Nothing: it is the target itself.
     Itself,
-    /// A stub, if the target is out of range: it is a branch that counts from so many bytes behind its place.
+    /// A stub, if the target is out of range: it is a branch that counts from so many bytes behind
+    /// its place.
     Stub(i64),
     /// A cell that holds the address of the target; the addend belongs to the cell's address.
     Cell,
@@ -105,7 +107,8 @@ impl Reloc {
         }) as i64
     }
 
-    /// Puts a value into the field at the start of `bytes`, of which there are enough. On an error nothing has changed.
+    /// Puts a value into the field at the start of `bytes`, of which there are enough. On an error
+    /// nothing has changed.
     pub(crate) fn apply(self, bytes: &mut [u8], value: i64) -> Result<(), Misfit> {
         let Spec { field, .. } = self.spec();
         field.put(bytes, value)

@@ -35,11 +35,14 @@ pub(super) struct Spec {
 
 macro_rules! relocations {
     ($($(#[$doc:meta])* $kind:ident = $name:literal $architecture:ident $formula:ident $via:expr, $field:expr;)+) => {
-        /// A kind of relocation, for [`Batch::link`](crate::Batch::link): where in the bytes a target goes, and how.
+        /// A kind of relocation, for [`Batch::link`](crate::Batch::link): where in the bytes a
+        /// target goes, and how.
         ///
-        /// `S` is the address of the target, `A` the addend, `P` the address of the place; `page(x)` is `x` without its low 12 bits.
-        /// `stub` is a [stub](crate::Batch::reserve_with_stubs) of the slot's own that leads to the target, used if the target is
-        /// out of range; `cell` is the word with the target's address in such a stub.
+        /// `S` is the address of the target, `A` the addend, `P` the address of the place;
+        /// `page(x)` is `x` without its low 12 bits. `stub` is a
+        /// [stub](crate::Batch::reserve_with_stubs) of the slot's own that leads to the target,
+        /// used if the target is out of range; `cell` is the word with the target's address in such
+        /// a stub.
         ///
         /// | kind | in ELF | in Cranelift | formula | range, unit |
         /// |---|---|---|---|---|

@@ -48,7 +48,8 @@ fn bytes_are_those_of_a_linker() {
     }
 }
 
-/// What was linked is linked again for another target, as if it had never been; what is added to comes back.
+/// What was linked is linked again for another target, as if it had never been; what is added to
+/// comes back.
 #[test]
 fn a_second_time_replaces_the_first() {
     let vectors = vectors();

@@ -1,8 +1,10 @@
-//! The index of large holes: one list for each size class, and a bit for each list that is not empty.
+//! The index of large holes: one list for each size class, and a bit for each list that is not
+//! empty.
 //!
-//! The space is cut into *bins* of [`SMALL`] granules. A hole of at least that many granules ends behind the bin that it
-//! begins in, so no more than one begins in each bin, and the bin stands for it. What a bin needs is one word, in a table
-//! that all heaps share and in which the owner of its span writes.
+//! The space is cut into *bins* of [`SMALL`] granules. A hole of at least that many granules ends
+//! behind the bin that it begins in, so no more than one begins in each bin, and the bin stands for
+//! it. What a bin needs is one word, in a table that all heaps share and in which the owner of its
+//! span writes.
 //!
 //! ```text
 //! 63      48 47         24 23          0
@@ -23,7 +25,8 @@ const PER_DOUBLING: u32 = 16;
 /// Classes up to holes of 2^28 granules (4 GiB).
 const CLASSES: usize = (EXACT + (28 - 8) * PER_DOUBLING + 1) as usize;
 
-/// The class a hole of `len > 0` granules is filed under. Monotonic; a class below `EXACT` holds just its own size.
+/// The class a hole of `len > 0` granules is filed under. Monotonic; a class below `EXACT` holds
+/// just its own size.
 pub(super) const fn class_of(len: u32) -> u16 {
     if len < EXACT {
         return len as u16;

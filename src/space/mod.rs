@@ -1,15 +1,15 @@
-//! Which granules are free, and to whom they belong: the allocator proper, as plain data that knows nothing of memory or
-//! of the system.
+//! Which granules are free, and to whom they belong: the allocator proper, as plain data that knows
+//! nothing of memory or of the system.
 //!
-//! - [`granules`]: tables that all heaps share. One bit a granule (16 bytes) says whether it is taken; one word a span
-//!   (64 KiB) says who owns it and which of its pages hold memory.
+//! - [`granules`]: tables that all heaps share. One bit a granule (16 bytes) says whether it is
+//!   taken; one word a span (64 KiB) says who owns it and which of its pages hold memory.
 //! - [`heap`]: the spans of one heap, and how a hole in them is found.
 //! - [`large`]: the index of a heap's large holes.
 //! - [`pool`]: the spans that belong to no heap.
 //! - [`bit_set`]: a set of numbers.
 //!
-//! A *hole* is a maximal run of free granules whose spans belong to one heap. Neighbours that are freed coalesce because
-//! their bits are cleared, in any order, with nothing to maintain.
+//! A *hole* is a maximal run of free granules whose spans belong to one heap. Neighbours that are
+//! freed coalesce because their bits are cleared, in any order, with nothing to maintain.
 #![forbid(unsafe_code)]
 
 pub(crate) mod bit_set;

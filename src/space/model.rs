@@ -1,5 +1,5 @@
-//! Heaps against a plain model, for the property tests and the fuzzer: a vector of bools with one for each granule, and one
-//! with one for each page.
+//! Heaps against a plain model, for the property tests and the fuzzer: a vector of bools with one
+//! for each granule, and one with one for each page.
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::panic, reason = "test code")]
 
 use arbitrary::{Arbitrary, Result, Unstructured};

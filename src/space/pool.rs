@@ -76,7 +76,8 @@ impl Pool {
         Some(self.take(granules, span..span + 1))
     }
 
-    /// Takes the spans out in which the first `len` granules at a multiple of `align` lie: spans that hold memory, or any.
+    /// Takes the spans out in which the first `len` granules at a multiple of `align` lie: spans
+    /// that hold memory, or any.
     pub(crate) fn take_run(&mut self, granules: &Granules, len: u32, align: u32, resident: bool) -> Option<Range<u32>> {
         let set = if resident { &self.resident } else { &self.free };
         let (mut at, count) = (0, granules.spans() as usize);

@@ -65,8 +65,8 @@ fn an_aligned_hole_of_just_the_size_is_taken() {
     assert_eq!(model.alloc(0, 10, 64, false), Some(Run::new(1024, 10)));
 }
 
-/// As WebKit's test of its executable allocator does: holes of many sizes, each asked for less two granules, in the order
-/// that leaves the least. Each request takes the tightest.
+/// As WebKit's test of its executable allocator does: holes of many sizes, each asked for less two
+/// granules, in the order that leaves the least. Each request takes the tightest.
 #[test]
 fn each_hole_is_found_for_a_little_less() {
     let mut rng = fastrand::Rng::with_seed(3);
@@ -121,8 +121,8 @@ fn what_is_freed_is_used_before_what_never_was() {
     }
 }
 
-/// The hole that grows over the edge of a span that changes owner is small on its far side, and a large one begins in the
-/// same bin behind it.
+/// The hole that grows over the edge of a span that changes owner is small on its far side, and a
+/// large one begins in the same bin behind it.
 #[test]
 fn a_span_that_changes_owner_hides_no_hole_of_its_neighbour() {
     let mut model = Model::new(2 * SPAN, 256, 2);
@@ -136,7 +136,8 @@ fn a_span_that_changes_owner_hides_no_hole_of_its_neighbour() {
     model.fill();
 }
 
-/// What lies before the first granule is never handed out, and what can be is, up to the last granule.
+/// What lies before the first granule is never handed out, and what can be is, up to the last
+/// granule.
 #[test]
 fn memory_may_begin_and_end_amid_a_span() {
     for (first, len) in [(1, 2), (100, 3000), (SPAN - 1, 3 * SPAN + 7), (2 * SPAN, 3 * SPAN), (5 * SPAN + 3, 9 * SPAN)]

@@ -1,14 +1,16 @@
 //! macOS and Apple's other systems. Checked by the compiler, never run.
 //!
-//! `Flip` maps memory writable and makes it executable later, without `MAP_JIT`. On Intel that is always allowed without
-//! the hardened runtime. On Apple Silicon it is too, by all reports: what is refused there is *both at once* (CPython's
-//! JIT, pull request 113465, and Wasmtime, issue 11989, do it this way). A process with the hardened runtime needs the
-//! entitlement `com.apple.security.cs.allow-unsigned-executable-memory`; without it the probe at build time comes out as
-//! an error that says what was refused.
+//! `Flip` maps memory writable and makes it executable later, without `MAP_JIT`. On Intel that is
+//! always allowed without the hardened runtime. On Apple Silicon it is too, by all reports: what is
+//! refused there is *both at once* (CPython's JIT, pull request 113465, and Wasmtime, issue 11989,
+//! do it this way). A process with the hardened runtime needs the entitlement
+//! `com.apple.security.cs.allow-unsigned-executable-memory`; without it the probe at build time
+//! comes out as an error that says what was refused.
 //!
-//! `DualMap` makes a second view of anonymous memory by `mach_vm_remap` (as .NET does on Intel, and QEMU's split buffers
-//! on both) and narrows the greatest protection of each view to its own, so that neither can become the other. The
-//! writable view is not inherited by children (`VM_INHERIT_NONE`); the executable one is shared with them.
+//! `DualMap` makes a second view of anonymous memory by `mach_vm_remap` (as .NET does on Intel, and
+//! QEMU's split buffers on both) and narrows the greatest protection of each view to its own, so
+//! that neither can become the other. The writable view is not inherited by children
+//! (`VM_INHERIT_NONE`); the executable one is shared with them.
 
 use std::io;
 use std::ptr::NonNull;
@@ -31,7 +33,8 @@ pub(crate) struct SharedMemory(OnceLock<Span>);
 type Port = libc::c_uint;
 type Status = libc::c_int;
 
-/// `VM_FLAGS_OVERWRITE` of `mach/vm_statistics.h`: in place of what is there. That the address is fixed goes without a flag.
+/// `VM_FLAGS_OVERWRITE` of `mach/vm_statistics.h`: in place of what is there. That the address is
+/// fixed goes without a flag.
 const OVERWRITE: libc::c_int = 0x4000;
 
 #[allow(non_upper_case_globals, reason = "the system's name")]
@@ -182,7 +185,8 @@ impl Os for Native {
         let writable =
             *memory.0.get().ok_or_else(|| Refused::new("mach_vm_remap", io::ErrorKind::InvalidInput.into()))?;
         let reservation = unix::reserve(place)?;
-        // SAFETY: pages of the reservation, made just now and given to nobody; the view is as long as the code.
+        // SAFETY: pages of the reservation, made just now and given to nobody; the view is as long
+        // as the code.
         let mapped = unsafe { map_again(writable, reservation.code(place)) };
         mapped.map(|()| reservation).inspect_err(|_| {
             // SAFETY: as above.

@@ -1,12 +1,14 @@
-//! An anonymous file that holds code: mapped for reading and executing, and written to through its descriptor alone. Linux and
-//! Android.
+//! An anonymous file that holds code: mapped for reading and executing, and written to through its
+//! descriptor alone. Linux and Android.
 //!
-//! The executable view is made from a second description of the file, opened for reading: from that one `mprotect` cannot make the
-//! view writable, while from the first it could. `F_SEAL_FUTURE_WRITE` would say the same, but refuses `pwrite` too.
+//! The executable view is made from a second description of the file, opened for reading: from that
+//! one `mprotect` cannot make the view writable, while from the first it could.
+//! `F_SEAL_FUTURE_WRITE` would say the same, but refuses `pwrite` too.
 //!
-//! `perf record` takes a mapping called `/memfd:…` for a file that it cannot find, and looks its functions up in no perf map. It
-//! learns names of mappings as they are made or become executable, and hears nothing of a move by `mremap`. So the view is made
-//! elsewhere and moved to a place where `perf` saw anonymous memory. (One that is attached later reads `/proc/PID/maps`, and sees
+//! `perf record` takes a mapping called `/memfd:…` for a file that it cannot find, and looks its
+//! functions up in no perf map. It learns names of mappings as they are made or become executable,
+//! and hears nothing of a move by `mremap`. So the view is made elsewhere and moved to a place
+//! where `perf` saw anonymous memory. (One that is attached later reads `/proc/PID/maps`, and sees
 //! the file.)
 
 use std::ffi::CStr;
@@ -30,7 +32,8 @@ pub(crate) struct CodeFile {
     leads_to: Identity,
     /// The number leads elsewhere: nothing is written any more.
     lost: Arc<AtomicBool>,
-    /// Whether the process ignores `SIGXFSZ`; then a write past `RLIMIT_FSIZE` is an error as any other.
+    /// Whether the process ignores `SIGXFSZ`; then a write past `RLIMIT_FSIZE` is an error as any
+    /// other.
     ignores_limit_signal: bool,
 }
 
@@ -40,7 +43,8 @@ impl CodeFile {
         let file = memory_file(name, libc::MFD_ALLOW_SEALING)?;
         check_file_size(len)?;
         file.set_len(len as u64).map_err(|e| Refused::new("ftruncate", e).of(len))?;
-        // Else a truncation by anyone who has the descriptor would be SIGBUS in every thread that runs code.
+        // Else a truncation by anyone who has the descriptor would be SIGBUS in every thread that
+        // runs code.
         let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
         // SAFETY: takes numbers only.
         if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) } != 0 {
@@ -73,7 +77,8 @@ impl CodeFile {
                 let _ = unsafe { unix::release(reservation) };
                 Err(refused)
             }
-            // The rest of the reservation stays, because what is in the gap now may be another thread's.
+            // The rest of the reservation stays, because what is in the gap now may be another
+            // thread's.
             Err(Unmapped::WithGap(refused)) => Err(refused),
         }
     }
@@ -93,7 +98,8 @@ impl CodeFile {
         bytes.chunks(MOST).enumerate().try_for_each(|(n, piece)| self.write_piece(offset + n * MOST, piece))
     }
 
-    /// A write that comes back short is not tried again: past `RLIMIT_FSIZE` the second try would be a signal.
+    /// A write that comes back short is not tried again: past `RLIMIT_FSIZE` the second try would
+    /// be a signal.
     fn write_piece(&self, offset: usize, bytes: &[u8]) -> Result<()> {
         if !self.ignores_limit_signal {
             check_file_size(offset + bytes.len())?;
@@ -111,7 +117,8 @@ impl CodeFile {
             return Err(elsewhere("fallocate"));
         }
         let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-        // SAFETY: takes numbers only; that nobody needs what stood there is passed on to the caller.
+        // SAFETY: takes numbers only; that nobody needs what stood there is passed on to the
+        // caller.
         match unsafe { libc::fallocate64(self.file.as_raw_fd(), mode, offset as i64, len as i64) } {
             0 => Ok(()),
             _ => Err(Refused::last("fallocate")),
@@ -140,17 +147,20 @@ impl Drop for CodeFile {
 /// Which numbers files of this process have, as far as their arenas know.
 static CLAIMED: ProcessLock<Vec<(RawFd, Arc<AtomicBool>)>> = ProcessLock::new(Vec::new());
 
-/// Notes that a number is a new file's. An arena that had it before has lost it to other code, and would write to this one's code.
+/// Notes that a number is a new file's. An arena that had it before has lost it to other code, and
+/// would write to this one's code.
 fn claim(number: RawFd) -> Arc<AtomicBool> {
     let lost = Arc::new(AtomicBool::new(false));
-    // A child that was forked in the midst of this goes without: its own arenas' numbers are told apart by what they lead to.
+    // A child that was forked in the midst of this goes without: its own arenas' numbers are told
+    // apart by what they lead to.
     let Some(mut claimed) = CLAIMED.lock() else { return lost };
     claimed.iter().filter(|(other, _)| *other == number).for_each(|(_, lost)| lost.store(true, Ordering::Relaxed));
     claimed.push((number, Arc::clone(&lost)));
     lost
 }
 
-/// Maps all of the file in place of reserved pages, so that `perf record` takes it for anonymous memory.
+/// Maps all of the file in place of reserved pages, so that `perf record` takes it for anonymous
+/// memory.
 ///
 /// # Safety
 /// - `at` is whole pages of a reservation of the caller's that nobody uses.
@@ -164,8 +174,8 @@ unsafe fn map_unheard(file: &File, at: Span, access: Access) -> std::result::Res
     };
     if heard.is_ok() {
         let (from, to) = (made.start.as_ptr(), at.start.as_ptr());
-        // `MREMAP_MAYMOVE | MREMAP_FIXED`, from the kernel's `linux/mman.h`; the `libc` crate has neither these nor the call for
-        // Android.
+        // `MREMAP_MAYMOVE | MREMAP_FIXED`, from the kernel's `linux/mman.h`; the `libc` crate has
+        // neither these nor the call for Android.
         const MOVE_TO: libc::c_long = 1 | 2;
         // SAFETY: a mapping made just now, to pages of the caller's that nobody uses.
         let moved = unsafe { libc::syscall(libc::SYS_mremap, from, made.len, at.len, MOVE_TO, to) };
@@ -190,7 +200,8 @@ enum Unmapped {
     WithGap(Refused),
 }
 
-/// A new anonymous file. Not a program to `execve`, whatever it is mapped for, where the kernel knows such (since 6.3).
+/// A new anonymous file. Not a program to `execve`, whatever it is mapped for, where the kernel
+/// knows such (since 6.3).
 pub(super) fn memory_file(name: &CStr, flags: libc::c_uint) -> Result<File> {
     let create = |flags| {
         // SAFETY: the name is a C string; the call has no other requirement.
@@ -203,7 +214,8 @@ pub(super) fn memory_file(name: &CStr, flags: libc::c_uint) -> Result<File> {
     create(flags | libc::MFD_NOEXEC_SEAL).or_else(|_| create(flags))
 }
 
-/// Growing a file, or writing to one, past `RLIMIT_FSIZE` would not fail but kill the process with `SIGXFSZ`.
+/// Growing a file, or writing to one, past `RLIMIT_FSIZE` would not fail but kill the process with
+/// `SIGXFSZ`.
 pub(super) fn check_file_size(end: usize) -> Result<()> {
     match limit(libc::RLIMIT_FSIZE) {
         Some(most) if end as u64 > most => {

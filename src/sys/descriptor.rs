@@ -1,7 +1,8 @@
 //! Descriptors of the crate's own among those of the program. Linux and Android.
 //!
-//! Programs close descriptors by number (`close_range(3, ..)` before they start another program), and what they open next gets
-//! the lowest number that is free. So the crate's have high numbers, and a descriptor is known by the file that it leads to.
+//! Programs close descriptors by number (`close_range(3, ..)` before they start another program),
+//! and what they open next gets the lowest number that is free. So the crate's have high numbers,
+//! and a descriptor is known by the file that it leads to.
 
 use std::fs::File;
 use std::io;
@@ -31,7 +32,8 @@ impl Identity {
 }
 
 impl Identity {
-    /// Closes a descriptor that leads to this file, and leaves another alone that has got its number.
+    /// Closes a descriptor that leads to this file, and leaves another alone that has got its
+    /// number.
     pub(super) fn close(self, number: RawFd) {
         if self.is_at(number) {
             // SAFETY: takes a number only, which is the crate's own.
@@ -40,13 +42,16 @@ impl Identity {
     }
 }
 
-/// A file by its number, which stays open. Wherever the number leads, calls on it are errors at worst.
+/// A file by its number, which stays open. Wherever the number leads, calls on it are errors at
+/// worst.
 pub(super) fn borrow(number: RawFd) -> ManuallyDrop<File> {
-    // SAFETY: never closed by this value; what is done with a number that leads elsewhere is the caller's concern.
+    // SAFETY: never closed by this value; what is done with a number that leads elsewhere is the
+    // caller's concern.
     ManuallyDrop::new(unsafe { File::from_raw_fd(number) })
 }
 
-/// The same file under a high number. The table of descriptors is as long as the highest, so not a very high one.
+/// The same file under a high number. The table of descriptors is as long as the highest, so not a
+/// very high one.
 pub(super) fn out_of_the_way(file: File) -> File {
     let most = limit(libc::RLIMIT_NOFILE).unwrap_or(u64::MAX).min(1024) as libc::c_int;
     // SAFETY: takes numbers only.

@@ -35,8 +35,8 @@ pub(super) fn query(within: &Range<usize>) -> Result<Vec<Taken>> {
     mapped.map_err(refused)?.map(|area| area.map(taken).map_err(refused)).collect()
 }
 
-/// Where a reservation could start, closest to `near` first: several places in each gap, because one may be refused that the list
-/// does not show to be taken.
+/// Where a reservation could start, closest to `near` first: several places in each gap, because
+/// one may be refused that the list does not show to be taken.
 pub(super) fn candidates(place: &Place, near: usize, within: &Range<usize>, taken: &[Taken]) -> Vec<usize> {
     let len = place.total();
     let (low, high) = (within.start.max(LOWEST), within.end.min(end_of_addresses(taken)));
@@ -86,7 +86,8 @@ pub(super) fn blind(place: &Place, near: usize, within: &Range<usize>) -> Vec<us
     found
 }
 
-/// Nothing can be mapped from there on: the power of two above the stack, below which systems put it.
+/// Nothing can be mapped from there on: the power of two above the stack, below which systems put
+/// it.
 fn end_of_addresses(taken: &[Taken]) -> usize {
     // Above half of the address space lies what the system shows of itself.
     let highest = taken.iter().map(|area| area.end).filter(|end| *end <= usize::MAX / 2).max();

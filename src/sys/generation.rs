@@ -1,4 +1,5 @@
-//! A number that tells a forked child from its parent, at the price of a load: it is asked for at every publication.
+//! A number that tells a forked child from its parent, at the price of a load: it is asked for at
+//! every publication.
 
 use crate::sync::{AtomicU64, Ordering};
 
@@ -17,7 +18,8 @@ mod native {
     use crate::sync::AtomicPtr;
     use crate::sys::{Result, Span, unix};
 
-    /// The word, or where there is none [`NONE`]; null until it was looked for. No lock: a child could inherit it held.
+    /// The word, or where there is none [`NONE`]; null until it was looked for. No lock: a child
+    /// could inherit it held.
     static WORD: AtomicPtr<AtomicU64> = AtomicPtr::new(std::ptr::null_mut());
     static NONE: AtomicU64 = AtomicU64::new(0);
 
@@ -29,12 +31,14 @@ mod native {
             word = find();
         }
         if std::ptr::eq(word, &NONE) {
-            // Linux before 4.14 and some emulators: ask for the process, at the price of a system call.
+            // Linux before 4.14 and some emulators: ask for the process, at the price of a system
+            // call.
             return u64::from(std::process::id()) | 1 << 63;
         }
         // SAFETY: not null, and what is put there is never unmapped.
         let word = unsafe { &*word };
-        // With the store below: whoever sees a number sees that it was given out, and so does a child that is forked then.
+        // With the store below: whoever sees a number sees that it was given out, and so does a
+        // child that is forked then.
         match word.load(Ordering::Acquire) {
             // Copied with the fork, `NEXT` is past every number the parent had given out.
             0 => {
@@ -94,8 +98,8 @@ mod native {
     }
 }
 
-/// Elsewhere: a count of forks, which the C library keeps by calling us in each child. A child made by a bare system call
-/// is not counted.
+/// Elsewhere: a count of forks, which the C library keeps by calling us in each child. A child made
+/// by a bare system call is not counted.
 #[cfg(not(any(
     target_os = "linux",
     target_os = "android",
@@ -126,7 +130,8 @@ mod native {
         const UNKNOWN: usize = 0;
         const YES: usize = 1;
         const NO: usize = 2;
-        /// Whether forks are counted. No lock: a child could inherit it held. Counted twice, they count as well.
+        /// Whether forks are counted. No lock: a child could inherit it held. Counted twice, they
+        /// count as well.
         static COUNTS: AtomicUsize = AtomicUsize::new(UNKNOWN);
         if COUNTS.load(Ordering::Relaxed) == UNKNOWN {
             // SAFETY: the function is part of this program and stays as long as it does.

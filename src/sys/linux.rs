@@ -59,7 +59,8 @@ impl Os for Native {
         /// The same number on all architectures; since kernel 6.10, on 64 bits.
         const SYS_MSEAL: libc::c_long = 462;
         let flags: libc::c_long = 0;
-        // SAFETY: the pages stay as they are; that nothing needs to change is passed on to the caller.
+        // SAFETY: the pages stay as they are; that nothing needs to change is passed on to the
+        // caller.
         match unsafe { libc::syscall(SYS_MSEAL, span.start.as_ptr(), span.len, flags) } {
             0 => Ok(()),
             _ => Err(Refused::last("mseal")),

@@ -1,14 +1,16 @@
-//! Pages that only the writing thread can write to: `MAP_JIT` memory on Apple Silicon. Checked by the compiler, never run.
+//! Pages that only the writing thread can write to: `MAP_JIT` memory on Apple Silicon. Checked by
+//! the compiler, never run.
 //!
-//! Such memory is mapped for reading, writing and executing once and for all, and each thread's own switch says which of
-//! the last two it may do, with all `MAP_JIT` memory of the process; threads begin with executing
-//! (`pthread_jit_write_protect_np(3)`; Apple, "Porting just-in-time compilers to Apple silicon"). Switching costs no
-//! system call.
+//! Such memory is mapped for reading, writing and executing once and for all, and each thread's own
+//! switch says which of the last two it may do, with all `MAP_JIT` memory of the process; threads
+//! begin with executing (`pthread_jit_write_protect_np(3)`; Apple, "Porting just-in-time compilers
+//! to Apple silicon"). Switching costs no system call.
 //!
-//! A thread that other code of the process had switched to writing is switched back to executing when it publishes here:
-//! the switch cannot be read. A process with the hardened runtime needs the entitlement
-//! `com.apple.security.cs.allow-jit`, without which `mmap` refuses; one with a list of functions that may write
-//! (`com.apple.security.cs.jit-write-allowlist`) is ended by the system when it switches, so `PerThread` is not for it.
+//! A thread that other code of the process had switched to writing is switched back to executing
+//! when it publishes here: the switch cannot be read. A process with the hardened runtime needs the
+//! entitlement `com.apple.security.cs.allow-jit`, without which `mmap` refuses; one with a list of
+//! functions that may write (`com.apple.security.cs.jit-write-allowlist`) is ended by the system
+//! when it switches, so `PerThread` is not for it.
 
 use std::io;
 use std::ptr::NonNull;
@@ -25,7 +27,8 @@ pub(super) fn reserve(place: &Place) -> Result<Span> {
     if unsafe { libc::pthread_jit_write_protect_supported_np() } == 0 {
         return Err(Refused::new("pthread_jit_write_protect_np", io::ErrorKind::Unsupported.into()));
     }
-    // `MAP_JIT` cannot be mapped over what is there (XNU, `mmap`), but other memory can be mapped over it.
+    // `MAP_JIT` cannot be mapped over what is there (XNU, `mmap`), but other memory can be mapped
+    // over it.
     let all = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
     let reservation = unix::reserve_as(place, all, libc::MAP_JIT)?;
     let code = reservation.code(place);
@@ -48,8 +51,8 @@ pub(super) fn reserve(place: &Place) -> Result<Span> {
 /// # Safety
 /// - As for [`super::Os::decommit`].
 pub(super) unsafe fn decommit(span: Span) -> Result<()> {
-    // What JavaScriptCore gives its memory back by: from then on it counts to this process no more, and is taken when
-    // memory is short.
+    // What JavaScriptCore gives its memory back by: from then on it counts to this process no more,
+    // and is taken when memory is short.
     for _ in 0..100 {
         // SAFETY: passed on to the caller.
         if unsafe { libc::madvise(span.start.as_ptr().cast(), span.len, libc::MADV_FREE_REUSABLE) } == 0 {
@@ -74,8 +77,9 @@ impl WriteWindow {
     /// # Safety
     /// - As for [`super::Os::window_write`].
     pub(super) unsafe fn write(&self, at: NonNull<u8>, bytes: &[u8]) {
-        // SAFETY: until the next call this thread cannot run `MAP_JIT` memory, and it runs nothing but the copy. A signal
-        // handler that comes in between must not call into it, as the system leaves it the thread's switch.
+        // SAFETY: until the next call this thread cannot run `MAP_JIT` memory, and it runs nothing
+        // but the copy. A signal handler that comes in between must not call into it, as the system
+        // leaves it the thread's switch.
         unsafe { libc::pthread_jit_write_protect_np(0) };
         // SAFETY: passed on to the caller.
         unsafe { at.copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len()) };

@@ -1,7 +1,7 @@
 //! The operating system: one trait, one implementation for each system, chosen in one table.
 //!
-//! Everything above talks to [`Os`] and never to the system, so that tests can count its calls, refuse them, and fail
-//! the n-th one.
+//! Everything above talks to [`Os`] and never to the system, so that tests can count its calls,
+//! refuse them, and fail the n-th one.
 
 use std::ffi::CStr;
 use std::fmt::Debug;
@@ -162,7 +162,8 @@ impl Refused {
         Self::new(call, io::Error::last_os_error())
     }
 
-    /// Whether it was for want of memory or of descriptors. That passes, and says nothing about what the system allows.
+    /// Whether it was for want of memory or of descriptors. That passes, and says nothing about
+    /// what the system allows.
     pub(crate) fn passes(&self) -> bool {
         #[cfg(unix)]
         const PASSING: &[i32] = &[libc::EMFILE, libc::ENFILE, libc::ENOMEM];
@@ -185,15 +186,15 @@ fn missing<T>(call: &'static str) -> Result<T> {
     Err(Refused::new(call, io::ErrorKind::Unsupported.into()))
 }
 
-/// The calls that an arena makes. All of them are thread-safe. What only some systems have is refused unless they say
-/// otherwise.
+/// The calls that an arena makes. All of them are thread-safe. What only some systems have is
+/// refused unless they say otherwise.
 pub(crate) trait Os: Send + Sync + Debug {
     /// Bytes in a page.
     fn page_size(&self) -> usize;
 
-    /// Whether pages have to be committed before they can be used at all. Then a reservation costs nothing, opening
-    /// private pages commits them, decommitted ones are not even readable until they are opened again, and shared pages
-    /// need [`Os::commit_shared`].
+    /// Whether pages have to be committed before they can be used at all. Then a reservation costs
+    /// nothing, opening private pages commits them, decommitted ones are not even readable until
+    /// they are opened again, and shared pages need [`Os::commit_shared`].
     fn commits(&self) -> bool {
         false
     }
@@ -203,8 +204,8 @@ pub(crate) trait Os: Send + Sync + Debug {
         true
     }
 
-    /// Whether pages without memory stay executable and read as zeros, in every mode, until somebody changes that: by
-    /// [`Os::protect`], or with a window by [`Os::protect_window`].
+    /// Whether pages without memory stay executable and read as zeros, in every mode, until
+    /// somebody changes that: by [`Os::protect`], or with a window by [`Os::protect_window`].
     fn leaves_executable(&self) -> bool {
         false
     }
@@ -212,19 +213,21 @@ pub(crate) trait Os: Send + Sync + Debug {
     /// Maps `len` bytes of fresh private memory for reading and writing.
     fn map(&self, len: usize) -> Result<Span>;
 
-    /// Reserves address space without access, for private memory. [`io::ErrorKind::AddrNotAvailable`] says that there is
-    /// none where it was asked for.
+    /// Reserves address space without access, for private memory.
+    /// [`io::ErrorKind::AddrNotAvailable`] says that there is none where it was asked for.
     fn reserve(&self, place: &Place) -> Result<Span>;
 
-    /// Sets what whole pages may be used for. Made writable, they have memory; made executable, those without stay so.
+    /// Sets what whole pages may be used for. Made writable, they have memory; made executable,
+    /// those without stay so.
     ///
     /// # Safety
     /// - `span` is whole pages of a mapping of the caller's.
     /// - No thread uses them in a way that `access` forbids.
     unsafe fn protect(&self, span: Span, access: Access) -> Result<()>;
 
-    /// Gives the memory of private pages back to the system. Where there is a kernel writer they stay executable and
-    /// read as zeros; elsewhere nobody may touch them before they are made writable again.
+    /// Gives the memory of private pages back to the system. Where there is a kernel writer they
+    /// stay executable and read as zeros; elsewhere nobody may touch them before they are made
+    /// writable again.
     ///
     /// # Safety
     /// - `span` is whole pages of a private mapping of the caller's, whose contents nobody needs.
@@ -235,8 +238,8 @@ pub(crate) trait Os: Send + Sync + Debug {
         false
     }
 
-    /// Puts fresh private pages in the place of others, whose contents go. For systems that let what was never writable become
-    /// executable, and nothing else.
+    /// Puts fresh private pages in the place of others, whose contents go. For systems that let
+    /// what was never writable become executable, and nothing else.
     ///
     /// # Safety
     /// - `span` is whole pages of a private mapping of the caller's, whose contents nobody needs.
@@ -250,7 +253,8 @@ pub(crate) trait Os: Send + Sync + Debug {
     /// - `span` is a mapping of the caller's, whole, which nobody uses from now on.
     unsafe fn release(&self, span: Span) -> Result<()>;
 
-    /// From now on, until the process ends, what these pages may be used for cannot change and they stay mapped.
+    /// From now on, until the process ends, what these pages may be used for cannot change and they
+    /// stay mapped.
     ///
     /// # Safety
     /// - `span` is whole pages of a mapping of the caller's, which is never released.
@@ -266,7 +270,8 @@ pub(crate) trait Os: Send + Sync + Debug {
         missing("names of mappings")
     }
 
-    /// Whether pages are part of core dumps and of snapshots by debuggers; a hint. What reads pages for one gets memory for them.
+    /// Whether pages are part of core dumps and of snapshots by debuggers; a hint. What reads pages
+    /// for one gets memory for them.
     ///
     /// # Safety
     /// - `span` is whole pages of a mapping of the caller's.
@@ -282,7 +287,8 @@ pub(crate) trait Os: Send + Sync + Debug {
         missing("huge pages")
     }
 
-    /// Puts the memory of whole pages into huge pages, now, whatever they hold and whoever uses them.
+    /// Puts the memory of whole pages into huge pages, now, whatever they hold and whoever uses
+    /// them.
     ///
     /// # Safety
     /// - `span` is whole pages of a mapping of the caller's.
@@ -311,12 +317,14 @@ pub(crate) trait Os: Send + Sync + Debug {
     /// What the kernel writer sees at `at`.
     fn kernel_read(&self, writer: &KernelWriter, at: NonNull<u8>, bytes: &mut [u8]) -> Result<()>;
 
-    /// Reserves address space for pages that a window is to be made for. Refused as [`Os::reserve`] is.
+    /// Reserves address space for pages that a window is to be made for. Refused as [`Os::reserve`]
+    /// is.
     fn reserve_window(&self, place: &Place) -> Result<Span> {
         self.reserve(place)
     }
 
-    /// Makes reserved pages readable and executable, and writable only for a thread inside `window_write`.
+    /// Makes reserved pages readable and executable, and writable only for a thread inside
+    /// `window_write`.
     ///
     /// # Safety
     /// - `span` is the code of a reservation by `reserve_window` that nobody uses.
@@ -348,7 +356,8 @@ pub(crate) trait Os: Send + Sync + Debug {
         Ok(())
     }
 
-    /// Makes pages with a window executable, or takes that away. Who can write to them and read them stays as it is.
+    /// Makes pages with a window executable, or takes that away. Who can write to them and read
+    /// them stays as it is.
     ///
     /// # Safety
     /// - `span` is whole pages of those that the window was made for.
@@ -370,8 +379,8 @@ pub(crate) trait Os: Send + Sync + Debug {
     /// Makes `len` bytes of memory that can be mapped more than once.
     fn share(&self, len: usize) -> Result<SharedMemory>;
 
-    /// Reserves address space and maps shared memory, all of it, with `access` where the code is to lie. Refused as
-    /// [`Os::reserve`] is; nothing is left behind then.
+    /// Reserves address space and maps shared memory, all of it, with `access` where the code is to
+    /// lie. Refused as [`Os::reserve`] is; nothing is left behind then.
     fn map_executable(&self, memory: &SharedMemory, place: &Place, access: Access) -> Result<Span>;
 
     /// Maps shared memory for reading and writing, anywhere; forked children do not inherit it.
@@ -380,7 +389,8 @@ pub(crate) trait Os: Send + Sync + Debug {
     /// Gets memory for shared pages, named in both views.
     ///
     /// # Safety
-    /// - The spans are the same whole pages, in a view made by `map_executable` and in one made by `map_writable`.
+    /// - The spans are the same whole pages, in a view made by `map_executable` and in one made by
+    ///   `map_writable`.
     unsafe fn commit_shared(&self, _executable: Span, _writable: Span) -> Result<()> {
         Ok(())
     }
@@ -388,13 +398,14 @@ pub(crate) trait Os: Send + Sync + Debug {
     /// Gives the memory behind shared pages back to the system, seen through the writable view.
     ///
     /// # Safety
-    /// - `span` is whole pages of a view made by `map_writable`, whose contents nobody needs in any view.
+    /// - `span` is whole pages of a view made by `map_writable`, whose contents nobody needs in any
+    ///   view.
     unsafe fn decommit_shared(&self, _span: Span) -> Result<()> {
         missing("giving back shared memory")
     }
 
-    /// Lets the system take memory behind a writable view back, which it keeps as long as the process has that view locked in
-    /// memory (`mlockall`).
+    /// Lets the system take memory behind a writable view back, which it keeps as long as the
+    /// process has that view locked in memory (`mlockall`).
     ///
     /// # Safety
     /// - `view` is the whole of a view made by `map_writable`.
@@ -407,8 +418,9 @@ pub(crate) trait Os: Send + Sync + Debug {
         CodeFile::new(len, name)
     }
 
-    /// Reserves address space and maps the file, all of it, with `access` where the code is to lie; nobody can make the view
-    /// writable. Refused as [`Os::reserve`] is; nothing is left behind then.
+    /// Reserves address space and maps the file, all of it, with `access` where the code is to lie;
+    /// nobody can make the view writable. Refused as [`Os::reserve`] is; nothing is left behind
+    /// then.
     fn map_code_file(&self, file: &CodeFile, place: &Place, access: Access) -> Result<Span> {
         file.map(place, access)
     }

@@ -1,4 +1,5 @@
-//! Systems without anonymous files that can be mapped for executing while nobody may map them for writing.
+//! Systems without anonymous files that can be mapped for executing while nobody may map them for
+//! writing.
 
 use std::ffi::CStr;
 

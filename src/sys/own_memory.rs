@@ -1,8 +1,9 @@
-//! `/proc/self/mem`, through which the kernel writes to pages of this process that the process itself may not write to. Linux and
-//! Android.
+//! `/proc/self/mem`, through which the kernel writes to pages of this process that the process
+//! itself may not write to. Linux and Android.
 //!
-//! There is one descriptor for the process, from the first arena that wants it to the last: a descriptor for each arena would meet
-//! the limit of descriptors at a thousand arenas. A forked child opens one of its own, because the inherited one leads to its parent.
+//! There is one descriptor for the process, from the first arena that wants it to the last: a
+//! descriptor for each arena would meet the limit of descriptors at a thousand arenas. A forked
+//! child opens one of its own, because the inherited one leads to its parent.
 //!
 //! Other code may close the descriptor, and use its number. Then it is opened anew.
 
@@ -36,8 +37,8 @@ struct Users {
 /// Held while the descriptor is opened or closed, so that it is not closed under a new user.
 static USERS: ProcessLock<Users> = ProcessLock::new(Users { owner: 0, count: 0 });
 
-/// A descriptor and what it leads to. It is never freed, because others may be about to use it: 40 bytes for a process, and as many
-/// each time that other code closed the descriptor.
+/// A descriptor and what it leads to. It is never freed, because others may be about to use it: 40
+/// bytes for a process, and as many each time that other code closed the descriptor.
 struct Open {
     /// [`CLOSED`] once it is closed, and [`OPENING`] while it gets another.
     number: AtomicI32,
@@ -73,7 +74,8 @@ static CURRENT: AtomicPtr<Open> = AtomicPtr::new(ptr::null_mut());
 impl KernelWriter {
     pub(super) fn open() -> Result<Self> {
         let owner = generation();
-        // A child that was forked in the midst of this goes without, and leaves the descriptor open.
+        // A child that was forked in the midst of this goes without, and leaves the descriptor
+        // open.
         let mut users = USERS.lock();
         let open = current(owner);
         if open.is_none_or(|open| !open.is_right()) {
@@ -92,7 +94,8 @@ impl KernelWriter {
     /// Writes all of `bytes` to an address of this process, and looks whether they are there.
     ///
     /// # Safety
-    /// - The address and the bytes behind it are readable and the caller's, and nobody else uses them meanwhile.
+    /// - The address and the bytes behind it are readable and the caller's, and nobody else uses
+    ///   them meanwhile.
     pub(super) unsafe fn write(&self, at: NonNull<u8>, bytes: &[u8]) -> Result<()> {
         const CALL: &str = "pwrite to /proc/self/mem";
         let address = at.addr().get() as u64;
@@ -169,7 +172,8 @@ fn current(owner: u64) -> Option<&'static Open> {
     open.filter(|open| open.owner == owner && open.number() >= 0)
 }
 
-/// Opens another in the place of the one that was found wrong, if there was one, unless another thread just did.
+/// Opens another in the place of the one that was found wrong, if there was one, unless another
+/// thread just did.
 fn renew(owner: u64, wrong: Option<&'static Open>) -> Result<&'static Open> {
     let file = File::options().read(true).write(true).open("/proc/self/mem");
     let file = out_of_the_way(file.map_err(|e| Refused::new("open of /proc/self/mem", e))?);
@@ -211,7 +215,8 @@ mod tests {
     use super::*;
     use crate::tests::common::child;
 
-    /// Two threads found the descriptor closed. The second that opens another takes the first's, which would else stay open for good.
+    /// Two threads found the descriptor closed. The second that opens another takes the first's,
+    /// which would else stay open for good.
     #[test]
     fn who_comes_second_takes_what_the_first_opened() {
         child::run("sys::own_memory::tests::who_comes_second_takes_what_the_first_opened", || {

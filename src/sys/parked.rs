@@ -1,8 +1,9 @@
 //! Mappings that the system would not take back yet.
 //!
-//! At the kernel's limit of mappings `munmap` can fail: taking a piece out of a mapping that was merged with its
-//! neighbours would make one more. The memory is given back all the same, and the address range waits here; later
-//! releases try again, each a range or two, so nothing is ever forgotten.
+//! At the kernel's limit of mappings `munmap` can fail: taking a piece out of a mapping that was
+//! merged with its neighbours would make one more. The memory is given back all the same, and the
+//! address range waits here; later releases try again, each a range or two, so nothing is ever
+//! forgotten.
 //!
 //! They are a list that threads take whole, because a forked child could inherit a lock held.
 
@@ -19,7 +20,8 @@ struct Parked {
     os: &'static dyn Os,
     /// The process that mapped it: in a forked child the addresses may be something else's.
     owner: u64,
-    /// What the pages are tagged with: given up after them, or it could become someone else's while they still carry it.
+    /// What the pages are tagged with: given up after them, or it could become someone else's while
+    /// they still carry it.
     _window: Option<WriteWindow>,
     next: Option<Box<Parked>>,
 }
@@ -33,7 +35,8 @@ pub(crate) unsafe fn release_or_park(os: &'static dyn Os, span: Span) {
     unsafe { release_before(os, span, None) };
 }
 
-/// Releases `span` as [`release_or_park`] does, and then drops the window that it was written through.
+/// Releases `span` as [`release_or_park`] does, and then drops the window that it was written
+/// through.
 ///
 /// # Safety
 /// - As for [`Os::release`].
@@ -51,14 +54,15 @@ pub(crate) unsafe fn release_before(os: &'static dyn Os, span: Span, window: Opt
     put(Box::new(Parked { span, os, owner: generation(), _window: window, next: None }));
 }
 
-/// Tries the span that was parked last, and a second if that went: each release makes up for more than one, and no
-/// release pays for all.
+/// Tries the span that was parked last, and a second if that went: each release makes up for more
+/// than one, and no release pays for all.
 fn retry() {
     let mine = generation();
     let mut list = take();
     for _ in 0..2 {
         let Some(mut first) = list else { return };
-        // SAFETY: a parked span is a whole mapping that its owner gave up; it is on the list no more.
+        // SAFETY: a parked span is a whole mapping that its owner gave up; it is on the list no
+        // more.
         if first.owner != mine || unsafe { first.os.release(first.span) }.is_err() {
             return put(first);
         }

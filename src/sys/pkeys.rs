@@ -1,13 +1,14 @@
 //! Pages that only the writing thread can write to: protection keys of x86-64, on Linux.
 //!
-//! The pages carry a key, and each thread's register `PKRU` says what the thread may do with pages of each key (Intel
-//! SDM volume 3, "Protection Keys"; `pkeys(7)`). Fetching instructions is never affected, so the page tables can say
-//! "write and execute" while no thread is allowed to write but the one that is inside [`WriteWindow::write`].
+//! The pages carry a key, and each thread's register `PKRU` says what the thread may do with pages
+//! of each key (Intel SDM volume 3, "Protection Keys"; `pkeys(7)`). Fetching instructions is never
+//! affected, so the page tables can say "write and execute" while no thread is allowed to write but
+//! the one that is inside [`WriteWindow::write`].
 //!
-//! A thread begins with the rights of the thread that spawns it. So threads that were there before the key, and all that they
-//! spawn, have all rights to it denied, reading included; and so has each signal handler. They can run code, but not read
-//! it, until [`WriteWindow::let_read`] is called there. A return from a handler restores the rights of before; a jump out of
-//! one does not.
+//! A thread begins with the rights of the thread that spawns it. So threads that were there before
+//! the key, and all that they spawn, have all rights to it denied, reading included; and so has
+//! each signal handler. They can run code, but not read it, until [`WriteWindow::let_read`] is
+//! called there. A return from a handler restores the rights of before; a jump out of one does not.
 
 use std::arch::asm;
 use std::io;
@@ -67,8 +68,8 @@ impl WriteWindow {
     /// - As for [`super::Os::window_write`].
     pub(super) unsafe fn write(&self, at: NonNull<u8>, bytes: &[u8]) {
         let others = rights() & !self.all_rights();
-        // SAFETY: for the next three lines this thread may write to pages of the key. Nothing else runs in between: not
-        // even a signal handler, which has rights of its own.
+        // SAFETY: for the next three lines this thread may write to pages of the key. Nothing else
+        // runs in between: not even a signal handler, which has rights of its own.
         unsafe { set_rights(others) };
         // SAFETY: passed on to the caller.
         unsafe { at.copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len()) };
@@ -113,8 +114,8 @@ impl Drop for WriteWindow {
     }
 }
 
-/// Whether processor and system have protection keys: CPUID leaf 7, ECX bit 4 (`OSPKE`). The system's error does not
-/// tell this from keys that are all in use.
+/// Whether processor and system have protection keys: CPUID leaf 7, ECX bit 4 (`OSPKE`). The
+/// system's error does not tell this from keys that are all in use.
 fn enabled() -> bool {
     #[allow(unused_unsafe, reason = "safe in newer compilers")]
     // SAFETY: every processor of this architecture has the instruction.
@@ -128,7 +129,8 @@ fn enabled() -> bool {
 /// The register `PKRU`: for each key two bits, no access and no writing.
 fn rights() -> u32 {
     let rights;
-    // SAFETY: there are protection keys, as a window exists, so the instruction exists; it reads a register.
+    // SAFETY: there are protection keys, as a window exists, so the instruction exists; it reads a
+    // register.
     unsafe { asm!("rdpkru", in("ecx") 0, out("eax") rights, out("edx") _, options(nomem, nostack, preserves_flags)) };
     rights
 }

@@ -15,7 +15,8 @@ const WINDOWS: usize = 64 << 10;
 ///   without access            without access            without access
 /// ```
 ///
-/// Code begins at a multiple of [`Place::align`], and data at one of its own size up to 64 KiB from there.
+/// Code begins at a multiple of [`Place::align`], and data at one of its own size up to 64 KiB from
+/// there.
 #[derive(Clone, Debug)]
 pub(crate) struct Place {
     code: usize,
@@ -52,8 +53,8 @@ impl Place {
         self.near.as_ref()
     }
 
-    /// What the code begins at a multiple of, so also the largest alignment of a block: its size as a power of two, up to
-    /// [`MAX_ALIGN`].
+    /// What the code begins at a multiple of, so also the largest alignment of a block: its size as
+    /// a power of two, up to [`MAX_ALIGN`].
     pub(crate) fn align(&self) -> usize {
         let least = if cfg!(windows) { WINDOWS } else { self.page };
         self.code.next_power_of_two().clamp(least, MAX_ALIGN)
@@ -65,7 +66,8 @@ impl Place {
         slack + 2 * self.page + self.used()
     }
 
-    /// Bytes in which there is such a range, wherever they begin. What is not needed of them goes back.
+    /// Bytes in which there is such a range, wherever they begin. What is not needed of them goes
+    /// back.
     #[cfg(unix)]
     pub(crate) fn anywhere(&self) -> usize {
         self.total() + self.align()
@@ -79,7 +81,8 @@ impl Place {
     /// How far behind the start of the code its data begins.
     pub(crate) fn data_offset(&self) -> usize {
         let unit = if cfg!(windows) { WINDOWS } else { self.data.next_power_of_two().clamp(self.page, WINDOWS) };
-        // Where mappings are made at multiples only, what follows the code is not mapped up to the next.
+        // Where mappings are made at multiples only, what follows the code is not mapped up to the
+        // next.
         let end = if cfg!(windows) { self.code.next_multiple_of(unit) } else { self.code };
         (end + self.page).next_multiple_of(unit)
     }
@@ -94,8 +97,8 @@ impl Place {
         self.code
     }
 
-    /// How far behind the start of a reservation at `address` the code begins: a page at least, and no more where the
-    /// reservation is as [`Place::start_after`] says.
+    /// How far behind the start of a reservation at `address` the code begins: a page at least, and
+    /// no more where the reservation is as [`Place::start_after`] says.
     pub(crate) fn skip(&self, address: usize) -> usize {
         let first = address + self.page;
         self.page + (first.wrapping_neg() & (self.align() - 1))

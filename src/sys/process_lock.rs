@@ -1,7 +1,9 @@
-//! A lock for what a forked child inherits and goes on with: what belongs to the process and not to an arena.
+//! A lock for what a forked child inherits and goes on with: what belongs to the process and not to
+//! an arena.
 //!
-//! If another thread holds it while the process forks, it is held for ever in the child, and what it guards may be in the
-//! middle of a change. So a child has to know this without waiting for the lock.
+//! If another thread holds it while the process forks, it is held for ever in the child, and what
+//! it guards may be in the middle of a change. So a child has to know this without waiting for the
+//! lock.
 //!
 //! ```text
 //! gate     a mutex of one process: each process makes its own, so none is inherited locked
@@ -9,8 +11,9 @@
 //! value    what is guarded
 //! ```
 //!
-//! Whoever has passed the gate is alone in this process. If `holder` is not 0 there, a thread of an earlier process was
-//! inside as this one was forked, and nobody will come out: [`ProcessLock::lock`] returns `None`, at once and from then on.
+//! Whoever has passed the gate is alone in this process. If `holder` is not 0 there, a thread of an
+//! earlier process was inside as this one was forked, and nobody will come out:
+//! [`ProcessLock::lock`] returns `None`, at once and from then on.
 
 use std::ops::{Deref, DerefMut};
 use std::ptr;
@@ -31,8 +34,8 @@ pub(crate) struct ProcessLock<T> {
 
 struct Gate {
     generation: u64,
-    /// Not parking_lot's: who waits for one of those waits in a table of the whole process, which has locks of its own that a
-    /// child can inherit held.
+    /// Not parking_lot's: who waits for one of those waits in a table of the whole process, which
+    /// has locks of its own that a child can inherit held.
     lock: sync::Mutex<()>,
 }
 
@@ -120,7 +123,8 @@ mod tests {
 
     /// Whether `body` is true in a forked child, which is ended if it hangs.
     fn in_child(body: impl FnOnce() -> bool) -> bool {
-        // SAFETY: the child takes no lock but those of this test, allocates, which glibc makes possible, and ends.
+        // SAFETY: the child takes no lock but those of this test, allocates, which glibc makes
+        // possible, and ends.
         let child = unsafe { libc::fork() };
         if child == 0 {
             // SAFETY: has no requirements; the signal ends the child.

@@ -1,14 +1,15 @@
 //! Memory with two views on Linux and Android.
 //!
-//! It is anonymous shared memory, whose mapping is duplicated by `mremap` with an old length of 0: the kernel then leaves the
-//! old mapping in place ("If the value of old_size is zero, and old_address refers to a shareable mapping, then mremap()
-//! will create a new mapping of the same pages", mremap(2)). Mappings of a
-//! `memfd_create` serve where that is refused, and on 32 bits.
+//! It is anonymous shared memory, whose mapping is duplicated by `mremap` with an old length of 0:
+//! the kernel then leaves the old mapping in place ("If the value of old_size is zero, and
+//! old_address refers to a shareable mapping, then mremap() will create a new mapping of the same
+//! pages", mremap(2)). Mappings of a `memfd_create` serve where that is refused, and on 32 bits.
 //!
-//! Either way the memory is the kernel's own temporary file system; what differs is the name. Anonymous shared memory is
-//! called `/dev/zero (deleted)`, and that is one of the few names for which `perf` looks up functions in a perf map. A
-//! mapping called `/memfd:…` it takes for a file that it cannot find. And there is no file to be limited in
-//! size, no descriptor, and no policy against `memfd_create`.
+//! Either way the memory is the kernel's own temporary file system; what differs is the name.
+//! Anonymous shared memory is called `/dev/zero (deleted)`, and that is one of the few names for
+//! which `perf` looks up functions in a perf map. A mapping called `/memfd:…` it takes for a file
+//! that it cannot find. And there is no file to be limited in size, no descriptor, and no policy
+//! against `memfd_create`.
 
 use std::fs::File;
 use std::io;
@@ -25,9 +26,9 @@ pub(crate) enum SharedMemory {
     File(File),
 }
 
-/// A mapping of the first page, there to be duplicated; the views keep the memory. Executable and never writable, so that
-/// views can become what they are to be under a policy that lets nothing become executable that was not before
-/// (`PR_SET_MDWE`).
+/// A mapping of the first page, there to be duplicated; the views keep the memory. Executable and
+/// never writable, so that views can become what they are to be under a policy that lets nothing
+/// become executable that was not before (`PR_SET_MDWE`).
 #[derive(Debug)]
 pub(crate) struct Source(Span);
 
@@ -38,7 +39,8 @@ unsafe impl Sync for Source {}
 
 impl Drop for Source {
     fn drop(&mut self) {
-        // SAFETY: the mapping is nobody else's. Should it be refused, some address space stays behind.
+        // SAFETY: the mapping is nobody else's. Should it be refused, some address space stays
+        // behind.
         let _ = unsafe { unix::release(self.0) };
     }
 }
@@ -51,8 +53,9 @@ impl Source {
         let mut source = Self(unix::mapped(got, len)?);
         let page = unix::page_size();
         if let Some(rest) = len.checked_sub(page).filter(|rest| *rest > 0) {
-            // The memory is as long as the first mapping of it was, and a duplicate as long as is asked for. So that address
-            // space, which may be limited, is needed for the views alone, one page stays.
+            // The memory is as long as the first mapping of it was, and a duplicate as long as is
+            // asked for. So that address space, which may be limited, is needed for the views
+            // alone, one page stays.
             // SAFETY: inside the mapping.
             let start = unsafe { source.0.start.add(page) };
             // SAFETY: mapped just now and given to nobody.
@@ -60,7 +63,8 @@ impl Source {
                 source.0.len = page;
             }
         }
-        // Emulators may not know that a length of 0 is something else: then there is no duplicate, or not of these pages.
+        // Emulators may not know that a length of 0 is something else: then there is no duplicate,
+        // or not of these pages.
         let page = unix::map(page)?;
         let duplicated = source.duplicate(page);
         // SAFETY: mapped just now and given to nobody, whichever mapping is there.
@@ -71,8 +75,8 @@ impl Source {
 
     /// The first pages of the memory in place of others of ours that nobody uses.
     fn duplicate(&self, at: Span) -> Result<Span> {
-        // `MREMAP_MAYMOVE | MREMAP_FIXED`, from the kernel's `linux/mman.h`; the `libc` crate has neither these nor the call
-        // for Android.
+        // `MREMAP_MAYMOVE | MREMAP_FIXED`, from the kernel's `linux/mman.h`; the `libc` crate has
+        // neither these nor the call for Android.
         const MOVE_TO: libc::c_long = 1 | 2;
         let (from, to, old_len) = (self.0.start.as_ptr(), at.start.as_ptr(), 0 as libc::c_long);
         // SAFETY: what it replaces is the caller's and unused; the source stays as it is.
@@ -85,7 +89,8 @@ impl Source {
 }
 
 pub(super) fn share(len: usize) -> Result<SharedMemory> {
-    // qemu 10 as an emulator of 32-bit programs ends itself at such a call ("Assertion `start <= last' failed").
+    // qemu 10 as an emulator of 32-bit programs ends itself at such a call ("Assertion
+    // `start <= last' failed").
     let source = if cfg!(target_pointer_width = "64") { Source::new(len).ok() } else { None };
     if let Some(source) = source {
         return Ok(SharedMemory::Anonymous(source));
@@ -132,7 +137,8 @@ unsafe fn map_at(memory: &SharedMemory, span: Span, access: Access) -> Result<()
                 // SAFETY: passed on to the caller.
                 return unsafe { unix::protect(view, access) };
             }
-            // It is executable, as the source is. But `mremap` tells `perf record` nothing, while `mprotect` does.
+            // It is executable, as the source is. But `mremap` tells `perf record` nothing, while
+            // `mprotect` does.
             // SAFETY: passed on to the caller.
             if unsafe { told(view) }.is_err() {
                 // Not under that policy.

@@ -13,7 +13,8 @@ use crate::sync::{AtomicUsize, Ordering};
 const NO_REPLACE: libc::c_int = {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     {
-        // `MAP_FIXED_NOREPLACE`, from the kernel's `asm-generic/mman-common.h`; the `libc` crate has it not for Android.
+        // `MAP_FIXED_NOREPLACE`, from the kernel's `asm-generic/mman-common.h`; the `libc` crate
+        // has it not for Android.
         0x10_0000
     }
     #[cfg(target_os = "freebsd")]
@@ -39,9 +40,10 @@ const NO_RESERVE: libc::c_int = {
     }
 };
 
-/// In the protection given to `mmap`: what `mprotect` may give the pages later. NetBSD's `PROT_MPROTECT`, without which
-/// PaX MPROTECT refuses to make executable what was writable; FreeBSD's `PROT_MAX`, without which `vm.imply_prot_max`
-/// does. It allows one *or* the other: both at once stay refused (`mmap(2)` of both systems).
+/// In the protection given to `mmap`: what `mprotect` may give the pages later. NetBSD's
+/// `PROT_MPROTECT`, without which PaX MPROTECT refuses to make executable what was writable;
+/// FreeBSD's `PROT_MAX`, without which `vm.imply_prot_max` does. It allows one *or* the other: both
+/// at once stay refused (`mmap(2)` of both systems).
 pub(super) const LATER: libc::c_int = {
     let all = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
     if cfg!(target_os = "netbsd") {
@@ -92,15 +94,17 @@ pub(super) fn map(len: usize) -> Result<Span> {
 /// `len` bytes, at `hint` or (without a flag that says so) wherever the system likes.
 fn reserve_at(hint: usize, len: usize, access: libc::c_int, flags: libc::c_int) -> Result<Span> {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANON | flags;
-    // SAFETY: a new mapping at an address of the system's choice, or (by the flags) only where nothing is mapped.
+    // SAFETY: a new mapping at an address of the system's choice, or (by the flags) only where
+    // nothing is mapped.
     mapped(unsafe { libc::mmap(std::ptr::without_provenance_mut(hint), len, access, flags, -1, 0) }, len)
 }
 
 /// Puts fresh pages without access in place of private ones, whose memory goes back at once.
 ///
-/// For systems where no advice does that: `MADV_FREE` takes the memory when it is short of it, if ever, and counts it to
-/// the process until then, `MADV_DONTNEED` keeps the contents there. Mapping over pages of our own is one step under the
-/// lock of the address space, so no other thread can get in between.
+/// For systems where no advice does that: `MADV_FREE` takes the memory when it is short of it, if
+/// ever, and counts it to the process until then, `MADV_DONTNEED` keeps the contents there. Mapping
+/// over pages of our own is one step under the lock of the address space, so no other thread can
+/// get in between.
 ///
 /// # Safety
 /// - As for [`super::Os::decommit`].
@@ -115,7 +119,8 @@ pub(super) unsafe fn renew(span: Span) -> Result<()> {
 /// What a forked child gets of pages.
 ///
 /// # Safety
-/// - `span` is whole pages of a mapping of the caller's, and no child needs more of them than `how` leaves it.
+/// - `span` is whole pages of a mapping of the caller's, and no child needs more of them than `how`
+///   leaves it.
 #[cfg(any(
     target_vendor = "apple",
     target_os = "freebsd",
@@ -144,7 +149,8 @@ pub(super) fn reserve_as(place: &Place, access: libc::c_int, flags: libc::c_int)
     };
     let none = || Refused::new("mmap", io::ErrorKind::AddrNotAvailable.into());
     let (mut refused, mut any_taken) = (none(), false);
-    // Another thread may take a gap before we do; then the next one serves, or another look at them all.
+    // Another thread may take a gap before we do; then the next one serves, or another look at them
+    // all.
     for _ in 0..4 {
         let (starts, unknown) = match taken(within) {
             Ok(taken) => (candidates(place, *address, within, &taken), None),
@@ -165,7 +171,8 @@ pub(super) fn reserve_as(place: &Place, access: libc::c_int, flags: libc::c_int)
             return Err(unknown);
         }
     }
-    // If some places were there but for others' mappings, want of memory is not what kept it from the rest.
+    // If some places were there but for others' mappings, want of memory is not what kept it from
+    // the rest.
     Err(if any_taken { none() } else { refused })
 }
 
@@ -187,8 +194,8 @@ fn cut(whole: Span, place: &Place) -> Span {
     let end = unsafe { start.add(place.total()) };
     for (start, len) in [(whole.start, before), (end, behind)] {
         if len > 0 {
-            // SAFETY: an end of the reservation, mapped just now and given to nobody. Should it be refused, some address space
-            // without access stays behind.
+            // SAFETY: an end of the reservation, mapped just now and given to nobody. Should it be
+            // refused, some address space without access stays behind.
             let _ = unsafe { release(Span { start, len }) };
         }
     }
@@ -217,7 +224,8 @@ fn taken(within: &Range<usize>) -> Result<Vec<Taken>> {
 /// # Safety
 /// - As for [`super::Os::protect`].
 pub(super) unsafe fn protect(span: Span, access: Access) -> Result<()> {
-    // Not through the `region` crate, which knows nothing of landing pads and takes a lock to learn the size of a page.
+    // Not through the `region` crate, which knows nothing of landing pads and takes a lock to learn
+    // the size of a page.
     let protection = match access {
         Access::ReadWrite => libc::PROT_READ | libc::PROT_WRITE,
         Access::ReadExecute => libc::PROT_READ | libc::PROT_EXEC,
@@ -231,8 +239,8 @@ pub(super) unsafe fn protect(span: Span, access: Access) -> Result<()> {
     }
 }
 
-/// With `PROT_BTI` (which the builder refuses elsewhere), from the kernel's `asm/mman.h` for AArch64; the `libc` crate does not
-/// have it.
+/// With `PROT_BTI` (which the builder refuses elsewhere), from the kernel's `asm/mman.h` for
+/// AArch64; the `libc` crate does not have it.
 const LANDING: libc::c_int = libc::PROT_READ | libc::PROT_EXEC | 0x10;
 
 /// # Safety
@@ -304,9 +312,9 @@ fn protection(access: Access) -> libc::c_int {
     if cfg!(target_os = "freebsd") { protection | protection << 16 } else { protection }
 }
 
-/// An address of our own choice: mappings made one after another lie one after another too, so from one view's address the
-/// other's would be known. Between 1/8 and all of what lies below the largest power of two below the stack, in the half
-/// of the address space that systems fill last.
+/// An address of our own choice: mappings made one after another lie one after another too, so from
+/// one view's address the other's would be known. Between 1/8 and all of what lies below the
+/// largest power of two below the stack, in the half of the address space that systems fill last.
 #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
 fn anywhere() -> usize {
     use std::hash::{BuildHasher, RandomState};
@@ -317,11 +325,12 @@ fn anywhere() -> usize {
     (top / 8 + random % (top / 8 * 7)) & !(page_size() - 1)
 }
 
-/// Where the system put the first stack of the process: near the end of the address space. Other stacks lie where the
-/// program likes.
+/// Where the system put the first stack of the process: near the end of the address space. Other
+/// stacks lie where the program likes.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn first_stack() -> usize {
-    // SAFETY: takes a number only. What it answers is the address of 16 bytes there (`getauxval(3)`), or 0.
+    // SAFETY: takes a number only. What it answers is the address of 16 bytes there
+    // (`getauxval(3)`), or 0.
     let there = unsafe { libc::getauxval(libc::AT_RANDOM) } as usize;
     if there == 0 { (&raw const there).addr() } else { there }
 }
@@ -329,14 +338,16 @@ fn first_stack() -> usize {
 #[cfg(target_os = "freebsd")]
 fn first_stack() -> usize {
     let (mut end, mut len) = (0_usize, size_of::<usize>());
-    // SAFETY: the name of a number of this length, which is valid for the call to write to; nothing is set.
+    // SAFETY: the name of a number of this length, which is valid for the call to write to; nothing
+    // is set.
     let got = unsafe {
         libc::sysctlbyname(c"kern.usrstack".as_ptr(), (&raw mut end).cast(), &raw mut len, std::ptr::null(), 0)
     };
     if got != 0 || end < 2 { (&raw const end).addr() } else { end - 1 }
 }
 
-/// `len` bytes without access at the first of these addresses where nothing else is; or wherever the system likes.
+/// `len` bytes without access at the first of these addresses where nothing else is; or wherever
+/// the system likes.
 #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
 fn reserve_at_one_of(mut addresses: impl Iterator<Item = usize>, len: usize) -> Result<Span> {
     // FreeBSD adds to a hint.
@@ -365,8 +376,8 @@ pub(super) fn reserve_aligned(len: usize, align: usize) -> Result<Span> {
     let end = unsafe { start.add(len) };
     for (from, len) in [(whole.start, skip), (end, align - skip)] {
         if len > 0 {
-            // SAFETY: an end of the reservation, mapped just now and given to nobody. Should it be refused, some
-            // address space without access stays behind.
+            // SAFETY: an end of the reservation, mapped just now and given to nobody. Should it be
+            // refused, some address space without access stays behind.
             let _ = unsafe { release(Span { start: from, len }) };
         }
     }

@@ -1,5 +1,5 @@
-//! Systems without executable memory of ours (WebAssembly, bare machines): `icache` refuses them before anything here is
-//! called, with an error that says so; and so does each call.
+//! Systems without executable memory of ours (WebAssembly, bare machines): `icache` refuses them
+//! before anything here is called, with an error that says so; and so does each call.
 
 use std::io;
 use std::ptr::NonNull;

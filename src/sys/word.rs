@@ -22,7 +22,8 @@ impl Word {
     ///
     /// # Safety
     /// - `at` is aligned to the word's length, and as many bytes there are writable.
-    /// - Others read them as atomics meanwhile, or fetch them as instructions; nobody else writes there.
+    /// - Others read them as atomics meanwhile, or fetch them as instructions; nobody else writes
+    ///   there.
     pub(crate) unsafe fn store(self, at: NonNull<u8>) {
         match self {
             // SAFETY: passed on to the caller.

@@ -257,7 +257,8 @@ fn random_blocks_are_disjoint_and_wait_for_guards() {
     }
 }
 
-/// The kernel write is forbidden after the first constants: one call fails, and the next ones take pages of their own.
+/// The kernel write is forbidden after the first constants: one call fails, and the next ones take
+/// pages of their own.
 #[test]
 fn a_write_that_is_forbidden_later_costs_one_call() {
     for mode in modes().filter(|_| kernel_writes()) {

@@ -1,4 +1,5 @@
-//! A system that counts what it is asked, refuses what it is told to, and knows what was not given back.
+//! A system that counts what it is asked, refuses what it is told to, and knows what was not given
+//! back.
 
 use std::collections::BTreeMap;
 use std::ffi::CStr;
@@ -53,7 +54,8 @@ impl Faulty {
         Self::default().leak()
     }
 
-    /// A system whose pages are larger than the real one's: it checks that nobody asks for parts of them.
+    /// A system whose pages are larger than the real one's: it checks that nobody asks for parts of
+    /// them.
     #[cfg(test)]
     pub(crate) fn leaked_with_pages(page: usize) -> &'static Self {
         Self { page: Some(page.max(Native.page_size())), ..Self::default() }.leak()
@@ -94,7 +96,8 @@ impl Faulty {
         self.state.lock().refused = calls.to_vec();
     }
 
-    /// A policy forbids `call` once `n` more calls, of whatever kind, were made. It does nothing then.
+    /// A policy forbids `call` once `n` more calls, of whatever kind, were made. It does nothing
+    /// then.
     #[cfg(test)]
     pub(crate) fn forbid(&self, call: &'static str, n: usize) {
         self.state.lock().forbidden = Some((call, n));
@@ -189,7 +192,8 @@ impl Os for Faulty {
             if refused.source.kind() == io::ErrorKind::PermissionDenied {
                 return Err(refused);
             }
-            // The worst refusal: the system changes one mapping after another, and half of them were.
+            // The worst refusal: the system changes one mapping after another, and half of them
+            // were.
             let half = Span { len: (span.len / 2) & !(self.page_size() - 1), ..span };
             if half.len > 0 {
                 // SAFETY: a part of what is passed on to the caller.

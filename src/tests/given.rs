@@ -10,7 +10,8 @@ use crate::{CodeArena, Error, GivenMemory, GivenWriter};
 
 const LEN: usize = 1 << 20;
 
-/// Code and data in one reservation, and a writable view of the code. `None` where there are no two views.
+/// Code and data in one reservation, and a writable view of the code. `None` where there are no two
+/// views.
 fn views() -> Option<[Span; 4]> {
     if Native.commits() {
         return None;

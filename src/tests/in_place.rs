@@ -9,7 +9,8 @@ use crate::sys::{Native, Os};
 use crate::units::GRANULE;
 use crate::{CodeArena, Error};
 
-/// What a module does: data of both kinds and code, finalized twice, then freed. Errors do not end it, but are counted.
+/// What a module does: data of both kinds and code, finalized twice, then freed. Errors do not end
+/// it, but are counted.
 fn life(arena: &CodeArena, page: usize) -> usize {
     let mut errors = 0;
     let mut note = |error: Error| {
@@ -86,8 +87,8 @@ fn pages_that_could_not_be_closed_are_not_used_further() {
     assert_eq!(blocks.len(), 2);
 }
 
-/// Random pieces of both kinds: none lies over another, each is zeros at first and keeps what was written, what goes is used again
-/// before fresh memory, and nothing is left at the end.
+/// Random pieces of both kinds: none lies over another, each is zeros at first and keeps what was
+/// written, what goes is used again before fresh memory, and nothing is left at the end.
 #[test]
 fn random_data_is_disjoint_and_all_of_it_comes_back() {
     for seed in 0..20 {
@@ -169,7 +170,8 @@ fn data_memory_goes_back_by_itself_and_may_be_none() {
     assert!(matches!(large, Err(Error::TooLarge { .. })), "{large:?}");
 }
 
-/// Small pieces of many modules are made writable with one call for all of a span; constants take one call each way.
+/// Small pieces of many modules are made writable with one call for all of a span; constants take
+/// one call each way.
 #[test]
 fn data_takes_few_calls() {
     let system = Faulty::leaked();
@@ -200,8 +202,8 @@ fn data_takes_few_calls() {
     assert_eq!(system.take_log(), ["open"]);
 }
 
-/// Code whose pages the system lets nobody make executable any more is published with the bytes that were written, or not at all,
-/// however often it is tried.
+/// Code whose pages the system lets nobody make executable any more is published with the bytes
+/// that were written, or not at all, however often it is tried.
 #[test]
 fn what_cannot_be_sealed_any_more_is_never_published_without_its_bytes() {
     let function = RETURN_1_2[0];

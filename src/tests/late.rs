@@ -1,5 +1,5 @@
-//! A policy that comes after the arena was built: from some call on, one kind of call is refused for good. What the arena held it
-//! holds, and all of it can be used by the way in that is left.
+//! A policy that comes after the arena was built: from some call on, one kind of call is refused
+//! for good. What the arena held it holds, and all of it can be used by the way in that is left.
 
 use std::collections::HashSet;
 
@@ -11,7 +11,8 @@ use crate::{CodeArena, CodeBlock, Error, WxMode, icache};
 
 const CAPACITY: usize = 1 << 20;
 
-/// Publishes by turns alone and in batches until there is no more room. An error is one of the system.
+/// Publishes by turns alone and in batches until there is no more room. An error is one of the
+/// system.
 fn fill(arena: &CodeArena) -> Result<Vec<CodeBlock>, Error> {
     let mut blocks: Vec<CodeBlock> = Vec::new();
     loop {
@@ -80,7 +81,8 @@ fn run(mode: WxMode, poison: bool) {
             "commit shared" => true,
             _ => false,
         };
-        // With poison, pages that hold no memory cannot be made executable, where no other way leads there.
+        // With poison, pages that hold no memory cannot be made executable, where no other way
+        // leads there.
         let barred = poison && call == "seal" && mode != WxMode::Flip && !icache::ZEROS_TRAP;
         match filled {
             Err(Error::OperatingSystem { source, .. }) => {
@@ -154,7 +156,8 @@ fn file_write_with_poison_loses_nothing() {
     in_a_child("file_write_with_poison_loses_nothing", WxMode::FileWrite, true);
 }
 
-/// There is room, but in pages with live code only, and the write is refused: that is what is said, and not that there is no room.
+/// There is room, but in pages with live code only, and the write is refused: that is what is said,
+/// and not that there is no room.
 #[test]
 fn a_hole_that_could_not_be_filled_is_not_said_to_be_missing() {
     for poison in [false, true] {

@@ -1,5 +1,5 @@
-//! Tests that need to see inside: refused and counted system calls, and programs of operations against plain models.
-//! The models serve the fuzzer too (`cfg(fuzzing)`, see `fuzz/`).
+//! Tests that need to see inside: refused and counted system calls, and programs of operations
+//! against plain models. The models serve the fuzzer too (`cfg(fuzzing)`, see `fuzz/`).
 
 #[path = "../../tests/common/mod.rs"]
 pub(crate) mod common;

@@ -1,6 +1,8 @@
-//! System calls fail at random, many at a time: whatever is refused, what was published stays, and nothing is lost.
+//! System calls fail at random, many at a time: whatever is refused, what was published stays, and
+//! nothing is lost.
 //!
-//! `GAIA_TEST_FAULT_SEED` replays the seed that a failed run printed, `GAIA_TEST_FAULT_OPS` sets the operations in each mode.
+//! `GAIA_TEST_FAULT_SEED` replays the seed that a failed run printed, `GAIA_TEST_FAULT_OPS` sets
+//! the operations in each mode.
 
 use fastrand::Rng;
 

@@ -1,4 +1,5 @@
-//! Every system call fails once, first to last: each time there is an error or it is absorbed, and nothing is lost.
+//! Every system call fails once, first to last: each time there is an error or it is absorbed, and
+//! nothing is lost.
 
 use std::cell::RefCell;
 
@@ -43,7 +44,8 @@ pub(super) fn function(kind: usize, len: usize) -> Vec<u8> {
     code
 }
 
-/// All that an arena does: grow, publish into fresh pages and into holes, batches of both kinds, drops, trims.
+/// All that an arena does: grow, publish into fresh pages and into holes, batches of both kinds,
+/// drops, trims.
 pub(super) fn life(arena: &CodeArena) -> Result<(), Error> {
     let mut blocks: Vec<(CodeBlock, Vec<u8>)> = Vec::new();
     let outcome = RefCell::new(Ok(()));
@@ -136,7 +138,8 @@ fn run(mode: WxMode, poison: bool, always: &[&'static str]) {
     assert!(n > 5, "only {n} calls were made");
 }
 
-/// In processes of their own: what is parked is the whole process's, and other tests' releases would take it along.
+/// In processes of their own: what is parked is the whole process's, and other tests' releases
+/// would take it along.
 #[test]
 fn every_call_of_flip_fails_once() {
     child::run("tests::refusals::every_call_of_flip_fails_once", || {

@@ -8,11 +8,13 @@
 //! FDE, 0
 //! ```
 //!
-//! Unwinders differ in what `__register_frame` is given. libgcc's goes on from entry to entry until a zero; LLVM's takes one
-//! FDE, and never looks behind it. Both find the CIE of an FDE by its distance. So the address of an FDE that is followed
-//! by a zero, and whose CIE lies somewhere before it, is right for both, and they need not be told apart.
+//! Unwinders differ in what `__register_frame` is given. libgcc's goes on from entry to entry until
+//! a zero; LLVM's takes one FDE, and never looks behind it. Both find the CIE of an FDE by its
+//! distance. So the address of an FDE that is followed by a zero, and whose CIE lies somewhere
+//! before it, is right for both, and they need not be told apart.
 //!
-//! Entries are padded with `DW_CFA_nop` (0) to whole words, which is the alignment that libgcc reads them with.
+//! Entries are padded with `DW_CFA_nop` (0) to whole words, which is the alignment that libgcc
+//! reads them with.
 #![forbid(unsafe_code)]
 
 use super::reader::Reader;
@@ -50,7 +52,8 @@ struct Cie {
     has_lsda: bool,
 }
 
-/// Checks `bytes` and makes a copy for a function of `size` bytes at `start`. With `start` 0 it is only a check.
+/// Checks `bytes` and makes a copy for a function of `size` bytes at `start`. With `start` 0 it is
+/// only a check.
 pub(super) fn relocate(bytes: &[u8], start: usize, size: usize) -> Result<Frames, Refusal> {
     let mut reader = Reader::new(bytes);
     let mut out: Vec<u8> = Vec::with_capacity(bytes.len() + 4 * WORD);
@@ -157,7 +160,8 @@ fn check_cie(at: usize, mut cie: Reader<'_>) -> Result<(bool, bool), Refusal> {
             let mut is_last = false;
             for letter in letters {
                 let encoding = match letter {
-                    // libgcc skips a byte for the `B`, which has none, and takes what follows for an encoding.
+                    // libgcc skips a byte for the `B`, which has none, and takes what follows for
+                    // an encoding.
                     b'R' | b'L' | b'P' if !is_last => data.u8()?,
                     b'S' => continue,
                     b'B' => {
@@ -166,7 +170,8 @@ fn check_cie(at: usize, mut cie: Reader<'_>) -> Result<(bool, bool), Refusal> {
                     }
                     _ => return Err(Refusal::Augmentation { at }),
                 };
-                // A personality that is left out makes libgcc abort when it looks for any function of the process.
+                // A personality that is left out makes libgcc abort when it looks for any function
+                // of the process.
                 match (letter, encoding) {
                     (b'R', ABSOLUTE) | (b'L', OMITTED) => {}
                     (b'L', ABSOLUTE) => has_lsda = true,

@@ -1,14 +1,16 @@
 //! Functions that the process's unwinder knows by their call frame information.
 //!
-//! Each function is registered by itself, except with a libgcc that keeps lists, where the time of every registration,
-//! deregistration and unwinding grows with their length: there all functions that begin in one *stretch* of 16 KiB are
-//! registered as one table. A table is replaced when a function comes or goes; the new one is registered before the old one
-//! is gone, so that every function that lives can be found at every moment, and the frames themselves stay where they are.
-//! Tables are of stretches, and not of publications, as this libgcc looks for an address only in the table that begins
-//! last before it.
+//! Each function is registered by itself, except with a libgcc that keeps lists, where the time of
+//! every registration, deregistration and unwinding grows with their length: there all functions
+//! that begin in one *stretch* of 16 KiB are registered as one table. A table is replaced when a
+//! function comes or goes; the new one is registered before the old one is gone, so that every
+//! function that lives can be found at every moment, and the frames themselves stay where they are.
+//! Tables are of stretches, and not of publications, as this libgcc looks for an address only in
+//! the table that begins last before it.
 //!
-//! All of it happens under one lock of the process ([`Access`]), without signals, and ends with a search of our own, so that as
-//! little as can be is left that a profiler's signal handler may run into.
+//! All of it happens under one lock of the process ([`Access`]), without signals, and ends with a
+//! search of our own, so that as little as can be is left that a profiler's signal handler may run
+//! into.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,9 +24,10 @@ use crate::{BlockInfo, Error, Published, Reservation, UnwindInfo};
 /// Bytes of a stretch.
 const STRETCH: usize = 16 << 10;
 
-/// What is registered, by all unwinders: libgcc since 13 takes one entry for an address only, leaves out what comes second,
-/// and aborts when that is deregistered. One function in two unwinders is registered for the last of them. And in a forked
-/// child there may be functions here that went without a word, and others in their place.
+/// What is registered, by all unwinders: libgcc since 13 takes one entry for an address only,
+/// leaves out what comes second, and aborts when that is deregistered. One function in two
+/// unwinders is registered for the last of them. And in a forked child there may be functions here
+/// that went without a word, and others in their place.
 static STATE: ProcessLock<State> = ProcessLock::new(State::new(Register::NotAskedYet));
 
 /// One unwinder's part in it.
@@ -54,7 +57,8 @@ enum Register {
     Tables(RegisterTable),
 }
 
-/// The right to register. Dropped, it has the unwinder look at what is new, and then lets signals in again.
+/// The right to register. Dropped, it has the unwinder look at what is new, and then lets signals
+/// in again.
 struct Access<'a> {
     /// Dropped first.
     _no_signals: NoSignals,
@@ -111,7 +115,8 @@ impl State {
                 Known::InTable(frames) => Some(frames),
                 Known::Alone { .. } => None,
             });
-            // SAFETY: frames leave `functions` only by `remove`, which replaces their tables before it drops them.
+            // SAFETY: frames leave `functions` only by `remove`, which replaces their tables before
+            // it drops them.
             let table = unsafe { Table::new(register, frames) };
             self.is_new |= table.is_some();
             // The old one goes now that the new one is there.

@@ -1,6 +1,8 @@
-//! Whether call frame instructions are whole and known: unwinders trust them, read on past the end or abort.
+//! Whether call frame instructions are whole and known: unwinders trust them, read on past the end
+//! or abort.
 //!
-//! "DWARF Debugging Information Format" 5, section 6.4.2 and table 7.29; the ones from `0x1c` on are of GNU and AArch64.
+//! "DWARF Debugging Information Format" 5, section 6.4.2 and table 7.29; the ones from `0x1c` on
+//! are of GNU and AArch64.
 #![forbid(unsafe_code)]
 
 use super::Refusal;
@@ -15,8 +17,8 @@ pub(super) fn check(mut program: Reader<'_>) -> Result<(), Refusal> {
         match opcode {
             // Advance, restore; nop; of AArch64 or SPARC.
             0x40..=0x7f | 0xc0..=0xff | 0x00 | 0x2d => {}
-            // Offset of a register; extended restore, undefined, same value, CFA register and offset, both also signed;
-            // size of arguments.
+            // Offset of a register; extended restore, undefined, same value, CFA register and
+            // offset, both also signed; size of arguments.
             0x80..=0xbf | 0x06..=0x08 | 0x0d | 0x0e | 0x13 | 0x2e => program.skip_leb()?,
             // Advance by one, two, four bytes' worth.
             0x02 => program.take(1).map(drop)?,

@@ -49,7 +49,8 @@ pub enum Refusal {
         /// Its first byte.
         opcode: u8,
     },
-    /// An entry for no bytes, for bytes outside of the function, or for bytes that another entry is for too.
+    /// An entry for no bytes, for bytes outside of the function, or for bytes that another entry is
+    /// for too.
     #[error("the entry at offset {at} is for {len} bytes at {start} in a function of {size} bytes, or for some twice")]
     Range {
         /// Where the entry begins.
@@ -64,8 +65,8 @@ pub enum Refusal {
     /// It is not in the form that this system's unwinder takes.
     #[error("unwind information in the form of another system")]
     Form,
-    /// The `UNWIND_INFO` of Windows does not lie in the function at a multiple of 4, its code is not before it, or it is
-    /// of a kind that refers to other places (chained, with a handler).
+    /// The `UNWIND_INFO` of Windows does not lie in the function at a multiple of 4, its code is
+    /// not before it, or it is of a kind that refers to other places (chained, with a handler).
     #[error("the unwind information at offset {at} of a function of {size} bytes cannot be taken")]
     Windows {
         /// Where it begins.
@@ -73,7 +74,8 @@ pub enum Refusal {
         /// Bytes in the function.
         size: usize,
     },
-    /// The process was forked while another thread registered a function, so that nothing can be registered in it any more.
+    /// The process was forked while another thread registered a function, so that nothing can be
+    /// registered in it any more.
     #[error("the process was forked while another thread registered a function")]
     Forked,
     /// The system would take no function table for the arena.

@@ -14,8 +14,9 @@ pub(super) struct Registered(Frames);
 impl Registered {
     pub(super) fn new(frames: Frames) -> Self {
         for entry in frames.entries() {
-            // SAFETY: an FDE whose CIE stands before it, with a zero behind it: what libgcc takes for a list of one and
-            // LLVM's libunwind for an FDE. `relocate` has checked both, and they stay where they are until deregistered.
+            // SAFETY: an FDE whose CIE stands before it, with a zero behind it: what libgcc takes
+            // for a list of one and LLVM's libunwind for an FDE. `relocate` has checked both, and
+            // they stay where they are until deregistered.
             unsafe { __register_frame(entry) };
         }
         Self(frames)
@@ -25,9 +26,9 @@ impl Registered {
 impl Drop for Registered {
     fn drop(&mut self) {
         for entry in self.0.entries() {
-            // SAFETY: registered by `new`, and deregistered once. No thread is on its way through the function, so none
-            // is reading the entry: this comes when no guard is left, and without guards whoever drops a block knows
-            // that nobody runs it.
+            // SAFETY: registered by `new`, and deregistered once. No thread is on its way through
+            // the function, so none is reading the entry: this comes when no guard is left, and
+            // without guards whoever drops a block knows that nobody runs it.
             unsafe { __deregister_frame(entry) };
         }
     }
@@ -53,7 +54,8 @@ impl Table {
             return None;
         }
         table.push(0);
-        // SAFETY: addresses of FDEs as in `Registered::new`, ended by a null; they stay where they are until deregistered.
+        // SAFETY: addresses of FDEs as in `Registered::new`, ended by a null; they stay where they
+        // are until deregistered.
         unsafe { (register.0)(table.as_ptr()) };
         Some(Self(table))
     }
@@ -61,20 +63,24 @@ impl Table {
 
 impl Drop for Table {
     fn drop(&mut self) {
-        // SAFETY: registered by `new`, and deregistered once. The table itself is read under the unwinder's lock alone; what
-        // a thread on its way through a function reads are the frames, which stay.
+        // SAFETY: registered by `new`, and deregistered once. The table itself is read under the
+        // unwinder's lock alone; what a thread on its way through a function reads are the frames,
+        // which stay.
         unsafe { __deregister_frame(self.0.as_ptr()) };
     }
 }
 
-/// How to register tables, if the unwinder is a libgcc that keeps what is registered in lists: all before 13.
+/// How to register tables, if the unwinder is a libgcc that keeps what is registered in lists: all
+/// before 13.
 ///
-/// There is no version to ask for. But to those a caller can give the memory that the list is made of
-/// (`__register_frame_info`), and in that the address of what was registered before appears as what comes next. A newer
-/// libgcc, which has a tree elsewhere, does not write it; other unwinders do not have the call. Should another thread
-/// register or unwind just now, nothing is found: then functions are registered each by itself, slower but as right.
+/// There is no version to ask for. But to those a caller can give the memory that the list is made
+/// of (`__register_frame_info`), and in that the address of what was registered before appears as
+/// what comes next. A newer libgcc, which has a tree elsewhere, does not write it; other unwinders
+/// do not have the call. Should another thread register or unwind just now, nothing is found: then
+/// functions are registered each by itself, slower but as right.
 pub(super) fn list_of_tables() -> Option<RegisterTable> {
-    // Deregistration looks at the first four bytes of a table, which is the low half of an address here only.
+    // Deregistration looks at the first four bytes of a table, which is the low half of an address
+    // here only.
     if cfg!(target_endian = "big") {
         return None;
     }
@@ -103,7 +109,8 @@ fn probe() -> Option<RegisterTable> {
         let entry = |body: Vec<u8>| [(body.len() as u32).to_ne_bytes().to_vec(), body].concat();
         [entry(cie), entry(fde)].concat()
     }
-    // A process may have two unwinders, another one that it uses beside a libgcc that some library brought along.
+    // A process may have two unwinders, another one that it uses beside a libgcc that some library
+    // brought along.
     let used = used_unwinder()?;
     let find = |name: &CStr| {
         // SAFETY: a C string; the symbol is looked for in what is loaded.
@@ -125,7 +132,8 @@ fn probe() -> Option<RegisterTable> {
     let frames = [first, second].map(|at| eh_frame::relocate(&frame(), at.addr(), 1).ok());
     let [Some(before), Some(after)] = frames else { return None };
     let (before, after) = (before.entries().next()?, after.entries().next()?);
-    // SAFETY: an FDE as in `Registered::new`, and memory for an object, both until deregistered below.
+    // SAFETY: an FDE as in `Registered::new`, and memory for an object, both until deregistered
+    // below.
     unsafe { register(before, first) };
     // SAFETY: as above.
     unsafe { register(after, second) };
@@ -140,9 +148,10 @@ fn probe() -> Option<RegisterTable> {
 
 /// Has the unwinder do now what it would do in its next search.
 ///
-/// A libgcc that keeps lists sorts what is new in the first search after its registration, and allocates for that. If that
-/// search is a profiler's, in a signal handler that interrupted `malloc`, it never ends. Nothing has the address that is looked
-/// for, so all that is new is gone through.
+/// A libgcc that keeps lists sorts what is new in the first search after its registration, and
+/// allocates for that. If that search is a profiler's, in a signal handler that interrupted
+/// `malloc`, it never ends. Nothing has the address that is looked for, so all that is new is gone
+/// through.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 pub(super) fn search() {
     unsafe extern "C" {
@@ -158,8 +167,8 @@ pub(super) fn search() {}
 
 /// This thread takes no signals until it is dropped, but those that a fault of its own raises.
 ///
-/// The unwinder holds locks while it registers and deregisters. A signal handler that walks the stack of the thread that holds
-/// them would wait for them for ever.
+/// The unwinder holds locks while it registers and deregisters. A signal handler that walks the
+/// stack of the thread that holds them would wait for them for ever.
 pub(super) struct NoSignals(Option<libc::sigset_t>);
 
 impl NoSignals {
@@ -194,14 +203,15 @@ fn used_unwinder() -> Option<usize> {
     if defined {
         return Some(base);
     }
-    // The address is that of a jump into it, in a program that is loaded at a fixed place: what comes behind the program
-    // in the order of lookup is where that leads.
+    // The address is that of a jump into it, in a program that is loaded at a fixed place: what
+    // comes behind the program in the order of lookup is where that leads.
     // SAFETY: a C string; the symbol is looked for in what is loaded.
     let at = unsafe { libc::dlsym(libc::RTLD_NEXT, c"__register_frame".as_ptr()) };
     home(at).map(|(base, _)| base)
 }
 
-/// Where the object lies in memory that an address belongs to, and whether the nearest symbol is defined there.
+/// Where the object lies in memory that an address belongs to, and whether the nearest symbol is
+/// defined there.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 fn home(at: *const libc::c_void) -> Option<(usize, bool)> {
     #[cfg(target_pointer_width = "32")]
@@ -226,8 +236,8 @@ fn home(at: *const libc::c_void) -> Option<(usize, bool)> {
     }
     // SAFETY: zeros are valid, and so is what the call wrote.
     let base = unsafe { info.assume_init() }.dli_fbase;
-    // SAFETY: null, or a symbol of an object that is loaded, and stays so: this program or an unwinder that it is linked
-    // with.
+    // SAFETY: null, or a symbol of an object that is loaded, and stays so: this program or an
+    // unwinder that it is linked with.
     let symbol = unsafe { symbol.as_ref() };
     // `SHN_UNDEF`.
     Some((base.addr(), symbol.is_none_or(|symbol| symbol.st_shndx != 0)))

@@ -4,7 +4,8 @@
 use super::Refusal;
 use super::eh_frame::relocate;
 
-/// A CIE with an augmentation and its data, and one FDE for `len` bytes at `first`, with instructions for each.
+/// A CIE with an augmentation and its data, and one FDE for `len` bytes at `first`, with
+/// instructions for each.
 struct Info {
     augmentation: &'static [u8],
     data: Vec<u8>,
@@ -217,7 +218,8 @@ fn is_known(pc: *const u8) -> bool {
     !unsafe { _Unwind_Find_FDE(pc, &raw mut bases) }.is_null()
 }
 
-/// Of two unwinders, and of arenas that went without a word, as in a forked child, one entry for an address is left.
+/// Of two unwinders, and of arenas that went without a word, as in a forked child, one entry for an
+/// address is left.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[test]
 fn an_address_is_registered_once() {

@@ -1,8 +1,9 @@
-//! Function tables of Windows: one callback for each arena, which the system asks for the entry of an address.
+//! Function tables of Windows: one callback for each arena, which the system asks for the entry of
+//! an address.
 //!
-//! `RtlInstallFunctionTableCallback` and "x64 exception handling", "ARM64 exception handling" (Microsoft Learn). Addresses in
-//! a table count from the base that the table was installed with: here the first byte of the arena, which reaches no
-//! further than 2 GiB.
+//! `RtlInstallFunctionTableCallback` and "x64 exception handling", "ARM64 exception handling"
+//! (Microsoft Learn). Addresses in a table count from the base that the table was installed with:
+//! here the first byte of the arena, which reaches no further than 2 GiB.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -35,7 +36,8 @@ struct Table {
 
 struct Functions {
     base: usize,
-    /// By first address, with the end of the code; unwinding goes on with the addresses of the entries.
+    /// By first address, with the end of the code; unwinding goes on with the addresses of the
+    /// entries.
     entries: Mutex<BTreeMap<usize, (usize, Arc<RuntimeFunction>)>>,
 }
 
@@ -59,8 +61,8 @@ impl Table {
         let base = space.start.addr();
         let functions = Arc::new(Functions { base, entries: Mutex::new(BTreeMap::new()) });
         let (len, context) = (u32::try_from(space.len).ok()?, Arc::as_ptr(&functions).cast());
-        // SAFETY: the callback is of the right kind, allocates nothing and does not unwind; the context lives until the
-        // table is deleted. There is no library for other processes.
+        // SAFETY: the callback is of the right kind, allocates nothing and does not unwind; the
+        // context lives until the table is deleted. There is no library for other processes.
         let installed = unsafe {
             RtlInstallFunctionTableCallback(identifier(base) as u64, base as u64, len, Some(find), context, ptr::null())
         };
@@ -85,7 +87,8 @@ impl Table {
 impl Drop for Table {
     fn drop(&mut self) {
         let identifier = ptr::without_provenance(identifier(self.functions.base));
-        // SAFETY: what the table was installed with; no code of the arena is left to unwind through.
+        // SAFETY: what the table was installed with; no code of the arena is left to unwind
+        // through.
         let _ = unsafe { RtlDeleteFunctionTable(identifier) };
     }
 }

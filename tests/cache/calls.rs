@@ -86,7 +86,8 @@ fn the_budget_evicts_what_was_not_used() {
     assert_eq!((cache.stats().held, arena.stats().live_blocks), (0, 1));
 }
 
-/// Held entries are spared as long as there are others; they go if there are none, and are kept by their holders.
+/// Held entries are spared as long as there are others; they go if there are none, and are kept by
+/// their holders.
 #[test]
 fn what_is_held_outlives_its_eviction() {
     let arena = arena();

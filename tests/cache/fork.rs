@@ -45,7 +45,8 @@ fn a_forked_child_finds_and_changes_nothing() {
             let arena = small(mode).build().unwrap();
             let mut cache: Option<CodeCache<Key>> = Some(CodeCache::builder(arena.clone()).build());
             let mut held = Some(ask(cache.as_ref().unwrap(), Key(1), 1, 50));
-            // Another thread is in the middle of a change, and stays there: its locks are held for ever in the child.
+            // Another thread is in the middle of a change, and stays there: its locks are held for
+            // ever in the child.
             let other = cache.clone().unwrap();
             CHANGING.store(false, Ordering::Release);
             DONE.store(false, Ordering::Release);

@@ -18,7 +18,8 @@ fn random_operations() {
         // Sometimes the budget is what is scarce, sometimes the arena.
         let budget = if seed == 0 { 100_000 } else { 10 << 20 };
         let cache: CodeCache<u16, u32> = CodeCache::builder(arena.clone()).budget(budget).build();
-        // By key: the number and the size of the last code that was put there, and not taken away on purpose.
+        // By key: the number and the size of the last code that was put there, and not taken away
+        // on purpose.
         let mut newest: HashMap<u16, (u32, usize)> = HashMap::new();
         let mut held: Vec<Arc<Entry<u16, u32>>> = Vec::new();
         let mut last = 0;

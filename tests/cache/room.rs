@@ -24,7 +24,8 @@ fn a_full_arena_evicts_inside_of_the_compilation() {
         let stats = cache.stats();
         assert!(stats.evictions > 100 && stats.entries > 50, "{mode:?} {stats:?}");
         assert_eq!((stats.held, stats.entries), (0, arena.stats().live_blocks));
-        // A batch of many pushes, of most of the arena: all that was there goes, but not what the batch has.
+        // A batch of many pushes, of most of the arena: all that was there goes, but not what the
+        // batch has.
         let compile = |batch: &mut Batch| {
             let slots = (0..50).map(|n| batch.push(&asm::padded(1_000 + n, LEN))).collect::<Result<Vec<_>, Error>>()?;
             batch.reserve(LEN, 64)?;
@@ -96,7 +97,8 @@ fn a_full_arena_says_what_waits_for_guards() {
     }
 }
 
-/// What is found under a guard stays, to the last byte, while others evict and publish over what comes free.
+/// What is found under a guard stays, to the last byte, while others evict and publish over what
+/// comes free.
 #[test]
 fn under_a_guard_entries_stay() {
     for mode in modes() {
@@ -179,7 +181,8 @@ fn code_is_dropped_outside_of_all_locks() {
     }
 }
 
-/// A hook may use its cache: it is not called from inside of itself, and what it compiles makes nothing go.
+/// A hook may use its cache: it is not called from inside of itself, and what it compiles makes
+/// nothing go.
 #[test]
 fn a_hook_may_use_the_cache() {
     const LATE: u32 = 1 << 20;
@@ -281,7 +284,8 @@ fn a_full_data_area_evicts() {
     }
 }
 
-/// Where the write through the kernel is refused late, each function takes a page, and the cache makes room for pages.
+/// Where the write through the kernel is refused late, each function takes a page, and the cache
+/// makes room for pages.
 #[cfg(target_os = "linux")]
 #[test]
 fn room_is_made_where_holes_are_not_filled_any_more() {

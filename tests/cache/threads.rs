@@ -77,7 +77,8 @@ fn those_who_wait_try_after_a_failure() {
     assert_eq!(call_entry(&cache.get(&5).unwrap()), 3);
 }
 
-/// Two compilations that ask for each other's keys: one of the threads is refused, and both end. Also through two caches.
+/// Two compilations that ask for each other's keys: one of the threads is refused, and both end.
+/// Also through two caches.
 #[test]
 fn a_circle_of_compilations_is_an_error() {
     let [one, two]: [CodeCache<u32>; 2] = [(); 2].map(|()| CodeCache::builder(arena()).build());
@@ -116,8 +117,8 @@ fn number(n: u32, key: u32) -> u32 {
     (n % 500) << 6 | key
 }
 
-/// All calls at once. Whatever is found is of its key and not freed, and what was invalidated before the call is not found.
-/// `GAIA_TEST_CACHE_OPS` sets how many operations each thread makes.
+/// All calls at once. Whatever is found is of its key and not freed, and what was invalidated
+/// before the call is not found. `GAIA_TEST_CACHE_OPS` sets how many operations each thread makes.
 #[test]
 fn everything_at_once() {
     let operations = std::env::var("GAIA_TEST_CACHE_OPS").map_or(often(5_000), |text| text.parse().unwrap());

@@ -1,5 +1,5 @@
-//! Machine code for tests, by architecture. Instructions of AArch64, Arm and RISC-V are little-endian whatever the data
-//! are; s390x is big-endian throughout.
+//! Machine code for tests, by architecture. Instructions of AArch64, Arm and RISC-V are
+//! little-endian whatever the data are; s390x is big-endian throughout.
 
 /// `extern "C" fn() -> u32 { n }`, `n` below 32,768.
 pub fn constant(n: u32) -> Vec<u8> {
@@ -33,7 +33,8 @@ pub fn padded(n: u32, len: usize) -> Vec<u8> {
     code
 }
 
-/// `extern "C" fn(a: u32, b: u32) -> u32 { a + b }`, in the calling convention of `extern "C"` here.
+/// `extern "C" fn(a: u32, b: u32) -> u32 { a + b }`, in the calling convention of `extern "C"`
+/// here.
 pub fn add() -> Vec<u8> {
     if cfg!(all(target_arch = "x86_64", windows)) {
         vec![0x8d, 0x04, 0x11, 0xc3] // lea eax, [rcx + rdx]; ret
@@ -55,7 +56,8 @@ pub fn add() -> Vec<u8> {
     }
 }
 
-/// `extern "C" fn(flag: *const u32) -> u32`: runs in a loop while `*flag` is 0, returns what it becomes.
+/// `extern "C" fn(flag: *const u32) -> u32`: runs in a loop while `*flag` is 0, returns what it
+/// becomes.
 pub fn spin() -> Vec<u8> {
     if cfg!(all(target_arch = "x86_64", windows)) {
         vec![0x8b, 0x01, 0x85, 0xc0, 0x74, 0xfa, 0xc3] // mov eax, [rcx]; test eax, eax; je -6; ret

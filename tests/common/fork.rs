@@ -2,8 +2,8 @@
 
 /// Runs `body` in a forked child; whether it ended well.
 pub fn fork(body: impl FnOnce()) -> bool {
-    // SAFETY: the children of these tests run code that needs no lock another thread could hold: the test process has
-    // only the test's own thread at work.
+    // SAFETY: the children of these tests run code that needs no lock another thread could hold:
+    // the test process has only the test's own thread at work.
     let child = unsafe { libc::fork() };
     if child == 0 {
         let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).is_ok();

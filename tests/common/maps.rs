@@ -12,7 +12,8 @@ pub fn mappings(start: usize, len: usize) -> Vec<String> {
     maps.lines().filter_map(parse).collect()
 }
 
-/// Where in `[start, start + len)` this process may read and run what is there, as addresses from and to.
+/// Where in `[start, start + len)` this process may read and run what is there, as addresses from
+/// and to.
 pub fn executable(start: usize, len: usize) -> Vec<(usize, usize)> {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
     let parse = |line: &str| {

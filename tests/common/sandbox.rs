@@ -1,7 +1,7 @@
 //! A sandbox such as browsers and services put themselves into: a filter of system calls.
 
-/// From now on this process may not write at offsets of files, so not to its own memory through the kernel either.
-/// Whether that could be had; emulators know no filters.
+/// From now on this process may not write at offsets of files, so not to its own memory through the
+/// kernel either. Whether that could be had; emulators know no filters.
 pub fn deny_kernel_writes() -> bool {
     deny(libc::SYS_pwrite64)
 }
@@ -21,8 +21,8 @@ pub fn deny(call: libc::c_long) -> bool {
     enter(&mut program)
 }
 
-/// From now on this process is killed when it makes one of these calls with a first argument in one of these ranges (addresses and
-/// lengths). Whether that could be had.
+/// From now on this process is killed when it makes one of these calls with a first argument in one
+/// of these ranges (addresses and lengths). Whether that could be had.
 pub fn kill_in(calls: &[libc::c_long], ranges: &[(usize, usize)]) -> bool {
     const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
     const JUMP: u32 = libc::BPF_JMP | libc::BPF_K;
@@ -38,7 +38,8 @@ pub fn kill_in(calls: &[libc::c_long], ranges: &[(usize, usize)]) -> bool {
     for &(start, len) in ranges {
         let (first, last) = (start as u64, (start + len - 1) as u64);
         let (first_high, last_high) = ((first >> 32) as u32, (last >> 32) as u32);
-        // Below the first, or above the last: on to the next range. Numbers of 64 bits are compared by halves.
+        // Below the first, or above the last: on to the next range. Numbers of 64 bits are compared
+        // by halves.
         program.extend([
             step(LOAD, high, 0, 0),
             step(JUMP | libc::BPF_JGT, first_high, 3, 0),
@@ -57,7 +58,8 @@ pub fn kill_in(calls: &[libc::c_long], ranges: &[(usize, usize)]) -> bool {
     enter(&mut program)
 }
 
-/// From now on this process is killed when it makes any other system call. Whether that could be had.
+/// From now on this process is killed when it makes any other system call. Whether that could be
+/// had.
 pub fn allow_only(calls: &[libc::c_long]) -> bool {
     let step = |code: u32, k: u32, jt: u8, jf: u8| libc::sock_filter { code: code as u16, jt, jf, k };
     let mut program = vec![step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0)];

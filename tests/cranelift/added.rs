@@ -133,8 +133,8 @@ fn modules_come_and_go_in_flat_memory() {
     assert_eq!(figures[10], figures[999], "{figures:?}");
 }
 
-/// Rounds that use most of the arena and free all of it: the pages of the last round come before pages that never were used,
-/// without a call that counts or trims in between.
+/// Rounds that use most of the arena and free all of it: the pages of the last round come before
+/// pages that never were used, without a call that counts or trims in between.
 #[test]
 fn freed_pages_are_used_before_fresh_ones() {
     for modules in [60, 100, 160, 240] {

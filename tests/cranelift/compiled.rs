@@ -56,7 +56,8 @@ fn compile(
     context
 }
 
-/// Calls of each other, of the program near and far, function addresses and data: position-independent and not.
+/// Calls of each other, of the program near and far, function addresses and data:
+/// position-independent and not.
 #[test]
 fn compiled_functions_are_linked() {
     for (mode, pic) in modes().flat_map(|mode| [(mode, false), (mode, true)]) {

@@ -1,4 +1,5 @@
-//! What `cranelift-jit` tests of a module (`tests/basic.rs` and `examples/jit-minimal.rs` there), and says of providers.
+//! What `cranelift-jit` tests of a module (`tests/basic.rs` and `examples/jit-minimal.rs` there),
+//! and says of providers.
 
 use std::sync::Arc;
 

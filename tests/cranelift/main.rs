@@ -1,4 +1,5 @@
-//! Modules of Cranelift in an arena: what `cranelift-jit` documents and tests of its own providers, and what an arena adds.
+//! Modules of Cranelift in an arena: what `cranelift-jit` documents and tests of its own providers,
+//! and what an arena adds.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 #![cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64", target_arch = "s390x"))]
 

@@ -74,7 +74,8 @@ fn what_finalize_was_called_for_stays_although_it_failed() {
         };
         let data = [at("counter"), at("constant")];
         drop(module);
-        // SAFETY: the module said so, in safe code, and data of a module that was not freed lives for ever.
+        // SAFETY: the module said so, in safe code, and data of a module that was not freed lives
+        // for ever.
         assert_eq!(data.map(|at| unsafe { at.read() }), [5, 5]);
         assert_eq!((arena.stats().batch_bytes, arena.stats().data_bytes), before);
         // Nobody else gets it.

@@ -2,7 +2,8 @@
 
 use super::*;
 
-/// From now on the process is killed when a call that maps, unmaps, protects or advises names an address in these ranges.
+/// From now on the process is killed when a call that maps, unmaps, protects or advises names an
+/// address in these ranges.
 fn kill_when_named(ranges: &[(usize, usize)]) -> bool {
     let mut calls = vec![
         libc::SYS_munmap,

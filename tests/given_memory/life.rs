@@ -51,7 +51,8 @@ fn the_owner_is_told_once_when_nobody_is_left() {
     assert_eq!(Arc::strong_count(&views), 1);
 }
 
-/// Nothing of what was there is left after a trim, from the first byte to the last, and live code stays.
+/// Nothing of what was there is left after a trim, from the first byte to the last, and live code
+/// stays.
 #[test]
 fn trimming_fills_with_traps() {
     if !has_two_views("trimming_fills_with_traps") {

@@ -1,5 +1,6 @@
-//! Memory that somebody else mapped: shared with a writable alias, or with a function that writes; at odd alignments; and in a
-//! process that is killed when it maps, unmaps, protects or advises one of these addresses.
+//! Memory that somebody else mapped: shared with a writable alias, or with a function that writes;
+//! at odd alignments; and in a process that is killed when it maps, unmaps, protects or advises one
+//! of these addresses.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
@@ -22,8 +23,8 @@ use gaia_jit::{ArenaBuilder, BlockInfo, Code, CodeArena, Error, GivenMemory, Giv
 /// The trap of each architecture that the tests run on, as far as it is one byte repeated.
 const TRAP: Option<u8> = if cfg!(any(target_arch = "x86", target_arch = "x86_64")) { Some(0xcc) } else { None };
 
-/// Whether what is written to one view of memory is what runs in another; says so where it is not: user-mode emulators run code that
-/// they translated before.
+/// Whether what is written to one view of memory is what runs in another; says so where it is not:
+/// user-mode emulators run code that they translated before.
 fn has_two_views(test: &str) -> bool {
     let has = common::modes().any(|mode| mode == WxMode::DualMap);
     if !has {
@@ -71,7 +72,8 @@ impl Views {
         NonNull::new(start.as_ptr().wrapping_add(offset)).unwrap()
     }
 
-    /// `len` bytes from `from` on, to be given to an arena. A function writes them instead of the alias, if that is wanted.
+    /// `len` bytes from `from` on, to be given to an arena. A function writes them instead of the
+    /// alias, if that is wanted.
     fn part(self: &Arc<Self>, from: usize, len: usize, with_function: bool) -> GivenMemory {
         assert!(from + len <= self.len);
         let views = Arc::clone(self);
@@ -117,7 +119,8 @@ fn build(memory: GivenMemory) -> Result<CodeArena, Error> {
 }
 
 fn build_with(builder: ArenaBuilder, memory: GivenMemory) -> Result<CodeArena, Error> {
-    // SAFETY: views of one memory that stay until `release` was called, and that only the arena uses.
+    // SAFETY: views of one memory that stay until `release` was called, and that only the arena
+    // uses.
     unsafe { builder.build_over(memory) }
 }
 
@@ -144,7 +147,8 @@ fn check_sums(arena: &CodeArena) {
     assert_eq!(live, stats.live_bytes + stats.padding_bytes + stats.batch_bytes);
 }
 
-/// That everything works: single functions, a batch, a patch, guards, lookup; and that nothing is left taken.
+/// That everything works: single functions, a batch, a patch, guards, lookup; and that nothing is
+/// left taken.
 fn check_works(arena: &CodeArena) {
     assert_eq!(arena.mode(), WxMode::Given);
     let block = arena.publish(Code::new(&asm::constant(7)).tag(3)).unwrap();

@@ -1,4 +1,5 @@
-//! The small calls: where an arena lies and whom it belongs to, code written at its address, pointers with a lifetime.
+//! The small calls: where an arena lies and whom it belongs to, code written at its address,
+//! pointers with a lifetime.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
@@ -62,7 +63,8 @@ fn a_weak_arena_keeps_nothing() {
     assert_eq!(Arc::strong_count(&echo), 1);
 }
 
-/// What is asked for is aligned and begins as traps; what comes back is as long as the function became.
+/// What is asked for is aligned and begins as traps; what comes back is as long as the function
+/// became.
 #[test]
 fn code_is_written_at_its_address() {
     for mode in modes() {
@@ -91,7 +93,8 @@ fn code_is_written_at_its_address() {
             assert_eq!(stats.live_bytes, before.live_bytes + used);
             assert_eq!(stats.free_bytes, before.free_bytes - used.next_multiple_of(16), "{mode:?} {len}");
             assert_eq!((stats.batch_bytes, stats.live_blocks), (0, 2));
-            // Where traps were written in opened pages, these hold memory, which a trim has to find.
+            // Where traps were written in opened pages, these hold memory, which a trim has to
+            // find.
             assert!(mode != WxMode::Flip || len < 100_000 || stats.resident_bytes >= len, "{stats}");
             // The space behind is used, and the function stays what it is.
             let next: Vec<_> = (0..40).map(|n| arena.publish(&asm::padded(n, 900)).unwrap()).collect();

@@ -145,7 +145,8 @@ fn constants_cannot_be_written_to() {
             continue;
         }
         if wanted.is_none() {
-            // SAFETY: no other thread of this test reads or writes the environment meanwhile that minds this variable.
+            // SAFETY: no other thread of this test reads or writes the environment meanwhile that
+            // minds this variable.
             unsafe { std::env::set_var("GAIA_TEST_MODE", index.to_string()) };
         }
         let output = super::common::child::output(test, || {
@@ -271,7 +272,8 @@ fn given_memory_has_data() {
     assert_eq!(arena.stats().data_bytes, 0);
 }
 
-/// `/proc/self/mem` cannot be opened any more. The first constants that meet it are an error, later ones take pages.
+/// `/proc/self/mem` cannot be opened any more. The first constants that meet it are an error, later
+/// ones take pages.
 #[cfg(target_os = "linux")]
 #[test]
 fn constants_where_nothing_can_be_opened_any_more() {

@@ -10,7 +10,8 @@ extern "C" fn from_rust() -> u32 {
     40
 }
 
-/// Bytes, and what is to be linked in them: offset, kind, addend. A kind whose low part is in the same function names that.
+/// Bytes, and what is to be linked in them: offset, kind, addend. A kind whose low part is in the
+/// same function names that.
 struct Open {
     code: Vec<u8>,
     places: Vec<(usize, Reloc, i64)>,

@@ -1,4 +1,5 @@
-//! What a long-lived runtime needs beside memory: code written at its address, pointers with a lifetime, an arena in a static.
+//! What a long-lived runtime needs beside memory: code written at its address, pointers with a
+//! lifetime, an arena in a static.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 #[path = "../common/mod.rs"]

@@ -7,7 +7,8 @@ use gaia_jit::{Batch, CodeBlock, Error, WxMode};
 
 use super::common::{asm, call, modes, often, small};
 
-/// A function with a word at `offset` that changes what it returns: the words, and what each makes it return.
+/// A function with a word at `offset` that changes what it returns: the words, and what each makes
+/// it return.
 struct Changing {
     code: Vec<u8>,
     offset: usize,
@@ -46,7 +47,8 @@ fn changing() -> Changing {
     Changing { code, offset: 0, words }
 }
 
-/// Threads run the instruction all the time while it changes: they see one word or the other, and never a part of each.
+/// Threads run the instruction all the time while it changes: they see one word or the other, and
+/// never a part of each.
 #[test]
 fn a_word_changes_in_one_piece_under_running_threads() {
     let mut tried = 0;
@@ -146,7 +148,8 @@ fn a_forked_child_is_refused() {
     });
 }
 
-/// Blocks of all sizes become shorter by any amount: the space behind is used again, and the rest stays.
+/// Blocks of all sizes become shorter by any amount: the space behind is used again, and the rest
+/// stays.
 #[test]
 fn a_block_becomes_shorter() {
     for mode in modes() {

@@ -83,8 +83,8 @@ fn many_share_pages() {
     }
 }
 
-/// Threads call it all the time while others exchange the target and drop the old one, which is overwritten at once when nobody can
-/// be in it.
+/// Threads call it all the time while others exchange the target and drop the old one, which is
+/// overwritten at once when nobody can be in it.
 #[test]
 fn callers_under_guards_never_meet_a_dropped_target() {
     for mode in modes() {
@@ -122,7 +122,8 @@ fn callers_under_guards_never_meet_a_dropped_target() {
             stop.store(true, Ordering::Relaxed);
         });
         assert_eq!(entry.target(), arena.lookup(entry.target()).unwrap().start);
-        // The pointer and the owner are of one block: nothing else is live but the code of the redirect.
+        // The pointer and the owner are of one block: nothing else is live but the code of the
+        // redirect.
         assert_eq!(arena.stats().live_blocks, 2, "{mode:?}");
     }
 }

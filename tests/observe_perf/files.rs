@@ -41,7 +41,8 @@ fn a_forked_child_leaves_its_parents_files_alone() {
             unsafe { std::ptr::drop_in_place((&raw const map).cast_mut()) };
             // SAFETY: as above.
             unsafe { std::ptr::drop_in_place((&raw const dump).cast_mut()) };
-            // SAFETY: ends the child without running what belongs to the parent, or dropping the above again.
+            // SAFETY: ends the child without running what belongs to the parent, or dropping the
+            // above again.
             unsafe { libc::_exit(0) };
         }));
         let after = publish(arena.as_ref().unwrap(), "after");
@@ -97,7 +98,8 @@ fn a_limit_on_files_costs_lines_and_nothing_else() {
     });
 }
 
-/// A write that fails halfway is undone: the next ones, when there is room again, follow on a whole record.
+/// A write that fails halfway is undone: the next ones, when there is room again, follow on a whole
+/// record.
 #[test]
 fn a_full_disk_costs_records_and_nothing_else() {
     const NAME: &str = "files::a_full_disk_costs_records_and_nothing_else";

@@ -74,7 +74,8 @@ fn a_jitdump_has_what_eight_threads_published() {
     fs::remove_dir_all(directory).unwrap();
 }
 
-/// An observer may hand on what it is told, from another thread as well, and with another address in it.
+/// An observer may hand on what it is told, from another thread as well, and with another address
+/// in it.
 #[test]
 fn what_is_read_is_the_function_whatever_the_caller_says() {
     struct Lies(Arc<Jitdump>);

@@ -36,7 +36,8 @@ fn descriptors(path: &Path) -> Vec<i32> {
     here.map(|entry| entry.file_name().to_str().unwrap().parse().unwrap()).collect()
 }
 
-/// Makes the only descriptor of a file lead to another, as after it was closed and its number came again.
+/// Makes the only descriptor of a file lead to another, as after it was closed and its number came
+/// again.
 fn taken_over(path: &Path, other: &File) -> i32 {
     let numbers = descriptors(path);
     assert_eq!(numbers.len(), 1, "{numbers:?}");

@@ -7,7 +7,8 @@ use super::{PAGE, arena, builder, pages_of_code, stops};
 
 const GRANULE: usize = 16;
 
-/// Executable granules of an arena that are neither traps nor a function's: the offset of the first, and how many there are.
+/// Executable granules of an arena that are neither traps nor a function's: the offset of the
+/// first, and how many there are.
 fn neither_code_nor_traps(arena: &CodeArena) -> Option<(usize, usize)> {
     executable(arena, |bytes| bytes != [0xcc; GRANULE])
 }
@@ -127,7 +128,8 @@ fn what_is_executable_is_no_zeros_whatever_is_refused() {
     });
 }
 
-/// Pages that cannot be kept from being executable keep their memory; in `Flip` fresh ones take their place.
+/// Pages that cannot be kept from being executable keep their memory; in `Flip` fresh ones take
+/// their place.
 #[test]
 fn a_trim_leaves_what_it_cannot_keep_from_being_executable() {
     const NAME: &str = "executable::a_trim_leaves_what_it_cannot_keep_from_being_executable";
@@ -224,8 +226,9 @@ impl Life {
     }
 }
 
-/// Where nothing becomes executable that was not before, pages cannot be kept from it either, and all is as without poison. An arena
-/// that was there before goes on: in `Flip` with all of its space, elsewhere in the pages that hold memory.
+/// Where nothing becomes executable that was not before, pages cannot be kept from it either, and
+/// all is as without poison. An arena that was there before goes on: in `Flip` with all of its
+/// space, elsewhere in the pages that hold memory.
 #[test]
 fn a_policy_against_new_executable_pages() {
     const NAME: &str = "executable::a_policy_against_new_executable_pages";

@@ -1,8 +1,8 @@
-//! A stale call stops: in a function that was dropped, trimmed or not, in the padding, in a page that never held code, and at an
-//! address that a batch named which was given up.
+//! A stale call stops: in a function that was dropped, trimmed or not, in the padding, in a page
+//! that never held code, and at an address that a batch named which was given up.
 //!
-//! Each call is made in a forked child, with `rax` at memory of its own: zeros are `add [rax], al`, which would run on into the
-//! next function and return.
+//! Each call is made in a forked child, with `rax` at memory of its own: zeros are `add [rax], al`,
+//! which would run on into the next function and return.
 #![cfg(all(unix, target_arch = "x86_64"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 

@@ -124,7 +124,8 @@ fn an_address_of_a_batch_that_was_given_up_stops() {
                 drop(batch);
                 let behind = arena.publish(&asm::padded(4, 3 * PAGE)).unwrap();
                 let live = |address: &&*const u8| arena.lookup(**address).is_none();
-                // What is in ordinary memory until it is published never came there. What was there before is another matter.
+                // What is in ordinary memory until it is published never came there. What was there
+                // before is another matter.
                 let staged = !poison && matches!(mode, WxMode::Flip | WxMode::FileWrite);
                 for address in named.iter().filter(live) {
                     if staged {
@@ -170,7 +171,8 @@ fn read(address: *const u8) -> [u8; 6] {
     unsafe { address.cast::<[u8; 6]>().read() }
 }
 
-/// Memory of free stretches goes back, is used again, is put into huge pages: whatever is placed, it runs.
+/// Memory of free stretches goes back, is used again, is put into huge pages: whatever is placed,
+/// it runs.
 #[test]
 fn what_is_placed_runs_whatever_was_trimmed() {
     for mode in modes() {

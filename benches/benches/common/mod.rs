@@ -1,4 +1,5 @@
-//! What the criterion benchmarks share: the peers measure themselves, criterion asks for more or fewer rounds.
+//! What the criterion benchmarks share: the peers measure themselves, criterion asks for more or
+//! fewer rounds.
 
 use std::time::Duration;
 

@@ -1,14 +1,16 @@
-//! What listening costs: eight threads that publish and drop, with and without an observer, alternating in one process;
-//! bytes that are there already, and functions that each thread compiles before it publishes them.
+//! What listening costs: eight threads that publish and drop, with and without an observer,
+//! alternating in one process; bytes that are there already, and functions that each thread
+//! compiles before it publishes them.
 //!
 //! ```sh
 //! cargo run --release --manifest-path benches/Cargo.toml --bin observers
 //! ```
 //!
-//! Each thread keeps some hundred functions of 8 to 1,031 bytes and replaces one, or a batch of sixteen, at a time; where it
-//! compiles them (Cranelift, optimising for speed), they have 1 to 64 operations. The
-//! times are those of the processors for one function, all threads and the writing of files included: on a machine that
-//! does other things too, they say more than the clock. Medians of the rounds; the ratios are medians of each round's.
+//! Each thread keeps some hundred functions of 8 to 1,031 bytes and replaces one, or a batch of
+//! sixteen, at a time; where it compiles them (Cranelift, optimising for speed), they have 1 to 64
+//! operations. The times are those of the processors for one function, all threads and the writing
+//! of files included: on a machine that does other things too, they say more than the clock.
+//! Medians of the rounds; the ratios are medians of each round's.
 
 use std::fmt;
 use std::hint::black_box;

@@ -1,5 +1,5 @@
-//! What it costs that panics go through published functions: publishing, panicking and dropping with many functions
-//! registered, and without.
+//! What it costs that panics go through published functions: publishing, panicking and dropping
+//! with many functions registered, and without.
 
 #[path = "../../../tests/common/frames.rs"]
 mod frames;

@@ -1,4 +1,5 @@
-//! Batches of 1, 16, 256 and 4,096 functions: what each asks of the system, by the arena's own counters.
+//! Batches of 1, 16, 256 and 4,096 functions: what each asks of the system, by the arena's own
+//! counters.
 
 use std::time::Instant;
 

@@ -1,5 +1,5 @@
-//! cranelift-jit's memory providers, driven as its `JITModule` drives them: allocate for each function, finalize for
-//! each batch. They cannot drop a function.
+//! cranelift-jit's memory providers, driven as its `JITModule` drives them: allocate for each
+//! function, finalize for each batch. They cannot drop a function.
 
 use anyhow::{Result, anyhow};
 use cranelift_jit::{ArenaMemoryProvider, BranchProtection, JITMemoryKind, JITMemoryProvider, SystemMemoryProvider};
@@ -28,7 +28,8 @@ impl<P: JITMemoryProvider> Bulk for Loader<P> {
             for &size in batch {
                 let size = usize::from(size);
                 let to = self.0.allocate(size, ALIGN, JITMemoryKind::Executable)?;
-                // SAFETY: `size` bytes just allocated, writable until finalized, and `source` is elsewhere.
+                // SAFETY: `size` bytes just allocated, writable until finalized, and `source` is
+                // elsewhere.
                 unsafe { to.copy_from_nonoverlapping(source[..size].as_ptr(), size) };
             }
             self.0.finalize(BranchProtection::None).map_err(|e| anyhow!("{e}"))?;

@@ -56,7 +56,8 @@ impl Mapping {
 
     fn protect_some(&self, bytes: Range<usize>, protection: libc::c_int) -> Result<()> {
         ensure!(bytes.end <= self.len, "past the end of a mapping");
-        // SAFETY: whole pages of a mapping of our own, as just checked, whose users know of the change.
+        // SAFETY: whole pages of a mapping of our own, as just checked, whose users know of the
+        // change.
         check(
             unsafe { libc::mprotect(self.as_ptr().wrapping_add(bytes.start).cast(), bytes.len(), protection) },
             "mprotect",
@@ -81,7 +82,8 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: a mapping of our own that nobody uses any more. A failure leaks memory of a benchmark.
+        // SAFETY: a mapping of our own that nobody uses any more. A failure leaks memory of a
+        // benchmark.
         let _ = unsafe { libc::munmap(self.as_ptr().cast(), self.len) };
     }
 }
@@ -110,7 +112,8 @@ impl Store for Syscalls {
     }
 }
 
-/// Copies all functions into populated huge pages, 16-byte aligned, and makes them executable with one call.
+/// Copies all functions into populated huge pages, 16-byte aligned, and makes them executable with
+/// one call.
 pub struct PopulatedCopy {
     memory: Mapping,
     start: usize,
@@ -145,7 +148,8 @@ impl Bulk for PopulatedCopy {
     }
 }
 
-/// The same, but the pages of each batch are made writable before it is copied, and executable after it.
+/// The same, but the pages of each batch are made writable before it is copied, and executable
+/// after it.
 pub struct CopyInBatches(PopulatedCopy);
 
 impl CopyInBatches {

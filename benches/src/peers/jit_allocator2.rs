@@ -1,4 +1,5 @@
-//! jit-allocator2. Not trusted: its blocks overlap once it is fragmented, and then it panics or crashes.
+//! jit-allocator2. Not trusted: its blocks overlap once it is fragmented, and then it panics or
+//! crashes.
 
 use anyhow::{Result, anyhow};
 use jit_allocator2::{
@@ -35,8 +36,8 @@ impl Store for Pool {
     fn publish(&mut self, code: &[u8]) -> Result<Block> {
         let (executable, writable) = self.0.alloc(code.len()).map_err(|e| anyhow!("alloc: {e:?}"))?;
         protect_jit_memory(ProtectJitAccess::ReadWrite);
-        // SAFETY: as many bytes were just allocated, and `code` is elsewhere. (Where the allocator breaks that promise
-        // this process is the one to die: it runs this peer alone.)
+        // SAFETY: as many bytes were just allocated, and `code` is elsewhere. (Where the allocator
+        // breaks that promise this process is the one to die: it runs this peer alone.)
         unsafe { writable.copy_from_nonoverlapping(code.as_ptr(), code.len()) };
         protect_jit_memory(ProtectJitAccess::ReadExecute);
         flush_instruction_cache(executable, code.len());

@@ -1,4 +1,5 @@
-//! The floor of packing single functions in `Flip`: one kernel write each, into executable memory, nothing else.
+//! The floor of packing single functions in `Flip`: one kernel write each, into executable memory,
+//! nothing else.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;

@@ -19,7 +19,8 @@ use anyhow::Result;
 /// Functions in a batch of the bulk work.
 pub const BATCH: usize = 1024;
 
-/// Memory into which functions are published one at a time, and from which they are dropped one at a time.
+/// Memory into which functions are published one at a time, and from which they are dropped one at
+/// a time.
 pub trait Store {
     type Block;
 
@@ -43,7 +44,8 @@ pub trait Store {
 
 /// Memory into which many functions are loaded at once.
 pub trait Bulk {
-    /// Publishes a function of each size, in batches of [`BATCH`] where the peer has batches. The measured part.
+    /// Publishes a function of each size, in batches of [`BATCH`] where the peer has batches. The
+    /// measured part.
     fn load(&mut self, sizes: &[u16], source: &[u8]) -> Result<()>;
 
     /// Gives everything back, ready for the next round.

@@ -12,7 +12,8 @@ pub struct Verdict {
     pub damaged: bool,
 }
 
-/// Churns over `live` blocks, each filled with a stamp of its own, until one is found changed. Nothing of it is called.
+/// Churns over `live` blocks, each filled with a stamp of its own, until one is found changed.
+/// Nothing of it is called.
 pub fn verify<S: Store>(mut store: S, live: usize, steps: usize) -> Result<Verdict> {
     let mut stamp = 0_u32;
     let mut publish = |store: &mut S, size: u16| -> Result<(S::Block, u32, u16)> {
@@ -28,7 +29,8 @@ pub fn verify<S: Store>(mut store: S, live: usize, steps: usize) -> Result<Verdi
     for step in Churn::new(live, 6).steps(steps) {
         let at = step.victim as usize;
         let (block, stamp, size) = blocks.swap_remove(at);
-        // SAFETY: `size` bytes were published there, and the store promises that they stay until `retire`.
+        // SAFETY: `size` bytes were published there, and the store promises that they stay until
+        // `retire`.
         let bytes = unsafe { std::slice::from_raw_parts(store.address(&block), usize::from(size)) };
         let intact = bytes.iter().copied().eq(stamp.to_le_bytes().into_iter().cycle().take(usize::from(size)));
         verdict.dropped += 1;

@@ -1,4 +1,5 @@
-//! The picture: what churn costs over the number of live functions, and what huge pages are worth when code runs.
+//! The picture: what churn costs over the number of live functions, and what huge pages are worth
+//! when code runs.
 
 use anyhow::{Result, anyhow};
 use plotters::coord::Shift;

@@ -1,8 +1,9 @@
 //! Bulk: 100,000 functions in batches of 1,024.
 //!
-//! *Warm*: the memory held the same functions before, and was emptied. *Fresh*: it is used for the first time. The row's
-//! figure is the warm one, against a floor that copies into memory that is populated already; the fresh one is held
-//! against a floor that maps and populates inside the measured part.
+//! *Warm*: the memory held the same functions before, and was emptied. *Fresh*: it is used for the
+//! first time. The row's figure is the warm one, against a floor that copies into memory that is
+//! populated already; the fresh one is held against a floor that maps and populates inside the
+//! measured part.
 
 use std::time::Instant;
 

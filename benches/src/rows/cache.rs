@@ -30,7 +30,8 @@ const SAME: &str = "quick_cache of the same entries";
 const BLOCKS: &str = "quick_cache of counted blocks";
 /// Keys and threads.
 const CASES: [(usize, usize); 4] = [(100, 1), (100, 2), (10_000, 1), (10_000, 2)];
-/// Of each thread in a turn: few, so that some turns are undisturbed on a machine that does other things too.
+/// Of each thread in a turn: few, so that some turns are undisturbed on a machine that does other
+/// things too.
 const HITS: usize = 5_000;
 /// Turns in a round, each with keys of its own.
 const TURNS: usize = 32;
@@ -71,16 +72,19 @@ struct Run {
     on_processor: Duration,
 }
 
-/// A contender that asks on as many threads as there are lists: nanoseconds for each hit, over all threads.
+/// A contender that asks on as many threads as there are lists: nanoseconds for each hit, over all
+/// threads.
 fn asking<'a>(name: &str, asked: Vec<[Asked; TURNS]>, ask: impl Fn(&Asked) -> Result<()> + Sync + 'a) -> Contender<'a> {
     Contender::new(name, move || {
-        // What ran one after the other, because the machine does other things too, says nothing of two threads.
+        // What ran one after the other, because the machine does other things too, says nothing of
+        // two threads.
         let best = (0..ATTEMPTS).find_map(|_| best_turn(&asked, &ask).transpose());
         best.unwrap_or_else(|| bail!("the threads never ran at the same time"))
     })
 }
 
-/// The best of the turns in which all threads were running for nine tenths of the time, if there was one.
+/// The best of the turns in which all threads were running for nine tenths of the time, if there
+/// was one.
 fn best_turn(asked: &[[Asked; TURNS]], ask: &(impl Fn(&Asked) -> Result<()> + Sync)) -> Result<Option<f64>> {
     let ready = &AtomicUsize::new(0);
     let runs: Vec<Vec<Run>> = thread::scope(|scope| {
@@ -120,7 +124,8 @@ fn best_turn(asked: &[[Asked; TURNS]], ask: &(impl Fn(&Asked) -> Result<()> + Sy
     Ok((0..TURNS).filter_map(of_turn).reduce(f64::min))
 }
 
-/// Keeps this thread on one processor of those that it may use. (Two that spin may be left on one for long.)
+/// Keeps this thread on one processor of those that it may use. (Two that spin may be left on one
+/// for long.)
 fn stay_on_processor(number: usize) -> Result<()> {
     let size = size_of::<libc::cpu_set_t>();
     // SAFETY: a set of bits, all of which may be 0.

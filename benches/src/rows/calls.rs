@@ -1,4 +1,5 @@
-//! Random calls over 64 MiB of functions that only return: what huge pages are worth when code runs.
+//! Random calls over 64 MiB of functions that only return: what huge pages are worth when code
+//! runs.
 
 use anyhow::Result;
 use gaia_jit::WxMode;

@@ -1,4 +1,5 @@
-//! Threads that share the work in other ways than each for itself: one publishes and another drops; four publish at one time.
+//! Threads that share the work in other ways than each for itself: one publishes and another drops;
+//! four publish at one time.
 
 use std::sync::Barrier;
 use std::sync::mpsc::sync_channel;

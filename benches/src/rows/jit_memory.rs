@@ -1,4 +1,5 @@
-//! `JitMemory`: a whole life against the bare system calls, and a write in a large block against one in a small block.
+//! `JitMemory`: a whole life against the bare system calls, and a write in a large block against
+//! one in a small block.
 
 use std::time::{Duration, Instant};
 
@@ -56,7 +57,8 @@ fn lives(scale: Scale) -> Vec<Sample> {
     race(GROUP.name, LIFE, NS_LIFE, scale.rounds(25), contenders)
 }
 
-/// Writes to the end of a block of `capacity` bytes that is full but for the last page, and was executable.
+/// Writes to the end of a block of `capacity` bytes that is full but for the last page, and was
+/// executable.
 fn write_at_end<B: Single>(capacity: usize, code: &[u8]) -> Result<f64> {
     let mut block = B::new(capacity)?;
     let filler = code::returns((capacity - 4096).min(1 << 20));

@@ -1,4 +1,5 @@
-//! The modes against each other: one function at a time, on fresh memory and in place of another, by one to four threads.
+//! The modes against each other: one function at a time, on fresh memory and in place of another,
+//! by one to four threads.
 
 use std::time::Instant;
 

@@ -28,7 +28,8 @@ fn tasks(_: Scale) -> Vec<Task> {
     [ONE, MANY].map(Task::new).to_vec()
 }
 
-/// Nanoseconds for each call of the functions that `function` says for the numbers in `order`, which return those numbers.
+/// Nanoseconds for each call of the functions that `function` says for the numbers in `order`,
+/// which return those numbers.
 fn calling<'a>(name: &str, order: &'a [u16], function: impl Fn(usize) -> Numbered + 'a) -> Contender<'a> {
     let expected: i64 = order.iter().copied().map(i64::from).sum();
     let call_all = move || {

@@ -24,7 +24,8 @@ fn tasks(_: Scale) -> Vec<Task> {
     vec![Task::new(CASE)]
 }
 
-/// Nanoseconds for each replacement, over all threads: each has its own live blocks in the same store.
+/// Nanoseconds for each replacement, over all threads: each has its own live blocks in the same
+/// store.
 pub fn together<S: Store>(churners: &mut [Churner<S>], steps: usize) -> Result<f64>
 where
     Churner<S>: Send,

@@ -7,8 +7,8 @@ use crate::common::source::Place;
 pub(crate) struct Name {
     pub(crate) text: String,
     pub(crate) place: Place,
-    /// What it stands for, filled in by `resolve`: the local's number within its function, or the function's within
-    /// its program.
+    /// What it stands for, filled in by `resolve`: the local's number within its function, or the
+    /// function's within its program.
     pub(crate) index: usize,
 }
 

@@ -1,14 +1,15 @@
 //! Random programs, for bulk: valid by construction, short in run time, of all sizes.
 //!
-//! They come as source text, so that they take the same way as a program of the user's own. A function calls only
-//! functions after itself, or itself with an argument that shrinks; loops count to a few; and the budget of steps ends
-//! what still multiplies out to too much.
+//! They come as source text, so that they take the same way as a program of the user's own. A
+//! function calls only functions after itself, or itself with an argument that shrinks; loops count
+//! to a few; and the budget of steps ends what still multiplies out to too much.
 
 use std::fmt::Write;
 
 use fastrand::Rng;
 
-/// Enough for most runs to end by themselves; those that do not test that both engines stop at the same step.
+/// Enough for most runs to end by themselves; those that do not test that both engines stop at the
+/// same step.
 const STEPS: u32 = 400;
 
 const ARITHMETIC: [&str; 11] = ["+", "-", "*", "/", "%", "&", "|", "^", "<<", ">>", ">>>"];
@@ -43,7 +44,8 @@ struct Generator<'a> {
     rng: &'a mut Rng,
     text: String,
     signatures: Vec<Signature>,
-    /// The locals that can be named here, and whether they may be assigned to: loop counters may not.
+    /// The locals that can be named here, and whether they may be assigned to: loop counters may
+    /// not.
     visible: Vec<(String, bool)>,
     /// How many names the function has used.
     locals: usize,

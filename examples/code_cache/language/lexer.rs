@@ -6,7 +6,8 @@ use crate::common::source::{Place, SourceError};
 pub(super) enum Token {
     /// A name or a keyword; the parser knows which.
     Word(String),
-    /// A number without its sign. Up to `u64::MAX`, so that hexadecimal masks can be written; it wraps to `i64`.
+    /// A number without its sign. Up to `u64::MAX`, so that hexadecimal masks can be written; it
+    /// wraps to `i64`.
     Number(u64),
     /// An operator or a bracket.
     Mark(&'static str),
@@ -27,7 +28,8 @@ pub(super) fn tokens(text: &str) -> Result<Vec<(Token, Place)>, SourceError> {
         let mut rest = line;
         loop {
             rest = rest.trim_start();
-            // `rest` is a tail of `line`, so what lies before it has the difference of their lengths.
+            // `rest` is a tail of `line`, so what lies before it has the difference of their
+            // lengths.
             let before = &line[..line.len() - rest.len()];
             place = Place { line: number, column: before.chars().count() as u32 + 1 };
             if rest.is_empty() || rest.starts_with('#') {

@@ -7,9 +7,9 @@ pub(crate) const MEMORY_WORDS: usize = 256;
 
 /// How deep calls may be nested.
 ///
-/// With `resolve::MAX_NODES` it bounds the stack of a run: a compiled function spills at most one word per node of its
-/// tree, so 256 frames of 4,096 words, 8 MiB, and the interpreter's frames are smaller by far. Runs happen on threads
-/// with [`STACK_BYTES`] of stack.
+/// With `resolve::MAX_NODES` it bounds the stack of a run: a compiled function spills at most one
+/// word per node of its tree, so 256 frames of 4,096 words, 8 MiB, and the interpreter's frames are
+/// smaller by far. Runs happen on threads with [`STACK_BYTES`] of stack.
 pub(crate) const MAX_DEPTH: i64 = 256;
 
 /// Parameters of a function. It bounds the argument buffer of the entry trampoline.

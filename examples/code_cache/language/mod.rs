@@ -1,4 +1,5 @@
-//! The language `tiny`: enough to write kernels in, small enough to have two engines that agree to the last bit.
+//! The language `tiny`: enough to write kernels in, small enough to have two engines that agree to
+//! the last bit.
 //!
 //! ```text
 //! file      = program*
@@ -21,11 +22,12 @@
 //! - `x / 0` is 0 and `x % 0` is `x`, so that `x == x / y * y + x % y` holds for all `x` and `y`.
 //! - Shifts use the low six bits of their count.
 //! - `mem` has [`machine::MEMORY_WORDS`] words, zero when a run starts; an index uses its low bits.
-//! - A run has a budget of steps. Entering a function costs one, and so does every test of a loop's condition. Without
-//!   steps left, a call gives 0 without entering and a loop ends without its test: the run winds down by itself.
+//! - A run has a budget of steps. Entering a function costs one, and so does every test of a loop's
+//!   condition. Without steps left, a call gives 0 without entering and a loop ends without its
+//!   test: the run winds down by itself.
 //! - A call that would be nested deeper than [`machine::MAX_DEPTH`] gives 0 as well.
-//! - A name is visible from its `let` to the end of the block; none hides another. A function that ends without
-//!   `return` gives 0.
+//! - A name is visible from its `let` to the end of the block; none hides another. A function that
+//!   ends without `return` gives 0.
 //!
 //! A program is entered by the function that bears its name.
 

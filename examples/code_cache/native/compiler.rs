@@ -15,7 +15,8 @@ use super::{Object, Piece, Relocation};
 use crate::common::isa;
 use crate::language::ast::Program;
 
-/// Compiles programs for the machine it runs on. Each thread has its own; the buffers inside are reused.
+/// Compiles programs for the machine it runs on. Each thread has its own; the buffers inside are
+/// reused.
 pub(crate) struct Compiler {
     isa: OwnedTargetIsa,
     context: Context,

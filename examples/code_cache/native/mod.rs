@@ -1,8 +1,9 @@
 //! The second engine: machine code by Cranelift, linked at the addresses that the arena hands out.
 //!
-//! Cranelift turns each function into bytes with relocations ([`compiler`], [`lower`]); nothing is known of addresses
-//! yet. When a program is published its functions get their places first, then calls between them are linked
-//! ([`gaia_jit::Batch::link`]). The same object can therefore be published again wherever there is room.
+//! Cranelift turns each function into bytes with relocations ([`compiler`], [`lower`]); nothing is
+//! known of addresses yet. When a program is published its functions get their places first, then
+//! calls between them are linked ([`gaia_jit::Batch::link`]). The same object can therefore be
+//! published again wherever there is room.
 
 // The architectures are those of Cranelift's dependencies in Cargo.toml.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64", target_arch = "s390x"))]
@@ -17,7 +18,8 @@ use gaia_jit::Reloc;
 
 use crate::language::machine::Machine;
 
-/// How the host enters a program: the machine's state and as many arguments as the entry function takes.
+/// How the host enters a program: the machine's state and as many arguments as the entry function
+/// takes.
 pub(crate) type Entry = unsafe extern "C" fn(*mut Machine, *const i64) -> i64;
 
 /// A compiled program, not bound to an address.

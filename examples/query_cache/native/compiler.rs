@@ -10,7 +10,8 @@ use super::lower::lower;
 use crate::common::isa;
 use crate::query::Query;
 
-/// Compiles queries for the machine it runs on. Each thread has its own; the buffers inside are reused.
+/// Compiles queries for the machine it runs on. Each thread has its own; the buffers inside are
+/// reused.
 pub(crate) struct Compiler {
     isa: OwnedTargetIsa,
     context: Context,

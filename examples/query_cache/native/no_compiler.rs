@@ -1,4 +1,5 @@
-//! Stands in for the compiler on architectures that Cranelift has no code generator for; it is not even built there.
+//! Stands in for the compiler on architectures that Cranelift has no code generator for; it is not
+//! even built there.
 
 use super::Compiled;
 use crate::query::Query;

@@ -39,7 +39,8 @@ fn expr(rng: &mut Rng, depth: usize) -> String {
 fn leaf(rng: &mut Rng) -> String {
     match rng.u8(..5) {
         0 => hundredths(rng.f64() * 20.0),
-        // Where NaN is it would be most of the sums. In comparisons it does no more than any other number.
+        // Where NaN is it would be most of the sums. In comparisons it does no more than any other
+        // number.
         _ => COLUMNS[rng.usize(..WITH_NAN)].name.to_owned(),
     }
 }

@@ -53,8 +53,8 @@ fn is_of_word(c: char) -> bool {
     c.is_ascii_alphanumeric() || c == '_'
 }
 
-/// Up to where a text that begins with a digit is meant as a number. Letters count, so that `12monkeys` is one wrong
-/// number, and not a number and a name.
+/// Up to where a text that begins with a digit is meant as a number. Letters count, so that
+/// `12monkeys` is one wrong number, and not a number and a name.
 fn number_end(rest: &str) -> usize {
     let mut before = ' ';
     let is_outside = |c: char| {

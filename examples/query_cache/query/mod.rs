@@ -1,18 +1,22 @@
 //! The language of the queries, and what each operation gives.
 //!
-//! `main.rs` has the grammar. A number is digits, a fraction if you like, and an exponent such as `e-3` if you like. A
-//! query is one line, and gives one number: the sum of the first expression over all rows in which the predicate is not
-//! 0, or over all rows. The columns are those of [`COLUMNS`].
+//! `main.rs` has the grammar. A number is digits, a fraction if you like, and an exponent such as
+//! `e-3` if you like. A query is one line, and gives one number: the sum of the first expression
+//! over all rows in which the predicate is not 0, or over all rows. The columns are those of
+//! [`COLUMNS`].
 //!
-//! Everything is an `f64` as IEEE 754 has it, rounded after each operation, and added up row by row from the first on,
-//! beginning with 0. So there is one right result, to the last bit. What the standard leaves open is settled here:
+//! Everything is an `f64` as IEEE 754 has it, rounded after each operation, and added up row by row
+//! from the first on, beginning with 0. So there is one right result, to the last bit. What the
+//! standard leaves open is settled here:
 //!
-//! - Comparisons, `&&`, `||` and `!` give 1 or 0. Any operand that is not equal to 0 is true, so NaN is.
-//! - `min(a, b)` is `a` if `a < b` and else `b`; `max(a, b)` is `a` if `a > b` and else `b`. So it is `b` with a NaN,
-//!   and with two zeros. x86 has instructions for just that.
-//! - Which NaN comes of two differs between processors. Nothing inside a query can tell NaNs apart; a result that is
-//!   NaN is made [`NAN`].
-//! - Whether both sides of `&&` and `||` are evaluated makes no difference: nothing has an effect or fails.
+//! - Comparisons, `&&`, `||` and `!` give 1 or 0. Any operand that is not equal to 0 is true, so
+//!   NaN is.
+//! - `min(a, b)` is `a` if `a < b` and else `b`; `max(a, b)` is `a` if `a > b` and else `b`. So it
+//!   is `b` with a NaN, and with two zeros. x86 has instructions for just that.
+//! - Which NaN comes of two differs between processors. Nothing inside a query can tell NaNs apart;
+//!   a result that is NaN is made [`NAN`].
+//! - Whether both sides of `&&` and `||` are evaluated makes no difference: nothing has an effect
+//!   or fails.
 
 pub(crate) mod generator;
 pub(crate) mod interpreter;

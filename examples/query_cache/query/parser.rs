@@ -4,7 +4,8 @@ use super::lexer::Token;
 use super::{Arithmetic, Binary, COLUMNS, Compare, Expr, Logic, Query, Unary};
 use crate::common::source::{Place, SourceError};
 
-/// How deep expressions may be nested. It keeps the recursion here and in the engines within their stacks.
+/// How deep expressions may be nested. It keeps the recursion here and in the engines within their
+/// stacks.
 const MAX_NESTING: usize = 100;
 
 type Parsed<T> = Result<T, SourceError>;

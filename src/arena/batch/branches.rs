@@ -1,8 +1,9 @@
-//! Branches out of the arena: a direct branch to what it may not reach goes to a stub behind the function's own code.
+//! Branches out of the arena: a direct branch to what it may not reach goes to a stub behind the
+//! function's own code.
 //!
-//! Stubs belong to the function that uses them: they lie in its block and are freed with it, so there is nothing to count
-//! and nothing to share. A function that is rarely moved costs a granule for each far target; two functions of a batch
-//! that call the same target have a stub each.
+//! Stubs belong to the function that uses them: they lie in its block and are freed with it, so
+//! there is nothing to count and nothing to share. A function that is rarely moved costs a granule
+//! for each far target; two functions of a batch that call the same target have a stub each.
 
 use crate::Error;
 use crate::arena::batch::stubs::Stubs;
@@ -11,9 +12,10 @@ use crate::icache::stub;
 use crate::units::{GRANULE, branch_reaches, round_up};
 
 impl Batch {
-    /// As [`Batch::reserve`], with room for `stubs` stubs behind the `len` bytes of code: one for each target that may be
-    /// out of reach of a direct branch. They are part of the function: of its length, and of what is freed with it.
-    /// [`Batch::link`] uses them by itself; for code generators that take addresses there is [`Batch::branch_target`].
+    /// As [`Batch::reserve`], with room for `stubs` stubs behind the `len` bytes of code: one for
+    /// each target that may be out of reach of a direct branch. They are part of the function: of
+    /// its length, and of what is freed with it. [`Batch::link`] uses them by itself; for code
+    /// generators that take addresses there is [`Batch::branch_target`].
     ///
     /// ```
     /// # #[cfg(all(target_arch = "x86_64", unix))] {
@@ -51,8 +53,9 @@ impl Batch {
         Ok(slot)
     }
 
-    /// Where a direct branch in `slot` has to go so as to arrive at `target`: there, if it is in reach of every byte of the
-    /// slot, or else to a stub of the slot's own. The same target gets the same stub.
+    /// Where a direct branch in `slot` has to go so as to arrive at `target`: there, if it is in
+    /// reach of every byte of the slot, or else to a stub of the slot's own. The same target gets
+    /// the same stub.
     ///
     /// # Errors
     /// - [`Error::NoStub`] if all stubs of the slot lead elsewhere, or it was reserved without any.

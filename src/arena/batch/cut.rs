@@ -10,7 +10,8 @@ use crate::space::Run;
 use crate::units::GRANULE;
 
 impl Batch {
-    /// Gives back what lies behind the first `len` bytes of the last slot. Nothing may have been reserved since.
+    /// Gives back what lies behind the first `len` bytes of the last slot. Nothing may have been
+    /// reserved since.
     pub(in crate::arena) fn cut(&mut self, slot: Slot, len: usize) -> Result<(), Error> {
         let Some(old) = self.entry(slot).copied() else {
             return Err(Error::OtherBatch { slot: slot.index() });
@@ -40,8 +41,8 @@ impl Batch {
             Source::Run => {
                 self.core.note_resident(tail);
                 if poison {
-                    // Up to the end of its last page, which holds memory and so becomes executable. Nothing lies behind the last
-                    // slot, and a run is whole pages.
+                    // Up to the end of its last page, which holds memory and so becomes executable.
+                    // Nothing lies behind the last slot, and a run is whole pages.
                     let page = (self.core.memory.page_size() / GRANULE) as u32;
                     self.core.fill_opened(Run { start: tail.start, end: tail.end.next_multiple_of(page) });
                 }

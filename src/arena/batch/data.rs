@@ -30,7 +30,8 @@ impl DataSlot {
 #[derive(Default)]
 pub(super) struct PlacedData {
     placed: Vec<Placed>,
-    /// Whole pages for constants, where they are not written by the kernel. They own the granules of such constants.
+    /// Whole pages for constants, where they are not written by the kernel. They own the granules
+    /// of such constants.
     pages: Option<DataPages>,
     /// Granules of those pages that are nobody's, because whoever was to fill them panicked.
     lost: Vec<Run>,
@@ -108,8 +109,9 @@ impl PlacedData {
 }
 
 impl Batch {
-    /// Places data that is published together with the functions, as [`CodeArena::data`](crate::CodeArena::data) does by itself.
-    /// [`Batch::publish_with_data`] returns it; if that fails or the batch is dropped, nothing is left of it.
+    /// Places data that is published together with the functions, as
+    /// [`CodeArena::data`](crate::CodeArena::data) does by itself. [`Batch::publish_with_data`]
+    /// returns it; if that fails or the batch is dropped, nothing is left of it.
     ///
     /// ```
     /// # #[cfg(target_arch = "x86_64")] {

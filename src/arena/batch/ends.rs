@@ -19,8 +19,8 @@ impl Drop for Batch {
             let placed = self.entries.iter().zip(&self.sources).filter(|(_, source)| **source != Source::Run);
             placed.map(|(entry, _)| entry.run())
         };
-        // Whoever knows an address that this batch named finds no code there. Staged bytes may have been written, or some of them.
-        // (What was written at once may be staged by now.)
+        // Whoever knows an address that this batch named finds no code there. Staged bytes may have
+        // been written, or some of them. (What was written at once may be staged by now.)
         let at_once = self.core.memory.rules().way_in == WayIn::WriteAtOnce;
         let again = at_once || self.written && self.core.poison;
         let known = self.entries.iter().zip(&self.sources).filter(|(_, source)| match source {

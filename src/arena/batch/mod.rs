@@ -1,13 +1,15 @@
 //! Many functions, one publication.
 //!
-//! In `DualMap` a slot's bytes go straight to the second view. In `Flip` there are two ways in, and a batch starts with
-//! the first and goes over to the second as it grows: small batches are *staged* in ordinary memory and written by the
-//! kernel into holes of pages that are executable already, contiguous slots in one call; from [`STAGED`] bytes on, the
-//! batch opens *runs* of whole empty pages, writes in place, and seals each run once. (Measured: up to 64 KiB a kernel
-//! write is cheaper than opening and sealing, from there on dearer.) Without the kernel write all goes to runs.
+//! In `DualMap` a slot's bytes go straight to the second view. In `Flip` there are two ways in, and
+//! a batch starts with the first and goes over to the second as it grows: small batches are
+//! *staged* in ordinary memory and written by the kernel into holes of pages that are executable
+//! already, contiguous slots in one call; from [`STAGED`] bytes on, the batch opens *runs* of whole
+//! empty pages, writes in place, and seals each run once. (Measured: up to 64 KiB a kernel write is
+//! cheaper than opening and sealing, from there on dearer.) Without the kernel write all goes to
+//! runs.
 //!
-//! In `PerThread` pushed bytes are written to their place at once, and what is still to be changed is staged: so pages
-//! are writable while the crate copies, and never while the caller's code runs.
+//! In `PerThread` pushed bytes are written to their place at once, and what is still to be changed
+//! is staged: so pages are writable while the crate copies, and never while the caller's code runs.
 
 mod branches;
 mod cut;
@@ -58,10 +60,12 @@ impl Slot {
     }
 }
 
-/// Functions that are published together: all of them or none. Made by [`CodeArena::batch`](crate::CodeArena::batch).
+/// Functions that are published together: all of them or none. Made by
+/// [`CodeArena::batch`](crate::CodeArena::batch).
 ///
-/// Every slot's final address is known before its bytes are, so functions can call each other. A batch that is dropped
-/// gives everything back. It may be sent to another thread, which goes on with it.
+/// Every slot's final address is known before its bytes are, so functions can call each other. A
+/// batch that is dropped gives everything back. It may be sent to another thread, which goes on
+/// with it.
 ///
 /// ```
 /// # #[cfg(target_arch = "x86_64")] {
@@ -108,7 +112,8 @@ pub struct Batch {
     on_full: Option<Arc<dyn MakeRoom>>,
 }
 
-// Another thread may go on with a batch and publish it: no mode has a window open for one thread between two calls.
+// Another thread may go on with a batch and publish it: no mode has a window open for one thread
+// between two calls.
 const _: () = {
     const fn is_sent_and_shared<T: Send + Sync>() {}
     is_sent_and_shared::<Batch>();
@@ -165,7 +170,8 @@ impl Batch {
         let slot = self.add(code.bytes.len(), code.align, code.tag, Some(code.bytes))?;
         if !matches!(self.sources[slot.index], Source::Written) {
             let granules = self.granules_mut(slot);
-            // The code first: stores that go forward are prefetched, and the padding's cache line is then at hand.
+            // The code first: stores that go forward are prefetched, and the padding's cache line
+            // is then at hand.
             let (code_bytes, padding) = granules.split_at_mut(code.bytes.len());
             code_bytes.copy_from_slice(code.bytes);
             icache::fill_with_traps(padding);
@@ -196,15 +202,16 @@ impl Batch {
         }
     }
 
-    /// Sets the name of a slot, for the arena's [`Observer`](crate::Observer); without effect on a slot of another batch.
+    /// Sets the name of a slot, for the arena's [`Observer`](crate::Observer); without effect on a
+    /// slot of another batch.
     pub fn set_name(&mut self, slot: Slot, name: &str) {
         if self.is_noted(slot) {
             self.notes.name(slot.index, name);
         }
     }
 
-    /// Sets how to unwind through a slot, as [`Code::unwind`](crate::Code::unwind) does; without effect on a slot of
-    /// another batch.
+    /// Sets how to unwind through a slot, as [`Code::unwind`](crate::Code::unwind) does; without
+    /// effect on a slot of another batch.
     pub fn set_unwind(&mut self, slot: Slot, info: UnwindInfo<'_>) {
         if self.is_noted(slot) {
             self.notes.unwind(slot.index, info);
@@ -224,7 +231,8 @@ impl Batch {
         }
     }
 
-    /// The slot's bytes, to write to; empty for a slot of another batch, and in a forked child, which cannot publish.
+    /// The slot's bytes, to write to; empty for a slot of another batch, and in a forked child,
+    /// which cannot publish.
     pub fn bytes_mut(&mut self, slot: Slot) -> &mut [u8] {
         let len = self.entry(slot).map_or(0, |entry| entry.len as usize);
         self.granules_mut(slot).get_mut(..len).unwrap_or_default()
@@ -255,9 +263,10 @@ impl Batch {
             Source::View if !self.core.memory.is_own() => &mut [],
             Source::View | Source::Run | Source::Written => {
                 let start = self.core.memory.writable(at.start);
-                // SAFETY: the granules were placed for this batch alone and are not published, so no other reference
-                // to them exists; the view (or the open page) is mapped, writable and initialised, at the least to
-                // zeros. `&mut self` makes the slice the only one.
+                // SAFETY: the granules were placed for this batch alone and are not published, so
+                // no other reference to them exists; the view (or the open page) is mapped,
+                // writable and initialised, at the least to zeros. `&mut self` makes the slice the
+                // only one.
                 unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), at.len()) }
             }
         }

@@ -1,5 +1,5 @@
-//! What is said of functions until they are published, for an arena's observers: in one piece for all of them, so that a
-//! name costs no allocation of its own.
+//! What is said of functions until they are published, for an arena's observers: in one piece for
+//! all of them, so that a name costs no allocation of its own.
 #![forbid(unsafe_code)]
 
 use std::ops::Range;

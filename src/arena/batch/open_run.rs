@@ -16,8 +16,8 @@ pub(in crate::arena) struct OpenRun {
     pub(in crate::arena) tried: bool,
     /// What was written may be gone.
     pub(in crate::arena) lost: bool,
-    /// Nothing more is handed out: pages whose protection was to change may have changed, some of them even where the
-    /// system refused.
+    /// Nothing more is handed out: pages whose protection was to change may have changed, some of
+    /// them even where the system refused.
     pub(in crate::arena) closed: bool,
     /// All of it holds memory.
     pub(in crate::arena) populated: bool,

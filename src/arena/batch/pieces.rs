@@ -1,4 +1,5 @@
-//! Where the bytes of a batch come from when it is published, and which functions are written and flushed together.
+//! Where the bytes of a batch come from when it is published, and which functions are written and
+//! flushed together.
 #![forbid(unsafe_code)]
 
 use crate::arena::core::bytes_of;
@@ -18,7 +19,8 @@ pub(in crate::arena) enum Source {
     Staged(u32),
 }
 
-/// Functions that lie one after another, in the arena and in the staging memory: written and flushed with one call.
+/// Functions that lie one after another, in the arena and in the staging memory: written and
+/// flushed with one call.
 pub(in crate::arena) struct Piece {
     pub(in crate::arena) run: Run,
     /// Where it begins in the staging memory.

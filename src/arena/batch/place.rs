@@ -1,4 +1,5 @@
-//! Where a function of a batch goes, and where its bytes are until then: in open pages, staged, or in their place at once.
+//! Where a function of a batch goes, and where its bytes are until then: in open pages, staged, or
+//! in their place at once.
 
 use super::pieces::Source;
 use super::{Batch, LONGEST_RUN, STAGED, open_run::OpenRun};
@@ -31,7 +32,8 @@ impl Batch {
             }
         }
         match self.open(granules, align) {
-            // No room for whole pages, or the system is at its limit of mappings: holes may still do.
+            // No room for whole pages, or the system is at its limit of mappings: holes may still
+            // do.
             Err(error @ (Error::ArenaFull { .. } | Error::OperatingSystem { .. }))
                 if self.core.memory.filled_holes() && !self.in_pages =>
             {
@@ -40,7 +42,8 @@ impl Batch {
                     self.no_pages = no_pages;
                     return self.stage(granules, align);
                 }
-                // What refused to fill them may have passed. If not, pages are what is missing, and room for them may be made.
+                // What refused to fill them may have passed. If not, pages are what is missing, and
+                // room for them may be made.
                 let placed = self.stage_tried(granules, align).map_err(|_| error)?;
                 self.no_pages = no_pages;
                 Ok(placed)
@@ -80,8 +83,9 @@ impl Batch {
         Ok((run, Source::Staged(at as u32)))
     }
 
-    /// As [`Batch::stage`], if a write to that place is not refused now. Where it was refused before, a batch would learn of it when it
-    /// is published, and its addresses would be known by then.
+    /// As [`Batch::stage`], if a write to that place is not refused now. Where it was refused
+    /// before, a batch would learn of it when it is published, and its addresses would be known by
+    /// then.
     #[cold]
     fn stage_tried(&mut self, granules: u32, align: u32) -> Result<(Run, Source), Error> {
         let staged = self.staging.len();
@@ -108,7 +112,8 @@ impl Batch {
         // Twice the last run: few flips for many functions, little opened in vain for few.
         let ahead = match self.runs.last() {
             Some(last) => 2 * last.run.len() as usize,
-            // A little more than expected: it is opened for nothing, but a second run would be dearer.
+            // A little more than expected: it is opened for nothing, but a second run would be
+            // dearer.
             None if !self.single => (self.expected + self.expected / 32).max(STAGED) / GRANULE,
             None => 0,
         };
@@ -137,8 +142,9 @@ impl Batch {
         let (mut run, resident, wide) = run;
         let fresh = !resident && self.runs.is_empty() && self.expected > 0;
         if fresh && wide && self.core.memory.wants_huge_pages() && bytes_of(run).len() < MAX_ALIGN {
-            // On fresh memory a whole huge page, if one can be had; what this batch leaves of it serves the next ones,
-            // and so does what lies before it: only where there is much room is a huge page begun.
+            // On fresh memory a whole huge page, if one can be had; what this batch leaves of it
+            // serves the next ones, and so does what lies before it: only where there is much room
+            // is a huge page begun.
             if let Ok(whole) = self.core.place_pages(huge, huge, |_, run| Ok(run)) {
                 self.core.release([std::mem::replace(&mut run, whole)]);
             }

@@ -15,8 +15,10 @@ impl Batch {
     /// # Errors
     /// Whatever the error, nothing is published and everything is given back.
     ///
-    /// - [`Error::OperatingSystem`] if the system refuses memory, to write, or to change protections.
-    /// - [`Error::Unsupported`] if the batch has data, which [`Batch::publish_with_data`] returns: nobody would own it.
+    /// - [`Error::OperatingSystem`] if the system refuses memory, to write, or to change
+    ///   protections.
+    /// - [`Error::Unsupported`] if the batch has data, which [`Batch::publish_with_data`] returns:
+    ///   nobody would own it.
     /// - [`Error::Forked`] in a child.
     pub fn publish(self) -> Result<Vec<CodeBlock>, Error> {
         if !self.data.is_empty() {
@@ -25,7 +27,8 @@ impl Batch {
         Ok(self.publish_with_data()?.0)
     }
 
-    /// Makes all functions executable, and data that is to be read only so. Returns the blocks of both, in the order of their slots.
+    /// Makes all functions executable, and data that is to be read only so. Returns the blocks of
+    /// both, in the order of their slots.
     ///
     /// The code does not keep the data: whoever keeps the one has to keep the other.
     ///

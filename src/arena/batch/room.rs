@@ -14,8 +14,8 @@ pub(crate) enum Room {
 
 /// Keeps code that can be dropped, and data with it.
 pub(crate) trait MakeRoom: Send + Sync {
-    /// Drops what it keeps until at least `asked` bytes of `room` came free, or as much waits for guards. `waiting` bytes do already,
-    /// in the arena.
+    /// Drops what it keeps until at least `asked` bytes of `room` came free, or as much waits for
+    /// guards. `waiting` bytes do already, in the arena.
     ///
     /// # Errors
     /// If nothing came free: the bytes that wait for guards and that the arena does not know of.
@@ -29,7 +29,8 @@ impl Batch {
         self.on_full = Some(room);
     }
 
-    /// Makes room, if that is what was missing and somebody can. Each time that it succeeds something came free.
+    /// Makes room, if that is what was missing and somebody can. Each time that it succeeds
+    /// something came free.
     #[cold]
     pub(super) fn make_room(&self, mut error: Error) -> Result<(), Error> {
         let (room, asked, waiting) = match error {

@@ -13,7 +13,8 @@ use crate::units;
 /// How many runs one call reclaims, unless it would fail otherwise or has to be exact.
 const RECLAIMED: usize = 64;
 
-/// The data area of an arena. Its lock is held while the system is called. Under it only that of the guards' ages is taken.
+/// The data area of an arena. Its lock is held while the system is called. Under it only that of
+/// the guards' ages is taken.
 pub(in crate::arena) struct DataArea(Mutex<Option<Box<Space>>>);
 
 impl DataArea {
@@ -38,7 +39,8 @@ impl Core {
         Ok(area)
     }
 
-    /// Takes granules of the data area, in pages that are writable. What stands there is whatever it is.
+    /// Takes granules of the data area, in pages that are writable. What stands there is whatever
+    /// it is.
     pub(in crate::arena) fn take_data(&self, kind: DataKind, len: u32, align: u32) -> Result<Run, Error> {
         self.memory.check_own("reserve data")?;
         let mut area = self.data_space()?;
@@ -50,8 +52,8 @@ impl Core {
         let mut at = pages.start;
         while let Some(closed) = space.writable.next_run(at..pages.end, false) {
             space.read_only.remove(closed.clone());
-            // SAFETY: pages of the data area that hold nothing that is to stay read-only: they are free, or this run's, or
-            // shared with data that is writable.
+            // SAFETY: pages of the data area that hold nothing that is to stay read-only: they are
+            // free, or this run's, or shared with data that is writable.
             if let Err(refused) = unsafe { self.memory.open_data(self.data_bytes(closed.clone())) } {
                 space.free(run);
                 return Err(refused);
@@ -92,7 +94,8 @@ impl Core {
     pub(super) unsafe fn close_data(&self, run: Run) -> Result<(), Error> {
         let mut area = self.data.lock();
         if let Some(space) = area.as_mut() {
-            // Whatever the system says, they are made writable, or read-only, before they are used again.
+            // Whatever the system says, they are made writable, or read-only, before they are used
+            // again.
             let pages = space.pages(run);
             space.writable.remove(pages);
         }
@@ -125,7 +128,8 @@ impl Core {
         let mut area = self.data.lock();
         let Some(space) = area.as_mut() else { return };
         space.blocks -= 1;
-        // Locking was the read-modify-write between what made the data unreachable and the look at the guards.
+        // Locking was the read-modify-write between what made the data unreachable and the look at
+        // the guards.
         if self.guards.any() {
             let epoch = self.guards.next_epoch();
             space.wait(Waiting { epoch, run });

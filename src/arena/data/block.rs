@@ -19,19 +19,20 @@ use crate::units::GRANULE;
 pub enum DataAccess {
     /// It is read. No thread can write to it once it is there.
     ///
-    /// Blocks share pages where the kernel writes to read-only pages (`/proc/self/mem`: Linux, unless it is refused); a page with
-    /// constants is never made writable. Elsewhere each block takes whole pages, and so do the constants of a batch together.
-    /// Over [`Given`](crate::WxMode::Given) memory it stays writable.
+    /// Blocks share pages where the kernel writes to read-only pages (`/proc/self/mem`: Linux,
+    /// unless it is refused); a page with constants is never made writable. Elsewhere each block
+    /// takes whole pages, and so do the constants of a batch together. Over
+    /// [`Given`](crate::WxMode::Given) memory it stays writable.
     ReadOnly,
     /// It is read and written to, by the program and by code. Blocks share pages.
     ReadWrite,
 }
 
-/// Data in reach of an arena's code: never executable, and freed like a block when it is dropped. Made by [`CodeArena::data`] or in a
-/// [`Batch`](crate::Batch::data).
+/// Data in reach of an arena's code: never executable, and freed like a block when it is dropped.
+/// Made by [`CodeArena::data`] or in a [`Batch`](crate::Batch::data).
 ///
-/// Dropping it makes its space free as soon as no guard is left that was taken before: code may still be using it. It keeps the
-/// arena alive, as a handle does.
+/// Dropping it makes its space free as soon as no guard is left that was taken before: code may
+/// still be using it. It keeps the arena alive, as a handle does.
 pub struct DataBlock {
     core: Arc<Handle>,
     run: Run,
@@ -44,10 +45,12 @@ impl UnwindSafe for DataBlock {}
 impl RefUnwindSafe for DataBlock {}
 
 impl CodeArena {
-    /// Places data in reach of the arena's code, by references relative to the instruction. `fill` gets the address and the bytes to
-    /// write there, zeros at first, which need not lie at that address.
+    /// Places data in reach of the arena's code, by references relative to the instruction. `fill`
+    /// gets the address and the bytes to write there, zeros at first, which need not lie at that
+    /// address.
     ///
-    /// It lies in the arena's data area ([`ArenaBuilder::data`](crate::ArenaBuilder::data)), in multiples of 16 bytes.
+    /// It lies in the arena's data area ([`ArenaBuilder::data`](crate::ArenaBuilder::data)), in
+    /// multiples of 16 bytes.
     ///
     /// ```
     /// # #[cfg(target_arch = "x86_64")] {
@@ -76,7 +79,8 @@ impl CodeArena {
     ///
     /// - [`Error::DataFull`] if there is no hole for it.
     /// - [`Error::ZeroSize`] for no bytes, [`Error::TooLarge`] for more than the area has.
-    /// - [`Error::BadAlignment`] for an alignment that is no power of two, or above that of the area (64 KiB).
+    /// - [`Error::BadAlignment`] for an alignment that is no power of two, or above that of the
+    ///   area (64 KiB).
     /// - [`Error::OperatingSystem`] if the system refuses memory, or to protect it.
     /// - [`Error::Forked`] in a child.
     pub fn data(

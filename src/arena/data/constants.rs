@@ -1,7 +1,7 @@
 //! Constants that share pages: written by the kernel, into pages that are read-only for everyone.
 //!
-//! The writer is the one that fills holes in code in `Flip`: one descriptor for the process. Other modes come to use it with the first
-//! constants.
+//! The writer is the one that fills holes in code in `Flip`: one descriptor for the process. Other
+//! modes come to use it with the first constants.
 
 use std::ptr::NonNull;
 
@@ -43,7 +43,8 @@ impl Core {
         }
     }
 
-    /// Writes to a page of the area's through the kernel, if that page is what it writes to. Any doubt counts as refused.
+    /// Writes to a page of the area's through the kernel, if that page is what it writes to. Any
+    /// doubt counts as refused.
     fn try_out(&self) -> Result<Way, Error> {
         let page = (self.memory.page_size() / GRANULE) as u32;
         let run = self.take_data(DataKind::Constant, page, page)?;
@@ -65,7 +66,8 @@ impl Core {
         Ok(if written.is_some() && seen == after { Way::Kernel } else { Way::Pages })
     }
 
-    /// Takes granules for constants in pages that are read-only, shared with other constants. Only by [`Way::Kernel`].
+    /// Takes granules for constants in pages that are read-only, shared with other constants. Only
+    /// by [`Way::Kernel`].
     pub(in crate::arena) fn take_shared(&self, len: u32, align: u32) -> Result<Run, Error> {
         self.memory.check_own("reserve data")?;
         let mut area = self.data_space()?;
@@ -88,12 +90,14 @@ impl Core {
     /// Writes constants to their place by the kernel.
     ///
     /// # Safety
-    /// - The run came from [`Core::take_shared`] and is the caller's; nobody reads it meanwhile. There are no more bytes than it has.
+    /// - The run came from [`Core::take_shared`] and is the caller's; nobody reads it meanwhile.
+    ///   There are no more bytes than it has.
     pub(in crate::arena) unsafe fn write_shared(&self, run: Run, bytes: &[u8]) -> Result<(), Error> {
         debug_assert!(bytes.len() <= bytes_of(run).len());
         self.memory.check_own("write data")?;
         let at = self.memory.data_start(bytes_of(run).start);
-        // What comes next takes another way: a sandbox that the process entered stays. What passes says nothing.
+        // What comes next takes another way: a sandbox that the process entered stays. What passes
+        // says nothing.
         let note = |refused: Refused| {
             if !refused.passes() && refused.source.kind() != std::io::ErrorKind::OutOfMemory {
                 self.set_way(Way::Pages);

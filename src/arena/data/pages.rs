@@ -30,8 +30,8 @@ pub(crate) struct DataPages {
     runs: Vec<OpenRun>,
     /// How many of them have a part that may be in use.
     used: usize,
-    /// Where those begin of which one piece takes all: where writable data is placed, what was left of a page of constants, or came
-    /// free in it, would be opened for such data.
+    /// Where those begin of which one piece takes all: where writable data is placed, what was left
+    /// of a page of constants, or came free in it, would be opened for such data.
     alone: Vec<u32>,
 }
 
@@ -62,8 +62,9 @@ impl DataPages {
             DataKind::Writable => self.core.take_data(self.kind, granules, align)?,
             DataKind::Constant => {
                 let page = (self.core.memory.page_size() / GRANULE) as u32;
-                // What is not used of a run is lost for as long as the module lives, so the first is as short as can be: of
-                // the module, and after each time that constants became read-only.
+                // What is not used of a run is lost for as long as the module lives, so the first
+                // is as short as can be: of the module, and after each time that constants became
+                // read-only.
                 let last = self.runs.last().filter(|last| !last.closed);
                 let ahead = last.map_or(0, |last| 2 * last.run.len()).min((LONGEST_RUN / GRANULE) as u32);
                 let least = granules.next_multiple_of(page);
@@ -104,7 +105,8 @@ impl DataPages {
         Ok(())
     }
 
-    /// The granules of what was reserved at an address: of a piece that is alone in its pages, all of them.
+    /// The granules of what was reserved at an address: of a piece that is alone in its pages, all
+    /// of them.
     pub(in crate::arena) fn run_at(&self, at: NonNull<u8>, granules: u32) -> Run {
         let first = self.core.memory.data_start(0).addr().get();
         let run = Run::new(((at.addr().get() - first) / GRANULE) as u32, granules);
@@ -112,7 +114,8 @@ impl DataPages {
         alone.map(|open| open.run).find(|all| all.start <= run.start && run.end <= all.end).unwrap_or(run)
     }
 
-    /// Leaves what was reserved to others, who own it from now on as [`DataPages::run_at`] says, and gives the rest back.
+    /// Leaves what was reserved to others, who own it from now on as [`DataPages::run_at`] says,
+    /// and gives the rest back.
     pub(in crate::arena) fn give_up_used(mut self) {
         let runs = std::mem::take(&mut self.runs);
         let shared = runs.iter().filter(|open| !self.alone.contains(&open.run.start));

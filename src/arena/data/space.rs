@@ -1,4 +1,5 @@
-//! Which granules of the data area are free, which of its pages hold memory, and which are writable.
+//! Which granules of the data area are free, which of its pages hold memory, and which are
+//! writable.
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
@@ -148,7 +149,8 @@ impl Space {
         (run.start / page) as usize..run.end.div_ceil(page) as usize
     }
 
-    /// As [`Space::pages`], and free ones behind them as far as the span reaches, so that the next run there needs no call.
+    /// As [`Space::pages`], and free ones behind them as far as the span reaches, so that the next
+    /// run there needs no call.
     pub(super) fn pages_ahead(&self, run: Run) -> Range<usize> {
         let page = self.granules_in_page();
         let mut pages = self.pages(run);

@@ -1,5 +1,5 @@
-//! What an arena tells its observers, and when. No heap is locked meanwhile; only `freed` is told while others are
-//! kept from looking after free space.
+//! What an arena tells its observers, and when. No heap is locked meanwhile; only `freed` is told
+//! while others are kept from looking after free space.
 
 use crate::arena::core::{Core, bytes_of};
 use crate::arena::events::described::Described;

@@ -14,16 +14,17 @@ use crate::sync::Arc;
 const TOLD: usize = 256;
 
 impl CodeArena {
-    /// Adds an observer to an arena that is in use, for profilers and debuggers that come late. It is told of the arena and of all
-    /// functions that are live, with their names and unwind information, and from then on of what happens, behind the other
-    /// observers.
+    /// Adds an observer to an arena that is in use, for profilers and debuggers that come late. It
+    /// is told of the arena and of all functions that are live, with their names and unwind
+    /// information, and from then on of what happens, behind the other observers.
     ///
-    /// No function is missed. While others publish and drop, an observer may hear of a function twice, of a drop before the function
-    /// and then once more, and of the drop of a function that it never heard of. It stays for as long as the arena. If it panics
-    /// here, the panic goes on to the caller.
+    /// No function is missed. While others publish and drop, an observer may hear of a function
+    /// twice, of a drop before the function and then once more, and of the drop of a function that
+    /// it never heard of. It stays for as long as the arena. If it panics here, the panic goes on
+    /// to the caller.
     ///
-    /// A thread must not [patch](crate::CodeBlock::patch) code meanwhile. The [`unwind`](crate::guide) feature's unwinder cannot come
-    /// late.
+    /// A thread must not [patch](crate::CodeBlock::patch) code meanwhile. The
+    /// [`unwind`](crate::guide) feature's unwinder cannot come late.
     ///
     /// ```
     /// use std::sync::{Arc, Mutex};
@@ -48,7 +49,8 @@ impl CodeArena {
     /// ```
     ///
     /// # Errors
-    /// - [`Error::Unsupported`] unless the arena was built with [`keep_notes`](crate::ArenaBuilder::keep_notes).
+    /// - [`Error::Unsupported`] unless the arena was built with
+    ///   [`keep_notes`](crate::ArenaBuilder::keep_notes).
     /// - [`Error::Forked`] in a child.
     pub fn attach(&self, observer: Arc<dyn Observer>) -> Result<(), Error> {
         let core = self.core();
@@ -58,8 +60,9 @@ impl CodeArena {
         };
         observer.reserved(&core.reservation());
         core.observers.attach(Arc::clone(&observer));
-        // From here on it hears of everything. What is noted now was not dropped before the guard, so its bytes stay; and whoever
-        // publishes or drops after this look at the notes sees the observer, because both lock them.
+        // From here on it hears of everything. What is noted now was not dropped before the guard,
+        // so its bytes stay; and whoever publishes or drops after this look at the notes sees the
+        // observer, because both lock them.
         let _guard = self.pin();
         for notes in kept.all().chunks(TOLD) {
             // SAFETY: published, and not used again under the guard.
@@ -76,9 +79,10 @@ impl CodeArena {
 
     /// Returns the blocks that are live, in the order of their addresses.
     ///
-    /// No lock is taken. What is published or dropped meanwhile may be among them or not, and each is as
-    /// [`lookup`](Self::lookup) would find it; a guard keeps what was found from being used again. Without a guard one start may come
-    /// twice, if the block there is dropped and another is placed there meanwhile.
+    /// No lock is taken. What is published or dropped meanwhile may be among them or not, and each
+    /// is as [`lookup`](Self::lookup) would find it; a guard keeps what was found from being used
+    /// again. Without a guard one start may come twice, if the block there is dropped and another
+    /// is placed there meanwhile.
     ///
     /// ```
     /// # use gaia_jit::{Code, CodeArena};

@@ -9,8 +9,9 @@ use crate::arena::lookup::Entry;
 use crate::sync::Arc;
 use crate::sync::checked::Mutex;
 
-/// Notes on all functions that are live, by the granule they begin at. A function is noted once its bytes are there, before observers
-/// are told of it, and forgotten before they are told that it goes. The lock is taken alone, and not in a forked child.
+/// Notes on all functions that are live, by the granule they begin at. A function is noted once its
+/// bytes are there, before observers are told of it, and forgotten before they are told that it
+/// goes. The lock is taken alone, and not in a forked child.
 pub(in crate::arena) struct Kept(Mutex<BTreeMap<u32, Arc<Note>>>);
 
 /// A live function.
@@ -70,7 +71,8 @@ impl Kept {
         let _note = self.0.lock().remove(&start);
     }
 
-    /// Notes that a function has become shorter, unless `refuse` says no, which is asked under the lock; returns whether it did.
+    /// Notes that a function has become shorter, unless `refuse` says no, which is asked under the
+    /// lock; returns whether it did.
     pub(in crate::arena) fn cut(&self, start: u32, len: u32, refuse: impl FnOnce() -> bool) -> bool {
         let mut notes = self.0.lock();
         if refuse() {

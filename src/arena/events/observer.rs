@@ -8,11 +8,13 @@ use crate::arena::code::UnwindInfo;
 use crate::arena::lookup::BlockInfo;
 use crate::modes::{CodeMemory, Readers};
 
-/// Hears of what happens in an arena. Registered with [`ArenaBuilder::observer`](crate::ArenaBuilder::observer).
+/// Hears of what happens in an arena. Registered with
+/// [`ArenaBuilder::observer`](crate::ArenaBuilder::observer).
 ///
-/// The calls come on the thread that publishes, drops or trims, without any lock held; calls of different threads
-/// overlap. An observer may use the arena. A forked child's arena tells nobody anything. If an observer panics, the
-/// further ones hear of the event as well; then the panic goes on to whoever called the arena, and nothing is lost.
+/// The calls come on the thread that publishes, drops or trims, without any lock held; calls of
+/// different threads overlap. An observer may use the arena. A forked child's arena tells nobody
+/// anything. If an observer panics, the further ones hear of the event as well; then the panic goes
+/// on to whoever called the arena, and nothing is lost.
 ///
 /// ```
 /// use std::sync::{Arc, Mutex};
@@ -40,29 +42,33 @@ pub trait Observer: Send + Sync {
         let _ = space;
     }
 
-    /// Functions can be run from now on, those of one batch together; the publishing call has not returned yet, and
-    /// their bytes can be read here ([`Published::code`]).
+    /// Functions can be run from now on, those of one batch together; the publishing call has not
+    /// returned yet, and their bytes can be read here ([`Published::code`]).
     fn published(&self, functions: &[Published<'_>]) {
         let _ = functions;
     }
 
-    /// `block` was dropped; its space is not used again before this returns. Threads that hold a guard may still run it.
+    /// `block` was dropped; its space is not used again before this returns. Threads that hold a
+    /// guard may still run it.
     fn retired(&self, block: &BlockInfo) {
         let _ = block;
     }
 
-    /// The space of a block that was dropped is about to be used again: no guard is left that could keep a thread in it.
-    /// Without guards this comes right after [`retired`](Self::retired), else on whatever thread finds that they are gone.
-    /// For blocks that still wait when the arena goes it does not come.
+    /// The space of a block that was dropped is about to be used again: no guard is left that could
+    /// keep a thread in it. Without guards this comes right after [`retired`](Self::retired), else
+    /// on whatever thread finds that they are gone. For blocks that still wait when the arena goes
+    /// it does not come.
     ///
-    /// Unlike elsewhere, an observer must not use the arena here, and a panic ends here. It can come within any call into
-    /// the arena but `pin` and `lookup`, and makes other such calls wait; so a lock that is taken here must not be held, by
-    /// an observer or anybody else, while the arena is called.
+    /// Unlike elsewhere, an observer must not use the arena here, and a panic ends here. It can
+    /// come within any call into the arena but `pin` and `lookup`, and makes other such calls wait;
+    /// so a lock that is taken here must not be held, by an observer or anybody else, while the
+    /// arena is called.
     fn freed(&self, block: &BlockInfo) {
         let _ = block;
     }
 
-    /// Space of dropped blocks that had waited for guards came free; told at the next occasion without a lock.
+    /// Space of dropped blocks that had waited for guards came free; told at the next occasion
+    /// without a lock.
     fn reclaimed(&self, blocks: u64, bytes: u64) {
         let _ = (blocks, bytes);
     }
@@ -72,7 +78,8 @@ pub trait Observer: Send + Sync {
         let _ = bytes;
     }
 
-    /// The arena is gone: all of its blocks were retired, and its address space is about to be given up.
+    /// The arena is gone: all of its blocks were retired, and its address space is about to be
+    /// given up.
     fn released(&self, space: &Reservation) {
         let _ = space;
     }
@@ -105,12 +112,14 @@ pub struct Published<'a> {
     pub name: Option<&'a str>,
     /// What [`Code::unwind`](crate::Code::unwind) said.
     pub unwind: Option<UnwindInfo<'a>>,
-    /// Where its bytes are. Not what `block` says: whoever has a copy of this can write another address there.
+    /// Where its bytes are. Not what `block` says: whoever has a copy of this can write another
+    /// address there.
     pub(in crate::arena) code: Live<'a>,
 }
 
 impl<'a> Published<'a> {
-    /// Its code; a copy in [`PerThread`](WxMode::PerThread), where threads differ in what they may read.
+    /// Its code; a copy in [`PerThread`](WxMode::PerThread), where threads differ in what they may
+    /// read.
     pub fn code(&self) -> Cow<'a, [u8]> {
         self.code.bytes()
     }
@@ -140,7 +149,8 @@ pub(in crate::arena) struct Live<'a> {
 
 impl<'a> Live<'a> {
     /// # Safety
-    /// - `len` bytes from offset `start` belong to a block that is published, and stays so for `'a`.
+    /// - `len` bytes from offset `start` belong to a block that is published, and stays so for
+    ///   `'a`.
     pub(in crate::arena) unsafe fn new(memory: &'a CodeMemory, start: usize, len: usize) -> Self {
         Self { memory: Some(memory), start, len }
     }
@@ -151,8 +161,8 @@ impl<'a> Live<'a> {
 
     pub(in crate::arena) fn bytes(self) -> Cow<'a, [u8]> {
         match self.memory {
-            // The parent of a forked child may drop its block and write another into memory that both share: these are the
-            // bytes that are there now, and no slice of them is made.
+            // The parent of a forked child may drop its block and write another into memory that
+            // both share: these are the bytes that are there now, and no slice of them is made.
             Some(memory) if memory.rules().readers == Readers::SharedWithParent && !memory.is_own() => {
                 let start = memory.address(self.start);
                 // SAFETY: mapped and readable; volatile, as another process may write there.
@@ -170,9 +180,9 @@ impl<'a> Live<'a> {
     fn readable(self) -> &'a [u8] {
         let Some(memory) = self.memory else { return &[] };
         memory.let_read();
-        // SAFETY: published bytes are mapped, readable by this thread and initialised, and in the process they belong to
-        // they stay as they are while the block lives; `CodeBlock::patch`, which changes them, is unsafe and forbids it
-        // while such a slice is in use.
+        // SAFETY: published bytes are mapped, readable by this thread and initialised, and in the
+        // process they belong to they stay as they are while the block lives; `CodeBlock::patch`,
+        // which changes them, is unsafe and forbids it while such a slice is in use.
         unsafe { std::slice::from_raw_parts(memory.address(self.start), self.len) }
     }
 }

@@ -35,7 +35,8 @@ impl Observers {
         self.list.is_empty() && self.attached.0.get().is_none()
     }
 
-    /// One more, which is told behind all others. Not in a forked child, which may have been forked amid this.
+    /// One more, which is told behind all others. Not in a forked child, which may have been forked
+    /// amid this.
     pub(in crate::arena) fn attach(&self, observer: Arc<dyn Observer>) {
         let mut last = &self.attached;
         let mut new = Box::new((observer, Link::new()));
@@ -84,7 +85,8 @@ impl Observers {
         }
     }
 
-    /// Tells all, from where a panic has nowhere to go, half-way through giving space back. So it ends here.
+    /// Tells all, from where a panic has nowhere to go, half-way through giving space back. So it
+    /// ends here.
     pub(in crate::arena) fn tell_quietly(&self, event: impl Fn(&dyn Observer)) {
         if let Some(payload) = self.tell_each(event) {
             discard(payload);

@@ -8,11 +8,11 @@ use crate::arena::heaps::{All, Counts};
 use crate::modes::Unfilled;
 use crate::units::GRANULE;
 
-/// Figures of an arena at one moment; bytes unless said otherwise. `{}` prints the most important ones in a line, `{:#}`
-/// all of them as a short table.
+/// Figures of an arena at one moment; bytes unless said otherwise. `{}` prints the most important
+/// ones in a line, `{:#}` all of them as a short table.
 ///
-/// `live_bytes + padding_bytes + pending_bytes + batch_bytes + free_bytes == capacity`, exactly, when no other thread is
-/// at work; else what is on its way is counted to `batch_bytes`.
+/// `live_bytes + padding_bytes + pending_bytes + batch_bytes + free_bytes == capacity`, exactly,
+/// when no other thread is at work; else what is on its way is counted to `batch_bytes`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
 #[non_exhaustive]
@@ -29,13 +29,15 @@ pub struct Stats {
     pub pending_blocks: usize,
     /// The space they take.
     pub pending_bytes: usize,
-    /// Space taken by batches that are open now, and by pages that wait to be made executable again.
+    /// Space taken by batches that are open now, and by pages that wait to be made executable
+    /// again.
     pub batch_bytes: usize,
     /// Space that can be placed in.
     pub free_bytes: usize,
     /// The largest piece of it.
     pub largest_hole: usize,
-    /// Memory of pages that code was placed in since they were last trimmed; without what huge pages bring with them.
+    /// Memory of pages that code was placed in since they were last trimmed; without what huge
+    /// pages bring with them.
     pub resident_bytes: usize,
     /// Address space for data beside the code.
     pub data_capacity: usize,
@@ -47,8 +49,8 @@ pub struct Stats {
     pub pending_data_bytes: usize,
     /// Memory of pages that data was placed in since they were last trimmed.
     pub data_resident_bytes: usize,
-    /// Whether holes in pages with live code are filled: in `Flip` where the system allows the kernel write, in all other modes
-    /// always.
+    /// Whether holes in pages with live code are filled: in `Flip` where the system allows the
+    /// kernel write, in all other modes always.
     pub fills_holes: bool,
     /// Why they are not.
     pub unfilled: Option<Unfilled>,
@@ -107,8 +109,8 @@ impl Core {
         stats
     }
 
-    /// Locks all heaps with everything reclaimed; `None` where a lock may be held for ever: in a child forked while
-    /// another thread held it.
+    /// Locks all heaps with everything reclaimed; `None` where a lock may be held for ever: in a
+    /// child forked while another thread held it.
     pub(in crate::arena) fn all_to_read(&self) -> Option<All<'_>> {
         if !self.memory.is_own() {
             return self.heaps.try_all();

@@ -1,5 +1,5 @@
-//! Sums of blocks, kept by heap. Only the sum over all heaps is what there is: a block can be counted in by one heap and out
-//! by another, after its span changed owner.
+//! Sums of blocks, kept by heap. Only the sum over all heaps is what there is: a block can be
+//! counted in by one heap and out by another, after its span changed owner.
 #![forbid(unsafe_code)]
 
 use crate::space::Run;
@@ -99,7 +99,8 @@ mod tests {
         assert_eq!(figures(counts), (1, 15, 1, 48));
     }
 
-    /// Counted in here and out there: a part by itself may come to less than nothing, which shows as nothing.
+    /// Counted in here and out there: a part by itself may come to less than nothing, which shows
+    /// as nothing.
     #[test]
     fn parts_add_up_to_the_whole() {
         let (mut here, mut there) = (Counts::default(), Counts::default());

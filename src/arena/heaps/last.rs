@@ -1,7 +1,8 @@
 //! Which heap this thread used last, of whatever arena that was, and how often it found it locked.
 #![forbid(unsafe_code)]
 
-/// How often a thread uses a heap before it tries an earlier one. (At 256, two threads that meet all the time lost a tenth.)
+/// How often a thread uses a heap before it tries an earlier one. (At 256, two threads that meet
+/// all the time lost a tenth.)
 const USES: u32 = 4096;
 /// A heap that is found locked at more than one of so many uses is left after a while.
 const RATE: u32 = 8;
@@ -32,7 +33,8 @@ thread_local! {
     static LAST: std::cell::Cell<Last> = const { std::cell::Cell::new(Last::FIRST) };
 }
 
-/// Changes what is known of this thread, and returns something; `None` where the thread is ending and has nothing of its own.
+/// Changes what is known of this thread, and returns something; `None` where the thread is ending
+/// and has nothing of its own.
 #[cfg(not(loom))]
 #[inline]
 fn with<T>(change: impl FnOnce(&mut Last) -> T) -> Option<T> {
@@ -51,7 +53,8 @@ fn with<T>(change: impl FnOnce(&mut Last) -> T) -> Option<T> {
     Some(change(&mut Last { debt: RATE * PATIENCE, ..Last::FIRST }))
 }
 
-/// Counts a use. Returns the number of the heap that this thread used last, and whether it is time to try an earlier one.
+/// Counts a use. Returns the number of the heap that this thread used last, and whether it is time
+/// to try an earlier one.
 #[inline]
 pub(super) fn use_heap() -> (usize, bool) {
     let used = with(|last| {

@@ -1,17 +1,20 @@
 //! The heaps of an arena, and the free spans that belong to none of them.
 //!
-//! A heap owns whole spans and hands out granules of them under a lock of its own. A thread goes to the heap that it used
-//! last. If that one is locked again and again it goes to another, or makes one; now and then it tries an earlier one. So as many
-//! heaps are in use as threads meet. A block is freed into the heap that owns its span, whichever thread drops it.
+//! A heap owns whole spans and hands out granules of them under a lock of its own. A thread goes to
+//! the heap that it used last. If that one is locked again and again it goes to another, or makes
+//! one; now and then it tries an earlier one. So as many heaps are in use as threads meet. A block
+//! is freed into the heap that owns its span, whichever thread drops it.
 //!
 //! # Locks, in the order in which they are taken
 //!
 //! 1. `system`, by whoever has granules in flight (see the core).
-//! 2. Heaps, by number. Who holds one may only *try* to lock others, unless in order from the first ([`Heaps::all`]).
+//! 2. Heaps, by number. Who holds one may only *try* to lock others, unless in order from the first
+//!    ([`Heaps::all`]).
 //! 3. The pool, and the ages of guards. Nothing else is locked under either.
 //!
-//! Heaps and the pool are held for bookkeeping only: bytes are copied, flushed and protected, and the system and observers are
-//! called, without them. (But for pages that hold no memory, with poison: `arena/life/pages.rs`.)
+//! Heaps and the pool are held for bookkeeping only: bytes are copied, flushed and protected, and
+//! the system and observers are called, without them. (But for pages that hold no memory, with
+//! poison: `arena/life/pages.rs`.)
 //!
 //! # Who writes what
 //!
@@ -26,17 +29,17 @@
 
 mod counts;
 pub(super) mod last;
+mod state;
 
-use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut, Range};
 
 pub(super) use counts::Counts;
+pub(crate) use state::{Pending, State};
 
-use super::lookup::Entry;
 use crate::Error;
 use crate::space::Run;
 use crate::space::granules::{FREE, Granules, SPAN, span_of};
-use crate::space::heap::{Heap as Space, Tables};
+use crate::space::heap::Tables;
 use crate::space::pool::Pool;
 use crate::sync::Ordering;
 use crate::sync::checked::{AtomicU64, AtomicUsize, Mutex, MutexGuard, OnceLock};
@@ -71,8 +74,8 @@ impl Heap {
         Ok(Self(Mutex::new(State::new(index)?)))
     }
 
-    /// Locks it. It is held for some hundred nanoseconds as a rule, so it is better to look again for a while than to be put to
-    /// sleep and woken.
+    /// Locks it. It is held for some hundred nanoseconds as a rule, so it is better to look again
+    /// for a while than to be put to sleep and woken.
     #[inline]
     fn lock(&self) -> Locked<'_> {
         match self.0.try_lock() {
@@ -92,33 +95,6 @@ impl Heap {
             self.0.try_lock()
         })
     }
-}
-
-/// What a heap's lock guards.
-pub(crate) struct State {
-    /// Its place among the heaps.
-    pub(super) index: usize,
-    pub(super) space: Space,
-    /// Dropped blocks that wait for guards, in the order of their epochs.
-    pub(super) pending: VecDeque<Pending>,
-    /// Whole pages that could not be made executable again. They are tried again before the arena is called full.
-    pub(super) stuck: Vec<Run>,
-    /// Searches for a sparse span of another heap in vain, one after another, and how many are left out for that.
-    pub(super) in_vain: u32,
-    pub(super) left_out: u32,
-    pub(super) live: Counts,
-    pub(super) waiting: Counts,
-    /// Blocks that keep the arena's memory: published here less dropped here. The sum over all heaps counts.
-    holders: i64,
-    /// No handle is left: blocks are counted down by another count from now on.
-    closed: bool,
-}
-
-/// A dropped block that waits until all guards are younger than its epoch.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Pending {
-    pub(super) epoch: u64,
-    pub(super) entry: Entry,
 }
 
 pub(crate) type Locked<'a> = MutexGuard<'a, State>;
@@ -153,63 +129,6 @@ impl Drop for LockedPool<'_> {
 pub(super) struct All<'a> {
     pub(super) heaps: Vec<Locked<'a>>,
     pub(super) pool: LockedPool<'a>,
-}
-
-impl State {
-    fn new(index: usize) -> Result<Self, Error> {
-        Ok(Self {
-            index,
-            space: Space::new(index as u16 + 1)?,
-            pending: VecDeque::new(),
-            stuck: Vec::new(),
-            in_vain: 0,
-            left_out: 0,
-            live: Counts::default(),
-            waiting: Counts::default(),
-            holders: 0,
-            closed: false,
-        })
-    }
-
-    /// Counts a block that keeps the arena's memory, and its figures.
-    #[inline]
-    pub(super) fn publish(&mut self, run: Run, bytes: u32) {
-        self.live.publish(run, bytes);
-        self.holders += 1;
-    }
-
-    /// Counts a published block out that nobody got.
-    pub(super) fn unpublish(&mut self, run: Run, bytes: u32) {
-        self.live.unpublish(run, bytes);
-        self.holders -= 1;
-    }
-
-    /// Counts out a block that kept the arena's memory. Returns whether no handle is left: then the block has to be counted
-    /// out of those that are left.
-    #[must_use]
-    #[inline]
-    pub(super) fn let_go(&mut self) -> bool {
-        if !self.closed {
-            self.holders -= 1;
-        }
-        self.closed
-    }
-
-    /// Hands what waits in some spans over to the heap that owns them now.
-    fn hand_over(&mut self, to: &mut Self, is_moved: impl Fn(u32) -> bool) {
-        let (moved, kept): (VecDeque<_>, _) = self.pending.drain(..).partition(|pending| is_moved(pending.entry.start));
-        self.pending = kept;
-        moved.into_iter().for_each(|pending| to.wait(pending));
-        let (moved, kept): (Vec<_>, _) = self.stuck.drain(..).partition(|run| is_moved(run.start));
-        self.stuck = kept;
-        to.stuck.extend(moved);
-    }
-
-    /// Puts a block among those that wait, by its epoch.
-    pub(super) fn wait(&mut self, pending: Pending) {
-        let at = self.pending.partition_point(|other| other.epoch <= pending.epoch);
-        self.pending.insert(at, pending);
-    }
 }
 
 impl Heaps {
@@ -271,7 +190,8 @@ impl Heaps {
         self.heap(index).lock()
     }
 
-    /// Locks a heap for this thread, to publish: the one that it used last, or another if that one is locked all the time.
+    /// Locks a heap for this thread, to publish: the one that it used last, or another if that one
+    /// is locked all the time.
     #[inline]
     pub(super) fn any(&self) -> Locked<'_> {
         let made = self.made.load(Ordering::Acquire);
@@ -290,7 +210,8 @@ impl Heaps {
         }
     }
 
-    /// Goes to an earlier heap, if one is unlocked. So few heaps are in use once fewer threads meet.
+    /// Goes to an earlier heap, if one is unlocked. So few heaps are in use once fewer threads
+    /// meet.
     #[cold]
     fn earlier(&self, last: usize) -> Option<Locked<'_>> {
         let locked = (0..last).find_map(|index| self.try_lock(index))?;
@@ -298,8 +219,8 @@ impl Heaps {
         Some(locked)
     }
 
-    /// Waits for a locked heap, or goes to another if it is locked again and again. One that is locked now and then is not
-    /// left, because each heap has free memory of its own.
+    /// Waits for a locked heap, or goes to another if it is locked again and again. One that is
+    /// locked now and then is not left, because each heap has free memory of its own.
     #[cold]
     fn crowded<'a>(&'a self, heap: &'a Heap, last: usize, made: usize) -> Locked<'a> {
         if !last::miss() {
@@ -397,7 +318,8 @@ impl Heaps {
         }
     }
 
-    /// As [`Heaps::all`], where locks may be held for ever: in a child forked while another thread held one.
+    /// As [`Heaps::all`], where locks may be held for ever: in a child forked while another thread
+    /// held one.
     pub(super) fn try_all(&self) -> Option<All<'_>> {
         let made = self.made.load(Ordering::Acquire);
         let heaps = (0..made).map(|index| self.try_lock(index)).collect::<Option<_>>()?;

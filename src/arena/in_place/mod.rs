@@ -1,7 +1,9 @@
-//! Functions that somebody else writes, at the addresses where they will run: for linkers that know one address only.
+//! Functions that somebody else writes, at the addresses where they will run: for linkers that know
+//! one address only.
 //!
-//! As in a batch, whole empty pages are opened, written and sealed once for all functions in them; what is left of them is
-//! free afterwards. Nothing is staged, and functions never share pages with what was live before.
+//! As in a batch, whole empty pages are opened, written and sealed once for all functions in them;
+//! what is left of them is free afterwards. Nothing is staged, and functions never share pages with
+//! what was live before.
 
 use std::ptr::NonNull;
 
@@ -20,7 +22,8 @@ use crate::sync::Arc;
 use crate::units::GRANULE;
 
 impl CodeArena {
-    /// `Err` where pages cannot be written to at the address where they will run, and in a forked child.
+    /// `Err` where pages cannot be written to at the address where they will run, and in a forked
+    /// child.
     pub(crate) fn check_in_place(&self, what: &'static str) -> Result<(), Error> {
         self.core().memory.check_own(what)?;
         if self.core().memory.opened_pages() {
@@ -49,7 +52,8 @@ pub(crate) struct InPlace {
 }
 
 impl InPlace {
-    /// Space for a function of `len` bytes, filled with traps. It can be written to until [`InPlace::publish`].
+    /// Space for a function of `len` bytes, filled with traps. It can be written to until
+    /// [`InPlace::publish`].
     pub(crate) fn reserve(&mut self, len: usize, align: usize, tag: u64) -> Result<NonNull<u8>, Error> {
         let core = Arc::clone(&self.core);
         core.memory.check_own("publish")?;
@@ -71,7 +75,8 @@ impl InPlace {
         let core = Arc::clone(&self.core);
         let page = (core.memory.page_size() / GRANULE) as u32;
         let least = granules.next_multiple_of(page);
-        // Twice the last run, for few flips; the first as short as can be, as it then fits where a small module was before.
+        // Twice the last run, for few flips; the first as short as can be, as it then fits where a
+        // small module was before.
         let ahead = self.runs.last().filter(|last| !last.closed).map_or(0, |last| 2 * last.run.len());
         let ahead = ahead.min((LONGEST_RUN / GRANULE) as u32).next_multiple_of(page);
         let place = |len: u32| core.place_pages(len, align.max(page), |_, run| Ok(run));
@@ -103,8 +108,9 @@ impl InPlace {
         self.entries.len()
     }
 
-    /// Makes all functions executable and adds their blocks to `blocks`, in the order in which they were reserved; nobody
-    /// may write to them any more. When this fails they stay what they are, and it can be tried again.
+    /// Makes all functions executable and adds their blocks to `blocks`, in the order in which they
+    /// were reserved; nobody may write to them any more. When this fails they stay what they are,
+    /// and it can be tried again.
     pub(crate) fn publish(&mut self, notes: &Notes, blocks: &mut Vec<CodeBlock>) -> Result<(), Error> {
         let core = Arc::clone(&self.core);
         core.memory.check_own("publish")?;
@@ -131,8 +137,9 @@ impl InPlace {
         Ok(())
     }
 
-    /// Gives back what was reserved since [`InPlace::publish`] was last called, and leaves the rest in use for ever, and the arena
-    /// with it. So what a call of it could not publish stays as it is.
+    /// Gives back what was reserved since [`InPlace::publish`] was last called, and leaves the rest
+    /// in use for ever, and the arena with it. So what a call of it could not publish stays as it
+    /// is.
     pub(crate) fn leak(&mut self) {
         let asked = self.runs.iter().any(|open| open.closed);
         self.runs.retain(|open| !open.closed);

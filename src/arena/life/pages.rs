@@ -1,8 +1,10 @@
-//! Pages on their way to being executable and back: those that batches open, and with poison those that hold no memory.
+//! Pages on their way to being executable and back: those that batches open, and with poison those
+//! that hold no memory.
 //!
-//! With poison a page that holds no memory is *barred*, not executable, where the memory can do that (see `modes/bars.rs`). Two
-//! ways lead from there. Whoever places granules in such a page fills it with traps and makes it executable, under the heap's lock,
-//! so that nobody else places anything there before. And whoever opens pages makes those of them executable that were written
+//! With poison a page that holds no memory is *barred*, not executable, where the memory can do
+//! that (see `modes/bars.rs`). Two ways lead from there. Whoever places granules in such a page
+//! fills it with traps and makes it executable, under the heap's lock, so that nobody else places
+//! anything there before. And whoever opens pages makes those of them executable that were written
 //! to, each of them full of code and traps, and bars the others again.
 
 use crate::Error;
@@ -35,14 +37,15 @@ impl Core {
 
     /// Fills barred pages with traps and makes them executable. They hold memory then.
     pub(super) fn fill_barred(&self, pages: Run) -> Result<(), Error> {
-        // SAFETY: pages that hold no memory hold no code; they are the caller's, or the heap is locked.
+        // SAFETY: pages that hold no memory hold no code; they are the caller's, or the heap is
+        // locked.
         unsafe { self.memory.fill_with_traps(bytes_of(pages))? };
         // SAFETY: as above, and they were filled.
         unsafe { self.memory.unbar(bytes_of(pages)) }
     }
 
-    /// As [`Core::unbar`] for all free pages of a stretch, so that it is alike throughout. Returns whether it is now: not where a
-    /// batch has pages open.
+    /// As [`Core::unbar`] for all free pages of a stretch, so that it is alike throughout. Returns
+    /// whether it is now: not where a batch has pages open.
     pub(super) fn unbar_stretch(&self, stretch: Run) -> Result<bool, Error> {
         let granules = self.heaps.granules();
         // Locked, so that nobody places anything there meanwhile.
@@ -92,7 +95,8 @@ impl Core {
         pieces
     }
 
-    /// Makes the pages of a run executable as it is published. When this fails it can be tried again.
+    /// Makes the pages of a run executable as it is published. When this fails it can be tried
+    /// again.
     pub(in crate::arena) fn seal_run(&self, open: &mut OpenRun) -> Result<(), Error> {
         if open.lost {
             let why = "the system refused it before, and what stood there is gone";
@@ -112,8 +116,8 @@ impl Core {
         Ok(())
     }
 
-    /// Makes opened pages executable, of which the first `written` bytes are to stay as they are. Those that hold no memory are
-    /// barred, if pages are.
+    /// Makes opened pages executable, of which the first `written` bytes are to stay as they are.
+    /// Those that hold no memory are barred, if pages are.
     ///
     /// # Safety
     /// - The pages are the caller's, whole and opened, and nobody writes to them any more.
@@ -152,14 +156,16 @@ impl Core {
             return;
         }
         let (at, bytes) = (self.memory.span(bytes_of(run)).start, bytes_of(run));
-        // SAFETY: granules of the caller's, in pages that are open, mapped and initialised; it holds no reference to them.
+        // SAFETY: granules of the caller's, in pages that are open, mapped and initialised; it
+        // holds no reference to them.
         icache::fill_with_traps(unsafe { std::slice::from_raw_parts_mut(at.as_ptr(), bytes.len()) });
         // Else other traps may be seen there, or what was there before.
         let _ = self.memory.flush(bytes);
     }
 
-    /// Makes pages that hold nothing published executable again and gives them back, or keeps them until that works. What was
-    /// written there is overwritten with traps, as its addresses may be known, if the pages are open or can be opened.
+    /// Makes pages that hold nothing published executable again and gives them back, or keeps them
+    /// until that works. What was written there is overwritten with traps, as its addresses may be
+    /// known, if the pages are open or can be opened.
     pub(in crate::arena) fn close(&self, open: &OpenRun) {
         let written = Run { start: open.run.start, end: open.run.start + (open.written() / GRANULE) as u32 };
         let mut sealed = open.sealed;
@@ -167,7 +173,8 @@ impl Core {
             let pages = self.whole_pages(written);
             let is_open = !open.tried || {
                 sealed = false;
-                // SAFETY: the pages belong to a batch that writes no more; nothing in them was published.
+                // SAFETY: the pages belong to a batch that writes no more; nothing in them was
+                // published.
                 unsafe { self.memory.open(bytes_of(pages)) }.is_ok()
             };
             if is_open {
@@ -192,7 +199,8 @@ impl Core {
         }
     }
 
-    /// Overwrites what was written to granules and is not published, as far as the system lets: their addresses may be known.
+    /// Overwrites what was written to granules and is not published, as far as the system lets:
+    /// their addresses may be known.
     pub(in crate::arena) fn give_up(&self, runs: impl IntoIterator<Item = Run>) {
         let mut any = false;
         for run in runs {

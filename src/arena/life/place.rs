@@ -1,12 +1,13 @@
 //! Where the next block goes.
 //!
-//! A heap takes space in this order: its own holes; free spans that hold memory; for small blocks sparse spans of other heaps,
-//! which change owner with their blocks, for larger ones holes of other heaps; then memory that was never used. While little of
-//! its memory is free (a sixteenth), functions are placed one after another, for locality; otherwise in the tightest hole, so that
+//! A heap takes space in this order: its own holes; free spans that hold memory; for small blocks
+//! sparse spans of other heaps, which change owner with their blocks, for larger ones holes of
+//! other heaps; then memory that was never used. While little of its memory is free (a sixteenth),
+//! functions are placed one after another, for locality; otherwise in the tightest hole, so that
 //! holes fill up again and little memory is ever needed.
 //!
-//! Before the arena is called full, all heaps are locked and every run of free granules counts, across spans of different
-//! owners, which change owner too.
+//! Before the arena is called full, all heaps are locked and every run of free granules counts,
+//! across spans of different owners, which change owner too.
 
 use super::retire::RECLAIMED;
 use crate::Error;
@@ -17,12 +18,14 @@ use crate::space::{Run, two_mut};
 use crate::sync::Ordering;
 use crate::units::GRANULE;
 
-/// The largest block for which spans change owner before memory is taken that was never used: 2 KiB.
+/// The largest block for which spans change owner before memory is taken that was never used: 2
+/// KiB.
 const ADOPTED_FOR: u32 = 127;
 /// The most heaps that one search looks at, and the most spans that it takes from one.
 const ASKED: usize = 4;
 const ADOPTED: usize = 4;
-/// After spans that were of no use, searches are left out until the heap has taken so great a part of its memory anew, at the most.
+/// After spans that were of no use, searches are left out until the heap has taken so great a part
+/// of its memory anew, at the most.
 const LEFT_OUT: u32 = 32;
 /// Where more blocks wait than that, none are put among them.
 const WAITING: usize = 1024;
@@ -30,8 +33,8 @@ const WAITING: usize = 1024;
 const WAITS: usize = 64;
 
 impl Core {
-    /// Takes `len` granules at a multiple of `align`. `note` does its part under the heap's lock; if it fails, the space is
-    /// free again.
+    /// Takes `len` granules at a multiple of `align`. `note` does its part under the heap's lock;
+    /// if it fails, the space is free again.
     #[inline]
     pub(crate) fn place<T>(
         &self,
@@ -45,7 +48,8 @@ impl Core {
         })
     }
 
-    /// As [`Core::place`], for whole pages that are to be opened: barred ones stay so until they are sealed.
+    /// As [`Core::place`], for whole pages that are to be opened: barred ones stay so until they
+    /// are sealed.
     #[inline]
     pub(crate) fn place_pages<T>(
         &self,
@@ -131,7 +135,8 @@ impl Core {
         }
     }
 
-    /// Takes granules for a small block from sparse spans of other heaps, which become this heap's, with their blocks.
+    /// Takes granules for a small block from sparse spans of other heaps, which become this heap's,
+    /// with their blocks.
     fn adopt(&self, heap: &mut State, len: u32, align: u32) -> Option<Run> {
         if align > 1 || len > ADOPTED_FOR {
             return None;
@@ -190,8 +195,9 @@ impl Core {
         heap.space.alloc_in(tables, spans, len, align)
     }
 
-    /// Takes many granules out of holes of a heap together with free spans next to them, if all of it holds memory: where a
-    /// large block was, the spans inside are free and its ends belong to the heap.
+    /// Takes many granules out of holes of a heap together with free spans next to them, if all of
+    /// it holds memory: where a large block was, the spans inside are free and its ends belong to
+    /// the heap.
     fn take_joined(&self, heap: &mut State, len: u32, align: u32) -> Option<Run> {
         if align == 1 && len <= SPAN / 2 {
             return None;
@@ -282,8 +288,8 @@ impl Core {
         let owner = |span: u32| granules.owner_at(span * SPAN).unwrap_or(FREE);
         let (first, mut last) = (span_of(run.start), span_of(run.end - 1));
         let heir = (first..=last).map(owner).find(|owner| *owner != FREE).unwrap_or(1);
-        // Whatever lies across the end of the last span goes along, as far as it does. (Before the first nothing does, because
-        // that one is the heir's or free.)
+        // Whatever lies across the end of the last span goes along, as far as it does. (Before the
+        // first nothing does, because that one is the heir's or free.)
         let crossed =
             |span: u32| span < granules.spans() && owner(span) == owner(span - 1) && granules.is_crossed(span);
         while owner(last) != heir && crossed(last + 1) {

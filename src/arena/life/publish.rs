@@ -18,8 +18,8 @@ use crate::units::GRANULE;
 const ENTERED: usize = 64;
 
 impl Core {
-    /// Makes blocks live, and frees what their runs have left; or, if the tables for that cannot be had, changes nothing. Pages
-    /// of blocks that were staged hold memory only now.
+    /// Makes blocks live, and frees what their runs have left; or, if the tables for that cannot be
+    /// had, changes nothing. Pages of blocks that were staged hold memory only now.
     pub(in crate::arena) fn enter_all(&self, entries: &[Entry], staged: bool, runs: &[OpenRun]) -> Result<(), Error> {
         let mut done = 0;
         while let Some(first) = entries.get(done) {
@@ -80,8 +80,8 @@ impl Core {
         let in_hole = !refused_before || core.memory.may_fill_hole();
         if core.memory.opens_pages() && (code.bytes.len() > STAGED || !in_hole) {
             match Self::publish_in_pages(handle, code) {
-                // No room for whole pages, or the system is at its limit of mappings: holes may still do, also if they could not be
-                // filled the last time.
+                // No room for whole pages, or the system is at its limit of mappings: holes may
+                // still do, also if they could not be filled the last time.
                 Err(Error::ArenaFull { .. } | Error::OperatingSystem { .. }) if core.memory.filled_holes() => {}
                 published => return published,
             }
@@ -136,8 +136,8 @@ impl Core {
         refused: Error,
         refused_before: bool,
     ) -> Result<CodeBlock, Error> {
-        // There may be room, but none of whole pages: then it is the refusal that counts. Once that is known, it is the pages that
-        // are missing, for which the caller can make room.
+        // There may be room, but none of whole pages: then it is the refusal that counts. Once that
+        // is known, it is the pages that are missing, for which the caller can make room.
         Self::publish_in_pages(handle, code).map_err(|other| match other {
             Error::ArenaFull { .. } if !refused_before => refused,
             other => other,

@@ -1,4 +1,5 @@
-//! From a drop to free space: out of the lookup at once, then, when no guard is left that is older, out of the heap.
+//! From a drop to free space: out of the lookup at once, then, when no guard is left that is older,
+//! out of the heap.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,18 +13,19 @@ use crate::sync::Ordering;
 
 /// How many blocks one call reclaims, unless it would fail otherwise or has to be exact.
 pub(in crate::arena) const RECLAIMED: usize = 64;
-/// How many of those that have waited a drop reclaims that has to wait itself. More than one, so that what waits stays in
-/// proportion however few publications there are.
+/// How many of those that have waited a drop reclaims that has to wait itself. More than one, so
+/// that what waits stays in proportion however few publications there are.
 const PAID_BY_DROP: usize = 2;
 
 /// What an observer panicked with.
 pub(in crate::arena) type Panic = Box<dyn Any + Send>;
 
 impl Core {
-    /// Drops a block: it cannot be found any more, and its space is free as soon as no older guard is left.
+    /// Drops a block: it cannot be found any more, and its space is free as soon as no older guard
+    /// is left.
     ///
-    /// Returns a locked heap. The caller counts the block out of it ([`State::let_go`]) as the last thing that it does with the
-    /// arena. `None` in a forked child, where nothing is counted.
+    /// Returns a locked heap. The caller counts the block out of it ([`State::let_go`]) as the last
+    /// thing that it does with the arena. `None` in a forked child, where nothing is counted.
     pub(in crate::arena) fn retire(&self, start: u32, len: u32, panicked: &mut Option<Panic>) -> Option<Locked<'_>> {
         if !self.memory.is_own() {
             // A child leaves its copy of the heaps alone: a lock may be held for ever there.
@@ -92,7 +94,8 @@ impl Core {
         Some(self.heaps.lock(index))
     }
 
-    /// Puts a block that was taken out of the lookup among those that wait, and lets it pay for others.
+    /// Puts a block that was taken out of the lookup among those that wait, and lets it pay for
+    /// others.
     #[cold]
     fn let_wait<'a>(&'a self, mut heap: Locked<'a>, entry: Entry) -> Option<Locked<'a>> {
         heap.live.retire(entry.run(), entry.len);
@@ -104,11 +107,13 @@ impl Core {
         self.give_back(heap)
     }
 
-    /// Gives back the space of up to `most` blocks of a heap that need not wait any more, the oldest first. The heap may be
-    /// unlocked meanwhile. An error only in a child that an observer forked.
+    /// Gives back the space of up to `most` blocks of a heap that need not wait any more, the
+    /// oldest first. The heap may be unlocked meanwhile. An error only in a child that an observer
+    /// forked.
     pub(in crate::arena) fn reclaim<'a>(&'a self, mut heap: Locked<'a>, most: usize) -> Result<Locked<'a>, Error> {
         self.guards.catch_up();
-        // Of what waits in a heap only a look at the guards counts that comes after the heap was locked.
+        // Of what waits in a heap only a look at the guards counts that comes after the heap was
+        // locked.
         let mut oldest = self.guards.oldest();
         let is_ready = |oldest: Option<u64>, pending: &Pending| oldest.is_none_or(|oldest| pending.epoch < oldest);
         if !self.poison && self.observers.is_empty() {
@@ -123,7 +128,8 @@ impl Core {
         if !heap.pending.front().is_some_and(|pending| is_ready(oldest, pending)) {
             return Ok(heap);
         }
-        // Whoever finds granules in flight waits for this lock, so it is taken first, and before heaps.
+        // Whoever finds granules in flight waits for this lock, so it is taken first, and before
+        // heaps.
         let index = heap.index;
         drop(heap);
         let system = self.system.lock();
@@ -137,7 +143,8 @@ impl Core {
         let (done, failed): (Vec<_>, Vec<_>) =
             due.into_iter().partition(|pending| self.fill_with_traps(pending.entry.run()));
         if self.poison {
-            // Where other cores cannot be reached the traps come late; what is published there next is refused anyway.
+            // Where other cores cannot be reached the traps come late; what is published there next
+            // is refused anyway.
             let _ = self.memory.sync_cores();
         }
         self.announce_freed(done.iter().map(|pending| self.info(pending.entry)));
@@ -165,12 +172,14 @@ impl Core {
         Ok(())
     }
 
-    /// Overwrites freed code where that is wanted and possible; returns whether the space may be used again.
+    /// Overwrites freed code where that is wanted and possible; returns whether the space may be
+    /// used again.
     fn fill_with_traps(&self, run: Run) -> bool {
         if !self.poison || !self.memory.fills_holes() {
             return true;
         }
-        // SAFETY: the block was retired and every guard older than that is gone: nobody runs or reads it.
+        // SAFETY: the block was retired and every guard older than that is gone: nobody runs or
+        // reads it.
         let filled = unsafe { self.memory.fill_with_traps(bytes_of(run)) };
         // From now on it is not possible any more, if the system began to refuse it.
         filled.is_ok() || !self.memory.fills_holes()

@@ -1,9 +1,11 @@
 //! The end of a live block is given back.
 //!
-//! Its length in the lookup is part of one atomic word, which the block's owner writes, as when it is retired. So a lookup in a signal
-//! handler sees the old length or the new one. (Spans that it no longer reaches into may go on naming it as the block that does. A
-//! lookup compares with the length, and whatever comes to reach in is named instead.) What follows happens under the lock of the
-//! heap: the granules behind its new end are free, or wait for guards, as those of a dropped block.
+//! Its length in the lookup is part of one atomic word, which the block's owner writes, as when it
+//! is retired. So a lookup in a signal handler sees the old length or the new one. (Spans that it
+//! no longer reaches into may go on naming it as the block that does. A lookup compares with the
+//! length, and whatever comes to reach in is named instead.) What follows happens under the lock of
+//! the heap: the granules behind its new end are free, or wait for guards, as those of a dropped
+//! block.
 
 use crate::arena::core::Core;
 use crate::arena::heaps::Pending;
@@ -12,7 +14,8 @@ use crate::arena::lookup::Entry;
 use crate::space::Run;
 
 impl Core {
-    /// Makes a live block shorter: from `old` bytes to `new`, which are fewer and not none. Only by the block's owner.
+    /// Makes a live block shorter: from `old` bytes to `new`, which are fewer and not none. Only by
+    /// the block's owner.
     pub(in crate::arena) fn cut_off(&self, start: u32, old: u32, new: u32) {
         let (before, after) = (Entry::new(start, old, 0).run(), Entry::new(start, new, 0).run());
         let tail = Run { start: after.end, end: before.end };

@@ -9,8 +9,9 @@ use crate::space::granules::{FREE, SPAN, span_of};
 use crate::sync::Ordering;
 use crate::units::{self, GRANULE};
 
-/// The part of a stretch that may be without memory when it is put into a huge page: a quarter, as the fourth batch of
-/// half a megabyte does not fit into what three have left. (The system's own daemon fills up almost empty ones.)
+/// The part of a stretch that may be without memory when it is put into a huge page: a quarter, as
+/// the fourth batch of half a megabyte does not fit into what three have left. (The system's own
+/// daemon fills up almost empty ones.)
 const SPARSEST: usize = 4;
 
 /// Granules in a huge page.
@@ -31,8 +32,9 @@ impl Core {
         self.reclaim_all()?;
         self.seal_stuck();
         let system = self.system.lock();
-        // The pages are taken while the system is called, so that nobody places code in them meanwhile.
-        // Traps are written to little more than what was written to: a free span is taken as a whole.
+        // The pages are taken while the system is called, so that nobody places code in them
+        // meanwhile. Traps are written to little more than what was written to: a free span is
+        // taken as a whole.
         let around = if trims == Trims::WithTraps { SPAN } else { HUGE };
         let runs = self.take_empty_pages(&mut self.heaps.all(), around);
         if self.memory.bars_for_good() {
@@ -66,8 +68,9 @@ impl Core {
         self.memory.unused_from(bytes_of(Run::new(0, end)).end);
     }
 
-    /// Takes all empty pages that hold memory, and the empty pages around them up to a multiple of `around`, as a rule a huge page:
-    /// where only some pages of a huge page are known to hold memory, the others may hold some too. Each run has one owner.
+    /// Takes all empty pages that hold memory, and the empty pages around them up to a multiple of
+    /// `around`, as a rule a huge page: where only some pages of a huge page are known to hold
+    /// memory, the others may hold some too. Each run has one owner.
     fn take_empty_pages(&self, all: &mut All<'_>, around: u32) -> Vec<Run> {
         let (tables, granules) = (&self.heaps.tables, self.heaps.granules());
         let page = granules.page();
@@ -77,7 +80,8 @@ impl Core {
             let free = granules.next_free(at, granules.len());
             let hole = Run { start: free, end: granules.next_taken(free, granules.len()) };
             at = hole.end;
-            // Where memory that others mapped begins or ends amid a page, nothing else of that page is the arena's.
+            // Where memory that others mapped begins or ends amid a page, nothing else of that page
+            // is the arena's.
             let pages = Run {
                 start: if hole.start == granules.first() {
                     hole.start / page * page
@@ -153,7 +157,8 @@ impl Core {
         pieces.into_iter().map(|(_, piece)| piece).collect()
     }
 
-    /// Gives the memory of taken pages back, or does what the mode does instead, and makes them free; returns the bytes given back.
+    /// Gives the memory of taken pages back, or does what the mode does instead, and makes them
+    /// free; returns the bytes given back.
     fn decommit(&self, run: Run) -> Result<usize, Error> {
         // Then they are left as they are.
         let left = self.memory.bars_for_good();
@@ -164,7 +169,8 @@ impl Core {
             // SAFETY: as above.
             unsafe { self.memory.trim(bytes_of(run)) }
         };
-        // What counts as memory has to be executable. If it cannot be any more it does not count, until it is used again.
+        // What counts as memory has to be executable. If it cannot be any more it does not count,
+        // until it is used again.
         let lost = gone.is_ok() || self.memory.bars() && !left && !self.unbar_resident(run);
         let granules = self.heaps.granules();
         let pages = if granules.owner_at(run.start) == Some(FREE) {
@@ -183,8 +189,8 @@ impl Core {
         gone.map(|given_back| if given_back { pages as usize * self.memory.page_size() } else { 0 })
     }
 
-    /// Gives memory of free spans back until no more is left than the arena is to keep. One thread at a time. A refusal ends it,
-    /// and it is tried again when twice as much is free.
+    /// Gives memory of free spans back until no more is left than the arena is to keep. One thread
+    /// at a time. A refusal ends it, and it is tried again when twice as much is free.
     #[cold]
     pub(in crate::arena) fn shrink(&self) {
         let Some(system) = self.system.try_lock() else { return };
@@ -213,7 +219,8 @@ impl Core {
         }
     }
 
-    /// Puts stretches of 2 MiB that hold memory almost throughout into huge pages; returns the bytes.
+    /// Puts stretches of 2 MiB that hold memory almost throughout into huge pages; returns the
+    /// bytes.
     pub(crate) fn collapse(&self) -> Result<usize, Error> {
         self.memory.check_own("collapse")?;
         self.memory.check_not_given("collapse")?;

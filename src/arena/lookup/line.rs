@@ -48,18 +48,20 @@ fn state(generation: u64, block: &Entry) -> u64 {
     generation << GENERATION | tagged | u64::from(block.start % BIN) << LEN_BITS | u64::from(block.len)
 }
 
-/// Returns the slot whose byte of `bytes` is zero, the lowest; eight if there is none. The last byte does not count.
+/// Returns the slot whose byte of `bytes` is zero, the lowest; eight if there is none. The last
+/// byte does not count.
 fn zero_slot(bytes: u64) -> usize {
     let zero = bytes.wrapping_sub(EACH) & !bytes & LIVE;
     zero.trailing_zeros() as usize / 8
 }
 
-/// Returns the largest start in a head that is at most granule `at` of the bin, with its slot. All seven bytes at once and
-/// without a branch, because nothing about them can be predicted.
+/// Returns the largest start in a head that is at most granule `at` of the bin, with its slot. All
+/// seven bytes at once and without a branch, because nothing about them can be predicted.
 #[inline]
 pub(super) fn last_start(head: u64, at: u32) -> Option<(u32, usize)> {
     let (live, starts) = (head & LIVE, head & (0x7f * EACH));
-    // Bit 7 of each byte: whether it begins at or before `at`. Nothing is borrowed from the next byte.
+    // Bit 7 of each byte: whether it begins at or before `at`. Nothing is borrowed from the next
+    // byte.
     let before = u64::from(0x80 | at) * EACH - starts;
     let keys = head & (((live & before) >> 7) * 0xff);
     let last = keys.to_le_bytes().into_iter().fold(0, u8::max);
@@ -92,7 +94,8 @@ pub(super) struct Read {
 }
 
 impl Line {
-    /// Enters the first of these blocks of one bin, as many as there is room for; returns how many. Only by the writer.
+    /// Enters the first of these blocks of one bin, as many as there is room for; returns how many.
+    /// Only by the writer.
     #[inline]
     pub(super) fn enter(&self, tags: &Tags, blocks: &[Entry]) -> usize {
         let mut head = self.head.load(Ordering::Relaxed);
@@ -126,7 +129,8 @@ impl Line {
         true
     }
 
-    /// Makes a block unfindable, by its length. Only by the block's owner, whom its state belongs to as long as it is live.
+    /// Makes a block unfindable, by its length. Only by the block's owner, whom its state belongs
+    /// to as long as it is live.
     #[inline]
     pub(super) fn retire(&self, slot: usize) {
         if let Some(state) = self.states.get(slot) {
@@ -157,7 +161,8 @@ impl Line {
         let tag = if before & TAGGED == 0 { 0 } else { tags.0.get(slot)?.load(Ordering::Relaxed) };
         fence(Ordering::Acquire);
         let after = state.load(Ordering::Relaxed);
-        // The same block, live throughout, may have become shorter meanwhile: either length is right.
+        // The same block, live throughout, may have become shorter meanwhile: either length is
+        // right.
         let is_same = before == after || before & !LENGTH == after & !LENGTH && after & LENGTH != 0;
         if !is_same || (before >> LEN_BITS) as u32 % BIN != start {
             return None;
@@ -169,8 +174,8 @@ impl Line {
 #[inline]
 fn fill(place: &AtomicU64, tag: &AtomicU64, block: &Entry) {
     let generation = (place.load(Ordering::Relaxed) >> GENERATION) + 1;
-    // The state has no length by now: the last block here was retired, or there was none. A reader that sees the new tag sees,
-    // behind its own fence, at least that, and finds nothing.
+    // The state has no length by now: the last block here was retired, or there was none. A reader
+    // that sees the new tag sees, behind its own fence, at least that, and finds nothing.
     fence(Ordering::Release);
     if block.tag != 0 {
         tag.store(block.tag, Ordering::Relaxed);

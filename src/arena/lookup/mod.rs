@@ -2,58 +2,68 @@
 //!
 //! # Structure
 //!
-//! The region is cut into bins of 128 granules (2 KiB), 32 to a span. Each bin has a [line](mod@line) of 64 bytes with the
-//! starts and lengths of the blocks that begin in it. Tags lie apart, in a table of the same order, because many runtimes
-//! use none: a block without a tag neither reads nor writes there. Bins with more than seven blocks have
-//! [further lines](mod@overflow). One word for each span says in which of its bins blocks begin, and where the block begins that reaches
-//! into the span from before:
+//! The region is cut into bins of 128 granules (2 KiB), 32 to a span. Each bin has a
+//! [line](mod@line) of 64 bytes with the starts and lengths of the blocks that begin in it. Tags
+//! lie apart, in a table of the same order, because many runtimes use none: a block without a tag
+//! neither reads nor writes there. Bins with more than seven blocks have [further
+//! lines](mod@overflow). One word for each span says in which of its bins blocks begin, and where
+//! the block begins that reaches into the span from before:
 //!
 //! ```text
 //! 63                     32 31             0
 //! | start of that block + 1 | a bit a bin    |
 //! ```
 //!
-//! So a search looks at the bin of the address, then at the last bin before it with a block, then at the block that reaches
-//! in.
+//! So a search looks at the bin of the address, then at the last bin before it with a block, then
+//! at the block that reaches in.
 //!
 //! # Who may write
 //!
-//! All that concerns a span is written under the lock of the heap that owns it, with plain stores. The exception is the
-//! state of a live block: it belongs to the block's owner, who makes the block unfindable by one store to it, before the heap is
-//! locked. So the locking, which is a read-modify-write, comes between that store and the look at the guards: no fence of its
-//! own is needed (on x86), and a thread that takes a guard and then finds the block can rely on it. A reader takes no lock. It
-//! may be a signal handler that interrupted the writer between any two stores.
+//! All that concerns a span is written under the lock of the heap that owns it, with plain stores.
+//! The exception is the state of a live block: it belongs to the block's owner, who makes the block
+//! unfindable by one store to it, before the heap is locked. So the locking, which is a
+//! read-modify-write, comes between that store and the look at the guards: no fence of its own is
+//! needed (on x86), and a thread that takes a guard and then finds the block can rely on it. A
+//! reader takes no lock. It may be a signal handler that interrupted the writer between any two
+//! stores.
 //!
 //! # Why it is right
 //!
-//! A head is one atomic word, so loading it gives all blocks of a line that were live at one moment. Live blocks do not
-//! overlap. So if a block is live for the whole lookup and covers the address, no other start can lie between its own and
-//! the address, and it is found: its bit in the span's word is set the whole time, and if it begins in an earlier span, the
-//! word says where. A bin whose bit is set while no block begins there any more, or not yet, is passed over. Nothing is
-//! retried; the steps are bounded by the bins of a span and the lines of a bin.
+//! A head is one atomic word, so loading it gives all blocks of a line that were live at one
+//! moment. Live blocks do not overlap. So if a block is live for the whole lookup and covers the
+//! address, no other start can lie between its own and the address, and it is found: its bit in the
+//! span's word is set the whole time, and if it begins in an earlier span, the word says where. A
+//! bin whose bit is set while no block begins there any more, or not yet, is passed over. Nothing
+//! is retried; the steps are bounded by the bins of a span and the lines of a bin.
 //!
-//! The generation has 24 bits. A tag could be taken for another's if a reader were interrupted twice at the right places while
-//! the slot is used again a multiple of 2^24 times with the same start and length.
+//! The generation has 24 bits. A tag could be taken for another's if a reader were interrupted
+//! twice at the right places while the slot is used again a multiple of 2^24 times with the same
+//! start and length.
 //!
-//! A state can be used again after its head was read. It carries a generation and the start within the bin, and is read
-//! again after the tag. If it changed, the block was retired during the lookup, and there was a moment when no block
-//! covered the address: `None` is a right answer.
+//! A state can be used again after its head was read. It carries a generation and the start within
+//! the bin, and is read again after the tag. If it changed, the block was retired during the
+//! lookup, and there was a moment when no block covered the address: `None` is a right answer.
 //!
-//! A live block may become shorter, by one store to its state. A reader that sees two lengths of one generation, neither of them zero,
-//! takes the first: the block was live all the time, and had that length during the lookup.
+//! A live block may become shorter, by one store to its state. A reader that sees two lengths of
+//! one generation, neither of them zero, takes the first: the block was live all the time, and had
+//! that length during the lookup.
 //!
-//! A block is entered when it has its space, a moment before its bytes are there: nobody has its address yet.
+//! A block is entered when it has its space, a moment before its bytes are there: nobody has its
+//! address yet.
 //!
 //! # Which order of memory accesses it takes
 //!
-//! The head orders nothing: a reader may see a start before the state behind it. The last block of a slot leaves a state
-//! without a length. A writer begins with a release fence, then the tag, the state with its length, and the head. A reader looks at
-//! the head, the state and the tag, then comes an acquire fence, then the state again. If it saw the start, or the tag, of
-//! some generation, the two fences pair up ([atomics.fences] in the C++ standard, which Rust takes over), and its second
-//! look at the state sees that generation or a later one. If the first look saw the same, the tag is no older, by the
-//! state's own release and acquire; and no newer, or the second look would have seen that generation. So what was retired
-//! before the lookup, or stands in parts, is never found. A block that was entered before the lookup, seen from this thread,
-//! is there in full. One whose start is seen and whose length is not is being entered or was retired, and is not found.
+//! The head orders nothing: a reader may see a start before the state behind it. The last block of
+//! a slot leaves a state without a length. A writer begins with a release fence, then the tag, the
+//! state with its length, and the head. A reader looks at the head, the state and the tag, then
+//! comes an acquire fence, then the state again. If it saw the start, or the tag, of some
+//! generation, the two fences pair up ([atomics.fences] in the C++ standard, which Rust takes
+//! over), and its second look at the state sees that generation or a later one. If the first look
+//! saw the same, the tag is no older, by the state's own release and acquire; and no newer, or the
+//! second look would have seen that generation. So what was retired before the lookup, or stands in
+//! parts, is never found. A block that was entered before the lookup, seen from this thread, is
+//! there in full. One whose start is seen and whose length is not is being entered or was retired,
+//! and is not found.
 
 mod line;
 mod overflow;
@@ -157,8 +167,8 @@ impl Lookup {
         })
     }
 
-    /// Returns the whole pages of the table of lines: where code is packed it is used from end to end, so it may lie in
-    /// huge pages.
+    /// Returns the whole pages of the table of lines: where code is packed it is used from end to
+    /// end, so it may lie in huge pages.
     pub(crate) fn table(&self, page: usize) -> Option<(NonNull<u8>, usize)> {
         self.lines.pages(page)
     }
@@ -174,7 +184,8 @@ impl Lookup {
         self.overflow.follow(place.next).map(|more| Place { line: &more.line, tags: &more.tags, next: &more.next })
     }
 
-    /// Makes blocks findable: all of them, or none. Under the lock of the heap that owns their spans.
+    /// Makes blocks findable: all of them, or none. Under the lock of the heap that owns their
+    /// spans.
     #[inline]
     pub(crate) fn enter(&self, blocks: &[Entry]) -> Result<(), Error> {
         let mut done = 0;
@@ -251,15 +262,16 @@ impl Lookup {
         }
     }
 
-    /// Makes a live block unfindable, without a lock. Only by the block's owner, who then has its slot
-    /// [freed](Lookup::remove).
+    /// Makes a live block unfindable, without a lock. Only by the block's owner, who then has its
+    /// slot [freed](Lookup::remove).
     #[inline]
     pub(crate) fn retire(&self, start: u32) -> Option<Retired<'_>> {
         let mut next = self.first(start / BIN);
         while let Some(place) = next {
             if let Some(slot) = line::slot_of(place.line.head.load(Ordering::Relaxed), start) {
                 place.line.retire(slot);
-                // What locks the heap next acquires, behind which the compiler could move this store.
+                // What locks the heap next acquires, behind which the compiler could move this
+                // store.
                 compiler_fence(Ordering::SeqCst);
                 return Some(Retired { line: place.line, slot });
             }
@@ -363,8 +375,8 @@ impl Lookup {
         self.last(start / BIN, start % BIN)?.filter(|found| found.start == start)
     }
 
-    /// Returns the block that begins last in `bin`, at or before granule `at` of it; `Some(None)` if it was retired
-    /// meanwhile.
+    /// Returns the block that begins last in `bin`, at or before granule `at` of it; `Some(None)`
+    /// if it was retired meanwhile.
     #[inline]
     fn last(&self, bin: u32, at: u32) -> Option<Option<Entry>> {
         let place = self.first(bin)?;
@@ -389,7 +401,8 @@ impl Lookup {
     /// As [`Lookup::find`] for many offsets, whose cache misses overlap. `None` stays `None`.
     pub(crate) fn find_many(&self, offsets: &[Option<usize>], found: &mut [Option<Entry>]) {
         for (offsets, found) in offsets.chunks(ABREAST).zip(found.chunks_mut(ABREAST)) {
-            // First all that they will read is fetched, then all heads, none of which waits for another.
+            // First all that they will read is fetched, then all heads, none of which waits for
+            // another.
             for offset in offsets.iter().flatten() {
                 let bin = offset / GRANULE / BIN as usize;
                 if let (Some(line), Some(tags)) = (self.lines.get(bin), self.tags.get(bin)) {

@@ -1,5 +1,5 @@
-//! Further lines for bins in which more than seven blocks begin. They are made when they are needed, and belong to their
-//! bin for as long as the arena lives.
+//! Further lines for bins in which more than seven blocks begin. They are made when they are
+//! needed, and belong to their bin for as long as the arena lives.
 
 use super::line::{Line, Tags};
 use crate::Error;

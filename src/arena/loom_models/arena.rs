@@ -18,7 +18,8 @@ fn check_empty(arena: &CodeArena) {
     assert_eq!((stats.pending_bytes, stats.free_bytes, stats.largest_hole), (0, CAPACITY, CAPACITY));
 }
 
-/// One thread publishes and drops while another counts: figures stay exact, nothing is lost. Two preemptions.
+/// One thread publishes and drops while another counts: figures stay exact, nothing is lost. Two
+/// preemptions.
 #[test]
 fn figures_are_exact_at_every_moment() {
     check(2, || {
@@ -35,7 +36,8 @@ fn figures_are_exact_at_every_moment() {
     });
 }
 
-/// A block published by one thread and dropped by another, while a third counts and trims. Two preemptions.
+/// A block published by one thread and dropped by another, while a third counts and trims. Two
+/// preemptions.
 #[test]
 fn a_block_dropped_elsewhere_is_counted_out() {
     check(2, || {
@@ -48,8 +50,8 @@ fn a_block_dropped_elsewhere_is_counted_out() {
     });
 }
 
-/// Promise 5, through the whole of it: what a guarded thread reads from the runtime's table stays what it is, though
-/// another thread drops it and publishes in its place. Two preemptions.
+/// Promise 5, through the whole of it: what a guarded thread reads from the runtime's table stays
+/// what it is, though another thread drops it and publishes in its place. Two preemptions.
 #[test]
 fn a_guarded_block_stays() {
     check(2, || {
@@ -79,8 +81,8 @@ fn a_guarded_block_stays() {
     });
 }
 
-/// Two threads publish at one time, so that they may meet in a heap, or one makes another. What they leave is one hole.
-/// Two preemptions.
+/// Two threads publish at one time, so that they may meet in a heap, or one makes another. What
+/// they leave is one hole. Two preemptions.
 #[test]
 fn threads_that_meet_take_space_of_their_own() {
     check(2, || {
@@ -98,7 +100,8 @@ fn threads_that_meet_take_space_of_their_own() {
     });
 }
 
-/// How many arenas of a model were built and released. What loom runs outlives no run, but these do.
+/// How many arenas of a model were built and released. What loom runs outlives no run, but these
+/// do.
 struct Watch(std::sync::atomic::AtomicUsize, std::sync::atomic::AtomicUsize);
 
 impl crate::Observer for &'static Watch {
@@ -122,8 +125,8 @@ impl Watch {
     }
 }
 
-/// The last handle goes while two threads drop the last blocks: the arena goes with the last of them all, once, and no
-/// heap is locked then or later. Two preemptions.
+/// The last handle goes while two threads drop the last blocks: the arena goes with the last of
+/// them all, once, and no heap is locked then or later. Two preemptions.
 #[test]
 fn an_arena_goes_with_whoever_is_last() {
     static WATCH: Watch = Watch::new();
@@ -153,7 +156,8 @@ fn an_arena_that_shrinks_goes_too() {
     });
 }
 
-/// A thread that takes a guard and then finds a block by its address can rely on it. Two preemptions.
+/// A thread that takes a guard and then finds a block by its address can rely on it. Two
+/// preemptions.
 #[test]
 fn a_block_that_is_found_under_a_guard_stays() {
     check(2, || {
@@ -180,8 +184,8 @@ fn a_block_that_is_found_under_a_guard_stays() {
     });
 }
 
-/// A span changes owner, because the only hole that is large enough lies across its start, while a block in it is dropped.
-/// Two preemptions.
+/// A span changes owner, because the only hole that is large enough lies across its start, while a
+/// block in it is dropped. Two preemptions.
 #[test]
 fn a_span_changes_owner_under_a_drop() {
     check(2, || {
@@ -201,7 +205,8 @@ fn a_span_changes_owner_under_a_drop() {
     });
 }
 
-/// A span goes to a heap that needs space, with a block in it that another thread drops meanwhile. Two preemptions.
+/// A span goes to a heap that needs space, with a block in it that another thread drops meanwhile.
+/// Two preemptions.
 #[test]
 fn a_sparse_span_changes_owner_under_a_drop() {
     static GIVEN: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);

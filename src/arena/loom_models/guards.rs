@@ -7,7 +7,8 @@ use super::super::guards::Guards;
 use super::{Arc, check, spawn};
 use crate::sync::checked::{AtomicU64, AtomicUsize};
 
-/// A runtime with one function: its table says which is there, and loom watches the code's memory for races.
+/// A runtime with one function: its table says which is there, and loom watches the code's memory
+/// for races.
 struct Runtime {
     guards: Guards,
     table: AtomicUsize,
@@ -77,8 +78,8 @@ fn code_is_not_reused_under_a_guard() {
     });
 }
 
-/// One thread runs twice, so that its slot is taken again, while another drops, publishes over it, and drops again.
-/// Three preemptions.
+/// One thread runs twice, so that its slot is taken again, while another drops, publishes over it,
+/// and drops again. Three preemptions.
 #[test]
 fn a_slot_that_is_taken_again_guards_again() {
     check(3, || {
@@ -97,8 +98,8 @@ fn a_slot_that_is_taken_again_guards_again() {
     });
 }
 
-/// A guard that was there all along makes the drop wait, so that the epoch counts: a guard taken meanwhile holds the
-/// drop back just if it may have seen the function. Three preemptions.
+/// A guard that was there all along makes the drop wait, so that the epoch counts: a guard taken
+/// meanwhile holds the drop back just if it may have seen the function. Three preemptions.
 #[test]
 fn an_epoch_tells_older_guards_from_younger_ones() {
     check(3, || {
@@ -121,8 +122,9 @@ fn an_epoch_tells_older_guards_from_younger_ones() {
     });
 }
 
-/// Guards of every age that is told apart (three, in models) are held, so that the runner's guard counts with the last of
-/// them; one age ends meanwhile and its counter is the youngest again. Two preemptions.
+/// Guards of every age that is told apart (three, in models) are held, so that the runner's guard
+/// counts with the last of them; one age ends meanwhile and its counter is the youngest again. Two
+/// preemptions.
 #[test]
 fn guards_count_when_no_counter_is_left() {
     check(2, || {
@@ -167,7 +169,8 @@ fn what_nobody_guards_is_used_again_at_once() {
     });
 }
 
-/// The counter that a guard is about to add to is passed by, and is the youngest again before it does. Three preemptions.
+/// The counter that a guard is about to add to is passed by, and is the youngest again before it
+/// does. Three preemptions.
 #[test]
 fn a_counter_that_is_the_youngest_again_guards_again() {
     check(3, || {
@@ -187,8 +190,8 @@ fn a_counter_that_is_the_youngest_again_guards_again() {
     });
 }
 
-/// One thread lets counters be the youngest again while another reclaims: what was done under a guard that has ended comes before
-/// what is done to the code next. Three preemptions.
+/// One thread lets counters be the youngest again while another reclaims: what was done under a
+/// guard that has ended comes before what is done to the code next. Three preemptions.
 #[test]
 fn the_end_of_a_guard_is_seen_by_its_counters_next_epoch() {
     check(3, || {
@@ -210,7 +213,8 @@ fn the_end_of_a_guard_is_seen_by_its_counters_next_epoch() {
     });
 }
 
-/// Two threads drop at one time, each in another heap; what one of them drops is run. Three preemptions.
+/// Two threads drop at one time, each in another heap; what one of them drops is run. Three
+/// preemptions.
 #[test]
 fn drops_in_two_heaps_agree_on_epochs() {
     check(3, || {

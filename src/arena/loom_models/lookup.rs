@@ -1,5 +1,5 @@
-//! Lookups against blocks that come and go: what is found was live, and is one block, not parts of two. A signal handler that
-//! interrupted the writer is one of the orders.
+//! Lookups against blocks that come and go: what is found was live, and is one block, not parts of
+//! two. A signal handler that interrupted the writer is one of the orders.
 
 use super::super::lookup::{Entry, Lookup};
 use super::{Arc, check, spawn};
@@ -38,8 +38,8 @@ fn beside<T>(
     found
 }
 
-/// One thread replaces a block by another at the same place, in the same slot; one looks it up, and a neighbour that
-/// stays. Three preemptions.
+/// One thread replaces a block by another at the same place, in the same slot; one looks it up, and
+/// a neighbour that stays. Three preemptions.
 #[test]
 fn a_record_is_never_seen_in_parts() {
     check(3, || {
@@ -57,7 +57,8 @@ fn a_record_is_never_seen_in_parts() {
     });
 }
 
-/// The same where one of them has no tag, and what stands in its place is never read. Three preemptions.
+/// The same where one of them has no tag, and what stands in its place is never read. Three
+/// preemptions.
 #[test]
 fn a_tag_belongs_to_its_block() {
     check(3, || {
@@ -75,8 +76,8 @@ fn a_tag_belongs_to_its_block() {
     });
 }
 
-/// Twice, and the second time with the first one's start and length: only the generation tells them apart. Three
-/// preemptions.
+/// Twice, and the second time with the first one's start and length: only the generation tells them
+/// apart. Three preemptions.
 #[test]
 fn a_record_that_looks_the_same_is_not_taken_for_it() {
     check(3, || {
@@ -110,7 +111,8 @@ fn a_record_that_moved_is_not_found_at_its_old_place() {
     });
 }
 
-/// A block that was gone before is not found in the slot of another that comes to the same place. Three preemptions.
+/// A block that was gone before is not found in the slot of another that comes to the same place.
+/// Three preemptions.
 #[test]
 fn what_was_retired_is_not_found_again() {
     check(3, || {
@@ -122,8 +124,8 @@ fn what_was_retired_is_not_found_again() {
     });
 }
 
-/// A thread enters a block in a bin whose first line is full, so that a further line is made; another looks. Two
-/// preemptions.
+/// A thread enters a block in a bin whose first line is full, so that a further line is made;
+/// another looks. Two preemptions.
 #[test]
 fn a_full_line_leads_to_the_next() {
     check(2, || {
@@ -171,8 +173,8 @@ fn a_block_is_found_from_the_bins_behind_it() {
     });
 }
 
-/// A block that reaches over whole spans, and one behind it that comes and goes with another that reaches in. Two
-/// preemptions.
+/// A block that reaches over whole spans, and one behind it that comes and goes with another that
+/// reaches in. Two preemptions.
 #[test]
 fn a_block_is_found_from_the_spans_that_it_reaches_into() {
     check(2, || {
@@ -215,8 +217,8 @@ fn writers_come_one_after_another() {
     });
 }
 
-/// An owner retires its block without the lock while whoever holds it writes to the same line; the slot of another is used
-/// again. Three preemptions.
+/// An owner retires its block without the lock while whoever holds it writes to the same line; the
+/// slot of another is used again. Three preemptions.
 #[test]
 fn an_owner_retires_without_the_lock() {
     check(3, || {
@@ -247,8 +249,9 @@ fn an_owner_retires_without_the_lock() {
     });
 }
 
-/// A block becomes shorter, twice, by its owner, and stays live: it is found all the time, with one of its lengths and its tag. Where
-/// it reached into the next span, it is found there before or not at all. Three preemptions.
+/// A block becomes shorter, twice, by its owner, and stays live: it is found all the time, with one
+/// of its lengths and its tag. Where it reached into the next span, it is found there before or not
+/// at all. Three preemptions.
 #[test]
 fn a_block_that_becomes_shorter_is_always_found() {
     use crate::space::granules::SPAN;

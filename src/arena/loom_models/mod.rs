@@ -1,12 +1,15 @@
-//! What threads do without a lock, or between two of them, in every order that matters: loom runs each model once for
-//! every interleaving (up to a number of preemptions that each model names) and every value that an atomic may show.
-//! Run by `.ci/loom`. Models end by themselves: no thread of a model waits for another.
+//! What threads do without a lock, or between two of them, in every order that matters: loom runs
+//! each model once for every interleaving (up to a number of preemptions that each model names) and
+//! every value that an atomic may show. Run by `.ci/loom`. Models end by themselves: no thread of a
+//! model waits for another.
 //!
-//! In `guards` and `lookup` nothing is ordered more than it has to be: with any one fence left out, or any one access that is not
-//! relaxed made so, some model fails. (Two are not needed, and stay: the number of a further line is stored with release and
-//! loaded with acquire.) Keep it that way, or nobody can tell an order that is needed from one that is not.
+//! In `guards` and `lookup` nothing is ordered more than it has to be: with any one fence left out,
+//! or any one access that is not relaxed made so, some model fails. (Two are not needed, and stay:
+//! the number of a further line is stored with release and loaded with acquire.) Keep it that way,
+//! or nobody can tell an order that is needed from one that is not.
 //!
-//! With `--cfg loom_x86` read-modify-writes are full barriers and no fence stands behind them, as on x86.
+//! With `--cfg loom_x86` read-modify-writes are full barriers and no fence stands behind them, as
+//! on x86.
 
 mod arena;
 mod guards;
@@ -16,8 +19,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 pub(super) use loom::sync::Arc;
 
-/// Runs `model` in every order with up to `preemptions` switches away from a thread that could have gone on; says
-/// how many orders that were.
+/// Runs `model` in every order with up to `preemptions` switches away from a thread that could have
+/// gone on; says how many orders that were.
 pub(super) fn check(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(preemptions);

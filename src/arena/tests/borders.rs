@@ -1,4 +1,5 @@
-//! What one heap has and another needs: spans that change owner, and holes that two heaps have together.
+//! What one heap has and another needs: spans that change owner, and holes that two heaps have
+//! together.
 
 use std::thread;
 
@@ -9,7 +10,8 @@ use crate::tests::faulty::Faulty;
 use crate::units::GRANULE;
 use crate::{CodeArena, CodeBlock, Error, WxMode};
 
-/// A thread that needs space takes it where others left more than a little, before it takes memory that was never used.
+/// A thread that needs space takes it where others left more than a little, before it takes memory
+/// that was never used.
 #[test]
 fn what_other_heaps_have_free_is_used_before_new_memory() {
     let Some(arena) = arena("what_other_heaps_have_free_is_used_before_new_memory", 64) else { return };
@@ -27,7 +29,8 @@ fn what_other_heaps_have_free_is_used_before_new_memory() {
     check_empty(&arena);
 }
 
-/// Small blocks are placed in a sparse span of another heap, which changes owner with what lives and what waits there.
+/// Small blocks are placed in a sparse span of another heap, which changes owner with what lives
+/// and what waits there.
 #[test]
 fn a_sparse_span_changes_owner() {
     let Some(arena) = arena("a_sparse_span_changes_owner", 16) else { return };
@@ -55,7 +58,8 @@ fn a_sparse_span_changes_owner() {
     check_empty(&arena);
 }
 
-/// Nothing small lies across the end of a span while there is space elsewhere; where there is none, it does.
+/// Nothing small lies across the end of a span while there is space elsewhere; where there is none,
+/// it does.
 #[test]
 fn small_blocks_lie_in_one_span() {
     let Some(arena) = arena("small_blocks_lie_in_one_span", 2) else { return };
@@ -93,8 +97,9 @@ fn in_turn(test: &str, spans: usize, sizes: [usize; 2]) -> Option<(CodeArena, Ve
     Some((arena, blocks))
 }
 
-/// Two halves of a hole that belong to different heaps are one hole before the arena is called full; what waits for a guard
-/// in the span that changes owner is not lost, and what lives there is dropped where it belongs now.
+/// Two halves of a hole that belong to different heaps are one hole before the arena is called
+/// full; what waits for a guard in the span that changes owner is not lost, and what lives there is
+/// dropped where it belongs now.
 #[test]
 fn a_hole_across_two_heaps_is_found() {
     let Some((arena, mut blocks)) = in_turn("a_hole_across_two_heaps_is_found", 16, [SPAN_BYTES / 2; 2]) else {
@@ -136,13 +141,14 @@ fn a_hole_across_two_heaps_is_found() {
     check_empty(&arena);
 }
 
-/// A span that changes owner takes along the spans that its blocks reach into, and what waits in them.
+/// A span that changes owner takes along the spans that its blocks reach into, and what waits in
+/// them.
 #[test]
 fn blocks_across_the_ends_of_a_span_go_along() {
     let Some(arena) = arena("blocks_across_the_ends_of_a_span_go_along", 16) else { return };
     let quarter = SPAN_BYTES / 4;
-    // Heap 0 has span 0; heap 1 has three and a half quarters of each of spans 1 to 3 in blocks that straddle, and the rest is
-    // full.
+    // Heap 0 has span 0; heap 1 has three and a half quarters of each of spans 1 to 3 in blocks
+    // that straddle, and the rest is full.
     let first = publish(&arena, 0, SPAN_BYTES).unwrap();
     let chain: Vec<_> = (0..4).map(|_| publish(&arena, 1, 3 * quarter).unwrap()).collect();
     let rest: Vec<_> = std::iter::from_fn(|| publish(&arena, 0, quarter).ok()).collect();
@@ -155,7 +161,8 @@ fn blocks_across_the_ends_of_a_span_go_along() {
     drop(guard);
     let guard = arena.pin();
     drop(b);
-    // Span 0 and the first of the chain are free, of two heaps; the guard is older than the drop of the second.
+    // Span 0 and the first of the chain are free, of two heaps; the guard is older than the drop of
+    // the second.
     drop((first, a));
     drop(guard);
     let large = arena.publish(&asm::padded(9, SPAN_BYTES + 3 * quarter)[..]).unwrap();
@@ -165,7 +172,8 @@ fn blocks_across_the_ends_of_a_span_go_along() {
     check_empty(&arena);
 }
 
-/// A publication that finds space only across two heaps, while a free span next to them is being given back to the system.
+/// A publication that finds space only across two heaps, while a free span next to them is being
+/// given back to the system.
 #[test]
 fn a_span_in_flight_belongs_to_nobody() {
     if !fills_holes(WxMode::Flip) {
@@ -200,7 +208,8 @@ fn a_span_in_flight_belongs_to_nobody() {
     check_empty(&arena);
 }
 
-/// What one heap notes of a span when it frees there changes nothing of the next one, which is another heap's or comes and goes.
+/// What one heap notes of a span when it frees there changes nothing of the next one, which is
+/// another heap's or comes and goes.
 #[test]
 fn freeing_at_the_end_of_a_span_leaves_the_next_alone() {
     let Some(arena) = arena("freeing_at_the_end_of_a_span_leaves_the_next_alone", 32) else { return };
@@ -224,7 +233,8 @@ fn freeing_at_the_end_of_a_span_leaves_the_next_alone() {
     check_empty(&arena);
 }
 
-/// Blocks that wait and are due go to a heap that a thread has looked through already, which then finds no space.
+/// Blocks that wait and are due go to a heap that a thread has looked through already, which then
+/// finds no space.
 #[test]
 fn what_is_due_is_found_wherever_it_went() {
     let Some(arena) = arena("what_is_due_is_found_wherever_it_went", 16) else { return };
@@ -250,13 +260,15 @@ fn what_is_due_is_found_wherever_it_went() {
     check_empty(&arena);
 }
 
-/// A heap does not give away the last span in which it has something, as the free ones that it has beside would stay with it.
+/// A heap does not give away the last span in which it has something, as the free ones that it has
+/// beside would stay with it.
 #[test]
 fn no_heap_keeps_free_spans_alone() {
     let Some(arena) = arena("no_heap_keeps_free_spans_alone", 64) else { return };
     let first = publish(&arena, 0, SPAN_BYTES).unwrap();
     let mut blocks: Vec<_> = (0..SPAN_BYTES / 512).map(|_| publish(&arena, 1, 512).unwrap()).collect();
-    // In a span of its own, at the cursor, which what comes free at the other end of the span before does not join.
+    // In a span of its own, at the cursor, which what comes free at the other end of the span
+    // before does not join.
     drop(publish(&arena, 1, 512).unwrap());
     drop(blocks.drain(..SPAN_BYTES / 1024));
     let spans: Vec<_> = (0..3).map(|span| owner(&arena, span)).collect();
@@ -267,7 +279,8 @@ fn no_heap_keeps_free_spans_alone() {
     check_empty(&arena);
 }
 
-/// Holes across the ends of spans, of which neither side is large enough, are not among those that a search takes for sure to fit.
+/// Holes across the ends of spans, of which neither side is large enough, are not among those that
+/// a search takes for sure to fit.
 #[test]
 fn holes_that_do_not_fit_are_passed_over() {
     let spans = 256;

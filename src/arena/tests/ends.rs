@@ -22,7 +22,8 @@ impl Observer for Released {
     }
 }
 
-/// The last blocks go on several threads at one time, and memory back to the system, once no handle is left.
+/// The last blocks go on several threads at one time, and memory back to the system, once no handle
+/// is left.
 #[test]
 fn every_arena_is_released_once() {
     let released = Arc::new(Released::default());
@@ -84,7 +85,8 @@ fn a_child_waits_for_no_lock() {
                 let (stats, map) = (arena.stats(), arena.map());
                 assert_eq!((stats.live_blocks, map.pages.len()), (0, 0), "nothing but counters is known");
                 drop(other);
-                // SAFETY: a copy of what the parent has, in a process that ends without dropping its own.
+                // SAFETY: a copy of what the parent has, in a process that ends without dropping
+                // its own.
                 drop(unsafe { std::ptr::read(&raw const block) });
                 // SAFETY: as above.
                 drop(unsafe { std::ptr::read(&raw const arena) });

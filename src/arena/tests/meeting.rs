@@ -14,7 +14,8 @@ fn a_thread_goes_where_nobody_else_is() {
     let first = arena.publish(&asm::constant(1)).unwrap();
     let other = {
         let _held = arena.core().heaps.lock(0);
-        // On this thread, which would wait for ever if it did not know that it meets another again and again.
+        // On this thread, which would wait for ever if it did not know that it meets another again
+        // and again.
         assert!((0..100).any(|_| last::miss()));
         arena.publish(&asm::constant(2)).unwrap()
     };
@@ -26,7 +27,8 @@ fn a_thread_goes_where_nobody_else_is() {
     check_empty(&arena);
 }
 
-/// A block that another thread drops is free in the heap that it came from, and the next one there takes its place.
+/// A block that another thread drops is free in the heap that it came from, and the next one there
+/// takes its place.
 #[test]
 fn what_others_drop_comes_back_to_its_heap() {
     let Some(arena) = arena("what_others_drop_comes_back_to_its_heap", 16) else { return };

@@ -1,4 +1,5 @@
-//! Several heaps in one arena: who takes from which, who frees into which, and what happens at the borders.
+//! Several heaps in one arena: who takes from which, who frees into which, and what happens at the
+//! borders.
 
 mod borders;
 mod ends;

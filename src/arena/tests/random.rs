@@ -1,5 +1,5 @@
-//! Random work through several heaps of one arena, with all figures taken again from the tables after each step; and threads in an
-//! arena that is full all the time.
+//! Random work through several heaps of one arena, with all figures taken again from the tables
+//! after each step; and threads in an arena that is full all the time.
 
 use std::thread;
 
@@ -12,7 +12,8 @@ use crate::tests::faulty::Faulty;
 use crate::units::GRANULE;
 use crate::{Batch, Code, CodeArena, CodeBlock, Error, Guard, WxMode};
 
-/// Checks what heaps and pool count against the tables, and that what waits does so in the heap that owns it.
+/// Checks what heaps and pool count against the tables, and that what waits does so in the heap
+/// that owns it.
 pub(super) fn check_figures(arena: &CodeArena) {
     let core = arena.core();
     let all = core.heaps.all();

@@ -8,8 +8,8 @@ use crate::tests::common::{asm, call, call_at, fills_holes, not_run};
 use crate::tests::faulty::Faulty;
 use crate::{CodeArena, WxMode};
 
-/// An age of guards ends, and the next call that places code does so in another heap than the one where a block waits: a guard
-/// that is taken after that call does not hold the block back.
+/// An age of guards ends, and the next call that places code does so in another heap than the one
+/// where a block waits: a guard that is taken after that call does not hold the block back.
 #[test]
 fn a_call_in_another_heap_makes_guards_younger() {
     let Some(arena) = arena("a_call_in_another_heap_makes_guards_younger", 16) else { return };
@@ -28,7 +28,8 @@ fn a_call_in_another_heap_makes_guards_younger() {
     check_empty(&arena);
 }
 
-/// A drop has looked at the guards and waits to overwrite what it may. What is dropped meanwhile under a guard stays as it is.
+/// A drop has looked at the guards and waits to overwrite what it may. What is dropped meanwhile
+/// under a guard stays as it is.
 #[test]
 fn a_guard_that_is_taken_while_a_drop_waits_counts() {
     let Some(builder) = builder("a_guard_that_is_taken_while_a_drop_waits_counts", 1) else { return };
@@ -56,7 +57,8 @@ fn a_guard_that_is_taken_while_a_drop_waits_counts() {
     check_empty(&arena);
 }
 
-/// While pages that could not be sealed are being sealed again by one thread, another does not hear that the arena is full.
+/// While pages that could not be sealed are being sealed again by one thread, another does not hear
+/// that the arena is full.
 #[test]
 fn what_is_sealed_again_is_waited_for() {
     if !fills_holes(WxMode::Flip) {

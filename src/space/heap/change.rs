@@ -13,7 +13,8 @@ const PASSED: u32 = 4096;
 const LOOKED_AT: usize = 16;
 
 impl Heap {
-    /// Takes over spans that belong to nobody; they are wholly free. They become the cursor's, or part of its hole.
+    /// Takes over spans that belong to nobody; they are wholly free. They become the cursor's, or
+    /// part of its hole.
     pub(crate) fn extend(&mut self, tables: &Tables, spans: Range<u32>) {
         let hole = self.open(tables, spans);
         if hole.start > self.cursor.end || hole.end < self.cursor.start {
@@ -45,7 +46,8 @@ impl Heap {
         Some(run)
     }
 
-    /// Makes spans this heap's own. The hole that they are part of then is filed nowhere, but may contain the cursor.
+    /// Makes spans this heap's own. The hole that they are part of then is filed nowhere, but may
+    /// contain the cursor.
     fn open(&mut self, tables: &Tables, spans: Range<u32>) -> Run {
         for span in spans.clone() {
             tables.granules.set_owner(span, self.owner);
@@ -112,8 +114,8 @@ impl Heap {
         to.relist_span(tables, span, 1);
     }
 
-    /// Finds a span that another heap has more use for: much of it holds memory and is free, and nothing
-    /// lies across its ends.
+    /// Finds a span that another heap has more use for: much of it holds memory and is free, and
+    /// nothing lies across its ends.
     pub(crate) fn sparse_span(&mut self, tables: &Tables) -> Option<u32> {
         let granules = &tables.granules;
         let (spans, mut looked_at) = (granules.spans(), 0);
@@ -149,8 +151,8 @@ impl Heap {
             start: tables.granules.hole_start(granule + 1, self.owner),
             end: tables.granules.hole_end(granule, self.owner),
         };
-        // A hole that was large and ends at the edge now. What does not reach the end of its bin was never large, and another
-        // hole that is may begin there.
+        // A hole that was large and ends at the edge now. What does not reach the end of its bin
+        // was never large, and another hole that is may begin there.
         if hole.len() < SMALL && bin_of(hole.end) > bin_of(hole.start) {
             self.large.file(&tables.links, bin_of(hole.start), 0);
         }

@@ -46,7 +46,8 @@ impl Heap {
         self.holes_across(tables).find_map(|hole| hole.fit(len, align))
     }
 
-    /// Finds an aligned place in a small hole: by all hints, then in all spans where holes are lost.
+    /// Finds an aligned place in a small hole: by all hints, then in all spans where holes are
+    /// lost.
     fn find_small(&self, tables: &Tables, len: u32, align: u32) -> Option<Run> {
         let hinted = (len..SMALL).find_map(|size| {
             let holes = self.hints[size as usize].iter().map(|&start| Run::new(start, size));

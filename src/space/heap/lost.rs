@@ -1,10 +1,12 @@
 //! Hints, and what becomes of holes for which there is no room among them.
 //!
-//! The list of a size holds at most [`HINTS`] places. When it is full, the older half is pushed out, and each span concerned is
-//! marked with the size of the largest hole that was pushed out there: an upper bound of what is *lost* in it. The span also goes
-//! to the end of a queue. A search that finds nothing looks at some spans of the queue, in turn, and lists the holes of those again
-//! whose bound is large enough. Holes that are smaller than what is asked for stay lost, so a search for large holes does not work
-//! through small ones. Once it has been seen that no span has a bound of some size, searches of that size end at once.
+//! The list of a size holds at most [`HINTS`] places. When it is full, the older half is pushed
+//! out, and each span concerned is marked with the size of the largest hole that was pushed out
+//! there: an upper bound of what is *lost* in it. The span also goes to the end of a queue. A
+//! search that finds nothing looks at some spans of the queue, in turn, and lists the holes of
+//! those again whose bound is large enough. Holes that are smaller than what is asked for stay
+//! lost, so a search for large holes does not work through small ones. Once it has been seen that
+//! no span has a bound of some size, searches of that size end at once.
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
@@ -22,11 +24,13 @@ const LISTED: usize = 4;
 
 #[derive(Default)]
 pub(super) struct Lost {
-    /// Spans with lost holes. Entries may be stale: a span that has left the heap is no longer meant.
+    /// Spans with lost holes. Entries may be stale: a span that has left the heap is no longer
+    /// meant.
     queue: VecDeque<u32>,
     /// No bound is larger.
     most: u32,
-    /// So many spans in a row were seen to have a bound below `below`: those at the end of the queue.
+    /// So many spans in a row were seen to have a bound below `below`: those at the end of the
+    /// queue.
     seen: usize,
     below: u32,
     /// There was no memory for the queue once, so it does not lead to all spans.
@@ -97,7 +101,8 @@ impl Heap {
         tables.granules.owner_at(span * SPAN) == Some(self.owner) && tables.granules.is_queued(span)
     }
 
-    /// Drops entries of spans that have left, and those that are there twice because their span has come back.
+    /// Drops entries of spans that have left, and those that are there twice because their span has
+    /// come back.
     fn drop_stale(&mut self, tables: &Tables) {
         let mut queue = std::mem::take(&mut self.lost.queue);
         queue.retain(|&span| {
@@ -112,7 +117,8 @@ impl Heap {
         self.lost.seen = 0;
     }
 
-    /// Lists holes of at least `len` granules in some spans again; returns whether there may be one.
+    /// Lists holes of at least `len` granules in some spans again; returns whether there may be
+    /// one.
     pub(super) fn relist(&mut self, tables: &Tables, len: u32) -> bool {
         if self.lost.most < len {
             return false;
@@ -176,7 +182,8 @@ impl Heap {
         spans.map(|span| (span, tables.granules.lost(span)))
     }
 
-    /// Lists the holes of a span of this heap: those of at least `len` granules, as far as there is room. The others are lost.
+    /// Lists the holes of a span of this heap: those of at least `len` granules, as far as there is
+    /// room. The others are lost.
     pub(super) fn relist_span(&mut self, tables: &Tables, span: u32, len: u32) {
         let mut lost = 0;
         let within = tables.granules.span(span);

@@ -2,25 +2,27 @@
 //!
 //! # Algorithm
 //!
-//! A *hole* is a maximal run of free granules in spans of one heap, so neighbours that are freed coalesce by clearing bits.
-//! Small blocks lie in one span, so that a span can change owner; a small hole across the end of a span counts as two. How a hole
-//! is found depends on its size:
+//! A *hole* is a maximal run of free granules in spans of one heap, so neighbours that are freed
+//! coalesce by clearing bits. Small blocks lie in one span, so that a span can change owner; a
+//! small hole across the end of a span counts as two. How a hole is found depends on its size:
 //!
-//! - *Small holes* (below [`SMALL`] granules, 2 KiB) are found by *hints*: for each size a list of where holes of that size began,
-//!   the last one first. A hint is checked against the bits when it is taken, and thrown away if the hole has changed; whoever
-//!   changed it has left another hint. The lists are bounded. A hint that is pushed out marks its span *unlisted*, and
-//!   before the heap takes more memory it lists the holes of such spans again. So no hole is lost.
+//! - *Small holes* (below [`SMALL`] granules, 2 KiB) are found by *hints*: for each size a list of
+//!   where holes of that size began, the last one first. A hint is checked against the bits when it
+//!   is taken, and thrown away if the hole has changed; whoever changed it has left another hint.
+//!   The lists are bounded. A hint that is pushed out marks its span *unlisted*, and before the
+//!   heap takes more memory it lists the holes of such spans again. So no hole is lost.
 //! - *Large holes* stand in an index by size class ([`super::large`]), which is always right.
-//! - One hole, the *cursor*, stands in neither. Fresh spans become part of it, and functions are cut off its front one after
-//!   another.
+//! - One hole, the *cursor*, stands in neither. Fresh spans become part of it, and functions are
+//!   cut off its front one after another.
 //!
-//! Spans that are wholly free are handed back to whoever keeps the free spans, but for the one at the cursor: a heap whose only
-//! block comes and goes asks nobody. (Heaps other than the first, which are there because threads met, give that one back too.)
+//! Spans that are wholly free are handed back to whoever keeps the free spans, but for the one at
+//! the cursor: a heap whose only block comes and goes asks nobody. (Heaps other than the first,
+//! which are there because threads met, give that one back too.)
 //!
 //! # Cost
 //!
-//! An allocation or a release takes a bounded number of steps, whatever is live: the ends of a hole are found through the
-//! summaries of its spans, of which a hole touches two, as a rule.
+//! An allocation or a release takes a bounded number of steps, whatever is live: the ends of a hole
+//! are found through the summaries of its spans, of which a hole touches two, as a rule.
 #![forbid(unsafe_code)]
 
 mod change;
@@ -167,7 +169,8 @@ impl Heap {
     #[cold]
     fn alloc_slow(&mut self, tables: &Tables, len: u32, align: u32) -> Option<Run> {
         let found = self.take_unhinted(tables, len, align);
-        // What is listed can push out other hints, so this is done once and not until there is no such span any more.
+        // What is listed can push out other hints, so this is done once and not until there is no
+        // such span any more.
         if found.is_some() || !self.relist(tables, len) {
             return found;
         }
@@ -237,7 +240,8 @@ impl Heap {
         self.cursor.len() > 0 && self.cursor.start == start
     }
 
-    /// Whether a small hole, or what of one lies in one span, begins here, has this size, and is not the cursor's.
+    /// Whether a small hole, or what of one lies in one span, begins here, has this size, and is
+    /// not the cursor's.
     #[inline]
     fn is_hole(&self, tables: &Tables, start: u32, size: u32) -> bool {
         let granules = &tables.granules;
@@ -299,8 +303,8 @@ impl Heap {
         Some(run)
     }
 
-    /// Looks at a few holes of each class from `least` on, and at one from `sure` on, where all fit; without `sure` at all there
-    /// are.
+    /// Looks at a few holes of each class from `least` on, and at one from `sure` on, where all
+    /// fit; without `sure` at all there are.
     fn find_large(&self, tables: &Tables, least: u16, sure: Option<u16>, len: u32, align: u32) -> Option<(Run, Run)> {
         let fits = |bin: u32| {
             let hole = self.large_hole(tables, bin);
@@ -349,8 +353,9 @@ impl Heap {
         }
     }
 
-    /// Gives back granules that are all taken, in spans of this heap. Returns spans that are wholly free now: they are no
-    /// longer part of any hole of the heap, and whoever keeps free spans has to take them.
+    /// Gives back granules that are all taken, in spans of this heap. Returns spans that are wholly
+    /// free now: they are no longer part of any hole of the heap, and whoever keeps free spans has
+    /// to take them.
     #[inline]
     pub(crate) fn free(&mut self, tables: &Tables, run: Run) -> Range<u32> {
         let granules = &tables.granules;
@@ -369,8 +374,8 @@ impl Heap {
         if hole.end - run.end >= SMALL {
             self.large.file(&tables.links, bin_of(run.end), 0);
         }
-        // Spans that are wholly free, but for the one at the cursor. A heap other than the first that has nothing gives that one
-        // too.
+        // Spans that are wholly free, but for the one at the cursor. A heap other than the first
+        // that has nothing gives that one too.
         let keeps = at_cursor && (self.taken > 0 || self.owner == FIRST);
         let from_first = hole.start == tables.granules.first();
         let first = if from_first { span_of(hole.start) } else { hole.start.div_ceil(SPAN) } + u32::from(keeps);

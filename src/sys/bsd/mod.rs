@@ -1,13 +1,14 @@
 //! The BSDs, and other Unix systems beside Linux and Apple's. Checked by the compiler, never run.
 //!
-//! - *FreeBSD*: shared memory by `shm_open(SHM_ANON)`. The policy `kern.elf64.allow_wx=0` forbids pages that are
-//!   writable and executable at once, of which there are none.
-//! - *NetBSD*: PaX MPROTECT lets pages become executable only if `mmap` was told so. A second view of the same memory is
-//!   made by `mremap(MAP_REMAPDUP)`, which is there for JITs ("Extend the mremap(2) interface to allow duplicating
-//!   mappings", and the example in `mremap(2)`).
-//! - *OpenBSD*: from writable to executable and back is allowed by `mprotect`; what is refused outside of file systems
-//!   mounted `wxallowed` is both at once (`mmap(2)`, `mprotect(2)`: `ENOTSUP`). There is no anonymous shared memory with
-//!   a descriptor, and a named file's pages depend on where it lies, so there is no second view.
+//! - *FreeBSD*: shared memory by `shm_open(SHM_ANON)`. The policy `kern.elf64.allow_wx=0` forbids
+//!   pages that are writable and executable at once, of which there are none.
+//! - *NetBSD*: PaX MPROTECT lets pages become executable only if `mmap` was told so. A second view
+//!   of the same memory is made by `mremap(MAP_REMAPDUP)`, which is there for JITs ("Extend the
+//!   mremap(2) interface to allow duplicating mappings", and the example in `mremap(2)`).
+//! - *OpenBSD*: from writable to executable and back is allowed by `mprotect`; what is refused
+//!   outside of file systems mounted `wxallowed` is both at once (`mmap(2)`, `mprotect(2)`:
+//!   `ENOTSUP`). There is no anonymous shared memory with a descriptor, and a named file's pages
+//!   depend on where it lies, so there is no second view.
 
 use std::ptr::NonNull;
 

@@ -7,7 +7,8 @@ use super::{Place, Result, Span};
 use crate::sys::{Access, Refused, unix};
 use crate::units::MAX_ALIGN;
 
-/// The mappings keep the memory; the descriptor is needed only to make them, and is closed on `exec`.
+/// The mappings keep the memory; the descriptor is needed only to make them, and is closed on
+/// `exec`.
 #[derive(Debug)]
 pub(crate) struct SharedMemory(File);
 

@@ -41,8 +41,9 @@ pub(super) fn map_executable(memory: &SharedMemory, place: &Place) -> Result<Spa
     }
 }
 
-/// Reserves address space and duplicates a mapping into the middle of it. `mremap` of a fixed address wants the range to be free
-/// (mremap(2)), so the middle is unmapped first. Another thread may take it then: that is an error, and what lies there is its own.
+/// Reserves address space and duplicates a mapping into the middle of it. `mremap` of a fixed
+/// address wants the range to be free (mremap(2)), so the middle is unmapped first. Another thread
+/// may take it then: that is an error, and what lies there is its own.
 fn duplicate(from: Span, place: &Place) -> Result<Span> {
     let reservation = unix::reserve(place)?;
     let code = reservation.code(place);
@@ -65,8 +66,8 @@ fn duplicate(from: Span, place: &Place) -> Result<Span> {
         release(behind);
         return Err(refused);
     }
-    // SAFETY: pages of the duplicate, which nobody uses yet. It was as writable as its original until here, at an
-    // address that nobody knows, and executable only from here on.
+    // SAFETY: pages of the duplicate, which nobody uses yet. It was as writable as its original
+    // until here, at an address that nobody knows, and executable only from here on.
     let executable = unsafe { unix::protect(code, Access::ReadExecute) };
     // SAFETY: children go on running what they inherit.
     let shared = executable.and_then(|()| unsafe { unix::inherit(code, libc::MAP_INHERIT_SHARE) });

@@ -12,8 +12,8 @@ use windows_sys::Win32::System::Memory::{
 
 use super::{Refused, Result, Span};
 
-/// What the system said last. A policy against generated code is a lack of permission; the standard library does not
-/// know that one.
+/// What the system said last. A policy against generated code is a lack of permission; the standard
+/// library does not know that one.
 pub(super) fn last(call: &'static str) -> Refused {
     let error = io::Error::last_os_error();
     let blocked = error.raw_os_error() == Some(ERROR_DYNAMIC_CODE_BLOCKED as i32);
@@ -65,7 +65,8 @@ pub(super) unsafe fn protect(span: Span, protection: PAGE_PROTECTION_FLAGS) -> R
 }
 
 /// # Safety
-/// - `span` is whole pages of an allocation of the caller's, and what `kind` does to them harms nobody.
+/// - `span` is whole pages of an allocation of the caller's, and what `kind` does to them harms
+///   nobody.
 pub(super) unsafe fn free(span: Span, kind: VIRTUAL_FREE_TYPE) -> Result<()> {
     // SAFETY: passed on to the caller.
     succeeded("VirtualFree", unsafe { VirtualFree(span.start.as_ptr().cast(), span.len, kind) })

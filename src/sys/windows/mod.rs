@@ -1,25 +1,28 @@
 //! Windows.
 //!
-//! *Private memory* is one reservation, of which pages are committed as they are opened and decommitted when they are
-//! trimmed: commitment counts against the system's limit whether it is used or not, so a region must not commit what it
-//! does not use. There are no mappings to merge, and no limit on their number but memory.
+//! *Private memory* is one reservation, of which pages are committed as they are opened and
+//! decommitted when they are trimmed: commitment counts against the system's limit whether it is
+//! used or not, so a region must not commit what it does not use. There are no mappings to merge,
+//! and no limit on their number but memory.
 //!
-//! *Shared memory* is a section backed by the paging file and mapped twice: for reading and executing inside the
-//! reservation (which is made of placeholders where the system has them, see [`placeholder`]), and for reading and
-//! writing elsewhere. `SEC_RESERVE` makes it cost nothing until its pages are committed. The section allows both kinds
-//! of access, but each view is limited to its own for good: `VirtualProtect` cannot give a view what it was not mapped
-//! for ("VirtualProtect function", Microsoft Learn). What was committed stays so until the section goes
+//! *Shared memory* is a section backed by the paging file and mapped twice: for reading and
+//! executing inside the reservation (which is made of placeholders where the system has them, see
+//! [`placeholder`]), and for reading and writing elsewhere. `SEC_RESERVE` makes it cost nothing
+//! until its pages are committed. The section allows both kinds of access, but each view is limited
+//! to its own for good: `VirtualProtect` cannot give a view what it was not mapped for
+//! ("VirtualProtect function", Microsoft Learn). What was committed stays so until the section goes
 //! ("VirtualFree function": only private pages can be decommitted).
 //!
-//! There is no kernel write: `WriteProcessMemory` makes pages that are not writable writable for a moment, and so takes
-//! the execute permission from under running threads.
+//! There is no kernel write: `WriteProcessMemory` makes pages that are not writable writable for a
+//! moment, and so takes the execute permission from under running threads.
 //!
-//! *Control Flow Guard*: pages that are allocated, or first made executable, with `PAGE_EXECUTE_*` hold valid call
-//! targets throughout, unless `PAGE_TARGETS_INVALID` is asked for ("Memory Protection Constants", Microsoft Learn). So
-//! code of an arena can be called from programs built with it, and nothing has to be registered.
+//! *Control Flow Guard*: pages that are allocated, or first made executable, with `PAGE_EXECUTE_*`
+//! hold valid call targets throughout, unless `PAGE_TARGETS_INVALID` is asked for ("Memory
+//! Protection Constants", Microsoft Learn). So code of an arena can be called from programs built
+//! with it, and nothing has to be registered.
 //!
-//! *Arbitrary Code Guard* (`ProcessDynamicCodePolicy`) refuses all of this with `ERROR_DYNAMIC_CODE_BLOCKED`, which
-//! comes out as a lack of permission.
+//! *Arbitrary Code Guard* (`ProcessDynamicCodePolicy`) refuses all of this with
+//! `ERROR_DYNAMIC_CODE_BLOCKED`, which comes out as a lack of permission.
 
 use std::io;
 use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle};
@@ -38,7 +41,8 @@ use super::{Access, Os, Place, Refused, Result, Span, missing, release_or_park};
 mod calls;
 mod placeholder;
 
-/// What addresses of allocations and views are multiples of, on every Windows there is; not the page size.
+/// What addresses of allocations and views are multiples of, on every Windows there is; not the
+/// page size.
 const GRANULARITY: usize = 64 << 10;
 
 /// The system itself.
@@ -49,17 +53,20 @@ pub(crate) struct Native;
 #[derive(Debug)]
 pub(crate) enum KernelWriter {}
 
-/// A section. The views keep the memory; the handle is needed only to make them, and nobody inherits it.
+/// A section. The views keep the memory; the handle is needed only to make them, and nobody
+/// inherits it.
 #[derive(Debug)]
 pub(crate) struct SharedMemory(OwnedHandle);
 
-/// Has `attempt` make the reservation at address 0, for anywhere, or in the gap nearest to where it is wanted.
+/// Has `attempt` make the reservation at address 0, for anywhere, or in the gap nearest to where it
+/// is wanted.
 fn reserve_with(place: &Place, attempt: impl Fn(usize) -> Result<Span>) -> Result<Span> {
     /// The range holds what is reserved already.
     const ERROR_INVALID_ADDRESS: i32 = 487;
     let Some(Near { address, within }) = place.is_near() else { return attempt(0) };
     let mut refused = Refused::new("VirtualAlloc", io::ErrorKind::AddrNotAvailable.into());
-    // Another thread may take a gap before we do; then the next one serves, or another look at them all.
+    // Another thread may take a gap before we do; then the next one serves, or another look at them
+    // all.
     for _ in 0..4 {
         for start in candidates(place, *address, within, &query(within)?) {
             match attempt(start) {
@@ -105,7 +112,8 @@ impl Os for Native {
         let Err(refused) = (unsafe { calls::protect(span, protection) }) else { return Ok(()) };
         // All pages have to be committed for it.
         if access == Access::ReadWrite {
-            // SAFETY: passed on to the caller. Committing what is committed already changes no contents.
+            // SAFETY: passed on to the caller. Committing what is committed already changes no
+            // contents.
             unsafe { calls::commit(span, protection)? };
             // SAFETY: passed on to the caller.
             return unsafe { calls::protect(span, protection) };
@@ -114,7 +122,8 @@ impl Os for Native {
         if committed == [span] {
             return Err(refused);
         }
-        // SAFETY: parts of the caller's pages; the others have no memory, and so no contents to run.
+        // SAFETY: parts of the caller's pages; the others have no memory, and so no contents to
+        // run.
         committed.into_iter().try_for_each(|part| unsafe { calls::protect(part, protection) })
     }
 
@@ -174,7 +183,8 @@ impl Os for Native {
     }
 
     unsafe fn commit_shared(&self, executable: Span, writable: Span) -> Result<()> {
-        // The memory is the section's, whichever view it is asked through; the protection is each view's own.
+        // The memory is the section's, whichever view it is asked through; the protection is each
+        // view's own.
         // SAFETY: passed on to the caller.
         unsafe { calls::commit(writable, PAGE_READWRITE)? };
         // SAFETY: passed on to the caller.
@@ -182,8 +192,9 @@ impl Os for Native {
     }
 }
 
-/// Without placeholders (before Windows 10 version 1803): reserves all, to find room; gives it back, and takes it again
-/// piece by piece. Should another thread take a piece in between, it begins anew elsewhere.
+/// Without placeholders (before Windows 10 version 1803): reserves all, to find room; gives it
+/// back, and takes it again piece by piece. Should another thread take a piece in between, it
+/// begins anew elsewhere.
 fn map_in_turn(memory: &SharedMemory, place: &Place) -> Result<Span> {
     let mut refused = Refused::new("MapViewOfFileEx", io::ErrorKind::AddrNotAvailable.into());
     for _ in 0..8 {
@@ -285,7 +296,8 @@ mod tests {
         });
     }
 
-    /// Sealing pages of which some were never committed makes the others executable, and leaves those without access.
+    /// Sealing pages of which some were never committed makes the others executable, and leaves
+    /// those without access.
     #[test]
     fn pages_without_memory_stay_so_when_they_are_sealed() {
         let page = Native.page_size();

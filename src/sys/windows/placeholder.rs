@@ -1,6 +1,7 @@
-//! Placeholders: reserved address space in which a view takes the place of a part, with no moment in between in which
-//! another thread could take it. Windows has them since version 10, 1803; they are looked for at run time, as programs
-//! that ask the loader for them do not start on older systems.
+//! Placeholders: reserved address space in which a view takes the place of a part, with no moment
+//! in between in which another thread could take it. Windows has them since version 10, 1803; they
+//! are looked for at run time, as programs that ask the loader for them do not start on older
+//! systems.
 
 use std::ffi::c_void;
 
@@ -43,11 +44,13 @@ pub(super) struct Calls {
     map_view: MapViewOfFile3,
 }
 
-/// The calls, where the system has them and they do what is asked of them: an emulation may know only the first names.
+/// The calls, where the system has them and they do what is asked of them: an emulation may know
+/// only the first names.
 pub(super) fn calls() -> Option<Calls> {
     static CALLS: OnceLock<Option<Calls>> = OnceLock::new();
     *CALLS.get_or_init(|| {
-        // SAFETY: a name that ends with a zero; the library is in every process and never leaves it.
+        // SAFETY: a name that ends with a zero; the library is in every process and never leaves
+        // it.
         let library = unsafe { GetModuleHandleW(windows_sys::w!("kernelbase.dll")) };
         // SAFETY: as above; a library that is not there has no such function either.
         let allocate = unsafe { GetProcAddress(library, windows_sys::s!("VirtualAlloc2")) }?;
@@ -76,7 +79,8 @@ pub(super) fn map(calls: Calls, section: HANDLE, place: &Place) -> Result<Span> 
     let mapped = split.and_then(|()| unsafe { calls.replace(section, code) });
     let mapped = mapped.and_then(|()| match place.data_len() {
         0 => Ok(()),
-        // What lies behind the code becomes an ordinary reservation, in which pages can be committed.
+        // What lies behind the code becomes an ordinary reservation, in which pages can be
+        // committed.
         _ => {
             // SAFETY: the end of the code, inside the reservation.
             let start = unsafe { code.start.add(code.len) };
@@ -97,7 +101,8 @@ impl Calls {
         let base = std::ptr::without_provenance(at);
         // SAFETY: a pseudo-handle, always valid.
         let process = unsafe { GetCurrentProcess() };
-        // SAFETY: reserves address space, which fails where something is; there are no further parameters.
+        // SAFETY: reserves address space, which fails where something is; there are no further
+        // parameters.
         let got = unsafe { (self.allocate)(process, base, len, kind, PAGE_NOACCESS, std::ptr::null_mut(), 0) };
         calls::made("VirtualAlloc2", got, len)
     }

@@ -1,5 +1,5 @@
-//! Batches: functions that call each other before any of them is published, and the way back when a batch is given up
-//! or the system refuses any of its calls.
+//! Batches: functions that call each other before any of them is published, and the way back when a
+//! batch is given up or the system refuses any of its calls.
 
 use std::collections::BTreeMap;
 

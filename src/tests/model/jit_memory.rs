@@ -74,7 +74,8 @@ struct Model {
     /// All of the block, written or not.
     bytes: Vec<u8>,
     len: usize,
-    /// Where whole functions were written, and what they return, as long as nothing was written over them.
+    /// Where whole functions were written, and what they return, as long as nothing was written
+    /// over them.
     functions: Vec<(usize, u32)>,
     /// A refusal may come.
     armed: bool,

@@ -1,8 +1,8 @@
 //! Programs of operations, each run against a plain model of what it should do.
 //!
-//! There is one way from bytes to a program ([`Arbitrary`]) and one interpreter for each subject. The property tests here
-//! feed them random bytes, the fuzzer feeds them bytes that it chose by what they reached, and its seeds are replayed
-//! here as well.
+//! There is one way from bytes to a program ([`Arbitrary`]) and one interpreter for each subject.
+//! The property tests here feed them random bytes, the fuzzer feeds them bytes that it chose by
+//! what they reached, and its seeds are replayed here as well.
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code")]
 
 pub mod arena;
@@ -107,7 +107,8 @@ fn all_modes() -> &'static [WxMode] {
     MODES.get_or_init(|| modes().collect())
 }
 
-/// This thread's system: it passes everything on until it is told to fail, and knows what is mapped.
+/// This thread's system: it passes everything on until it is told to fail, and knows what is
+/// mapped.
 fn system() -> &'static Faulty {
     thread_local!(static SYSTEM: &'static Faulty = Faulty::leaked());
     SYSTEM.with(|system| {

@@ -7,7 +7,8 @@ use super::lexer::Token;
 use super::machine::DEFAULT_STEPS;
 use crate::common::source::{Place, SourceError};
 
-/// How deep blocks and expressions may be nested. It keeps the recursion here and in the engines within their stacks.
+/// How deep blocks and expressions may be nested. It keeps the recursion here and in the engines
+/// within their stacks.
 const MAX_NESTING: usize = 64;
 
 const KEYWORDS: [&str; 11] = ["program", "steps", "fn", "check", "run", "let", "if", "else", "while", "return", "mem"];
@@ -118,7 +119,8 @@ impl Parser {
         Ok(Statement::If { condition, then, otherwise })
     }
 
-    /// An assignment, or an expression for its effects: only what comes after the first expression tells.
+    /// An assignment, or an expression for its effects: only what comes after the first expression
+    /// tells.
     fn assignment(&mut self) -> Parsed<Statement> {
         let place = self.place();
         let target = self.expr()?;

@@ -66,8 +66,8 @@ impl Lowering<'_> {
         self.compare(condition, left, right)
     }
 
-    /// Division as the language defines it. The machine's own may trap for two divisors, zero and minus one (which
-    /// overflows), so these never reach it.
+    /// Division as the language defines it. The machine's own may trap for two divisors, zero and
+    /// minus one (which overflows), so these never reach it.
     fn divide(&mut self, binary: Binary, left: Value, right: Value) -> Value {
         let (zero, one) = (self.number(0), self.number(1));
         let next = self.builder.ins().iadd(right, one);

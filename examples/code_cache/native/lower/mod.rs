@@ -1,6 +1,7 @@
 //! The syntax tree to Cranelift's intermediate representation.
 //!
-//! Every function takes the machine's address before its own parameters, in the host's C calling convention.
+//! Every function takes the machine's address before its own parameters, in the host's C calling
+//! convention.
 
 mod expression;
 
@@ -43,7 +44,8 @@ fn import(builder: &mut FunctionBuilder<'_>, isa: &dyn TargetIsa, program: &Prog
     })
 }
 
-/// Lowers the trampoline, an `Entry`: it takes the arguments from memory, so that the host needs one type for all.
+/// Lowers the trampoline, an `Entry`: it takes the arguments from memory, so that the host needs
+/// one type for all.
 pub(super) fn lower_entry(
     code: &mut Code,
     context: &mut FunctionBuilderContext,
@@ -83,7 +85,8 @@ pub(super) fn lower_call(
     builder.finalize(isa.frontend_config());
 }
 
-/// A function of the type [`Entry`](crate::native::Entry), with its parameters: the machine and the list of arguments.
+/// A function of the type [`Entry`](crate::native::Entry), with its parameters: the machine and the
+/// list of arguments.
 fn begin_entry<'a>(
     code: &'a mut Code,
     context: &'a mut FunctionBuilderContext,

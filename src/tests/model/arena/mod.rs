@@ -1,5 +1,6 @@
-//! The arena: no overlap, no lost byte, contents intact, figures exact, whatever the order of operations. Batches stay
-//! open across other operations, several at a time; the capacity is small, so that it is full again and again.
+//! The arena: no overlap, no lost byte, contents intact, figures exact, whatever the order of
+//! operations. Batches stay open across other operations, several at a time; the capacity is small,
+//! so that it is full again and again.
 
 mod cut;
 mod op;
@@ -147,13 +148,15 @@ impl Model<'_> {
     fn base(&self) -> Option<usize> {
         let live = self.live.iter().map(|live| live.owner.address().addr());
         let any = live.chain(self.waiting.iter().map(|waiting| waiting.start)).next();
-        // Arenas begin at a multiple of their size as a power of two up to 2 MiB, and none of these is longer.
+        // Arenas begin at a multiple of their size as a power of two up to 2 MiB, and none of these
+        // is longer.
         let align = self.capacity.next_power_of_two();
         assert!(align <= 2 << 20);
         any.map(|address| address & !(align - 1))
     }
 
-    /// Start and length of every hole, from what is live or waiting; none of that may overlap. Only without batches.
+    /// Start and length of every hole, from what is live or waiting; none of that may overlap. Only
+    /// without batches.
     fn holes(&self) -> Vec<(usize, usize)> {
         let live = self.live.iter().map(|live| (live.owner.address().addr(), granules(live.bytes.len())));
         let mut taken: Vec<_> = live.chain(self.waiting.iter().map(|waiting| (waiting.start, waiting.len))).collect();

@@ -1,4 +1,5 @@
-//! An arena as a picture: one square for each page, coloured by what is in it, and frames around the largest holes.
+//! An arena as a picture: one square for each page, coloured by what is in it, and frames around
+//! the largest holes.
 #![forbid(unsafe_code)]
 
 mod text;

@@ -1,9 +1,12 @@
-//! What a process can be denied, each in a child process of its own: memory, mappings, file sizes, descriptors, the
-//! execute permission.
+//! What a process can be denied, each in a child process of its own: memory, mappings, file sizes,
+//! descriptors, the execute permission.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+#[path = "../common/mod.rs"]
 mod common;
+mod mappings;
+mod memory;
 
 use std::os::unix::fs::FileExt;
 
@@ -18,6 +21,15 @@ type Resource = libc::c_int;
 
 fn limit(resource: Resource, bytes: u64) {
     let limit = libc::rlimit { rlim_cur: bytes as libc::rlim_t, rlim_max: bytes as libc::rlim_t };
+    // SAFETY: `limit` is valid for the call to read.
+    assert_eq!(unsafe { libc::setrlimit(resource, &raw const limit) }, 0);
+}
+
+fn limit_soft(resource: Resource, bytes: u64) {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is valid for the call to write to.
+    assert_eq!(unsafe { libc::getrlimit(resource, &raw mut limit) }, 0);
+    limit.rlim_cur = (bytes as libc::rlim_t).min(limit.rlim_max);
     // SAFETY: `limit` is valid for the call to read.
     assert_eq!(unsafe { libc::setrlimit(resource, &raw const limit) }, 0);
 }
@@ -59,8 +71,8 @@ fn address_space_limit_is_an_error_and_passes() {
     });
 }
 
-/// What the views are made from takes no address space of its own. (The kernel counts a view and what it replaces both, for a
-/// moment.)
+/// What the views are made from takes no address space of its own. (The kernel counts a view and
+/// what it replaces both, for a moment.)
 #[test]
 fn two_views_need_no_third_mapping_of_their_size() {
     if !common::own_kernel("two_views_need_no_third_mapping_of_their_size")
@@ -91,7 +103,8 @@ fn file_size_limit_is_an_error_not_a_signal() {
             other => panic!("{other:?}"),
         }
         for mode in modes() {
-            // Within the limit, and in `Flip` whatever it is: kernel writes are no file of that kind.
+            // Within the limit, and in `Flip` whatever it is: kernel writes are no file of that
+            // kind.
             let capacity = if mode == WxMode::Flip { 32 << 20 } else { 1 << 20 };
             let arena = CodeArena::builder().mode(mode).capacity(capacity).build().unwrap();
             let blocks: Vec<_> = (0..300).map(|n| arena.publish(&asm::padded(n, 2_000)).unwrap()).collect();
@@ -107,7 +120,8 @@ fn without_descriptors_building_is_an_error() {
     }
     child::run("without_descriptors_building_is_an_error", || {
         limit_soft(libc::RLIMIT_NOFILE, 0);
-        // Want of descriptors passes; an arena that was built without its kernel write would stay without.
+        // Want of descriptors passes; an arena that was built without its kernel write would stay
+        // without.
         let refused = small(WxMode::Flip).build();
         assert!(matches!(refused, Err(Error::OperatingSystem { .. })), "{refused:?}");
         limit_soft(libc::RLIMIT_NOFILE, u64::MAX);
@@ -129,7 +143,8 @@ fn without_descriptors_building_is_an_error() {
     });
 }
 
-/// A limit of what is writable (`RLIMIT_DATA`) counts no code: an arena of more than that works, and one batch after another.
+/// A limit of what is writable (`RLIMIT_DATA`) counts no code: an arena of more than that works,
+/// and one batch after another.
 #[test]
 fn a_limit_of_data_counts_no_code() {
     if !common::own_kernel("a_limit_of_data_counts_no_code") || common::sanitized() {
@@ -193,8 +208,9 @@ fn sizes_that_cannot_be_had_cost_nothing() {
     });
 }
 
-/// Whether the kernel writes to executable pages of this process, found out without the crate: as it is for code that is
-/// run, overwritten and run again. The kernel flushes the instruction cache, as a page becomes executable and as it writes.
+/// Whether the kernel writes to executable pages of this process, found out without the crate: as
+/// it is for code that is run, overwritten and run again. The kernel flushes the instruction cache,
+/// as a page becomes executable and as it writes.
 fn kernel_writes() -> bool {
     let page = region::page::size();
     let (access, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANON);
@@ -223,143 +239,6 @@ fn holes_are_filled_where_the_kernel_writes() {
     }
 }
 
-/// Whether the program's allocator gets by at the limit of mappings. That of musl makes one for each few objects, and the
-/// tests need memory too.
-fn allocates(test: &str) -> bool {
-    let fails = cfg!(target_env = "musl") || common::sanitized();
-    if fails {
-        common::not_run(test, "the program's own allocator fails at this limit");
-    }
-    !fails
-}
-
-/// Fills the process up with mappings until the system refuses more.
-fn exhaust_mappings(taken: &mut Vec<(usize, usize)>) {
-    let page = region::page::size();
-    loop {
-        // Alternating protections keep neighbours from merging.
-        let protection = if taken.len() % 2 == 0 { libc::PROT_READ } else { libc::PROT_NONE };
-        // SAFETY: a new mapping at an address of the system's choice.
-        let at =
-            unsafe { libc::mmap(std::ptr::null_mut(), page, protection, libc::MAP_PRIVATE | libc::MAP_ANON, -1, 0) };
-        if at == libc::MAP_FAILED {
-            return;
-        }
-        taken.push((at.addr(), page));
-    }
-}
-
-fn unmap(mappings: impl IntoIterator<Item = (usize, usize)>) {
-    for (at, len) in mappings {
-        // SAFETY: mapped by `exhaust_mappings`, unmapped once.
-        assert_eq!(unsafe { libc::munmap(std::ptr::without_provenance_mut(at), len) }, 0);
-    }
-}
-
-/// At the limit of mappings single blocks cannot always be unmapped; their memory is back at once, and their address
-/// space as soon as the system allows it.
-#[test]
-fn single_blocks_are_not_lost_at_the_limit_of_mappings() {
-    if !common::own_kernel("single_blocks_are_not_lost_at_the_limit_of_mappings")
-        || !allocates("single_blocks_are_not_lost_at_the_limit_of_mappings")
-    {
-        return;
-    }
-    child::run("single_blocks_are_not_lost_at_the_limit_of_mappings", || {
-        let page = region::page::size();
-        // `None` where nothing is mapped, else whether there is memory.
-        let resident = |address: usize| {
-            let mut state = 0u8;
-            // SAFETY: there is a byte for the one page asked about.
-            let got = unsafe { libc::mincore(std::ptr::without_provenance_mut(address), page, &raw mut state) };
-            (got == 0).then_some(state & 1 == 1)
-        };
-        // The page by which forks are noticed is mapped when it is first needed. Later it could come to lie where a block
-        // was that the system did take back.
-        drop(CodeArena::builder().capacity(1 << 20).build().unwrap());
-        // Neighbours, which the system merges into one mapping.
-        let mut blocks: Vec<_> = (0..200).map(|_| JitMemory::new(page).unwrap()).collect();
-        for block in &mut blocks {
-            block.write(&asm::constant(4)).unwrap();
-        }
-        let dropped: Vec<usize> = blocks.iter().step_by(2).map(|block| block.as_ptr().addr()).collect();
-        let mut hoard = Vec::with_capacity(1 << 17);
-        exhaust_mappings(&mut hoard);
-        // Every other one, so that each would split a mapping in two.
-        let mut index = 0;
-        blocks.retain(|_| {
-            index += 1;
-            index % 2 == 0
-        });
-        assert!(dropped.iter().any(|&address| resident(address).is_some()), "the system took all back, at its limit");
-        assert!(dropped.iter().all(|&address| resident(address) != Some(true)), "memory is lost");
-        unmap(hoard.drain(..1_000));
-        // Each release takes some of what waits along.
-        for _ in 0..dropped.len() {
-            drop(JitMemory::new(page).unwrap());
-        }
-        assert!(dropped.iter().all(|&address| resident(address).is_none()), "address space is lost");
-        for block in &mut blocks {
-            assert_eq!(block.as_slice(), asm::constant(4));
-            // SAFETY: the code is of this type.
-            assert_eq!(unsafe { block.entry::<extern "C" fn() -> u32>(0) }.unwrap()(), 4);
-        }
-        drop(blocks);
-        unmap(hoard);
-    });
-}
-
-/// At the limit of mappings an arena that fills holes goes on; nothing is lost, and it recovers.
-#[test]
-fn an_arena_survives_the_limit_of_mappings() {
-    if !common::own_kernel("an_arena_survives_the_limit_of_mappings")
-        || !allocates("an_arena_survives_the_limit_of_mappings")
-    {
-        return;
-    }
-    child::run("an_arena_survives_the_limit_of_mappings", || {
-        for mode in modes() {
-            let arena = CodeArena::builder().mode(mode).capacity(32 << 20).build().unwrap();
-            let mut blocks = Vec::with_capacity(1 << 11);
-            blocks.push(arena.publish(&asm::constant(1)).unwrap());
-            let mut hoard = Vec::with_capacity(1 << 17);
-            let _kept = free_memory();
-            exhaust_mappings(&mut hoard);
-            for round in 0..200 {
-                let mut batch = arena.batch();
-                let pushed = (0..400).try_for_each(|n| batch.push(&asm::padded(n, 1_000)).map(drop));
-                match pushed.and_then(|()| batch.publish()) {
-                    Ok(published) => blocks.extend(published),
-                    Err(Error::OperatingSystem { .. }) => {}
-                    Err(other) => panic!("{other}"),
-                }
-                if round % 3 == 0 {
-                    blocks.truncate(100);
-                }
-                if let Ok(block) = arena.publish(&asm::padded(7, 600)) {
-                    assert_eq!(call(&block), 7);
-                }
-                assert_eq!(call(&blocks[0]), 1);
-            }
-            unmap(hoard);
-            blocks.clear();
-            arena.trim().unwrap();
-            let stats = arena.stats();
-            assert_eq!((stats.free_bytes, stats.largest_hole, stats.resident_bytes), (32 << 20, 32 << 20, 0));
-            assert_eq!(call(&arena.publish(&asm::constant(9)).unwrap()), 9);
-        }
-    });
-}
-
-/// Leaves memory to the global allocator that it need not ask the system for, because what a batch notes could not be had else.
-/// What is returned keeps it from being given back.
-fn free_memory() -> [Vec<u8>; 2] {
-    let pieces: Vec<Vec<u8>> = (0..40).map(|_| vec![1; 16 << 10]).collect();
-    let kept = [vec![1; 100], vec![1; 16 << 10]];
-    drop(pieces);
-    kept
-}
-
 /// `PR_SET_MDWE`: what was once writable cannot become executable. `Flip` must say so.
 #[test]
 fn a_process_that_denies_flips_gets_an_error() {
@@ -384,73 +263,5 @@ fn a_process_that_denies_flips_gets_an_error() {
         jit.write(&asm::constant(1)).unwrap();
         let first = jit.make_executable().is_ok();
         assert_eq!(jit.make_executable().is_ok(), first, "a refusal can be tried again");
-    });
-}
-
-/// Running out of memory while code is overwritten, or staged, is an error or is absorbed; it does not abort.
-#[test]
-fn large_blocks_at_the_memory_limit_do_not_abort() {
-    if !common::own_kernel("large_blocks_at_the_memory_limit_do_not_abort") {
-        return;
-    }
-    child::run("large_blocks_at_the_memory_limit_do_not_abort", || {
-        if cfg!(target_pointer_width = "32") {
-            return;
-        }
-        for mode in modes() {
-            let arena = CodeArena::builder().mode(mode).capacity(LARGE).poison(true).build().unwrap();
-            let mut batch = arena.batch();
-            batch.reserve(LARGE / 5 * 3, 16).unwrap();
-            let blocks = batch.publish().unwrap();
-            let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
-            let used = statm.split(' ').next().unwrap().parse::<u64>().unwrap() * region::page::size() as u64;
-            limit_soft(libc::RLIMIT_AS, used + LARGE as u64 / 16);
-            drop(blocks);
-            let small = arena.publish(&asm::constant(1)).unwrap();
-            let mut batch = arena.batch();
-            // All that is left, but not in whole pages: in `Flip` it would have to be staged.
-            match batch.reserve(LARGE - 16, 16) {
-                Err(Error::OperatingSystem { .. } | Error::ArenaFull { .. }) => {}
-                Ok(_) => assert_eq!(mode, WxMode::DualMap),
-                Err(other) => panic!("{other}"),
-            }
-            drop(batch);
-            assert_eq!(call(&small), 1);
-            limit_soft(libc::RLIMIT_AS, u64::MAX);
-        }
-    });
-}
-
-fn limit_soft(resource: Resource, bytes: u64) {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: `limit` is valid for the call to write to.
-    assert_eq!(unsafe { libc::getrlimit(resource, &raw mut limit) }, 0);
-    limit.rlim_cur = (bytes as libc::rlim_t).min(limit.rlim_max);
-    // SAFETY: `limit` is valid for the call to read.
-    assert_eq!(unsafe { libc::setrlimit(resource, &raw const limit) }, 0);
-}
-
-/// A process that locks its memory, as audio and real-time programs do.
-#[test]
-fn locked_memory_works() {
-    if !common::own_kernel("locked_memory_works") {
-        return;
-    }
-    child::run("locked_memory_works", || {
-        let before: Vec<_> = modes().map(|mode| small(mode).build().unwrap()).collect();
-        // SAFETY: takes a number only.
-        if unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE) } != 0 {
-            eprintln!("not run: this process may not lock memory");
-            return;
-        }
-        for arena in before.into_iter().chain(modes().map(|mode| small(mode).build().unwrap())) {
-            let blocks = common::publish_all(&arena, (0..300).map(|n| asm::padded(n, 2_000)));
-            assert!((0..).zip(&blocks).all(|(n, block)| call(block) == n));
-            drop(blocks);
-            assert!(arena.trim().unwrap() > 500_000, "{:?}", arena.mode());
-            assert_eq!(arena.stats().resident_bytes, 0);
-            assert_eq!(arena.stats().largest_hole, arena.capacity());
-            assert_eq!(call(&arena.publish(&asm::constant(8)).unwrap()), 8);
-        }
     });
 }

@@ -1,7 +1,7 @@
 //! Which granules are taken, and to whom each span belongs: tables that all heaps share.
 //!
-//! One bit a granule, and for each span (4,096 granules, 64 KiB) one word that says which of its 64 words of bits have any
-//! set. So the end of a hole is found in a few steps at any distance.
+//! One bit a granule, and for each span (4,096 granules, 64 KiB) one word that says which of its 64
+//! words of bits have any set. So the end of a hole is found in a few steps at any distance.
 //!
 //! ```text
 //! span 0 (64 KiB)                        span 1
@@ -12,10 +12,13 @@
 //!
 //! # Who may write what
 //!
-//! All that concerns a span is written by its owner alone: the heap it belongs to, under that heap's lock, or, while it is
-//! free, whoever holds the lock of the free spans. The owner itself changes under both locks. So the words are written with
-//! plain stores. They are atomic because a drop reads the owner without a lock.
+//! All that concerns a span is written by its owner alone: the heap it belongs to, under that
+//! heap's lock, or, while it is free, whoever holds the lock of the free spans. The owner itself
+//! changes under both locks. So the words are written with plain stores. They are atomic because a
+//! drop reads the owner without a lock.
 #![forbid(unsafe_code)]
+
+mod state;
 
 use std::ops::Range;
 
@@ -35,7 +38,14 @@ pub(crate) type Owner = u16;
 /// The owner of a free span.
 pub(crate) const FREE: Owner = 0;
 
-/// Bits of a span's state: its owner, then a bit for each page that holds memory, then what its owner notes about holes.
+/// Bits of a span's state:
+///
+/// ```text
+///  63        48 47        40 39      34 33      32     31           16 15      0
+/// | unused     | lost       | unused   |crossed|queued| page 15 ... 0 | owner    |
+///                a hole's                               1: the page
+///                granules                               holds memory
+/// ```
 const RESIDENT: u32 = 16;
 const QUEUED: u32 = 32;
 const CROSSED: u32 = 33;
@@ -61,7 +71,8 @@ pub(crate) const fn span_of(granule: u32) -> u32 {
 }
 
 impl Granules {
-    /// Free granules, in pages of `page` granules. What lies before the first of them is never handed out.
+    /// Free granules, in pages of `page` granules. What lies before the first of them is never
+    /// handed out.
     pub(crate) fn new(free: Range<u32>, page: u32) -> Result<Self, Error> {
         let Range { start: first, end: len } = free;
         let spans = len.div_ceil(SPAN) as usize;
@@ -93,7 +104,8 @@ impl Granules {
         self.states.len() as u32
     }
 
-    /// The granules of a span. The first and the last may be short, and those before the first have none.
+    /// The granules of a span. The first and the last may be short, and those before the first have
+    /// none.
     pub(crate) fn span(&self, span: u32) -> Run {
         let (begin, end) = (span * SPAN, ((span + 1) * SPAN).min(self.len));
         let start = begin.max(self.first);
@@ -149,7 +161,8 @@ impl Granules {
         }
     }
 
-    /// The first taken granule at or behind `from` in the span that `from` lies in, or the end of that span.
+    /// The first taken granule at or behind `from` in the span that `from` lies in, or the end of
+    /// that span.
     #[inline]
     fn next_taken_in_span(&self, from: u32) -> u32 {
         let index = from as usize / 64;
@@ -174,7 +187,8 @@ impl Granules {
         found as u32 * 64 + self.word(found).trailing_zeros()
     }
 
-    /// One behind the last taken granule before `before`, in the span of the granule before that; or the start of that span.
+    /// One behind the last taken granule before `before`, in the span of the granule before that;
+    /// or the start of that span.
     #[inline]
     fn prev_taken_in_span(&self, before: u32) -> u32 {
         let last = before - 1;
@@ -235,156 +249,11 @@ impl Granules {
         }
     }
 
-    #[inline]
-    fn state(&self, span: u32) -> u64 {
-        self.states.get(span as usize).map_or(0, load)
-    }
-
-    #[inline]
-    fn update(&self, span: u32, change: impl Fn(u64) -> u64) {
-        if let Some(state) = self.states.get(span as usize) {
-            state.store(change(load(state)), Ordering::Relaxed);
-        }
-    }
-
-    /// The owner of the span that a granule lies in; `None` behind the last span.
-    #[inline]
-    pub(crate) fn owner_at(&self, granule: u32) -> Option<Owner> {
-        self.states.get(span_of(granule) as usize).map(|state| load(state) as Owner)
-    }
-
-    /// Gives a span to another owner. Under the locks of both.
-    pub(crate) fn set_owner(&self, span: u32, owner: Owner) {
-        self.update(span, |state| state & !u64::from(Owner::MAX) | u64::from(owner));
-    }
-
-    /// The largest hole of a span that nothing may lead to, at the most; below 128.
-    #[inline]
-    pub(crate) fn lost(&self, span: u32) -> u32 {
-        (self.state(span) >> LOST) as u32 & 0xff
-    }
-
-    pub(crate) fn set_lost(&self, span: u32, lost: u32) {
-        self.update(span, |state| state & !(0xff << LOST) | u64::from(lost) << LOST);
-    }
-
-    /// Whether the owner has the span in its queue of those with lost holes.
-    #[inline]
-    pub(crate) fn is_queued(&self, span: u32) -> bool {
-        self.state(span) >> QUEUED & 1 == 1
-    }
-
-    pub(crate) fn set_queued(&self, span: u32, yes: bool) {
-        self.update(span, |state| state & !(1 << QUEUED) | u64::from(yes) << QUEUED);
-    }
-
-    /// Forgets what an owner noted about lost holes.
-    pub(crate) fn forget_lost(&self, span: u32) {
-        self.set_lost(span, 0);
-        self.set_queued(span, false);
-    }
-
-    /// Whether something taken may lie across the start of a span: then the span cannot change owner without the one before.
-    pub(crate) fn is_crossed(&self, span: u32) -> bool {
-        self.state(span) >> CROSSED & 1 == 1
-    }
-
-    fn set_crossed(&self, span: u32, yes: bool) {
-        self.update(span, |state| state & !(1 << CROSSED) | u64::from(yes) << CROSSED);
-    }
-
-    /// Notes that `run` lies across the starts of spans, if it does.
-    #[inline]
-    pub(crate) fn cross(&self, run: Run) {
-        for span in span_of(run.start) + 1..=span_of(run.end - 1) {
-            self.set_crossed(span, true);
-        }
-    }
-
-    /// Notes that `run`, which was taken, lies across the starts of spans no more. Where it began or ended at one, nothing else
-    /// does.
-    #[inline]
-    pub(crate) fn uncross(&self, run: Run) {
-        for span in run.start.div_ceil(SPAN)..=run.end / SPAN {
-            // The span behind may be another heap's, whose state only that heap may write. Where the bit is set, both are this
-            // one's.
-            if span < self.spans() && self.is_crossed(span) {
-                self.set_crossed(span, false);
-            }
-        }
-    }
-
-    /// Bits of the pages that `run` touches inside of a span.
-    #[inline]
-    fn pages(&self, span: u32, run: Run) -> u64 {
-        let begin = span * SPAN;
-        let (start, end) = (run.start.max(begin), run.end.min(begin + SPAN));
-        if start >= end {
-            return 0;
-        }
-        let (first, last) = ((start - begin) >> self.page_shift, (end - 1 - begin) >> self.page_shift);
-        (u64::MAX >> (63 - (last - first))) << (RESIDENT + first)
-    }
-
-    /// Pages that `run` lies in hold memory from now on; returns how many did not before.
-    #[inline]
-    pub(crate) fn touch(&self, run: Run) -> u32 {
-        let first = span_of(run.start);
-        if first == span_of(run.end - 1) {
-            let pages = self.pages(first, run);
-            if self.state(first) & pages == pages {
-                return 0;
-            }
-        }
-        self.touch_all(run)
-    }
-
-    #[cold]
-    fn touch_all(&self, run: Run) -> u32 {
-        let mut new = 0;
-        for span in span_of(run.start)..=span_of(run.end - 1) {
-            let (pages, state) = (self.pages(span, run), self.state(span));
-            if state & pages != pages {
-                new += (pages & !state).count_ones();
-                self.update(span, |state| state | pages);
-            }
-        }
-        new
-    }
-
-    /// Pages of `run` hold no memory any more; returns how many did.
-    pub(crate) fn gone(&self, run: Run) -> u32 {
-        let mut gone = 0;
-        for span in span_of(run.start)..=span_of(run.end - 1) {
-            let pages = self.pages(span, run);
-            gone += (self.state(span) & pages).count_ones();
-            self.update(span, |state| state & !pages);
-        }
-        gone
-    }
-
-    #[inline]
-    /// Whether all pages that `run` touches hold memory.
-    pub(crate) fn all_resident(&self, run: Run) -> bool {
-        (span_of(run.start)..=span_of(run.end - 1)).all(|span| {
-            let pages = self.pages(span, run);
-            self.state(span) & pages == pages
-        })
-    }
-
     /// How many granules of a span are taken.
     pub(crate) fn count_taken(&self, span: u32) -> u32 {
         let first = span as usize * WORDS;
         let lacking = SPAN - self.span(span).len();
         (first..first + WORDS).map(|index| self.word(index).count_ones()).sum::<u32>() - lacking
-    }
-
-    /// How many of the pages that `run` touches hold memory.
-    pub(crate) fn count_resident(&self, run: Run) -> u32 {
-        // Spans before the first granule are empty runs.
-        (span_of(run.start)..=span_of(run.end.max(1) - 1))
-            .map(|span| (self.state(span) & self.pages(span, run)).count_ones())
-            .sum()
     }
 
     /// Granules in a page.
