@@ -115,7 +115,7 @@ impl Map {
         let side = SIDES.into_iter().find(fits).unwrap_or(SIDES[2]);
         let columns = SIZE / side;
         let bytes = (self.page_size * together).max(1);
-        let what = if together == 1 { "a page".into() } else { format!("{together} pages,") };
+        let what = if together == 1 { "a page of".into() } else { format!("{together} pages,") };
         let scale = format!("one square is {what} {}; a row is {}", amount(bytes), amount(columns * bytes));
 
         // How high it is is known last.
