@@ -26,8 +26,8 @@ pub unsafe extern "C" fn gaia_jit_arena_new(out: *mut *mut Arena) -> Status {
     })
 }
 
-/// Frees the handle; nothing for NULL. Blocks, data and batches keep the memory alive, so they may be freed later;
-/// guards do not, so they end before.
+/// Frees the handle; nothing for NULL. Blocks, data and batches keep the memory alive, so they may
+/// be freed later; guards do not, so they end before.
 ///
 /// # Safety
 /// - The arena is NULL or a live handle that nobody else uses, and none of its guards is held.
@@ -109,7 +109,8 @@ pub unsafe extern "C" fn gaia_jit_arena_reaches(arena: *const Arena, address: *c
     })
 }
 
-/// Gives the memory of wholly empty pages back to the system, and says how many bytes. For quiet moments.
+/// Gives the memory of wholly empty pages back to the system, and says how many bytes. For quiet
+/// moments.
 ///
 /// # Safety
 /// - The arena is NULL, which is an error, or a live handle.

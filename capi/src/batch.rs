@@ -11,9 +11,10 @@ use crate::failure::{Failure, status, value};
 use crate::handle::{self, exclusive, handle_out, shared, slice_out};
 use crate::status::Status;
 
-/// Functions and data that are published together: all or none. Addresses are final before there are bytes, so
-/// functions can call each other. Slots are numbered from 0 in the order in which they came, functions and data
-/// apart. One thread at a time may use a batch, and it need not be the same one each time.
+/// Functions and data that are published together: all or none. Addresses are final before there
+/// are bytes, so functions can call each other. Slots are numbered from 0 in the order in which
+/// they came, functions and data apart. One thread at a time may use a batch, and it need not be
+/// the same one each time.
 pub struct Batch {
     /// For the batch that follows.
     arena: CodeArena,
@@ -79,18 +80,19 @@ pub unsafe extern "C" fn gaia_jit_batch_len(batch: *const Batch) -> usize {
     })
 }
 
-/// Makes all functions executable, and data that is to be read only so. Writes a block for each slot to `blocks`,
-/// and one for each data slot to `data`; both are in the order of the slots, and freed one by one. The code does not
-/// keep the data.
+/// Makes all functions executable, and data that is to be read only so. Writes a block for each
+/// slot to `blocks`, and one for each data slot to `data`; both are in the order of the slots, and
+/// freed one by one. The code does not keep the data.
 ///
-/// The arrays have exactly as many elements as there are slots, or else nothing happens and the status is
-/// `GAIA_JIT_STATUS_INVALID_ARGUMENT`. Afterwards the batch is empty and can be used again, also if it could not be
-/// published: then everything is given back, and the arrays are filled with NULL.
+/// The arrays have exactly as many elements as there are slots, or else nothing happens and the
+/// status is `GAIA_JIT_STATUS_INVALID_ARGUMENT`. Afterwards the batch is empty and can be used
+/// again, also if it could not be published: then everything is given back, and the arrays are
+/// filled with NULL.
 ///
 /// # Safety
 /// - The batch is NULL, which is an error, or a live handle that nobody else uses meanwhile.
-/// - `blocks_len` pointers can be written to `blocks`, and `data_len` to `data`, elsewhere. Of a length of 0 the
-///   array may be NULL.
+/// - `blocks_len` pointers can be written to `blocks`, and `data_len` to `data`, elsewhere. Of a
+///   length of 0 the array may be NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn gaia_jit_batch_publish(
     batch: *mut Batch,

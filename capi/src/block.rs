@@ -8,12 +8,12 @@ use crate::failure::{status, value};
 use crate::handle::{self, exclusive, shared};
 use crate::status::Status;
 
-/// A published function, and the owner of its space. Any number of threads may ask a block about itself at once;
-/// shrinking and freeing are for one thread while no other uses the handle.
+/// A published function, and the owner of its space. Any number of threads may ask a block about
+/// itself at once; shrinking and freeing are for one thread while no other uses the handle.
 pub struct Block(pub(crate) CodeBlock);
 
-/// The address of the function's first byte; NULL for NULL. To call it, convert it to a function pointer of the type
-/// that the code is written for: `(int (*)(void))(uintptr_t)address`.
+/// The address of the function's first byte; NULL for NULL. To call it, convert it to a function
+/// pointer of the type that the code is written for: `(int (*)(void))(uintptr_t)address`.
 ///
 /// # Safety
 /// - The block is NULL or a live handle.
@@ -52,7 +52,8 @@ pub unsafe extern "C" fn gaia_jit_block_tag(block: *const Block) -> u64 {
     })
 }
 
-/// Gives back what lies behind the first `len` bytes. The space waits for guards as that of a freed block does.
+/// Gives back what lies behind the first `len` bytes. The space waits for guards as that of a freed
+/// block does.
 ///
 /// # Safety
 /// - The block is NULL, which is an error, or a live handle that nobody else uses meanwhile.
@@ -66,8 +67,8 @@ pub unsafe extern "C" fn gaia_jit_block_shrink(block: *mut Block, len: usize) ->
     })
 }
 
-/// Frees the function and its handle; nothing for NULL. Its space is used again once the guards that are held now
-/// have ended.
+/// Frees the function and its handle; nothing for NULL. Its space is used again once the guards
+/// that are held now have ended.
 ///
 /// # Safety
 /// - The block is NULL or a live handle that nobody else uses.

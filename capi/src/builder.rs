@@ -53,8 +53,8 @@ pub unsafe extern "C" fn gaia_jit_builder_free(builder: *mut Builder) -> Status 
     })
 }
 
-/// Bytes of address space for code, rounded up to whole pages. Memory is used only as code is placed. 256 MiB unless
-/// set; 128 MiB on AArch64.
+/// Bytes of address space for code, rounded up to whole pages. Memory is used only as code is
+/// placed. 256 MiB unless set; 128 MiB on AArch64.
 ///
 /// # Safety
 /// - The builder is NULL, which is an error, or a live handle that nobody else uses meanwhile.
@@ -64,8 +64,8 @@ pub unsafe extern "C" fn gaia_jit_builder_capacity(builder: *mut Builder, bytes:
     unsafe { set(builder, |settings| Ok(settings.capacity(bytes))) }
 }
 
-/// Bytes of address space for data beside the code, rounded up to whole pages. An eighth of the capacity unless set;
-/// 0 for none.
+/// Bytes of address space for data beside the code, rounded up to whole pages. An eighth of the
+/// capacity unless set; 0 for none.
 ///
 /// # Safety
 /// - The builder is NULL, which is an error, or a live handle that nobody else uses meanwhile.
@@ -85,7 +85,8 @@ pub unsafe extern "C" fn gaia_jit_builder_mode(builder: *mut Builder, mode: u32)
     unsafe { set(builder, |settings| Ok(settings.mode(Mode::read(mode)?))) }
 }
 
-/// Ways to keep W^X, of which the first is used that the system allows: an array of numbers of `gaia_jit_mode`.
+/// Ways to keep W^X, of which the first is used that the system allows: an array of numbers of
+/// `gaia_jit_mode`.
 ///
 /// # Safety
 /// - The builder is NULL, which is an error, or a live handle that nobody else uses meanwhile.
@@ -102,8 +103,8 @@ pub unsafe extern "C" fn gaia_jit_builder_modes(builder: *mut Builder, modes: *c
     unsafe { set(builder, change) }
 }
 
-/// Places the arena so that a direct branch reaches from all of it to `address` and back; `gaia_jit_builder_build`
-/// fails otherwise.
+/// Places the arena so that a direct branch reaches from all of it to `address` and back;
+/// `gaia_jit_builder_build` fails otherwise.
 ///
 /// # Safety
 /// - The builder is NULL, which is an error, or a live handle that nobody else uses meanwhile.
@@ -123,7 +124,8 @@ pub unsafe extern "C" fn gaia_jit_builder_huge_pages(builder: *mut Builder, yes:
     unsafe { set(builder, |settings| Ok(settings.huge_pages(yes))) }
 }
 
-/// Makes a stale call stop at once, wherever in the arena it goes: freed code is overwritten with trap instructions.
+/// Makes a stale call stop at once, wherever in the arena it goes: freed code is overwritten with
+/// trap instructions.
 ///
 /// # Safety
 /// - The builder is NULL, which is an error, or a live handle that nobody else uses meanwhile.
@@ -143,8 +145,8 @@ pub unsafe extern "C" fn gaia_jit_builder_keep_free(builder: *mut Builder, bytes
     unsafe { set(builder, |settings| Ok(settings.keep_free(bytes))) }
 }
 
-/// Has the system refuse every later change to the protections of the memory for code. Linux since 6.10; an error of
-/// `gaia_jit_builder_build` elsewhere. The mappings stay when the arena goes.
+/// Has the system refuse every later change to the protections of the memory for code. Linux since
+/// 6.10; an error of `gaia_jit_builder_build` elsewhere. The mappings stay when the arena goes.
 ///
 /// # Safety
 /// - The builder is NULL, which is an error, or a live handle that nobody else uses meanwhile.
@@ -154,8 +156,8 @@ pub unsafe extern "C" fn gaia_jit_builder_seal(builder: *mut Builder, yes: bool)
     unsafe { set(builder, |settings| Ok(settings.seal(yes))) }
 }
 
-/// Lets indirect branches into the arena arrive at landing pads only: Branch Target Identification on AArch64 Linux;
-/// an error of `gaia_jit_builder_build` elsewhere.
+/// Lets indirect branches into the arena arrive at landing pads only: Branch Target Identification
+/// on AArch64 Linux; an error of `gaia_jit_builder_build` elsewhere.
 ///
 /// # Safety
 /// - The builder is NULL, which is an error, or a live handle that nobody else uses meanwhile.
@@ -165,7 +167,8 @@ pub unsafe extern "C" fn gaia_jit_builder_landing_pads(builder: *mut Builder, ye
     unsafe { set(builder, |settings| Ok(settings.landing_pads(yes))) }
 }
 
-/// Has every core of the process execute a serialising instruction before new code is given out, on x86 too.
+/// Has every core of the process execute a serialising instruction before new code is given out, on
+/// x86 too.
 ///
 /// # Safety
 /// - The builder is NULL, which is an error, or a live handle that nobody else uses meanwhile.
@@ -191,8 +194,8 @@ pub unsafe extern "C" fn gaia_jit_builder_name(builder: *mut Builder, name: *con
     unsafe { set(builder, change) }
 }
 
-/// Reserves the address space and tries the mode out. The settings stay, and can be built again. Free the arena with
-/// `gaia_jit_arena_free`.
+/// Reserves the address space and tries the mode out. The settings stay, and can be built again.
+/// Free the arena with `gaia_jit_arena_free`.
 ///
 /// # Safety
 /// - The builder is NULL, which is an error, or a live handle that nobody changes meanwhile.

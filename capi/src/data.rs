@@ -43,8 +43,9 @@ impl<'a> Wanted<'a> {
     }
 }
 
-/// Places a copy of `len` bytes beside the code, or zeros if `bytes` is NULL. `align` is a power of two up to 64
-/// KiB, or 0 for 16. What is not writable is never written to again. Free it with `gaia_jit_data_free`.
+/// Places a copy of `len` bytes beside the code, or zeros if `bytes` is NULL. `align` is a power of
+/// two up to 64 KiB, or 0 for 16. What is not writable is never written to again. Free it with
+/// `gaia_jit_data_free`.
 ///
 /// # Safety
 /// - The arena is NULL, which is an error, or a live handle.
@@ -72,8 +73,8 @@ pub unsafe extern "C" fn gaia_jit_data_new(
     })
 }
 
-/// Frees data and its handle; nothing for NULL. Its space is used again once the guards that are held now have
-/// ended.
+/// Frees data and its handle; nothing for NULL. Its space is used again once the guards that are
+/// held now have ended.
 ///
 /// # Safety
 /// - The data is NULL or a live handle that nobody else uses.
@@ -126,7 +127,8 @@ pub unsafe extern "C" fn gaia_jit_data_len(data: *const Data) -> usize {
     })
 }
 
-/// As `gaia_jit_data_new`, but published together with the functions of a batch. Its address is known at once.
+/// As `gaia_jit_data_new`, but published together with the functions of a batch. Its address is
+/// known at once.
 ///
 /// # Safety
 /// - The batch is NULL, which is an error, or a live handle that nobody else uses meanwhile.

@@ -19,6 +19,8 @@ pub(crate) enum Failure {
     Null(&'static str),
     /// Something that C can say and the crate could not be told.
     Invalid(Cow<'static, str>),
+    /// A function of the caller's that was to write code wrote none.
+    Callback,
     /// A batch has `slots` slots, or data, and this is none of them.
     NoSlot { slot: usize, slots: usize },
 }
@@ -35,6 +37,7 @@ impl Failure {
             Self::Crate(error) => Status::from(error),
             Self::Null(_) => Status::NullPointer,
             Self::Invalid(_) => Status::InvalidArgument,
+            Self::Callback => Status::Callback,
             Self::NoSlot { .. } => Status::OtherBatch,
         }
     }
@@ -51,6 +54,7 @@ impl fmt::Display for Failure {
             }
             Self::Null(what) => write!(f, "{what} is NULL"),
             Self::Invalid(why) => f.write_str(why),
+            Self::Callback => f.write_str("the function that was to write code returned 0"),
             Self::NoSlot { slot, slots } => write!(f, "slot {slot} is none of the {slots} of this batch"),
         }
     }
@@ -63,7 +67,8 @@ thread_local! {
 
 /// Carries a call out. No panic leaves it: to unwind into C is undefined.
 pub(crate) fn status(body: impl FnOnce() -> Result<(), Failure>) -> Status {
-    // What a panic leaves half done is reached through handles, and `Status::Panic` says what may be done with these.
+    // What a panic leaves half done is reached through handles, and `Status::Panic` says what may
+    // be done with these.
     match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(())) => Status::Ok,
         Ok(Err(failure)) => {
@@ -98,9 +103,9 @@ fn remember(what: &dyn fmt::Display) {
     let _ = LAST.try_with(|last| last.replace(CString::new(text).ok()));
 }
 
-/// What went wrong in the last call on this thread that did not succeed, as a sentence in English; empty if nothing
-/// ever did. Never NULL. The string lives until the next call of this thread that does not succeed, or until the
-/// thread ends.
+/// What went wrong in the last call on this thread that did not succeed, as a sentence in English;
+/// empty if nothing ever did. Never NULL. The string lives until the next call of this thread that
+/// does not succeed, or until the thread ends.
 #[unsafe(no_mangle)]
 pub extern "C" fn gaia_jit_last_error_message() -> *const c_char {
     let last = LAST.try_with(|last| last.borrow().as_ref().map(|message| message.as_ptr()));

@@ -8,12 +8,12 @@ use crate::failure::{Failure, status};
 use crate::handle::{exclusive, out, shared};
 use crate::status::Status;
 
-/// Keeps the space of code that is freed from now on from being used again, until `gaia_jit_unpin`. It lies where
-/// the caller puts it, on the stack as a rule, and is for the thread that took it alone: it is not copied, and not
-/// given to another thread.
+/// Keeps the space of code that is freed from now on from being used again, until `gaia_jit_unpin`.
+/// It lies where the caller puts it, on the stack as a rule, and is for the thread that took it
+/// alone: it is not copied, and not given to another thread.
 ///
-/// A thread takes one before it reads a function's address from where the program keeps it, and lets go of it after
-/// the last return from generated code.
+/// A thread takes one before it reads a function's address from where the program keeps it, and
+/// lets go of it after the last return from generated code.
 #[repr(C)]
 pub struct Guard {
     /// Not for the caller; NULL if it holds nothing.
@@ -23,9 +23,10 @@ pub struct Guard {
 /// Takes a guard: a few nanoseconds, without a lock or an allocation, so signal handlers may.
 ///
 /// # Safety
-/// - The arena is NULL, which is an error, or a live handle that is not freed before the guard has ended.
-/// - A `gaia_jit_guard` can be written to `guard`, or it is NULL, which is an error. It holds no guard, or that one
-///   never ends.
+/// - The arena is NULL, which is an error, or a live handle that is not freed before the guard has
+///   ended.
+/// - A `gaia_jit_guard` can be written to `guard`, or it is NULL, which is an error. It holds no
+///   guard, or that one never ends.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn gaia_jit_pin(arena: *const Arena, guard: *mut Guard) -> Status {
     status(|| {
@@ -43,7 +44,8 @@ pub unsafe extern "C" fn gaia_jit_pin(arena: *const Arena, guard: *mut Guard) ->
 /// Ends a guard. One that holds nothing is `GAIA_JIT_STATUS_NULL_POINTER`: a guard ends once.
 ///
 /// # Safety
-/// - The guard is NULL, which is an error, or `gaia_jit_pin` wrote it, on this thread. Its arena lives.
+/// - The guard is NULL, which is an error, or `gaia_jit_pin` wrote it, on this thread. Its arena
+///   lives.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn gaia_jit_unpin(guard: *mut Guard) -> Status {
     status(|| {

@@ -1,4 +1,5 @@
-//! Pointers of C as what Rust knows: references to handles, slices, strings, and places for results.
+//! Pointers of C as what Rust knows: references to handles, slices, strings, and places for
+//! results.
 
 use std::borrow::Cow;
 use std::ffi::{CStr, c_char};
@@ -27,13 +28,15 @@ pub(crate) unsafe fn exclusive<'a, T>(pointer: *mut T, what: &'static str) -> Re
 /// The place for a result, which need not be initialised.
 ///
 /// # Safety
-/// - Unless it is null, a `T` can be written there, and nobody else uses the place while the reference is used.
+/// - Unless it is null, a `T` can be written there, and nobody else uses the place while the
+///   reference is used.
 pub(crate) unsafe fn out<'a, T>(pointer: *mut T, what: &'static str) -> Result<&'a mut MaybeUninit<T>, Failure> {
     // SAFETY: passed on to the caller.
     unsafe { pointer.cast::<MaybeUninit<T>>().as_mut() }.ok_or(Failure::Null(what))
 }
 
-/// The place for a handle. It is null until there is one: whoever forgets to look at the status stumbles at once.
+/// The place for a handle. It is null until there is one: whoever forgets to look at the status
+/// stumbles at once.
 ///
 /// # Safety
 /// - As for [`out`].
@@ -61,7 +64,8 @@ pub(crate) unsafe fn free<T>(handle: *mut T) {
 /// An array to read. NULL is an array of no elements, if it is said to have none.
 ///
 /// # Safety
-/// - Unless it is null, `len` initialised elements lie there, which nobody changes while the slice is used.
+/// - Unless it is null, `len` initialised elements lie there, which nobody changes while the slice
+///   is used.
 pub(crate) unsafe fn slice<'a, T>(start: *const T, len: usize, what: &'static str) -> Result<&'a [T], Failure> {
     match check::<T>(start, len, what)? {
         0 => Ok(&[]),
@@ -73,7 +77,8 @@ pub(crate) unsafe fn slice<'a, T>(start: *const T, len: usize, what: &'static st
 /// An array to write to.
 ///
 /// # Safety
-/// - Unless it is null, `len` elements can be written there, and nobody else uses them while the slice is used.
+/// - Unless it is null, `len` elements can be written there, and nobody else uses them while the
+///   slice is used.
 pub(crate) unsafe fn slice_out<'a, T>(
     start: *mut T,
     len: usize,

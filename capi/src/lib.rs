@@ -1,9 +1,9 @@
-//! The C interface of gaia-jit. `include/gaia_jit.h` is made of this by cbindgen: what is said of a function here is
-//! what C programmers read there.
+//! The C interface of gaia-jit. `include/gaia_jit.h` is made of this by cbindgen: what is said of a
+//! function here is what C programmers read there.
 //!
-//! Every function takes the same three steps: pointers become references ([`handle`]), the crate is called, and what
-//! comes of it becomes a status and a message ([`failure`]). Handles are boxes of the crate's own types. No panic
-//! gets out.
+//! Every function takes the same three steps: pointers become references ([`handle`]), the crate is
+//! called, and what comes of it becomes a status and a message ([`failure`]). Handles are boxes of
+//! the crate's own types. No panic gets out.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod arena;
@@ -18,7 +18,10 @@ mod link;
 mod lookup;
 mod memory;
 mod mode;
+mod patch;
 mod publish;
+mod publish_with;
+mod redirect;
 mod reloc;
 mod slots;
 mod stats;
@@ -36,7 +39,10 @@ pub use link::*;
 pub use lookup::*;
 pub use memory::*;
 pub use mode::Mode;
+pub use patch::*;
 pub use publish::*;
+pub use publish_with::*;
+pub use redirect::*;
 pub use reloc::RelocKind;
 pub use slots::*;
 pub use stats::*;

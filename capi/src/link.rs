@@ -36,9 +36,10 @@ unsafe fn link(
     })
 }
 
-/// Applies a relocation that refers to a function of the same batch: puts the target into the bytes of `slot` at
-/// `offset`, as `kind` says, a number of `gaia_jit_reloc`. The bytes are in place before, because only a part of an
-/// instruction is replaced. A call of x86-64, which counts from behind its four bytes, has an addend of -4.
+/// Applies a relocation that refers to a function of the same batch: puts the target into the bytes
+/// of `slot` at `offset`, as `kind` says, a number of `gaia_jit_reloc`. The bytes are in place
+/// before, because only a part of an instruction is replaced. A call of x86-64, which counts from
+/// behind its four bytes, has an addend of -4.
 ///
 /// What does not fit is `GAIA_JIT_STATUS_LINK`, and the bytes are as they were.
 ///
@@ -76,8 +77,8 @@ pub unsafe extern "C" fn gaia_jit_batch_link_data(
     unsafe { link(batch, place, |batch| Ok(Target::DataSlot(batch.data_slot(target)?))) }
 }
 
-/// As `gaia_jit_batch_link_slot`, for any address: a function of the program, or a block or data that was published
-/// before. It is not kept alive by this.
+/// As `gaia_jit_batch_link_slot`, for any address: a function of the program, or a block or data
+/// that was published before. It is not kept alive by this.
 ///
 /// # Safety
 /// - The batch is NULL, which is an error, or a live handle that nobody else uses meanwhile.

@@ -30,8 +30,9 @@ impl From<Option<BlockInfo>> for Found {
     }
 }
 
-/// Finds the live function that holds the byte at `address`. No lock, no allocation: signal handlers may. A return
-/// address names the instruction behind the call, so ask for `pc - 1` for all frames but the innermost.
+/// Finds the live function that holds the byte at `address`. No lock, no allocation: signal
+/// handlers may. A return address names the instruction behind the call, so ask for `pc - 1` for
+/// all frames but the innermost.
 ///
 /// That there is none is no error: `start` is NULL then.
 ///
@@ -53,11 +54,13 @@ pub unsafe extern "C" fn gaia_jit_lookup(arena: *const Arena, address: *const c_
 /// Addresses that are looked up at once; the answers are on the stack.
 const AT_ONCE: usize = 64;
 
-/// As `gaia_jit_lookup` for many addresses, for instance of a whole stack; their cache misses overlap.
+/// As `gaia_jit_lookup` for many addresses, for instance of a whole stack; their cache misses
+/// overlap.
 ///
 /// # Safety
 /// - The arena is NULL, which is an error, or a live handle.
-/// - `addresses` leads to `count` addresses, and `count` answers can be written to `found`, elsewhere.
+/// - `addresses` leads to `count` addresses, and `count` answers can be written to `found`,
+///   elsewhere.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn gaia_jit_lookup_many(
     arena: *const Arena,

@@ -8,12 +8,13 @@ use crate::failure::{status, value};
 use crate::handle::{self, exclusive, handle_out, out, shared, slice};
 use crate::status::Status;
 
-/// One block of executable memory for one thread: write, make executable, call. Each page is either writable or
-/// executable, never both, so no thread may run code of a block while it is written to. One thread at a time may use
-/// it.
+/// One block of executable memory for one thread: write, make executable, call. Each page is either
+/// writable or executable, never both, so no thread may run code of a block while it is written to.
+/// One thread at a time may use it.
 pub struct Memory(JitMemory);
 
-/// A block of `capacity` bytes, rounded up to whole pages; writable and empty. Free it with `gaia_jit_memory_free`.
+/// A block of `capacity` bytes, rounded up to whole pages; writable and empty. Free it with
+/// `gaia_jit_memory_free`.
 ///
 /// # Safety
 /// - A pointer can be written to `out`, or it is NULL, which is an error.
@@ -43,8 +44,8 @@ pub unsafe extern "C" fn gaia_jit_memory_free(memory: *mut Memory) -> Status {
 /// Appends code, and says at which offset.
 ///
 /// # Safety
-/// - The memory is NULL, which is an error, or a live handle that nobody else uses meanwhile, and no thread runs
-///   what is in it.
+/// - The memory is NULL, which is an error, or a live handle that nobody else uses meanwhile, and
+///   no thread runs what is in it.
 /// - `code` leads to `len` bytes outside of it.
 /// - A `size_t` can be written to `offset`, or it is NULL, if nobody wants to know.
 #[unsafe(no_mangle)]
@@ -85,8 +86,8 @@ pub unsafe extern "C" fn gaia_jit_memory_make_executable(memory: *mut Memory) ->
 /// Makes all code writable again. `gaia_jit_memory_write` does by itself what it needs.
 ///
 /// # Safety
-/// - The memory is NULL, which is an error, or a live handle that nobody else uses meanwhile, and no thread runs
-///   what is in it.
+/// - The memory is NULL, which is an error, or a live handle that nobody else uses meanwhile, and
+///   no thread runs what is in it.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn gaia_jit_memory_make_writable(memory: *mut Memory) -> Status {
     status(|| {

@@ -8,16 +8,19 @@ use crate::failure::Failure;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Private memory, one address. Pages are opened for writing only while they are empty; holes in executable
-    /// pages are filled through the kernel where it allows that. What is used unless something else is said.
+    /// Private memory, one address. Pages are opened for writing only while they are empty; holes
+    /// in executable pages are filled through the kernel where it allows that. What is used unless
+    /// something else is said.
     Flip = 0,
-    /// Shared memory mapped twice: executable at one address, writable at another. No system calls to publish.
+    /// Shared memory mapped twice: executable at one address, writable at another. No system calls
+    /// to publish.
     DualMap = 1,
-    /// Private memory, writable for the writing thread alone: protection keys of x86-64 on Linux. A thread that is
-    /// older than the arena pins it before it calls code that reads its own constants.
+    /// Private memory, writable for the writing thread alone: protection keys of x86-64 on Linux. A
+    /// thread that is older than the arena pins it before it calls code that reads its own
+    /// constants.
     PerThread = 2,
-    /// Shared memory mapped for executing alone, to which the arena writes through its descriptor. Linux and
-    /// Android.
+    /// Shared memory mapped for executing alone, to which the arena writes through its descriptor.
+    /// Linux and Android.
     FileWrite = 3,
     /// A mode that C cannot ask for.
     Other = 99,

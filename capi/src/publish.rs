@@ -10,11 +10,11 @@ use crate::failure::status;
 use crate::handle::{self, handle_out, shared, slice};
 use crate::status::Status;
 
-/// Copies code into the arena, makes it executable and sees to it that every core runs the new bytes. Free the block
-/// with `gaia_jit_block_free`; that frees the function.
+/// Copies code into the arena, makes it executable and sees to it that every core runs the new
+/// bytes. Free the block with `gaia_jit_block_free`; that frees the function.
 ///
-/// `align` is a power of two up to 2 MiB, or 0 for 16. `tag` is a number of the caller's, which lookups return.
-/// `name` may be NULL.
+/// `align` is a power of two up to 2 MiB, or 0 for 16. `tag` is a number of the caller's, which
+/// lookups return. `name` may be NULL.
 ///
 /// # Safety
 /// - The arena is NULL, which is an error, or a live handle.

@@ -4,9 +4,9 @@ use jit::Reloc;
 
 use crate::failure::Failure;
 
-/// A kind of relocation: where in the bytes a target goes, and how. The formulas are those of ELF, with the addend
-/// given ("RELA"). A branch that does not reach goes through a stub of its slot; kinds that load an address from a
-/// cell always take a stub.
+/// A kind of relocation: where in the bytes a target goes, and how. The formulas are those of ELF,
+/// with the addend given ("RELA"). A branch that does not reach goes through a stub of its slot;
+/// kinds that load an address from a cell always take a stub.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RelocKind {

@@ -11,7 +11,8 @@ use crate::status::Status;
 /// The usual alignment, for an alignment of 0.
 pub(crate) const ALIGN: usize = 16;
 
-/// Adds a function, whose bytes can still be changed. The parameters are those of `gaia_jit_publish`.
+/// Adds a function, whose bytes can still be changed. The parameters are those of
+/// `gaia_jit_publish`.
 ///
 /// # Safety
 /// - The batch is NULL, which is an error, or a live handle that nobody else uses meanwhile.
@@ -48,9 +49,9 @@ pub unsafe extern "C" fn gaia_jit_batch_push(
     })
 }
 
-/// Adds a function of `len` bytes whose code comes later; until then it is filled with traps. Behind it is room for
-/// `stubs` stubs: one for each target of `gaia_jit_batch_link_address` and its like that a branch may not reach.
-/// They count to its length.
+/// Adds a function of `len` bytes whose code comes later; until then it is filled with traps.
+/// Behind it is room for `stubs` stubs: one for each target of `gaia_jit_batch_link_address` and
+/// its like that a branch may not reach. They count to its length.
 ///
 /// # Safety
 /// - The batch is NULL, which is an error, or a live handle that nobody else uses meanwhile.
@@ -108,7 +109,8 @@ pub unsafe extern "C" fn gaia_jit_batch_set_name(batch: *mut Batch, slot: usize,
     })
 }
 
-/// The address at which the slot's code will run; NULL for NULL and for what is no slot of the batch.
+/// The address at which the slot's code will run; NULL for NULL and for what is no slot of the
+/// batch.
 ///
 /// # Safety
 /// - The batch is NULL or a live handle that nobody changes meanwhile.
@@ -121,8 +123,8 @@ pub unsafe extern "C" fn gaia_jit_batch_address(batch: *const Batch, slot: usize
     })
 }
 
-/// The slot's bytes, to write to. They are there until the next call with this batch: another slot may move them.
-/// The address is not the one at which the code will run.
+/// The slot's bytes, to write to. They are there until the next call with this batch: another slot
+/// may move them. The address is not the one at which the code will run.
 ///
 /// # Safety
 /// - The batch is NULL, which is an error, or a live handle that nobody else uses meanwhile.

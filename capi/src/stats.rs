@@ -25,8 +25,8 @@ pub enum Unfilled {
     Other = 99,
 }
 
-/// Figures of an arena at one moment; bytes unless said otherwise. When no other thread is at work, `live_bytes +
-/// padding_bytes + pending_bytes + batch_bytes + free_bytes == capacity`.
+/// Figures of an arena at one moment; bytes unless said otherwise. When no other thread is at work,
+/// `live_bytes + padding_bytes + pending_bytes + batch_bytes + free_bytes == capacity`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Stats {
@@ -42,7 +42,8 @@ pub struct Stats {
     pending_blocks: usize,
     /// The space they take.
     pending_bytes: usize,
-    /// Space taken by batches that are open now, and by pages that wait to be made executable again.
+    /// Space taken by batches that are open now, and by pages that wait to be made executable
+    /// again.
     batch_bytes: usize,
     /// Space that can be placed in.
     free_bytes: usize,

@@ -2,8 +2,8 @@
 
 use jit::Error;
 
-/// What a call came to. If it is not `GAIA_JIT_STATUS_OK`, `gaia_jit_last_error_message` says more, and what the
-/// call was about is as it was before, unless the function says otherwise.
+/// What a call came to. If it is not `GAIA_JIT_STATUS_OK`, `gaia_jit_last_error_message` says more,
+/// and what the call was about is as it was before, unless the function says otherwise.
 ///
 /// Numbers keep their meaning. Later versions may return more of them.
 #[repr(C)]
@@ -47,9 +47,11 @@ pub enum Status {
     NullPointer = 100,
     /// A number that is none of its enumeration, or arrays of lengths that do not fit together.
     InvalidArgument = 101,
-    /// The library failed in a way that it should not: a bug. Handles that the call was given may be freed, and no
-    /// more.
+    /// The library failed in a way that it should not: a bug. Handles that the call was given may
+    /// be freed, and no more.
     Panic = 102,
+    /// The function that `gaia_jit_publish_with` was given returned 0.
+    Callback = 103,
 }
 
 impl From<&Error> for Status {

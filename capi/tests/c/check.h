@@ -7,6 +7,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #define CHECK(condition) \
     do { \
@@ -38,6 +40,20 @@
         } \
     } while (0)
 
+/* The statements hold in a forked child. */
+#define IN_A_CHILD(...) \
+    do { \
+        int child_status_; \
+        pid_t child_ = fork(); \
+        CHECK(child_ >= 0); \
+        if (child_ == 0) { \
+            __VA_ARGS__ \
+            _exit(0); \
+        } \
+        CHECK(waitpid(child_, &child_status_, 0) == child_ && WIFEXITED(child_status_)); \
+        CHECK(WEXITSTATUS(child_status_) == 0); \
+    } while (0)
+
 typedef int (*function)(void);
 
 /* ISO C has no conversion from an address of data to one of a function, but has one from a number. */
@@ -52,12 +68,13 @@ typedef struct code {
     size_t len;
 } code;
 
-static inline code words(uint32_t first, uint32_t second, uint32_t third, size_t count) {
-    uint32_t all[3] = {0, 0, 0};
+static inline code words(uint32_t first, uint32_t second, uint32_t third, uint32_t fourth, size_t count) {
+    uint32_t all[4] = {0, 0, 0, 0};
     code made = {{0}, 0};
     all[0] = first;
     all[1] = second;
     all[2] = third;
+    all[3] = fourth;
     made.len = 4 * count;
     memcpy(made.bytes, all, made.len);
     return made;
@@ -65,7 +82,8 @@ static inline code words(uint32_t first, uint32_t second, uint32_t third, size_t
 
 /* `returns(n)` is code that returns n, up to 65535. `jump()` is one branch, to be linked with JUMP at JUMP_AT with
  * JUMP_ADDEND. `load()` returns an int of the data that is linked with LOAD at LOAD_AT, and, where it is not 0, LOAD_2
- * at LOAD_2_AT. */
+ * at LOAD_2_AT. `jump_by(distance)` is a branch that is whole. `patchable()` is code that returns 1, and 2 once the four
+ * bytes at PATCH_AT are PATCH. */
 #if defined(__x86_64__)
 static inline code returns(unsigned n) {
     code made = {{0xb8, 0, 0, 0, 0, 0xc3}, 6}; /* mov eax, n; ret */
@@ -81,6 +99,18 @@ static inline code load(void) {
     code made = {{0x8b, 0x05, 0, 0, 0, 0, 0xc3}, 7}; /* mov eax, [rip + 0]; ret */
     return made;
 }
+static inline code jump_by(intptr_t distance) {
+    code made = {{0xe9, 0, 0, 0, 0}, 5};
+    const int32_t from_the_end = (int32_t)(distance - 5);
+    memcpy(made.bytes + 1, &from_the_end, sizeof from_the_end);
+    return made;
+}
+static inline code patchable(void) {
+    code made = {{0x90, 0x90, 0x90, 0xb8, 1, 0, 0, 0, 0xc3}, 9}; /* nop, three times; mov eax, 1; ret */
+    return made;
+}
+#define PATCH_AT 4
+#define PATCH 2u
 #define JUMP GAIA_JIT_RELOC_X86_CALL32
 #define JUMP_AT 1
 #define JUMP_ADDEND (-4)
@@ -92,14 +122,22 @@ static inline code load(void) {
 #define FOREIGN GAIA_JIT_RELOC_ARM64_CALL26
 #elif defined(__aarch64__)
 static inline code returns(unsigned n) {
-    return words(0x52800000u | (uint32_t)n << 5, 0xd65f03c0u, 0, 2); /* mov w0, n; ret */
+    return words(0x52800000u | (uint32_t)n << 5, 0xd65f03c0u, 0, 0, 2); /* mov w0, n; ret */
 }
 static inline code jump(void) {
-    return words(0x14000000u, 0, 0, 1); /* b */
+    return words(0x14000000u, 0, 0, 0, 1); /* b */
 }
 static inline code load(void) {
-    return words(0x90000000u, 0xb9400000u, 0xd65f03c0u, 3); /* adrp x0; ldr w0, [x0]; ret */
+    return words(0x90000000u, 0xb9400000u, 0xd65f03c0u, 0, 3); /* adrp x0; ldr w0, [x0]; ret */
 }
+static inline code jump_by(intptr_t distance) {
+    return words(0x14000000u | ((uint32_t)(distance / 4) & 0x03ffffffu), 0, 0, 0, 1);
+}
+static inline code patchable(void) {
+    return words(0x52800020u, 0x14000002u, 0x52800040u, 0xd65f03c0u, 4); /* mov w0, 1; b 8; mov w0, 2; ret */
+}
+#define PATCH_AT 4
+#define PATCH 0xd503201fu /* nop */
 #define JUMP GAIA_JIT_RELOC_ARM64_JUMP26
 #define JUMP_AT 0
 #define JUMP_ADDEND 0
@@ -121,6 +159,24 @@ static inline gaia_jit_arena *small_arena(void) {
     OK(gaia_jit_builder_capacity(builder, 1 << 20));
     OK(gaia_jit_builder_build(builder, &arena));
     OK(gaia_jit_builder_free(builder));
+    return arena;
+}
+
+/* The same in a mode. NULL, and a line that says so, where the system does not have it. */
+static inline gaia_jit_arena *arena_in(gaia_jit_mode mode) {
+    gaia_jit_builder *builder;
+    gaia_jit_arena *arena;
+    OK(gaia_jit_builder_new(&builder));
+    OK(gaia_jit_builder_capacity(builder, 1 << 20));
+    OK(gaia_jit_builder_mode(builder, mode));
+    gaia_jit_status status = gaia_jit_builder_build(builder, &arena);
+    OK(gaia_jit_builder_free(builder));
+    if (status == GAIA_JIT_STATUS_UNSUPPORTED) {
+        CHECK(arena == NULL);
+        printf("NOT RUN: mode %d: %s\n", (int)mode, gaia_jit_last_error_message());
+        return NULL;
+    }
+    OK(status);
     return arena;
 }
 
@@ -150,7 +206,10 @@ void test_errors(void);
 void test_guard(void);
 void test_lookup(void);
 void test_memory(void);
+void test_patch(void);
 void test_publish(void);
+void test_publish_with(void);
+void test_redirect(void);
 void test_threads(void);
 
 #endif

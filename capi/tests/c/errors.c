@@ -1,9 +1,6 @@
 /* What cannot be done has a status and a message, and changes nothing. */
 #include "check.h"
 
-#include <sys/wait.h>
-#include <unistd.h>
-
 static void null_pointers(void) {
     gaia_jit_arena *arena = small_arena();
     gaia_jit_batch *batch = (gaia_jit_batch *)arena;
@@ -58,6 +55,8 @@ static void sizes(void) {
     FAILS(GAIA_JIT_STATUS_TOO_LARGE, "at most", gaia_jit_data_new(arena, NULL, 1 << 30, 0, true, &data));
     block = publish(arena, code, 0);
     FAILS(GAIA_JIT_STATUS_PAST_CAPACITY, "do not lie inside", gaia_jit_block_shrink(block, 100));
+    FAILS(GAIA_JIT_STATUS_ZERO_SIZE, "zero bytes", gaia_jit_block_shrink(block, 0));
+    CHECK(gaia_jit_block_len(block) == code.len && call(gaia_jit_block_start(block)) == 1);
     OK(gaia_jit_block_free(block));
     free_empty(arena);
 }
@@ -128,21 +127,28 @@ static void settings(void) {
     OK(gaia_jit_builder_free(builder));
 }
 
+static size_t count_calls(void *calls, const void *address, uint8_t *bytes, size_t len) {
+    (void)address;
+    (void)bytes;
+    ++*(unsigned *)calls;
+    return len;
+}
+
 static void in_a_child(void) {
     gaia_jit_arena *arena = small_arena();
     gaia_jit_block *block = publish(arena, returns(8), 0), *another;
     code nine = returns(9);
-    pid_t child = fork();
-    CHECK(child >= 0);
-    if (child == 0) {
+    unsigned calls = 0;
+    IN_A_CHILD({
         CHECK(call(gaia_jit_block_start(block)) == 8);
         FAILS(GAIA_JIT_STATUS_FORKED, "a forked child cannot publish",
               gaia_jit_publish(arena, nine.bytes, nine.len, 0, 0, NULL, &another));
+        FAILS(GAIA_JIT_STATUS_FORKED, "a forked child cannot",
+              gaia_jit_publish_with(arena, nine.len, 0, 0, NULL, count_calls, &calls, &another));
+        FAILS(GAIA_JIT_STATUS_FORKED, "a forked child cannot shrink", gaia_jit_block_shrink(block, 1));
+        CHECK(calls == 0);
         OK(gaia_jit_block_free(block));
-        _exit(0);
-    }
-    int status;
-    CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    });
     OK(gaia_jit_block_free(block));
     free_empty(arena);
 }

@@ -6,8 +6,11 @@ int main(int count, char **arguments) {
         const char *name;
         void (*run)(void);
     } tests[] = {
-        {"publish", test_publish}, {"batch", test_batch},   {"errors", test_errors},   {"lookup", test_lookup},
-        {"guard", test_guard},     {"memory", test_memory}, {"threads", test_threads},
+        {"publish", test_publish},   {"publish_with", test_publish_with},
+        {"batch", test_batch},       {"errors", test_errors},
+        {"lookup", test_lookup},     {"guard", test_guard},
+        {"redirect", test_redirect}, {"patch", test_patch},
+        {"memory", test_memory},     {"threads", test_threads},
     };
     size_t run = 0;
     for (size_t test = 0; test < sizeof tests / sizeof *tests; test++) {
