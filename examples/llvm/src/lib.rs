@@ -23,6 +23,15 @@
 //! because LLVM would link for the wrong address. `WxMode::Flip` can: its pages are writable and
 //! not executable until they are published. [`gaia_jit::cranelift::CodeArenaProvider`] is the
 //! crate's public door to such pages, because cranelift-jit links in the same way.
+//!
+//! # Unwinding
+//!
+//! LLVM registers the frames of a module (`.eh_frame`) with the process's unwinder at the address
+//! that the manager gave it, before it asks for the end of writing, and takes them out before it
+//! destroys the manager. The manager sees the section by its name and has nothing to do but to keep
+//! it near the code. So panics and backtraces pass through functions of a module that has the
+//! attribute `uwtable`. [`gaia_jit`]'s own unwinder is not for it: it takes frames of one function
+//! that are not linked yet, and these are linked and relative to where they lie.
 
 mod compile;
 mod failure;

@@ -71,8 +71,8 @@ fn the_small_model_works_where_the_arena_is_in_reach() -> TestResult {
 }
 
 const COUNTERS: &str = "
-@first = global i64 0
-@second = global i64 0
+@first = dso_local global i64 0
+@second = dso_local global i64 0
 define i64 @count() {
     %first = load i64, ptr @first
     %second = load i64, ptr @second

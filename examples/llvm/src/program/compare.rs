@@ -1,7 +1,6 @@
 //! What many modules cost at a time, here and with LLVM's own manager.
 
 use std::error::Error;
-use std::process::Command;
 
 use gaia_jit::CodeArena;
 use gaia_jit_llvm::compile;
@@ -11,7 +10,7 @@ use inkwell::execution_engine::ExecutionEngine;
 use inkwell::llvm_sys::target_machine::LLVMCodeModel;
 use inkwell::targets::CodeModel;
 
-use crate::process::{Process, size};
+use crate::process::{self, Process, size};
 use crate::{Manager, Outcome, llvm};
 
 /// Runs each manager in a process of its own, so that neither has the other's memory.
@@ -20,9 +19,7 @@ pub(crate) fn run(modules: usize) -> Outcome {
     println!("| manager | resident | of it code | of it constants | mappings | time for each module |");
     println!("|---|---|---|---|---|---|");
     for manager in Manager::ALL {
-        let program = std::env::current_exe()?;
-        let mut child = Command::new(program);
-        let status = child.args(["--alive", manager.name(), &modules.to_string()]).status()?;
+        let status = process::itself()?.args(["--alive", manager.name(), &modules.to_string()]).status()?;
         if !status.success() {
             return Err(format!("{} with {modules} modules: {status}", manager.name()).into());
         }

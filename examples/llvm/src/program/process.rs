@@ -1,7 +1,8 @@
 //! What the system says of this process.
 
 use std::error::Error;
-use std::fs;
+use std::process::Command;
+use std::{env, fs};
 
 /// Memory and mappings.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +45,17 @@ impl Process {
         }
         Ok(now)
     }
+}
+
+/// This program again; under an emulator that does not start programs by itself, with it.
+pub(crate) fn itself() -> Result<Command, Box<dyn Error>> {
+    let program = env::current_exe()?;
+    let runner = env::var("CROSS_RUNNER").unwrap_or_default();
+    let mut words = runner.split_whitespace();
+    let Some(emulator) = words.next() else { return Ok(Command::new(program)) };
+    let mut command = Command::new(emulator);
+    command.args(words).arg(program);
+    Ok(command)
 }
 
 /// Bytes as people read them.
