@@ -13,7 +13,7 @@ use super::{CodeCache, figures::Figures};
 use crate::CodeArena;
 use crate::sync::Arc;
 
-/// Settings for a [`CodeCache`]. Made by [`CodeCache::builder`].
+/// Settings for a [`CodeCache`], from [`CodeCache::builder`].
 #[must_use]
 pub struct CacheBuilder<K, V = ()> {
     arena: CodeArena,
@@ -26,25 +26,27 @@ impl<K, V> CacheBuilder<K, V> {
         Self { budget: arena.capacity(), arena, hook: None }
     }
 
-    /// The most bytes of code that are cached at once; unless set, the arena's capacity.
+    /// Sets how many bytes of code the cache holds at most. The default is the arena's capacity.
     pub fn budget(self, bytes: usize) -> Self {
         Self { budget: bytes, ..self }
     }
 
-    /// Calls `hook` with each entry that goes, after it went and before it is dropped. No lock is
-    /// held then. It runs on the thread that made the entry go, as a rule within a compilation.
+    /// Calls `hook` with each entry that leaves the cache, after it left and before it is dropped.
     ///
-    /// It may use the cache, which it then reaches by a [`WeakCache`](super::WeakCache), because
-    /// the cache keeps the hook. What it compiles or inserts evicts nothing: in a full arena that
-    /// is an [`Error::ArenaFull`](crate::Error::ArenaFull), and beyond the budget it is not cached.
-    /// Of entries that it takes out itself it hears when it has returned.
+    /// The hook runs on the thread that removed the entry, usually during a compilation. No lock
+    /// is held then. It is not called for the entries that the cache holds when it is dropped.
     ///
-    /// Not called for what the cache holds when it is dropped.
+    /// The hook may use the cache, with these limits:
+    ///
+    /// - It holds a [`WeakCache`](super::WeakCache), because the cache keeps the hook.
+    /// - Its compilations and insertions evict nothing. In a full arena they return
+    ///   [`Error::ArenaFull`](crate::Error::ArenaFull). An entry beyond the budget is not cached.
+    /// - It is called for entries that it removes itself only after it has returned.
     pub fn on_evict(self, hook: impl Fn(&Entry<K, V>, Reason) + Send + Sync + 'static) -> Self {
         Self { hook: Some(Hook::new(hook)), ..self }
     }
 
-    /// Makes the cache.
+    /// Builds the cache.
     pub fn build(self) -> CodeCache<K, V> {
         let Self { arena, budget, hook } = self;
         let (table, state) = (Table::new(), Mutex::new(State::default()));

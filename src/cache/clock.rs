@@ -1,17 +1,17 @@
-//! In which order entries go.
+//! The order in which entries are evicted.
 //!
-//! The clock algorithm, the usual stand-in for least recently used, as a queue: the oldest is
-//! looked at first, and what was used since it came to the end of the queue goes there once more. A
-//! hit changes one mark and no list.
+//! This is the clock algorithm, the usual substitute for least recently used, as a queue. The
+//! oldest item is checked first. If it was used since it came to the end of the queue, it moves to
+//! the end again. A hit changes one mark and no list.
 //!
-//! SIEVE (Zhang and others, NSDI 2024), which leaves in its place what it spares, was tried: what
-//! was used once stays for ever there when nothing that comes later is used twice in time, so that
-//! a new phase of a program may be left with a small part of the budget.
+//! SIEVE (Zhang and others, NSDI 2024) was tried. It leaves an item in its place when it spares it.
+//! There an item that was used once stays for ever if no later item is used twice in time. So a new
+//! phase of a program may get only a small part of the budget.
 #![forbid(unsafe_code)]
 
 const NONE: u32 = u32::MAX;
 
-/// A queue of what there is.
+/// A queue of items in the order of eviction.
 pub(super) struct Clock<T> {
     nodes: Vec<Node<T>>,
     /// Nodes without an item.
@@ -37,7 +37,7 @@ impl<T> Clock<T> {
         self.nodes.len() - self.unused.len()
     }
 
-    /// Adds an item; returns where it is, which stays so.
+    /// Adds an item, and returns its place, which does not change.
     pub(super) fn push(&mut self, item: T) -> u32 {
         let node = Node { item: Some(item), older: NONE, newer: NONE };
         let at = match self.unused.pop() {
@@ -61,7 +61,7 @@ impl<T> Clock<T> {
         Some(item)
     }
 
-    /// The next one that is not spared. Each is asked about twice at the most.
+    /// Returns the next item that is not spared. Each item is asked about at most twice.
     pub(super) fn victim(&mut self, mut is_spared: impl FnMut(&T) -> bool) -> Option<&T> {
         for _ in 0..2 * self.len() {
             let at = self.oldest;
@@ -74,13 +74,13 @@ impl<T> Clock<T> {
         None
     }
 
-    /// From the oldest to the newest.
+    /// Returns the items from the oldest to the newest.
     pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
         let first = self.nodes.get(self.oldest as usize);
         std::iter::successors(first, |node| self.nodes.get(node.newer as usize)).filter_map(|node| node.item.as_ref())
     }
 
-    /// Puts a node to the end.
+    /// Adds a node at the end.
     fn link(&mut self, at: u32) {
         let node = &mut self.nodes[at as usize];
         (node.older, node.newer) = (self.newest, NONE);

@@ -1,4 +1,4 @@
-//! What is cached.
+//! An entry of the cache: compiled code with its key and a value.
 
 use std::fmt;
 use std::mem;
@@ -9,32 +9,34 @@ use crate::sync::checked::AtomicU32;
 use crate::sync::{Arc, AtomicBool, Ordering};
 use crate::{CodeBlock, DataBlock, Typed};
 
-/// Compiled code of a key: one function or a whole batch of them, one of which is where it is
-/// entered, and a value.
+/// The compiled code of a key, with a value: one function, or a batch with one function as its
+/// start.
 ///
-/// Who holds the entry in an [`Arc`] keeps the code, whether it is still in the cache or not.
+/// An [`Arc`] of the entry keeps the code alive, whether the entry is still in the cache or not.
 #[repr(C)]
 pub struct Entry<K, V = ()> {
-    // First, beside the counts of its `Arc`: what a hit looks at, for one cache line as a rule.
+    // The fields that a hit reads come first, beside the counts of the `Arc`, so that they are
+    // usually on one cache line.
     pub(super) hash: u64,
-    /// Where it is in the order of eviction. Used under the lock of changes.
+    /// The place in the order of eviction. Used under the lock of the state.
     pub(super) place: AtomicU32,
-    /// Asked for since the policy looked last.
+    /// Whether the entry was asked for since the policy last checked it.
     pub(super) used: AtomicBool,
-    /// Was in the cache, or was never admitted. Written under the lock of changes.
+    /// Whether the entry was in the cache and left it, or was never admitted. Written under the
+    /// lock of the state.
     pub(super) is_out: AtomicBool,
     key: K,
-    // Dropped before all else, which the code may use.
+    // Dropped before the other fields, because the code may use these.
     blocks: Vec<CodeBlock>,
     data: Vec<DataBlock>,
-    /// Which of the blocks is entered; there is such a block.
+    /// The index of the block at which the code is entered. It is an index of `blocks`.
     start: usize,
     bytes: usize,
     value: V,
     pub(super) figures: Arc<Figures>,
 }
 
-/// What an entry is made of.
+/// The parts of a new entry.
 pub(super) struct Parts<K, V> {
     pub(super) key: K,
     pub(super) hash: u64,
@@ -45,7 +47,7 @@ pub(super) struct Parts<K, V> {
 }
 
 impl<K, V> Entry<K, V> {
-    /// `parts.start` is the index of a block.
+    /// Returns a new entry. `parts.start` has to be an index of `parts.blocks`.
     pub(super) fn new(parts: Parts<K, V>, figures: &Arc<Figures>) -> Arc<Self> {
         let Parts { key, hash, value, blocks, data, start } = parts;
         debug_assert!(start < blocks.len());
@@ -64,67 +66,68 @@ impl<K, V> Entry<K, V> {
         })
     }
 
-    /// The key it was compiled for.
+    /// Returns the key that the code was compiled for.
     pub fn key(&self) -> &K {
         &self.key
     }
 
-    /// What the compilation returned beside the slot.
+    /// Returns the value that the compilation returned with the slot.
     pub fn value(&self) -> &V {
         &self.value
     }
 
-    /// The function that is entered.
+    /// Returns the function at which the code is entered.
     pub fn block(&self) -> &CodeBlock {
         &self.blocks[self.start]
     }
 
-    /// All functions, in the order of the slots.
+    /// Returns all functions, in the order of their slots.
     pub fn blocks(&self) -> &[CodeBlock] {
         &self.blocks
     }
 
-    /// The data of the batch, in the order of its slots.
+    /// Returns the data of the batch, in the order of its slots.
     pub fn data(&self) -> &[DataBlock] {
         &self.data
     }
 
-    /// Bytes of code: what it counts in the budget.
+    /// Returns the bytes of code, which count in the budget.
     #[allow(clippy::len_without_is_empty, reason = "none is empty")]
     pub fn len(&self) -> usize {
         self.bytes
     }
 
-    /// The address of the first byte of the function that is entered.
+    /// Returns the address at which the code is entered.
     pub fn as_ptr(&self) -> *const u8 {
         self.block().as_ptr()
     }
 
-    /// That address as a function pointer.
+    /// Returns the address at which the code is entered, as a function pointer.
     ///
     /// # Safety
     /// - `F` is a function pointer type that the code is written for.
     /// - The pointer is called while the entry is held, or under a guard of the arena that was
     ///   taken while the entry was in the cache or held.
-    /// - All that the code reaches is alive. That may be the entry's [value](Entry::value): under a
-    ///   guard the value stays only if the entry was found by
-    ///   [`CodeCache::get_in`](super::CodeCache::get_in) with that guard, and as long as the cache
-    ///   lives.
+    /// - Everything that the code uses is alive. This may include the entry's
+    ///   [value](Entry::value). Under a guard, the value stays alive only if
+    ///   [`CodeCache::get_in`](super::CodeCache::get_in) found the entry with that guard, and only
+    ///   while the cache lives.
     pub unsafe fn as_fn<F: Copy>(&self) -> F {
-        // SAFETY: passed on to the caller; the entry keeps its blocks.
+        // SAFETY: the caller promises it; the entry owns its blocks.
         unsafe { self.block().as_fn() }
     }
 
-    /// That address as a function pointer that cannot outlive the entry.
+    /// Returns the address at which the code is entered, as a function pointer that cannot outlive
+    /// the entry.
     ///
     /// # Safety
     /// - As for [`CodeBlock::typed`].
     pub unsafe fn typed<F: Copy>(&self) -> Typed<'_, F> {
-        // SAFETY: passed on to the caller.
+        // SAFETY: the caller promises it.
         unsafe { self.block().typed() }
     }
 
-    /// Bytes that come free with it.
+    /// Returns how many bytes become free with the entry.
     pub(super) fn size(&self, room: Room) -> usize {
         match room {
             Room::Code => self.bytes,
@@ -132,18 +135,18 @@ impl<K, V> Entry<K, V> {
         }
     }
 
-    /// Notes that it was asked for.
+    /// Notes that the entry was asked for.
     #[inline]
     pub(super) fn mark_used(&self) {
-        // Most of the time it is, and then nothing is written to the cache line that other threads
-        // read.
+        // The mark is usually set already. Then nothing is written to the cache line that other
+        // threads read.
         if !self.used.load(Ordering::Relaxed) {
             self.used.store(true, Ordering::Relaxed);
         }
     }
 
-    /// Counts it among those that are kept without being in the cache.
-    pub(super) fn go_out(&self) {
+    /// Counts the entry as one that lives outside of the cache.
+    pub(super) fn leave(&self) {
         self.is_out.store(true, Ordering::Relaxed);
         self.figures.held.fetch_add(self.bytes as u64, Ordering::Relaxed);
     }
@@ -151,7 +154,7 @@ impl<K, V> Entry<K, V> {
 
 impl<K, V> Drop for Entry<K, V> {
     fn drop(&mut self) {
-        // First, so that it is free when it is not counted any more.
+        // Before the count, so that the space is free when it is not counted any more.
         self.blocks = Vec::new();
         drop(mem::take(&mut self.data));
         if *self.is_out.get_mut() {

@@ -1,5 +1,5 @@
-//! Compiled code by key: bounded, evicting, and compiled once however many threads ask. (Feature
-//! `cache`.)
+//! A cache of compiled code by key (feature `cache`): it has a budget, evicts, and compiles each
+//! key once even if many threads ask for it at the same time.
 //!
 //! ```
 //! # #[cfg(target_arch = "x86_64")] {
@@ -20,58 +20,65 @@
 //! # Ok::<(), gaia_jit::Error>(())
 //! ```
 //!
-//! # What goes, and when
+//! # Eviction
 //!
-//! Entries count by the bytes of their code, however many functions they are. They go when the
-//! budget is needed for a new one, and when the arena is full: the batch that a compilation writes
-//! to makes room by itself, when [`push`](crate::Batch::push), [`reserve`](crate::Batch::reserve)
-//! or [`data`](crate::Batch::data) finds none. What somebody holds is spared in both cases as long
-//! as there is anything else, and when the arena is full in any case, as nothing would come free.
-//! Held or not, code is never freed under its user: a held entry that goes is kept by its holders
-//! ([`Stats::held`]).
+//! An entry counts by the bytes of its code, whatever its number of functions. Entries are evicted
+//! in two cases:
 //!
-//! What goes while there are [guards](crate::CodeArena::pin) is laid aside until those are gone. It
-//! is dropped at the next call that compiles, inserts, invalidates or asks for
+//! | when | by | entries that somebody holds |
+//! |---|---|---|
+//! | a new entry exceeds the budget | the end of a compilation, or [`insert`](CodeCache::insert) | are evicted last |
+//! | the arena is full | the batch of a compilation, in [`push`](crate::Batch::push), [`reserve`](crate::Batch::reserve) or [`data`](crate::Batch::data) | stay, because they would free nothing |
+//!
+//! The code of an entry that somebody holds is never freed. If the entry leaves the cache, its
+//! holders keep it alive ([`Stats::held`]).
+//!
+//! An entry that leaves while there are [guards](crate::CodeArena::pin) waits until these have
+//! ended. It is dropped at the next call that compiles, inserts, invalidates or asks for
 //! [`stats`](CodeCache::stats). A thread that holds a guard while it compiles makes its own
-//! evictions wait. Then, and if everything is held, the compilation gets an [`Error::ArenaFull`]
-//! that says how much waits.
+//! evictions wait. In that case, and if every entry is held, the compilation gets an
+//! [`Error::ArenaFull`] that says how many bytes wait.
 //!
 //! # Why not a cache library
 //!
-//! The table is `hashbrown`'s. The policy is the clock algorithm, a queue and a mark, and all of
-//! the rest is about code. It was to be [`quick_cache`](https://docs.rs/quick_cache) 0.7, which is
-//! well kept, with weights and pinning. What it does otherwise cannot be had by its settings:
+//! The table is that of `hashbrown`. The policy is the clock algorithm, a queue and a mark. The rest
+//! deals with code. [`quick_cache`](https://docs.rs/quick_cache) 0.7 was considered, because it is
+//! well maintained and has weights and pinning. No settings change the following:
 //!
-//! - *It divides the budget among its shards.* What is heavier than a shard's part for much used
-//!   entries is dropped at once, so a large batch could not be cached; with one shard, all hits
+//! - *It divides the budget among its shards.* An entry that is heavier than a shard's part for much
+//!   used entries is dropped at once, so a large batch could not be cached. With one shard, all hits
 //!   share one lock.
-//! - *It makes room only by shrinking.* A full arena wants so many bytes, now. `set_capacity` goes
-//!   through all shards, two threads that shrink and restore undo each other's, and each time the
-//!   memory of what was evicted before is cut down with rounding.
-//! - *Removing a key whose value is being made removes the mark of that*: the next caller compiles
-//!   it a second time at the same time. Recursion on a key waits for itself, for ever or until a
-//!   time limit.
-//! - *It gives out clones only*, so that nothing can be read under a guard without a count.
+//! - *It makes room only by shrinking.* A full arena needs a number of bytes at once. `set_capacity`
+//!   visits all shards. Two threads that shrink and restore undo each other's change. Each time, the
+//!   memory of evicted entries is cut down with rounding.
+//! - *Removing a key removes the mark of its running compilation.* The next caller then compiles it
+//!   a second time at the same time. A recursion on a key waits for itself, for ever or until a time
+//!   limit.
+//! - *It returns clones only*, so nothing can be read under a guard without a reference count.
 //! - *`retain` and `clear` drop under its locks*, and dropping code calls observers.
 //!
-//! # What keys may do
+//! # Keys
 //!
-//! `Hash` is called while nothing is locked. `Eq` and `Borrow` are called under locks of the cache,
-//! so they must not use it.
+//! `Hash` is called without a lock. `Eq` and `Borrow` are called under locks of the cache, so they
+//! must not use it.
 //!
-//! # Forks
+//! # Fork
 //!
-//! In a forked child of the process that made its arena, a cache finds nothing
-//! ([`get`](CodeCache::get) and [`get_in`](CodeCache::get_in) are `None`), compiles and inserts
-//! nothing ([`Error::Forked`]) and changes nothing. No lock is touched. Entries that are held can
-//! be run as all inherited code can.
+//! In a forked child of the process that built the arena, [`get`](CodeCache::get) and
+//! [`get_in`](CodeCache::get_in) return `None`, compilations and insertions return
+//! [`Error::Forked`], and nothing changes. No lock is taken. The child can run entries that it
+//! holds, as all inherited code.
+//!
+//! # Signal safety
+//!
+//! No call is safe in a signal handler, because each takes a lock.
 
 mod builder;
 mod clock;
+mod compilation;
+mod compile_once;
 mod entry;
 mod figures;
-mod flight;
-mod flights;
 mod hook;
 mod shared;
 mod table;
@@ -84,10 +91,10 @@ use std::hash::Hash;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 
 pub use builder::CacheBuilder;
+use compile_once::Way;
 pub use entry::Entry;
 use entry::Parts;
 pub use figures::Stats;
-use flights::Way;
 pub use shared::Reason;
 use shared::{Gone, Shared};
 pub use weak::WeakCache;
@@ -96,14 +103,14 @@ use crate::arena::MakeRoom;
 use crate::sync::Arc;
 use crate::{Batch, CodeArena, CodeBlock, Error, Guard, Slot};
 
-/// A cache of compiled code: see the [module](self).
+/// A handle of a cache of compiled code, which the [module](self) describes.
 ///
-/// A handle; clones share the cache. It keeps the arena alive.
+/// Clones share the cache. It keeps the arena alive.
 pub struct CodeCache<K, V = ()> {
     shared: Arc<Shared<K, V>>,
 }
 
-// A panic in a compilation leaves nothing half done; nor does one in a hook.
+// A panic in a compilation or in a hook leaves the cache consistent.
 impl<K: RefUnwindSafe, V: RefUnwindSafe> UnwindSafe for CodeCache<K, V> {}
 impl<K: RefUnwindSafe, V: RefUnwindSafe> RefUnwindSafe for CodeCache<K, V> {}
 
@@ -114,48 +121,51 @@ impl<K, V> Clone for CodeCache<K, V> {
 }
 
 impl<K, V> CodeCache<K, V> {
-    /// Settings for a cache whose code lies in `arena`. The arena may have other code, and other
-    /// caches; a cache evicts its own entries only.
+    /// Returns the settings of a new cache with its code in `arena`. The arena may also hold other
+    /// code, and other caches. A cache evicts its own entries only.
     pub fn builder(arena: CodeArena) -> CacheBuilder<K, V> {
         CacheBuilder::new(arena)
     }
 
-    /// The arena that the code lies in.
+    /// Returns the arena that holds the code.
     pub fn arena(&self) -> &CodeArena {
         &self.shared.arena
     }
 
-    /// The most bytes of code that are cached at once.
+    /// Returns how many bytes of code the cache holds at most.
     pub fn budget(&self) -> usize {
         self.shared.budget
     }
 
-    /// What the cache holds, and what became of the calls. Drops what need not wait for guards any
-    /// more.
+    /// Returns the figures of the cache. Drops the entries that wait for no guard any more.
     pub fn stats(&self) -> Stats {
         self.shared.stats()
     }
 
-    /// Takes all entries out. What is being compiled meanwhile will not be cached: its callers get
-    /// it, and those who wait for it compile anew.
+    /// Removes all entries.
+    ///
+    /// Compilations that run meanwhile are not cached. Their callers get the result, and the threads
+    /// that wait for it compile anew. Does nothing in a forked child.
     pub fn clear(&self) {
         if self.shared.arena.is_inherited() {
             return;
         }
         let mut gone = Gone::default();
         let mut state = self.shared.state.lock();
-        self.shared.ripe(&mut state, &mut gone);
+        self.shared.collect_ready(&mut state, &mut gone);
         state.make_all_stale();
         for entry in state.entries() {
             self.shared.remove(&mut state, &entry, Reason::Invalidated, &mut gone);
         }
         drop(state);
-        self.shared.tell(gone);
+        self.shared.release(gone);
     }
 
-    /// Takes out the entries for which `is_stale` says so; returns how many. It is called while
-    /// nothing is locked, for what was there when the call began. What is being compiled cannot be
-    /// asked about, and fares as with [`clear`](Self::clear).
+    /// Removes the entries for which `is_stale` returns true, and returns their number.
+    ///
+    /// `is_stale` is called without a lock, for the entries that were in the cache when the call
+    /// began. It cannot be called for running compilations, which are treated as by
+    /// [`clear`](Self::clear). Does nothing in a forked child.
     pub fn invalidate_if(&self, mut is_stale: impl FnMut(&Entry<K, V>) -> bool) -> usize {
         if self.shared.arena.is_inherited() {
             return 0;
@@ -165,24 +175,24 @@ impl<K, V> CodeCache<K, V> {
         let mut entries = state.entries();
         drop(state);
         entries.retain(|entry| is_stale(entry));
-        // What the caller wrote may have forked.
+        // The caller's function may have forked.
         if self.shared.arena.is_inherited() {
             return 0;
         }
         let mut gone = Gone::default();
         let mut state = self.shared.state.lock();
-        self.shared.ripe(&mut state, &mut gone);
+        self.shared.collect_ready(&mut state, &mut gone);
         let removed =
             entries.iter().filter(|entry| self.shared.remove(&mut state, entry, Reason::Invalidated, &mut gone));
         let count = removed.count();
         drop(state);
-        self.shared.tell(gone);
+        self.shared.release(gone);
         count
     }
 }
 
 impl<K: Hash + Eq, V> CodeCache<K, V> {
-    /// Returns the entry of a key, which is kept as long as it is held.
+    /// Returns the entry of a key. The entry lives as long as the returned `Arc`.
     pub fn get<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> Option<Arc<Entry<K, V>>>
     where
         K: Borrow<Q>,
@@ -207,10 +217,10 @@ impl<K: Hash + Eq, V> CodeCache<K, V> {
         found
     }
 
-    /// Returns the entry of a key, to be used under the guard: no count is touched. If it goes
-    /// meanwhile, it and its code stay until the guard is dropped.
+    /// Returns the entry of a key for use under the guard, without a reference count.
     ///
-    /// `None` too if the guard is of another arena, which would protect nothing here.
+    /// If the entry leaves the cache meanwhile, it and its code stay until the guard is dropped.
+    /// Returns `None` if the guard is of another arena, because it would protect nothing here.
     ///
     /// ```
     /// # #[cfg(target_arch = "x86_64")] {
@@ -228,7 +238,7 @@ impl<K: Hash + Eq, V> CodeCache<K, V> {
     /// # Ok::<(), gaia_jit::Error>(())
     /// ```
     ///
-    /// It cannot be used after the guard:
+    /// The entry cannot be used after the guard:
     ///
     /// ```compile_fail,E0505
     /// # use gaia_jit::{CodeArena, cache::CodeCache};
@@ -252,24 +262,24 @@ impl<K: Hash + Eq, V> CodeCache<K, V> {
             entry.mark_used();
             Arc::as_ptr(entry)
         })?;
-        // SAFETY: it was in the table after the guard was taken. As long as it is there the table
-        // has a count of it, and whoever takes it out sees the guard and lays one aside until the
-        // guard is gone (see `shared`). The cache that does so is borrowed.
+        // SAFETY: the entry was in the table after the guard was taken. While it is there, the
+        // table holds a count of it. A thread that removes it sees the guard, and keeps a count
+        // until the guard has ended (see `shared`). The cache keeps that count, and is borrowed.
         Some(unsafe { &*found })
     }
 
-    /// Puts code under a key that was published otherwise; an entry that was there goes. Returns
-    /// the entry.
+    /// Adds code that was published in another way, and returns its entry. Replaces an entry that
+    /// the key had before.
     ///
-    /// It is not cached if it is larger than the budget. Whoever waits for a compilation of the key
-    /// compiles anew, or finds this.
+    /// The entry is not cached if it is larger than the budget. Threads that wait for a compilation
+    /// of the key find this entry, or compile anew.
     ///
     /// # Errors
     /// Nothing is changed, and the block is dropped.
     ///
-    /// - [`Error::Forked`] in a child.
-    /// - [`Error::NotInArena`] if the block is of another arena than the cache, whose guards would
-    ///   not protect it.
+    /// - [`Error::Forked`] in a forked child.
+    /// - [`Error::NotInArena`] if the block is of another arena than the cache, because the cache's
+    ///   guards would not protect it.
     pub fn insert(&self, key: K, block: CodeBlock, value: V) -> Result<Arc<Entry<K, V>>, Error> {
         let shared = &*self.shared;
         shared.check_own("insert into a cache")?;
@@ -283,18 +293,20 @@ impl<K: Hash + Eq, V> CodeCache<K, V> {
         let mut state = shared.state.lock();
         let old = shared.table.with(hash, entry.key(), Arc::clone);
         state.make_stale(Some((hash, entry.key())));
-        shared.ripe(&mut state, &mut gone);
+        shared.collect_ready(&mut state, &mut gone);
         if let Some(old) = &old {
             shared.remove(&mut state, old, Reason::Replaced, &mut gone);
         }
         shared.admit(&mut state, &entry, &mut gone);
         drop(state);
-        shared.tell(gone);
+        shared.release(gone);
         Ok(entry)
     }
 
-    /// Takes the entry of a key out; whether there was one. What is being compiled for the key
-    /// meanwhile will not be cached: its caller gets it, and those who wait for it compile anew.
+    /// Removes the entry of a key, and returns whether there was one.
+    ///
+    /// A running compilation of the key is not cached. Its caller gets the result, and the threads
+    /// that wait for it compile anew. Does nothing in a forked child.
     pub fn invalidate<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> bool
     where
         K: Borrow<Q>,
@@ -308,10 +320,10 @@ impl<K: Hash + Eq, V> CodeCache<K, V> {
         let mut state = shared.state.lock();
         let old = shared.table.with(hash, key, Arc::clone);
         state.make_stale(Some((hash, key)));
-        shared.ripe(&mut state, &mut gone);
+        shared.collect_ready(&mut state, &mut gone);
         let removed = old.as_ref().is_some_and(|old| shared.remove(&mut state, old, Reason::Invalidated, &mut gone));
         drop(state);
-        shared.tell(gone);
+        shared.release(gone);
         removed
     }
 }
@@ -321,13 +333,15 @@ where
     K: Hash + Eq + Send + Sync + 'static,
     V: Send + Sync + 'static,
 {
-    /// Returns the entry of a key, compiling it if it is not there. The slot that `compile` returns
-    /// with a value is where the code is entered; all that is in the batch belongs to the entry.
+    /// Returns the entry of a key. Compiles it if it is not in the cache.
     ///
-    /// One thread compiles a key; others that ask for it wait, and get what comes of it. If that is
-    /// an error or a panic, the next of them compiles. No lock is held meanwhile, so `compile` may
-    /// use the cache, for other keys, and other caches. (It must not wait for another thread that
-    /// asks for its key: that is not seen, and has no end.)
+    /// `compile` returns a value, and the slot at which the code is entered. Everything in the batch
+    /// belongs to the entry.
+    ///
+    /// One thread compiles a key. Other threads that ask for it wait, and get the same entry. If the
+    /// compilation ends with an error or a panic, the next waiting thread compiles. No lock is held
+    /// meanwhile, so `compile` may use the cache for other keys, and other caches. It must not wait
+    /// for another thread that asks for its key, because that wait is not detected and does not end.
     ///
     /// ```
     /// # use gaia_jit::{CodeArena, Error, cache::CodeCache};
@@ -341,17 +355,19 @@ where
     /// ```
     ///
     /// # Errors
-    /// Nothing is cached. The error of `compile` comes back as it is; these become one of it:
+    /// Nothing is cached. An error of `compile` is returned unchanged. The following errors are
+    /// converted to its type:
     ///
-    /// - [`Error::Recursion`] if the key is asked for inside its own compilation, or inside one
-    ///   that the key's waits for.
+    /// - [`Error::Recursion`] if the key is asked for inside its own compilation, or inside a
+    ///   compilation that this one waits for.
     /// - [`Error::OtherBatch`] if the slot is of another batch.
-    /// - [`Error::Forked`] in a child.
-    /// - As for [`Batch::publish_with_data`].
+    /// - [`Error::Forked`] in a forked child.
+    /// - [`Error::OperatingSystem`] if the system refuses memory, to write, or to change
+    ///   protections ([`Batch::publish_with_data`]).
     ///
-    /// Inside of `compile`, [`Batch::push`] and [`Batch::reserve`] return [`Error::ArenaFull`], and
-    /// [`Batch::data`] returns [`Error::DataFull`], when all that can go went: see the
-    /// [module](self).
+    /// Inside of `compile`, after everything was evicted that can be ([module](self)),
+    /// [`Batch::push`] and [`Batch::reserve`] return [`Error::ArenaFull`], and [`Batch::data`]
+    /// returns [`Error::DataFull`].
     pub fn get_or_compile_with<Q, E>(
         &self,
         key: &Q,
@@ -368,8 +384,8 @@ where
         if let Some(entry) = self.find(hash, key) {
             return Ok(entry);
         }
-        let compiling = match shared.take_off(hash, key)? {
-            Way::There(entry) => return Ok(entry),
+        let compiling = match shared.find_or_begin(hash, key)? {
+            Way::Found(entry) => return Ok(entry),
             Way::Compile(compiling) => compiling,
         };
         let mut batch = shared.arena.batch();
@@ -381,16 +397,18 @@ where
         let (blocks, data) = batch.publish_with_data()?;
         let parts = Parts { key: key.to_owned(), hash, value, blocks, data, start: slot.index() };
         let entry = Entry::new(parts, &shared.figures);
-        compiling.land(&entry);
+        compiling.finish(&entry);
         Ok(entry)
     }
 }
 
 impl<K: Hash + Eq + Send + Sync + 'static> CodeCache<K> {
-    /// As [`get_or_compile_with`](CodeCache::get_or_compile_with), for a cache without values.
+    /// Does the same as [`get_or_compile_with`](CodeCache::get_or_compile_with), for a cache without
+    /// values.
     ///
     /// # Errors
-    /// - As for [`get_or_compile_with`](CodeCache::get_or_compile_with).
+    /// The errors of [`get_or_compile_with`](CodeCache::get_or_compile_with), under the same
+    /// conditions.
     pub fn get_or_compile<Q, E>(
         &self,
         key: &Q,

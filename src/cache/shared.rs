@@ -1,22 +1,36 @@
-//! Who changes a cache, and what becomes of entries that go.
+//! The state of a cache: how entries enter and leave it.
+//!
+//! ```text
+//!           admit                 remove
+//! compiled -------> in the cache --------> removed ---- locks released, hook called ----> dropped
+//!                                    |
+//!                 if there are guards '--> waits for guards --- collect_ready, release --> dropped
+//! ```
+//!
+//! An entry that waits for guards is held by one more count. The hook is called at once for it
+//! too.
 //!
 //! # Locks
 //!
-//! Whoever changes anything holds one lock ([`Shared::state`]): compilations are so much dearer
-//! that they need no more. Hits do not take it: they read one of the tables. In the order in which
-//! they may be taken: the state, a table. What users wrote runs under them only as far as tables
-//! cannot do without (`Eq` of keys): entries that go are collected, and told of and dropped after
-//! the unlocking, because dropping code tells observers.
+//! Every change is made under one lock ([`Shared::state`]). One is enough, because a compilation
+//! takes much longer than a change. Hits do not take it; they read a shard of the table. The order
+//! is: the state, a shard of the table, the process's list of waits.
 //!
-//! # Why an entry stays where it is under a guard
+//! The only code of users that runs under these locks is the `Eq` of keys, which a table needs.
+//! Entries that leave are collected. The hook is called with them, and they are dropped, after the
+//! locks are released, because dropping code calls observers.
 //!
-//! A thread that took a guard finds the entry under the lock of its table. Whoever takes the entry
-//! out of the table locks it for writing, and looks for guards after that. Either the finder had
-//! the lock first: then its guard is seen, and one `Arc` of the entry is laid aside until all
-//! guards are gone that were there. Or the finder came later, and found nothing.
+//! # Why an entry lives as long as a guard
 //!
-//! That is the arena's proof over again, for memory that is not the arena's. The blocks in the
-//! entry are dropped with it, so as a rule nobody is left that they would have to wait for.
+//! A thread that took a guard finds the entry under the lock of its shard. A thread that removes
+//! the entry locks the shard for writing, and reads the guards after that. There are two cases:
+//!
+//! - The finder had the lock first. Then the remover sees its guard, and keeps one `Arc` of the
+//!   entry until all guards have ended that existed.
+//! - The remover had the lock first. Then the finder finds nothing.
+//!
+//! The arena has the same proof, for its own memory. The blocks in the entry are dropped with it,
+//! when usually no guard is left that they would have to wait for.
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
@@ -25,16 +39,16 @@ use std::mem;
 use parking_lot::Mutex;
 
 use super::clock::Clock;
+use super::compilation::Compilation;
 use super::entry::Entry;
 use super::figures::{Figures, Stats};
-use super::flight::Flight;
-use super::hook::{Hook, Told};
+use super::hook::{Hook, Removed};
 use super::table::Table;
 use crate::arena::{MakeRoom, Room};
 use crate::sync::{Arc, Ordering};
 use crate::{CodeArena, Error};
 
-/// Why an entry is not in the cache any more.
+/// The reason why an entry left the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Reason {
@@ -44,7 +58,7 @@ pub enum Reason {
     Full,
     /// [`CodeCache::insert`](super::CodeCache::insert) put another one in its place.
     Replaced,
-    /// It was invalidated, or all were.
+    /// The entry was invalidated, or all entries were.
     Invalidated,
 }
 
@@ -58,39 +72,40 @@ pub(super) struct Shared<K, V> {
 }
 
 pub(super) struct State<K, V> {
-    /// Exactly the entries of the tables.
+    /// The same entries as in the table.
     order: Clock<Arc<Entry<K, V>>>,
-    /// Of their code.
+    /// The bytes of their code.
     bytes: usize,
-    /// Entries that went, each with the epoch of the guards that it waits for: those of later
-    /// epochs come later.
-    laid_aside: VecDeque<(u64, Arc<Entry<K, V>>)>,
-    pub(super) flights: Vec<Flight<K, V>>,
-    /// How many compilations there were.
-    pub(super) taken_off: u64,
+    /// Entries that left and wait for guards, each with the epoch of the guards that it waits for,
+    /// in the order of epochs.
+    waiting: VecDeque<(u64, Arc<Entry<K, V>>)>,
+    pub(super) compilations: Vec<Compilation<K, V>>,
+    /// The number of compilations that were begun.
+    pub(super) begun: u64,
 }
 
 impl<K, V> Default for State<K, V> {
     fn default() -> Self {
-        Self { order: Clock::default(), bytes: 0, laid_aside: VecDeque::new(), flights: Vec::new(), taken_off: 0 }
+        Self { order: Clock::default(), bytes: 0, waiting: VecDeque::new(), compilations: Vec::new(), begun: 0 }
     }
 }
 
-/// Entries that went, to be told of and dropped once nothing is locked.
+/// Entries that left. The hook is called with them, and they are dropped, after all locks are
+/// released.
 #[must_use]
 pub(super) struct Gone<K, V> {
-    told: Vec<Told<K, V>>,
-    /// Told of before.
-    ripe: Vec<Arc<Entry<K, V>>>,
+    removed: Vec<Removed<K, V>>,
+    /// Entries that waited for guards. The hook was called with them before.
+    ready: Vec<Arc<Entry<K, V>>>,
 }
 
 impl<K, V> Default for Gone<K, V> {
     fn default() -> Self {
-        Self { told: Vec::new(), ripe: Vec::new() }
+        Self { removed: Vec::new(), ready: Vec::new() }
     }
 }
 
-/// How many hold an entry that nobody but the cache does: its table, and the order.
+/// The count of an `Arc` that only the cache holds: by its table, and by the order.
 const OWN: usize = 2;
 
 fn is_held<K, V>(entry: &Arc<Entry<K, V>>) -> bool {
@@ -98,7 +113,7 @@ fn is_held<K, V>(entry: &Arc<Entry<K, V>>) -> bool {
 }
 
 impl<K, V> State<K, V> {
-    /// The next one to go that has what is wanted and that nobody holds.
+    /// Returns the next entry to evict: one that frees `room`, was not used, and is not held.
     fn victim(&mut self, room: Room) -> Option<Arc<Entry<K, V>>> {
         let is_spared = |entry: &Arc<Entry<K, V>>| {
             if entry.size(room) == 0 {
@@ -117,9 +132,9 @@ impl<K, V> State<K, V> {
         self.order.iter().map(Arc::clone).collect()
     }
 
-    /// Bytes that wait for guards here.
-    fn waiting(&self, room: Room) -> usize {
-        self.laid_aside.iter().map(|(_, entry)| entry.size(room)).sum()
+    /// Returns how many bytes of `room` wait for guards in entries that left.
+    fn waiting_bytes(&self, room: Room) -> usize {
+        self.waiting.iter().map(|(_, entry)| entry.size(room)).sum()
     }
 }
 
@@ -128,7 +143,7 @@ impl<K, V> Shared<K, V> {
         if self.arena.is_inherited() { Err(Error::Forked { what }) } else { Ok(()) }
     }
 
-    /// Takes an entry out. False if it was out already.
+    /// Removes an entry from the cache. Returns false if it was removed before.
     pub(super) fn remove(
         &self,
         state: &mut State<K, V>,
@@ -140,32 +155,32 @@ impl<K, V> Shared<K, V> {
             return false;
         }
         let Some(entry) = self.table.remove(entry) else { return false };
-        // Locking the table was the read-modify-write between the removal and the look at the
+        // Locking the table is the read-modify-write between the removal and the reading of the
         // guards.
         if let Some(epoch) = self.arena.epoch_to_wait_for() {
-            state.laid_aside.push_back((epoch, Arc::clone(&entry)));
+            state.waiting.push_back((epoch, Arc::clone(&entry)));
         }
         drop(state.order.remove(entry.place.load(Ordering::Relaxed)));
         state.bytes -= entry.len();
-        entry.go_out();
+        entry.leave();
         if matches!(reason, Reason::Budget | Reason::Full) {
             self.figures.evictions.fetch_add(1, Ordering::Relaxed);
         }
         self.note(state);
-        gone.told.push((entry, reason));
+        gone.removed.push((entry, reason));
         true
     }
 
-    /// Puts an entry in whose key is not there, unless it is too large. What has to go for it goes
-    /// first.
+    /// Adds an entry, unless it is too large. Its key must not be in the cache. Other entries are
+    /// evicted first if the budget requires it.
     pub(super) fn admit(&self, state: &mut State<K, V>, entry: &Arc<Entry<K, V>>, gone: &mut Gone<K, V>) {
         let is_too_much = |bytes: usize| bytes + entry.len() > self.budget;
         if is_too_much(0) || is_too_much(state.bytes) && !self.may_evict() {
-            entry.go_out();
+            entry.leave();
             return;
         }
         while is_too_much(state.bytes) {
-            // If all are held, those go too: their holders keep them.
+            // If all entries are held, held ones leave too. Their holders keep them alive.
             let next = state.victim(Room::Code).or_else(|| state.order.victim(|_| false).map(Arc::clone));
             let Some(victim) = next else { break };
             self.remove(state, &victim, Reason::Budget, gone);
@@ -181,29 +196,30 @@ impl<K, V> Shared<K, V> {
         self.figures.bytes.store(state.bytes as u64, Ordering::Relaxed);
     }
 
-    /// Collects what need not wait for guards any more.
-    pub(super) fn ripe(&self, state: &mut State<K, V>, gone: &mut Gone<K, V>) {
-        if state.laid_aside.is_empty() {
+    /// Moves the entries that wait for no guard any more to `gone`.
+    pub(super) fn collect_ready(&self, state: &mut State<K, V>, gone: &mut Gone<K, V>) {
+        if state.waiting.is_empty() {
             return;
         }
-        // Of what waits only a look at the guards counts that comes after the state was locked.
+        // The guards are read after the state was locked, so after each of these entries was
+        // removed.
         let oldest = self.arena.oldest_guard();
-        while state.laid_aside.front().is_some_and(|(epoch, _)| oldest.is_none_or(|oldest| *epoch < oldest)) {
-            gone.ripe.extend(state.laid_aside.pop_front().map(|(_, entry)| entry));
+        while state.waiting.front().is_some_and(|(epoch, _)| oldest.is_none_or(|oldest| *epoch < oldest)) {
+            gone.ready.extend(state.waiting.pop_front().map(|(_, entry)| entry));
         }
     }
 
-    /// Tells of what went and drops it. Nothing is locked.
-    pub(super) fn tell(&self, gone: Gone<K, V>) {
-        let Gone { told, ripe } = gone;
+    /// Calls the hook with the entries that left, and drops them. The caller holds no lock.
+    pub(super) fn release(&self, gone: Gone<K, V>) {
+        let Gone { removed, ready } = gone;
         if let Some(hook) = &self.hook {
-            hook.tell(told, &self.arena);
+            hook.call(removed, &self.arena);
         }
-        drop(ripe);
+        drop(ready);
     }
 
-    /// Whether what happens on this thread may make entries go that it does not name. Inside of the
-    /// hook that would have no end: the hook hears of each, and may compile again.
+    /// Returns whether a call on this thread may evict entries. Inside of the hook it may not,
+    /// because that would not end: the hook is called for each evicted entry, and may compile again.
     fn may_evict(&self) -> bool {
         !self.hook.as_ref().is_some_and(Hook::runs_here)
     }
@@ -212,7 +228,7 @@ impl<K, V> Shared<K, V> {
         let (hits, misses) = self.table.counts();
         if !self.arena.is_inherited() {
             let mut gone = Gone::default();
-            self.ripe(&mut self.state.lock(), &mut gone);
+            self.collect_ready(&mut self.state.lock(), &mut gone);
             drop(gone);
         }
         let figure = |figure: &crate::sync::AtomicU64| figure.load(Ordering::Relaxed);
@@ -235,28 +251,28 @@ impl<K: Send + Sync, V: Send + Sync> MakeRoom for Shared<K, V> {
         }
         let mut gone = Gone::default();
         let mut state = self.state.lock();
-        self.ripe(&mut state, &mut gone);
-        // Those that somebody still holds free nothing.
-        let alone = gone.ripe.iter().filter(|entry| Arc::strong_count(entry) == 1);
+        self.collect_ready(&mut state, &mut gone);
+        // Entries that somebody holds free nothing.
+        let alone = gone.ready.iter().filter(|entry| Arc::strong_count(entry) == 1);
         let mut freed: usize = alone.map(|entry| entry.size(room)).sum();
-        let mut aside = state.waiting(room);
+        let mut kept = state.waiting_bytes(room);
         let may_evict = self.may_evict();
-        while may_evict && freed < asked && waiting + aside < asked {
+        while may_evict && freed < asked && waiting + kept < asked {
             let Some(victim) = state.victim(room) else { break };
-            let before = state.laid_aside.len();
+            let before = state.waiting.len();
             self.remove(&mut state, &victim, Reason::Full, &mut gone);
-            *(if state.laid_aside.len() > before { &mut aside } else { &mut freed }) += victim.size(room);
+            *(if state.waiting.len() > before { &mut kept } else { &mut freed }) += victim.size(room);
         }
         drop(state);
-        self.tell(gone);
-        if freed > 0 { Ok(()) } else { Err(aside) }
+        self.release(gone);
+        if freed > 0 { Ok(()) } else { Err(kept) }
     }
 }
 
 impl<K, V> Drop for Shared<K, V> {
     fn drop(&mut self) {
         if self.arena.is_inherited() {
-            // A thread of the parent's may have been in the middle of a change.
+            // A thread of the parent may have been in the middle of a change.
             self.table.leak();
             mem::forget(mem::take(self.state.get_mut()));
         }

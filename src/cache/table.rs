@@ -1,5 +1,5 @@
-//! From a key to its entry: what hits use. Several tables, each with a lock, so that threads rarely
-//! meet.
+//! The table from keys to entries, which hits use. It is divided into shards with a lock each, so
+//! that threads rarely wait for each other.
 #![forbid(unsafe_code)]
 
 use std::borrow::Borrow;
@@ -11,16 +11,16 @@ use parking_lot::RwLock;
 use super::entry::Entry;
 use crate::sync::{Arc, AtomicU64, Ordering};
 
-/// A power of two.
+/// The number of shards, a power of two.
 const SHARDS: usize = 32;
 
 pub(super) struct Table<K, V> {
     hasher: DefaultHashBuilder,
-    /// `SHARDS` of them; none once a forked child has let go of them.
+    /// The shards: `SHARDS` of them, or none after [`leak`](Self::leak).
     shards: Box<[Shard<K, V>]>,
 }
 
-/// Alone on its cache lines. All of a hit's counting is done on the one that its lock is on.
+/// A shard, alone on its cache lines. The counters of hits are on the same line as the lock.
 #[repr(align(128))]
 struct Shard<K, V> {
     hits: AtomicU64,
@@ -39,11 +39,11 @@ impl<K, V> Table<K, V> {
     }
 
     fn shard(&self, hash: u64) -> &Shard<K, V> {
-        // Not the lowest bits, nor the highest ones: those are what the tables use.
+        // Neither the lowest bits nor the highest ones, because the hash tables use those.
         &self.shards[(hash >> 24) as usize % SHARDS]
     }
 
-    /// Calls `found` with the entry of a key, with the lock held.
+    /// Calls `found` with the entry of a key, under the lock of its shard.
     #[inline]
     pub(super) fn with<Q, R>(&self, hash: u64, key: &Q, found: impl FnOnce(&Arc<Entry<K, V>>) -> R) -> Option<R>
     where
@@ -55,20 +55,20 @@ impl<K, V> Table<K, V> {
         Some(found(entry))
     }
 
-    /// Counts a call.
+    /// Counts a call as a hit or a miss.
     #[inline]
     pub(super) fn count(&self, hash: u64, hit: bool) {
         let shard = self.shard(hash);
         if hit {
-            // Not in one piece, which would be a tenth of what a hit costs: of two threads at once
-            // one may be counted.
+            // Not atomic as a whole, because that would cost a tenth of a hit. If two threads count
+            // at the same time, one of the counts may be lost.
             shard.hits.store(shard.hits.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         } else {
             shard.misses.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// The sums of hits and misses.
+    /// Returns the sums of hits and of misses.
     pub(super) fn counts(&self) -> (u64, u64) {
         let sum = |count: fn(&Shard<K, V>) -> &AtomicU64| {
             self.shards.iter().map(|shard| count(shard).load(Ordering::Relaxed)).sum()
@@ -76,19 +76,19 @@ impl<K, V> Table<K, V> {
         (sum(|shard| &shard.hits), sum(|shard| &shard.misses))
     }
 
-    /// Adds an entry whose key is not there.
+    /// Adds an entry. Its key must not be in the table.
     pub(super) fn insert(&self, entry: Arc<Entry<K, V>>) {
         self.shard(entry.hash).entries.write().insert_unique(entry.hash, entry, |entry| entry.hash);
     }
 
-    /// Takes out this very entry.
+    /// Removes this entry, not another one of the same key.
     pub(super) fn remove(&self, entry: &Arc<Entry<K, V>>) -> Option<Arc<Entry<K, V>>> {
         let mut entries = self.shard(entry.hash).entries.write();
         let found = entries.find_entry(entry.hash, |other| Arc::ptr_eq(entry, other)).ok()?;
         Some(found.remove().0)
     }
 
-    /// Forgets all of it, without a look at it.
+    /// Forgets the whole table without reading it.
     pub(super) fn leak(&mut self) {
         std::mem::forget(std::mem::take(&mut self.shards));
     }

@@ -1,4 +1,4 @@
-//! A reference to a cache that does not keep it.
+//! A reference to a cache that does not keep it alive.
 #![forbid(unsafe_code)]
 
 use std::fmt;
@@ -8,8 +8,8 @@ use super::CodeCache;
 use super::shared::Shared;
 use crate::sync::Arc;
 
-/// A reference to a cache that does not keep it alive, for what the cache itself keeps: a hook that
-/// uses its cache, or a value.
+/// A reference to a cache that does not keep the cache alive. A hook or a value that the cache
+/// keeps uses it to refer to its cache.
 ///
 /// ```
 /// # use gaia_jit::{CodeArena, cache::CodeCache};
@@ -26,7 +26,7 @@ pub struct WeakCache<K, V = ()> {
 }
 
 impl<K, V> WeakCache<K, V> {
-    /// Returns the cache, as long as there is a handle of it or a compilation under way.
+    /// Returns the cache, while a handle of it exists or a compilation runs.
     pub fn upgrade(&self) -> Option<CodeCache<K, V>> {
         Some(CodeCache { shared: self.shared.upgrade()? })
     }
