@@ -176,6 +176,10 @@ fn mappings_are_few() -> TestResult {
     }
     let (many, constants) = (common::mappings(&arena)?, arena.stats().data_resident_bytes);
     println!("{one} mappings with a module, {many} with {}", alive.len());
+    if std::env::var_os("GAIA_TEST_EMULATED").is_some() {
+        println!("NOT RUN: how many mappings: an emulator's list does not join neighbours as the kernel does");
+        return Ok(());
+    }
     assert!(many <= one + constants.div_ceil(64 << 10) + 1, "{many} mappings for {constants} bytes of constants");
     assert!(many < alive.len());
     Ok(())
