@@ -240,9 +240,13 @@ fn bytes_can_be_read_by_a_thread_without_rights() {
         let (sender, receiver) = mpsc::channel::<std::borrow::Cow<'static, [u8]>>();
         let old = thread::spawn(move || receiver.recv().unwrap().to_vec());
         let Some(arena) = arena() else { return };
-        let block: &'static CodeBlock = Box::leak(Box::new(arena.publish(&asm::constant(9)).unwrap()));
-        sender.send(block.as_bytes()).unwrap();
+        let block = Box::into_raw(Box::new(arena.publish(&asm::constant(9)).unwrap()));
+        // SAFETY: from the box above, which is taken back below, behind the thread's end.
+        let lent: &'static CodeBlock = unsafe { &*block };
+        sender.send(lent.as_bytes()).unwrap();
         assert_eq!(old.join().unwrap(), asm::constant(9));
+        // SAFETY: from a box, and the thread that borrowed it has ended.
+        drop(unsafe { Box::from_raw(block) });
     });
 }
 

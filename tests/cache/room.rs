@@ -138,16 +138,17 @@ fn a_guard_of_another_arena_finds_nothing() {
 /// Observers run what users wrote: they may use the cache whose code they hear of.
 #[test]
 fn code_is_dropped_outside_of_all_locks() {
+    use gaia_jit::cache::WeakCache;
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicUsize, Ordering};
     #[derive(Default)]
     struct Asks {
-        cache: OnceLock<CodeCache<u32>>,
+        cache: OnceLock<WeakCache<u32>>,
         heard: AtomicUsize,
     }
     impl gaia_jit::Observer for Asks {
         fn retired(&self, _: &gaia_jit::BlockInfo) {
-            let cache = self.cache.get().unwrap();
+            let cache = self.cache.get().unwrap().upgrade().unwrap();
             cache.get(&1);
             cache.invalidate(&7_777);
             assert!(cache.stats().bytes <= cache.budget());
@@ -161,8 +162,8 @@ fn code_is_dropped_outside_of_all_locks() {
     {
         let asks = Arc::new(Asks::default());
         let arena = small(mode).observer(asks.clone()).build().unwrap();
-        asks.cache.set(CodeCache::builder(arena.clone()).budget(budget).build()).unwrap();
-        let cache = asks.cache.get().unwrap();
+        let cache = &CodeCache::builder(arena.clone()).budget(budget).build();
+        asks.cache.set(cache.downgrade()).unwrap();
         for n in 0..count {
             ask(cache, n, n, LEN);
         }

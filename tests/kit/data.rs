@@ -278,6 +278,9 @@ fn given_memory_has_data() {
 #[test]
 fn constants_where_nothing_can_be_opened_any_more() {
     const NAME: &str = "data::constants_where_nothing_can_be_opened_any_more";
+    if super::common::sanitized() {
+        return super::common::not_run(NAME, "at its end a sanitizer opens files");
+    }
     super::common::child::run(NAME, || {
         // An arena in `Flip` would keep it open for all.
         let others = modes().filter(|mode| *mode != gaia_jit::WxMode::Flip);

@@ -138,6 +138,9 @@ fn what_is_executable_is_no_zeros_whatever_is_refused() {
 #[test]
 fn a_trim_leaves_what_it_cannot_keep_from_being_executable() {
     const NAME: &str = "executable::a_trim_leaves_what_it_cannot_keep_from_being_executable";
+    if common::sanitized() {
+        return common::not_run(NAME, "at its end a sanitizer protects pages");
+    }
     child::run(NAME, || {
         let keeping = modes().map(|mode| builder(mode, true).keep_free(64 << 10).build().unwrap());
         let arenas: Vec<_> = modes().map(|mode| arena(mode, true)).chain(keeping).collect();
