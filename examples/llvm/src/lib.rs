@@ -1,7 +1,7 @@
 //! Memory for LLVM's MCJIT from an arena of [`gaia_jit`], through the trait of [`inkwell`].
 //!
-//! [`ArenaMemoryManager`] is what LLVM asks for memory. [`compile`] hands a module to an engine that
-//! has such a manager, and returns errors that LLVM itself would end the process for, or ignore.
+//! [`ArenaMemoryManager`] is what LLVM asks for memory. [`compile`] hands a module to an engine
+//! with such a manager, and returns errors that LLVM itself would end the process for, or ignore.
 //!
 //! # Where sections lie
 //!
