@@ -15,8 +15,8 @@ pub(super) struct Compilation<K, V> {
     pub(super) hash: u64,
     pub(super) key: K,
     pub(super) thread: ThreadId,
-    /// Whether its key was invalidated or got another entry meanwhile. Callers that ask from then on
-    /// do not get its result.
+    /// Whether its key was invalidated or got another entry meanwhile. Callers that ask from then
+    /// on do not get its result.
     pub(super) is_stale: bool,
     /// Whether a thread waits for it.
     pub(super) is_awaited: bool,

@@ -41,19 +41,19 @@
 //!
 //! # Why not a cache library
 //!
-//! The table is that of `hashbrown`. The policy is the clock algorithm, a queue and a mark. The rest
-//! deals with code. [`quick_cache`](https://docs.rs/quick_cache) 0.7 was considered, because it is
-//! well maintained and has weights and pinning. No settings change the following:
+//! The table is that of `hashbrown`. The policy is the clock algorithm, a queue and a mark. The
+//! rest deals with code. [`quick_cache`](https://docs.rs/quick_cache) 0.7 was considered, because
+//! it is well maintained and has weights and pinning. No settings change the following:
 //!
-//! - *It divides the budget among its shards.* An entry that is heavier than a shard's part for much
-//!   used entries is dropped at once, so a large batch could not be cached. With one shard, all hits
-//!   share one lock.
-//! - *It makes room only by shrinking.* A full arena needs a number of bytes at once. `set_capacity`
-//!   visits all shards. Two threads that shrink and restore undo each other's change. Each time, the
-//!   memory of evicted entries is cut down with rounding.
+//! - *It divides the budget among its shards.* An entry that is heavier than a shard's part for
+//!   much used entries is dropped at once, so a large batch could not be cached. With one shard,
+//!   all hits share one lock.
+//! - *It makes room only by shrinking.* A full arena needs a number of bytes at once.
+//!   `set_capacity` visits all shards. Two threads that shrink and restore undo each other's
+//!   change. Each time, the memory of evicted entries is cut down with rounding.
 //! - *Removing a key removes the mark of its running compilation.* The next caller then compiles it
-//!   a second time at the same time. A recursion on a key waits for itself, for ever or until a time
-//!   limit.
+//!   a second time at the same time. A recursion on a key waits for itself, for ever or until a
+//!   time limit.
 //! - *It returns clones only*, so nothing can be read under a guard without a reference count.
 //! - *`retain` and `clear` drop under its locks*, and dropping code calls observers.
 //!
@@ -144,8 +144,8 @@ impl<K, V> CodeCache<K, V> {
 
     /// Removes all entries.
     ///
-    /// Compilations that run meanwhile are not cached. Their callers get the result, and the threads
-    /// that wait for it compile anew. Does nothing in a forked child.
+    /// Compilations that run meanwhile are not cached. Their callers get the result, and the
+    /// threads that wait for it compile anew. Does nothing in a forked child.
     pub fn clear(&self) {
         if self.shared.arena.is_inherited() {
             return;
@@ -335,13 +335,14 @@ where
 {
     /// Returns the entry of a key. Compiles it if it is not in the cache.
     ///
-    /// `compile` returns a value, and the slot at which the code is entered. Everything in the batch
-    /// belongs to the entry.
+    /// `compile` returns a value, and the slot at which the code is entered. Everything in the
+    /// batch belongs to the entry.
     ///
-    /// One thread compiles a key. Other threads that ask for it wait, and get the same entry. If the
-    /// compilation ends with an error or a panic, the next waiting thread compiles. No lock is held
-    /// meanwhile, so `compile` may use the cache for other keys, and other caches. It must not wait
-    /// for another thread that asks for its key, because that wait is not detected and does not end.
+    /// One thread compiles a key. Other threads that ask for it wait, and get the same entry. If
+    /// the compilation ends with an error or a panic, the next waiting thread compiles. No lock is
+    /// held meanwhile, so `compile` may use the cache for other keys, and other caches. It must not
+    /// wait for another thread that asks for its key, because that wait is not detected and does
+    /// not end.
     ///
     /// ```
     /// # use gaia_jit::{CodeArena, Error, cache::CodeCache};
@@ -403,8 +404,8 @@ where
 }
 
 impl<K: Hash + Eq + Send + Sync + 'static> CodeCache<K> {
-    /// Does the same as [`get_or_compile_with`](CodeCache::get_or_compile_with), for a cache without
-    /// values.
+    /// Does the same as [`get_or_compile_with`](CodeCache::get_or_compile_with), for a cache
+    /// without values.
     ///
     /// # Errors
     /// The errors of [`get_or_compile_with`](CodeCache::get_or_compile_with), under the same

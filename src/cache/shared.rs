@@ -219,7 +219,8 @@ impl<K, V> Shared<K, V> {
     }
 
     /// Returns whether a call on this thread may evict entries. Inside of the hook it may not,
-    /// because that would not end: the hook is called for each evicted entry, and may compile again.
+    /// because that would not end: the hook is called for each evicted entry, and may compile
+    /// again.
     fn may_evict(&self) -> bool {
         !self.hook.as_ref().is_some_and(Hook::runs_here)
     }

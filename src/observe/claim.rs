@@ -1,23 +1,30 @@
-//! Which file has a name, who else writes it, and whether it can be taken.
+//! The creation of a file that profilers read: what to do if a file of that name exists.
 //!
-//! In a directory that everyone can write to, somebody could have put a link there, for this
-//! process to overwrite a file of its own. So no link is followed, and nothing is written to but a
-//! file with one name that belongs to this user. What is there and cannot be written to is removed,
-//! which does not follow a link; where the directory is sticky, what belongs to others cannot be
-//! removed, and that is an error.
+//! # Links
 //!
-//! # Who else writes it
+//! In a directory that everyone can write to, another user could place a link under the name, so
+//! that this process overwrites a file of its own. So no link is followed. Only a plain file with
+//! one name that belongs to this user is written to. Everything else under the name is removed,
+//! which does not follow a link. In a sticky directory the files of other users cannot be removed,
+//! and that is an error.
 //!
-//! The name has the number of the process in it. So a file that is there already was written by an
-//! earlier process of that number; by other code of this process; or by a process of the same
-//! number in another container, which shares the directory. Each writer of this crate holds a
-//! shared lock on its file (`flock`), and the kernel says which files are open in this process.
+//! # Other writers
+//!
+//! The name contains the number of the process. A file that exists already was written by one of
+//! these:
+//!
+//! - an earlier process of that number,
+//! - other code of this process,
+//! - a process of the same number in another container that shares the directory.
+//!
+//! Each writer of this crate holds a shared lock on its file (`flock`), and the kernel lists the
+//! files that are open in this process. These facts decide:
 //!
 //! | open in this process | locked | written to in this process's lifetime | then |
 //! |---|---|---|---|
-//! | yes | | | lines are appended; a file of its own is an error |
+//! | yes | | | lines are appended; with one writer it is an error |
 //! | no | yes | | an error: another process is writing it |
-//! | no | no | yes | lines are appended, because who wrote it may come back; a file of its own is replaced |
+//! | no | no | yes | lines are appended, because the writer may come back; with one writer the file is replaced |
 //! | no | no | no, or not known | it is left over, and is replaced |
 
 use std::fs::{self, File, Metadata, OpenOptions};
@@ -30,15 +37,15 @@ use std::time::{Duration, SystemTime};
 
 use crate::Error;
 
-/// Device and number: a file may have several paths.
+/// The device and inode number of a file. A file may have several paths.
 pub(super) type Id = (u64, u64);
 
-/// Who writes a file.
+/// The kind of a file: how many writers it may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// One writer alone.
+    /// One writer.
     Alone,
-    /// Any number, each of which appends whole lines.
+    /// Any number of writers, and each of them appends whole lines.
     Lines,
 }
 
@@ -50,12 +57,12 @@ pub(super) fn id(file: &File) -> io::Result<Id> {
     Ok(id_of(&file.metadata()?))
 }
 
-/// What the name leads to; a link is itself.
+/// Returns the id of the file with this name. A link is not followed.
 pub(super) fn id_at(path: &Path) -> Option<Id> {
     fs::symlink_metadata(path).ok().map(|meta| id_of(&meta))
 }
 
-/// Makes a file, or takes the one that is there; and whether it is new.
+/// Creates a file, or takes the existing one. Returns whether it is new.
 pub(super) fn claim(what: &'static str, path: &Path, kind: Kind) -> Result<(File, bool), Error> {
     let failed = |source| Error::of_file("open", path, source);
     for _ in 0..8 {
@@ -77,8 +84,8 @@ pub(super) fn claim(what: &'static str, path: &Path, kind: Kind) -> Result<(File
                 let who = if here { "other code of this process" } else { "another process of the same number" };
                 return Err(Error::unsupported(what, format!("{who} is writing {}", path.display())));
             }
-            // Another process may have replaced it meanwhile: then what is there now is not what
-            // was locked.
+            // Another process may have replaced the file meanwhile. Then the file that was locked
+            // is not the one with the name.
             if id(&file).ok() != id_at(path) {
                 continue;
             }
@@ -90,8 +97,7 @@ pub(super) fn claim(what: &'static str, path: &Path, kind: Kind) -> Result<(File
     Err(failed(io::ErrorKind::AlreadyExists.into()))
 }
 
-/// For lines that have to come where others find them now: the file that is there, or a new one;
-/// and whether it is new.
+/// Opens the file of lines that has the name now, or creates one. Returns whether it is new.
 pub(super) fn join(path: &Path) -> io::Result<(File, bool)> {
     match create(path, Kind::Lines) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -115,8 +121,8 @@ fn options(kind: Kind) -> OpenOptions {
     options
 }
 
-/// A new file that only its owner can read, as code and names may tell much. `O_CREAT | O_EXCL`
-/// does not follow a link; the standard library adds `O_CLOEXEC`.
+/// Creates a file that only its owner can read, because code and names may reveal much. `O_CREAT |
+/// O_EXCL` does not follow a link. The standard library adds `O_CLOEXEC`.
 fn create(path: &Path, kind: Kind) -> io::Result<File> {
     let file = options(kind).create_new(true).mode(0o600).open(path)?;
     lock(&file, libc::LOCK_SH);
@@ -124,34 +130,35 @@ fn create(path: &Path, kind: Kind) -> io::Result<File> {
 }
 
 fn open(path: &Path, kind: Kind) -> io::Result<File> {
-    // Should it be a pipe, nobody waits for its other end.
+    // If it is a pipe, the open does not wait for the other end.
     options(kind).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)
 }
 
-/// Locks the file, or changes its lock; `false` if others hold it. It is held as long as the file
-/// is open. A file system without such locks says nothing of others.
+/// Locks the file, or changes its lock. Returns `false` if others hold it. The lock is held while
+/// the file is open. On a file system without such locks this always returns `true`.
 fn lock(file: &File, how: libc::c_int) -> bool {
-    // SAFETY: takes numbers only.
+    // SAFETY: the call takes numbers only.
     let refused = unsafe { libc::flock(file.as_raw_fd(), how | libc::LOCK_NB) } != 0;
     !refused || io::Error::last_os_error().kind() != io::ErrorKind::WouldBlock
 }
 
-/// A plain file of this user, with one name.
+/// Returns whether this is a plain file of this user, with one name.
 fn is_ours(meta: &Metadata) -> bool {
-    // SAFETY: has no requirements.
+    // SAFETY: the call has no requirements.
     meta.is_file() && meta.nlink() == 1 && meta.uid() == unsafe { libc::geteuid() }
 }
 
-/// Whether this process has the file open. Without a list of descriptors it is not known to.
+/// Returns whether this process has the file open. Without a list of descriptors returns `false`.
 fn is_open_here(id: Id) -> bool {
     let list = if cfg!(target_os = "linux") { "/proc/self/fd" } else { "/dev/fd" };
     let Ok(list) = fs::read_dir(list) else { return false };
     list.flatten().any(|entry| fs::metadata(entry.path()).is_ok_and(|meta| id_of(&meta) == id))
 }
 
-/// Whether a file was written to since this process came to be, a forked child with its fork.
+/// Returns whether a file was written to since this process began. A forked child begins with its
+/// fork.
 fn is_of_this_lifetime(meta: &Metadata) -> bool {
-    // Both clocks tick coarsely.
+    // Both clocks are coarse.
     const COARSE: Duration = Duration::from_millis(100);
     let modified = meta.modified().ok();
     modified.zip(started()).is_some_and(|(modified, started)| modified + COARSE >= started)
@@ -163,9 +170,9 @@ fn started() -> Option<SystemTime> {
     // The name of the program, in parentheses, may contain anything.
     let behind = stat.iter().rposition(|byte| *byte == b')')?;
     let fields = std::str::from_utf8(&stat[behind + 1..]).ok()?;
-    // The 22nd field; the third is the first behind the name.
+    // The 22nd field. The first field behind the name is the third.
     let ticks: u64 = fields.split_whitespace().nth(19)?.parse().ok()?;
-    // SAFETY: takes a number.
+    // SAFETY: the call takes a number only.
     let per_second = u64::try_from(unsafe { libc::sysconf(libc::_SC_CLK_TCK) }).ok().filter(|ticks| *ticks > 0)?;
     let mut up = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `up` is valid for the call to write to.
@@ -177,30 +184,30 @@ fn started() -> Option<SystemTime> {
     SystemTime::now().checked_sub(up.checked_sub(began)?)
 }
 
-/// Not known.
+/// Returns `None`, because the time is not known.
 #[cfg(not(target_os = "linux"))]
 fn started() -> Option<SystemTime> {
     None
 }
 
-/// The same file under a high number: programs close descriptors by number, and get the lowest that
-/// is free for the next file.
+/// Returns the same file under a high number. Programs close descriptors by number, and the next
+/// file gets the lowest free number.
 pub(super) fn out_of_the_way(file: File) -> File {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is valid for the call to write to.
     let got = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } == 0;
-    // The table of descriptors is as long as the highest, so not a very high one.
+    // Not a very high number, because the table of descriptors is as long as the highest one.
     let most = if got { limit.rlim_cur.min(1024) as libc::c_int } else { 1024 };
-    // SAFETY: takes numbers only.
+    // SAFETY: the call takes numbers only.
     match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_DUPFD_CLOEXEC, most / 4 * 3) } {
         -1 => file,
-        // SAFETY: a new descriptor that nobody else owns.
+        // SAFETY: `fcntl` returned a new descriptor, which nobody else owns.
         high => unsafe { File::from_raw_fd(high) },
     }
 }
 
-/// Closes a descriptor if it still leads to the file with this `id`. If others closed it, its
-/// number is theirs.
+/// Closes a descriptor if it still leads to the file with this `id`. Otherwise other code closed
+/// it, and the number belongs to that code.
 pub(super) fn close_if(file: ManuallyDrop<File>, wanted: Id) {
     if id(&file).is_ok_and(|id| id == wanted) {
         drop(ManuallyDrop::into_inner(file));

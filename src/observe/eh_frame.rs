@@ -1,11 +1,11 @@
-//! Call frame information, as it is given for a function ([`UnwindInfo::EhFrame`]), for the address
-//! where it came to lie.
+//! The relocation of call frame information ([`UnwindInfo::EhFrame`]) to the final address of its
+//! function.
 #![forbid(unsafe_code)]
 
 use crate::{Published, UnwindInfo};
 
-/// Appends a function's records with the addresses they are for; `false`, and nothing appended, if
-/// it has none or they are not of the form that is documented.
+/// Appends a function's records, with their final addresses. Returns `false` and appends nothing if
+/// it has none, or if they do not have the documented form.
 pub(super) fn push(out: &mut Vec<u8>, function: &Published<'_>) -> bool {
     let Some(UnwindInfo::EhFrame(records)) = function.unwind else { return false };
     let from = out.len();
@@ -16,13 +16,19 @@ pub(super) fn push(out: &mut Vec<u8>, function: &Published<'_>) -> bool {
     added
 }
 
-/// Each record is its length and so many bytes: a zero (CIE), or the distance back to its CIE (FDE)
-/// and then the first address. A length of zero ends a section, and would hide what is appended
-/// next.
+/// Appends records with their addresses relocated, without the ends of sections.
+///
+/// ```text
+/// CIE  | length: 4 | 0: 4                    | contents |
+/// FDE  | length: 4 | distance to its CIE: 4  | first address: a word | contents |
+/// end  | 0: 4      |
+/// ```
+///
+/// An end is left out, because it would hide the records that are appended after it.
 fn relocate(out: &mut Vec<u8>, mut records: &[u8], address: usize) -> Option<()> {
     while let Some((len, rest)) = records.split_first_chunk::<4>() {
         let body_len = u32::from_ne_bytes(*len) as usize;
-        // 64-bit lengths, which begin with all ones, are longer than anything here.
+        // A 64-bit length begins with 32 ones, which is a larger number than any length here.
         let (body, next) = rest.split_at_checked(body_len)?;
         if body_len > 0 {
             let (id, content) = body.split_first_chunk::<4>()?;

@@ -1,13 +1,19 @@
-//! An ELF object that says what a debugger needs to know of functions: where they are, their names,
-//! how to unwind them.
+//! An ELF object that describes functions to a debugger: their addresses, their names, and how to
+//! unwind them.
 //!
-//! It has a section `.text` without contents (`SHT_NOBITS`) for every stretch of code, at its
-//! address; `.symtab` with the functions; and `.eh_frame` for those that came with call frame
-//! information. It counts as linked (`ET_EXEC`): all addresses are final.
+//! ```text
+//! | ELF header, ET_EXEC | .eh_frame | .symtab | .strtab | .shstrtab | section headers |
 //!
-//! The tables are laid out by the `object` crate. By hand they are a hundred lines, twice, for 32
-//! and 64 bits, in both byte orders, of which this machine would have tested a quarter; the crate
-//! is under the feature `gdb` only, with nothing but its ELF writer.
+//! .text (one for each run of code): address and size, without contents (SHT_NOBITS)
+//! .symtab:                          each function with its address, size and name
+//! .eh_frame:                        call frame information of the functions that have it
+//! ```
+//!
+//! The object counts as linked (`ET_EXEC`), because all addresses are final.
+//!
+//! The `object` crate lays out the tables. By hand this would be a hundred lines, twice, for 32 and
+//! 64 bits, and in both byte orders, and one machine could test a quarter of them. The crate is
+//! used under the feature `gdb` only, with its ELF writer and nothing else.
 #![forbid(unsafe_code)]
 
 use std::ops::Range;
@@ -16,17 +22,17 @@ use object::elf;
 use object::write::elf::{FileHeader, SectionHeader, Sym, Writer};
 use object::{Endianness, write::Result};
 
-/// Functions that fit into one object with some thousand sections to spare: from 65,280 sections on
-/// a symbol needs a second table.
+/// The number of functions in one object, at most. It is far below 65,280 sections, from which on a
+/// symbol needs a second table.
 pub(super) const MOST: usize = 4096;
 
-/// What the object says of one function.
+/// The description of one function.
 #[derive(Debug)]
 pub(super) struct Function {
     pub(super) address: usize,
     pub(super) len: usize,
     pub(super) name: Vec<u8>,
-    /// Records of `.eh_frame`, if there are any, for this address.
+    /// The records of `.eh_frame` for this address. Empty if there are none.
     pub(super) frames: Vec<u8>,
 }
 
@@ -36,8 +42,8 @@ impl Function {
     }
 }
 
-/// `functions` are ordered by address, and at most [`MOST`]. The bytes must stay where they are, as
-/// `.eh_frame` has an address as well.
+/// Returns an object for `functions`, which are ordered by address, and at most [`MOST`]. The bytes
+/// must not move, because the address of `.eh_frame` is in them.
 pub(super) fn object(machine: u16, functions: &[&Function]) -> Result<Vec<u8>> {
     let (frames, is_64) = (functions.iter().flat_map(|function| &function.frames), cfg!(target_pointer_width = "64"));
     let mut frames: Vec<u8> = frames.copied().collect();
@@ -45,19 +51,19 @@ pub(super) fn object(machine: u16, functions: &[&Function]) -> Result<Vec<u8>> {
         // The end of the section.
         frames.extend_from_slice(&[0; 4]);
     }
-    let stretches = stretches(functions);
-    // Room enough for it not to move any more.
+    let runs = runs(functions);
+    // Enough room, so that it does not move any more.
     let each = |function: &&Function| function.name.len() + 128;
     let mut out: Vec<u8> = Vec::with_capacity(1024 + frames.len() + functions.iter().map(each).sum::<usize>());
     let start = out.as_ptr().addr() as u64;
     let mut writer = Writer::new(endianness(), is_64, &mut out);
 
-    // What is where.
+    // The layout.
     writer.reserve_file_header();
     let frames_at = writer.reserve(frames.len() as u64, 8);
     writer.reserve_null_section_index();
     let (text_name, frames_name) = (writer.add_section_name(b".text"), writer.add_section_name(b".eh_frame"));
-    let texts: Vec<_> = stretches.iter().map(|_| writer.reserve_section_index()).collect();
+    let texts: Vec<_> = runs.iter().map(|_| writer.reserve_section_index()).collect();
     if !frames.is_empty() {
         writer.reserve_section_index();
     }
@@ -67,8 +73,8 @@ pub(super) fn object(machine: u16, functions: &[&Function]) -> Result<Vec<u8>> {
     writer.reserve_null_symbol_index();
     let mut symbols = Vec::with_capacity(functions.len());
     for function in functions {
-        let stretch = stretches.partition_point(|stretch| stretch.end <= function.address);
-        let section = texts.get(stretch).copied();
+        let run = runs.partition_point(|run| run.end <= function.address);
+        let section = texts.get(run).copied();
         symbols.push((writer.add_string(&function.name), section.map(|section| section.0)));
         writer.reserve_symbol_index(section);
     }
@@ -77,7 +83,7 @@ pub(super) fn object(machine: u16, functions: &[&Function]) -> Result<Vec<u8>> {
     writer.reserve_shstrtab()?;
     writer.reserve_section_headers();
 
-    // What it is.
+    // The contents.
     writer.write_file_header(&FileHeader {
         os_abi: elf::ELFOSABI_NONE,
         abi_version: 0,
@@ -116,8 +122,8 @@ pub(super) fn object(machine: u16, functions: &[&Function]) -> Result<Vec<u8>> {
         sh_entsize: 0,
     };
     let name = writer.section_name_offset(Some(text_name));
-    for stretch in &stretches {
-        let (sh_addr, sh_size) = (stretch.start as u64, stretch.len() as u64);
+    for run in &runs {
+        let (sh_addr, sh_size) = (run.start as u64, run.len() as u64);
         writer.write_section_header(&SectionHeader { sh_name: name, sh_addr, sh_size, ..header });
     }
     if !frames.is_empty() {
@@ -139,24 +145,25 @@ pub(super) fn object(machine: u16, functions: &[&Function]) -> Result<Vec<u8>> {
     Ok(out)
 }
 
-/// Code without gaps but for the padding behind functions, which belongs to nobody else.
-fn stretches(functions: &[&Function]) -> Vec<Range<usize>> {
-    let mut stretches: Vec<Range<usize>> = Vec::new();
+/// Returns the runs of code without gaps. The padding after a function is no gap, because it
+/// belongs to nobody else.
+fn runs(functions: &[&Function]) -> Vec<Range<usize>> {
+    let mut runs: Vec<Range<usize>> = Vec::new();
     for function in functions {
         let Range { start, end } = function.range();
-        match stretches.last_mut() {
+        match runs.last_mut() {
             Some(last) if start - last.end < crate::units::GRANULE => last.end = end,
-            _ => stretches.push(start..end),
+            _ => runs.push(start..end),
         }
     }
-    stretches
+    runs
 }
 
 fn endianness() -> Endianness {
     if cfg!(target_endian = "big") { Endianness::Big } else { Endianness::Little }
 }
 
-/// `e_flags`: the calling convention, where a machine has several.
+/// Returns `e_flags`: the calling convention, on machines that have several.
 fn flags() -> elf::FileFlags {
     if cfg!(target_arch = "arm") {
         elf::EF_ARM_EABI_VER5

@@ -1,19 +1,23 @@
-//! What happens in an arena, as events of [`tracing`].
+//! The events of an arena, for [`tracing`].
 #![forbid(unsafe_code)]
 
 use tracing::{debug, trace};
 
 use crate::{BlockInfo, Observer, Published, Reservation};
 
-/// Tells [`tracing`] what happens in an arena. Target `gaia_jit`; address space, memory and
-/// reclamation at level `DEBUG`, publications and retirements at `TRACE`, one event for a batch.
+/// An observer that sends the events of an arena to [`tracing`], with the target `gaia_jit`.
+///
+/// | level | events |
+/// |---|---|
+/// | `DEBUG` | address space, memory, reclamation |
+/// | `TRACE` | publications, one event for each batch, and retirements |
 ///
 /// ```
 /// use std::sync::Arc;
 /// use gaia_jit::{CodeArena, observe::Events};
 ///
 /// let arena = CodeArena::builder().capacity(1 << 20).observer(Arc::new(Events)).build()?;
-/// drop(arena.publish(&[0xc3])?); // two events, for whoever subscribed to them
+/// drop(arena.publish(&[0xc3])?); // two events for the subscribers
 /// # Ok::<(), gaia_jit::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default)]

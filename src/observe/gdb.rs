@@ -1,21 +1,29 @@
-//! Names, breakpoints and frames in gdb and lldb.
+//! An observer for gdb and lldb: names, breakpoints and frames.
 //!
 //! # Structure
 //!
-//! Each publication makes one ELF object ([`super::elf`]), which enters the list that debuggers
-//! read ([`super::gdb_list`]). Its functions retire one by one, but an object leaves only whole: so
-//! it stays until the last of them is gone. If code is published meanwhile where one of them was, a
-//! debugger would find two objects for that place. Then the old object is replaced by one without
-//! those that have retired, first.
+//! ```text
+//! publication --> one ELF object (elf) --> the debuggers' list (gdb_list)
+//!                     |
+//!   all functions retired  --> the object leaves the list
+//!   code published in the place of a retired function --> the object is replaced, without the retired ones
+//!   too many objects       --> the smallest are joined to one
+//! ```
 //!
-//! gdb takes time for each object that grows with the number of objects: to attach to 8,000 took 46
-//! s. So there are [`FEW`] of them, or one for each [`TOGETHER`] functions if that is more. With
-//! one more, the smallest are joined. The joined object enters the list before the others leave it,
-//! so that a breakpoint has a function at every moment.
+//! - Functions retire one by one, but an object can only leave as a whole. So it stays until its
+//!   last function has retired.
+//! - If code is published in the place of a retired function, a debugger would find two objects for
+//!   that place. So the old object is replaced first, by one without its retired functions.
+//! - gdb takes time for each object, and more the more objects there are: attaching to 8,000 took
+//!   46 s. So there are at most [`FEW`] objects, or one for each [`PER_OBJECT`] functions if that
+//!   is more. Beyond that the smallest objects are joined. The joined object enters the list before
+//!   the others leave it, so that a breakpoint has a function at every moment.
 //!
-//! All that is process-wide, as the list is; a [`Gdb`] is only the right to it. One lock guards it,
-//! held for a few searches in an ordered map for each function; objects are made without it, except
-//! those that replace others.
+//! # Locks
+//!
+//! The registry is process-wide, as the debuggers' list is, so a [`Gdb`] has no state. The order of
+//! locks is: the registry, then the list. The registry's lock is held for a few searches in an
+//! ordered map for each function. Objects are made without it, except objects that replace others.
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,8 +38,10 @@ use crate::sync::{AtomicU64, Ordering};
 use crate::sys::process_lock::ProcessLock;
 use crate::{BlockInfo, Error, Observer, Published};
 
-/// Tells gdb and lldb of functions, by gdb's JIT interface: a breakpoint on the name of a function
-/// works, also before it is published (`set breakpoint pending on`), and backtraces name it.
+/// An observer that reports functions to gdb and lldb, by gdb's JIT interface.
+///
+/// A breakpoint on the name of a function works, also before it is published (`set breakpoint
+/// pending on`). Backtraces show its name.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -47,68 +57,78 @@ use crate::{BlockInfo, Error, Observer, Published};
 /// lldb -o 'settings set plugin.jit-loader.gdb.enable on' -o 'breakpoint set --func-regex nothing' -o run -o bt ./program
 /// ```
 ///
-/// lldb has to be told to listen, but on Apple's systems, and takes names with a `::` as regular
-/// expressions only (seen with lldb 14 on Linux).
+/// lldb needs the setting in this command, except on Apple's systems. It takes names with a `::` as
+/// regular expressions only (seen with lldb 14 on Linux).
 ///
 /// # Backtraces
 ///
-/// Where [`Code::unwind`](crate::Code::unwind) gave call frame information, a debugger goes by
-/// that. Otherwise it looks at the function's first instructions; on x86-64 it finds the caller if
-/// these are `push rbp; mov rbp, rsp`, else often not.
+/// A debugger uses the call frame information from [`Code::unwind`](crate::Code::unwind). Without
+/// it, the debugger reads the function's first instructions. On x86-64 it finds the caller if these
+/// are `push rbp; mov rbp, rsp`. Otherwise it often does not.
 ///
 /// # Breakpoints
 ///
-/// In `DualMap` a debugger cannot write to the code, as that is shared memory which is not writable
-/// where it runs: use hardware breakpoints (`hbreak`), which work by name as well. `break` works in
-/// the other modes.
+/// In `DualMap` a debugger cannot write to the code, because the code is shared memory that is not
+/// writable at its executable address. Use hardware breakpoints (`hbreak`), which work by name as
+/// well. `break` works in the other modes.
 ///
-/// gdb does not notice that the code under a `break` was replaced. The breakpoint is gone with the
-/// old code, and when gdb stops next it writes the instruction that was there before over the new
-/// one: the program may then crash. So while you debug with breakpoints in code of an arena, hold a
-/// guard ([`CodeArena::pin`](crate::CodeArena::pin)), which keeps the space of retired functions
-/// from being used again, or use `hbreak`.
+/// gdb does not notice when the code under a `break` is replaced. The breakpoint is lost with the
+/// old code. At its next stop, gdb writes the old instruction over the new one, and the program may
+/// crash. So while you debug with breakpoints in code of an arena, hold a guard
+/// ([`CodeArena::pin`](crate::CodeArena::pin)) or use `hbreak`. The guard prevents that the space
+/// of retired functions is used again.
 ///
 /// # Cost
 ///
-/// Some microseconds for each publication while no debugger is attached, and 10 to 50 µs for one
-/// that takes the place of another in an arena of thousands of functions, because what shares an
-/// object with the old one is described again. With a debugger it is some milliseconds, because the
-/// program is stopped each time: publish in batches.
+/// | | each publication |
+/// |---|---|
+/// | without a debugger | some microseconds |
+/// | the same, in the place of another function, in an arena of thousands of functions | 10 to 50 µs, because the functions that share an object with the old one are described again |
+/// | with a debugger | some milliseconds, because the program is stopped each time: publish in batches |
 ///
-/// Functions that were published one by one share objects once there are more than 512 of these. So
-/// a debugger that attaches to 10,000 or to 100,000 functions is ready after about a second (gdb
-/// 13). An object for each took 1.7 s for 2,000 functions, 5.6 s for 4,000, and 46 s for 8,000.
-/// What has retired may keep its name until the object is replaced.
+/// Functions that were published one by one share objects if there are more than 512 objects. So a
+/// debugger that attaches to 10,000 or to 100,000 functions is ready after about a second (gdb 13).
+/// One object for each function took 1.7 s for 2,000 functions, 5.6 s for 4,000, and 46 s for
+/// 8,000. A retired function may keep its name until its object is replaced.
 ///
-/// # Other code that does the same
+/// # Other definitions of the interface
 ///
-/// The symbols `__jit_debug_descriptor` and `__jit_debug_register_code` can be defined once in a
-/// program. LLVM's JIT and wasmtime define them as well: linked statically beside one of these, the
-/// program does not link ("multiple definition of `__jit_debug_register_code`"), and this crate's
-/// feature `gdb` has to stay off. A debugger finds them in a program that is not stripped
-/// (`strip = "debuginfo"` leaves them).
+/// A program can define the symbols `__jit_debug_descriptor` and `__jit_debug_register_code` only
+/// once. LLVM's JIT and wasmtime define them as well. A program that contains one of these
+/// statically does not link with this crate's feature `gdb` ("multiple definition of
+/// `__jit_debug_register_code`"), so the feature has to stay off there. A debugger finds the
+/// symbols in a program that is not stripped (`strip = "debuginfo"` keeps them).
+///
+/// # Signal safety
+///
+/// No call is safe in a signal handler, because each takes a lock.
+///
+/// # Fork
+///
+/// A forked child can use it too, unless the process was forked while another thread published:
+/// then functions of the child are [lost](Gdb::lost) to debuggers.
 pub struct Gdb(());
 
-/// All objects in the debuggers' list that arenas put there.
-static BOOK: ProcessLock<Book> = ProcessLock::new(Book::new());
+/// All objects of arenas in the debuggers' list.
+static REGISTRY: ProcessLock<Registry> = ProcessLock::new(Registry::new());
 static LOST: AtomicU64 = AtomicU64::new(0);
-/// Functions from which on an object that has to be made anew becomes two: where functions of a
-/// large batch are replaced one by one, each replacement would have to describe all of the others
+/// The number of functions at which an object that is replaced is divided into two. If functions of
+/// a large batch are replaced one by one, each replacement would otherwise describe all the others
 /// again.
 const DIVIDED: usize = 32;
-/// Objects that there may be however few the functions.
+/// The number of objects that are allowed for any number of functions.
 const FEW: usize = 512;
-/// Functions for each of which there may be one object more.
-const TOGETHER: usize = 256;
-/// Objects that are joined at once, at most. So the next ones can come without joining any.
+/// One object more than [`FEW`] is allowed for each so many functions.
+const PER_OBJECT: usize = 256;
+/// The number of objects that are joined at once, at most. The next publications then join none.
 const JOINED: usize = 16;
 
-struct Book {
+struct Registry {
     /// Every function of every object, by address. They do not overlap.
     places: BTreeMap<usize, Place>,
-    /// By number.
+    /// The objects by number.
     objects: BTreeMap<u64, Object>,
-    /// How many functions each object has, and its number.
+    /// The number of functions of each object, with the object's number.
     sizes: BTreeSet<(usize, u64)>,
     next: u64,
 }
@@ -116,23 +136,23 @@ struct Book {
 struct Place {
     end: usize,
     object: u64,
-    /// Whether it is not retired.
+    /// Whether the function is not retired.
     live: bool,
 }
 
 struct Object {
     functions: Vec<Function>,
-    /// Those not retired.
+    /// The number of functions that are not retired.
     live: usize,
-    /// `None` if there was no object to be had.
+    /// `None` if no object could be made.
     _listed: Option<Listed>,
 }
 
 impl Gdb {
-    /// Does nothing yet.
+    /// Returns the observer. It changes nothing before the first publication.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] on an architecture for which ELF has no name here.
+    /// - [`Error::Unsupported`] on an architecture without a number in ELF.
     pub fn new() -> Result<Self, Error> {
         match MACHINE {
             Some(_) => Ok(Self(())),
@@ -140,9 +160,9 @@ impl Gdb {
         }
     }
 
-    /// Functions of this process that debuggers cannot be told of: there was no object to be had,
-    /// or the process was forked while another thread published, so that the list cannot be used
-    /// any more.
+    /// Returns the number of functions of this process that debuggers do not know, because no
+    /// object could be made, or because the process was forked while another thread published and
+    /// the list cannot be used any more.
     pub fn lost(&self) -> u64 {
         LOST.load(Ordering::Relaxed)
     }
@@ -157,7 +177,7 @@ impl Observer for Gdb {
             let functions = std::mem::replace(&mut described, rest);
             let count = functions.len() as u64;
             let entered = object(&functions.iter().collect::<Vec<_>>()).and_then(|file| {
-                BOOK.lock()?.enter(functions, file);
+                REGISTRY.lock()?.enter(functions, file);
                 Some(())
             });
             if entered.is_none() {
@@ -167,21 +187,21 @@ impl Observer for Gdb {
     }
 
     fn retired(&self, block: &BlockInfo) {
-        if let Some(mut book) = BOOK.lock() {
-            book.retire(block.start.addr());
+        if let Some(mut registry) = REGISTRY.lock() {
+            registry.retire(block.start.addr());
         }
     }
 }
 
-impl Book {
+impl Registry {
     const fn new() -> Self {
         Self { places: BTreeMap::new(), objects: BTreeMap::new(), sizes: BTreeSet::new(), next: 0 }
     }
 
-    /// `file` tells of `functions`, which were published just now.
+    /// Enters `functions`, which were just published, with the object `file` that describes them.
     fn enter(&mut self, functions: Vec<Function>, file: Vec<u8>) {
-        // Whatever is in their place is gone; also if nobody said so, as in a child that dropped
-        // its parent's arena.
+        // Functions in their place are gone, even if they were not reported as retired, as in a
+        // child that dropped its parent's arena.
         let mut stale = BTreeSet::new();
         for range in functions.iter().map(Function::range) {
             let before = self.places.range_mut(..range.end).rev();
@@ -197,7 +217,7 @@ impl Book {
 
     /// Joins the smallest objects if there are too many.
     fn join(&mut self) {
-        if self.objects.len() <= FEW.max(self.places.len() / TOGETHER) {
+        if self.objects.len() <= FEW.max(self.places.len() / PER_OBJECT) {
             return;
         }
         let (mut joined, mut functions) = (Vec::new(), Vec::new());
@@ -214,11 +234,11 @@ impl Book {
         }
         functions.sort_unstable_by_key(|function| function.address);
         self.replace(functions);
-        // They leave the list now that the functions are in it again.
+        // The old objects leave the list after the new one entered it.
         drop(joined);
     }
 
-    /// Takes the functions that have retired out of an object, and out of the places.
+    /// Removes the retired functions from an object, and from the places.
     fn keep_live(&mut self, object: &mut Object) {
         object.functions.retain(|function| {
             let live = self.places.get(&function.address).is_some_and(|place| place.live);
@@ -315,68 +335,67 @@ mod tests {
 
     #[test]
     fn functions_of_a_large_object_are_replaced_at_little_cost() {
-        let mut book = Book::new();
-        book.enter(functions((1..=elf::MOST).map(|n| 16 * n)), Vec::new());
+        let mut registry = Registry::new();
+        registry.enter(functions((1..=elf::MOST).map(|n| 16 * n)), Vec::new());
         let mut described = 0;
         for n in 1..=elf::MOST {
-            let known: BTreeSet<u64> = book.objects.keys().copied().collect();
-            book.retire(16 * n);
-            book.enter(functions(std::iter::once(16 * n)), Vec::new());
-            let new = book.objects.iter().filter(|(number, _)| !known.contains(number));
+            let known: BTreeSet<u64> = registry.objects.keys().copied().collect();
+            registry.retire(16 * n);
+            registry.enter(functions(std::iter::once(16 * n)), Vec::new());
+            let new = registry.objects.iter().filter(|(number, _)| !known.contains(number));
             described += new.map(|(_, object)| object.functions.len()).sum::<usize>();
-            assert_eq!(book.places.len(), elf::MOST);
+            assert_eq!(registry.places.len(), elf::MOST);
         }
         assert!(described < 40 * elf::MOST, "{described}");
-        (1..=elf::MOST).for_each(|n| book.retire(16 * n));
-        assert!(book.places.is_empty() && book.objects.is_empty() && book.sizes.is_empty());
+        (1..=elf::MOST).for_each(|n| registry.retire(16 * n));
+        assert!(registry.places.is_empty() && registry.objects.is_empty() && registry.sizes.is_empty());
     }
 
-    /// A debugger takes time for each object, and the longer the more there are.
+    /// A debugger takes time for each object, and more the more objects there are.
     #[test]
-    fn functions_that_come_one_by_one_share_objects_at_little_cost() {
-        let mut book = Book::new();
+    fn functions_published_one_by_one_share_objects_at_little_cost() {
+        let mut registry = Registry::new();
         let count = 10_000;
         let (mut described, mut random) = (0, fastrand::Rng::with_seed(9));
-        let enter = |book: &mut Book, n: usize, described: &mut usize| {
-            let next = book.next;
-            book.enter(functions(std::iter::once(16 * n)), Vec::new());
-            assert!(book.objects.len() <= FEW, "{} objects", book.objects.len());
-            let new = book.objects.range(next..);
+        let enter = |registry: &mut Registry, n: usize, described: &mut usize| {
+            let next = registry.next;
+            registry.enter(functions(std::iter::once(16 * n)), Vec::new());
+            assert!(registry.objects.len() <= FEW, "{} objects", registry.objects.len());
+            let new = registry.objects.range(next..);
             *described += new.map(|(_, object)| object.functions.len()).sum::<usize>();
         };
-        (1..=count).for_each(|n| enter(&mut book, n, &mut described));
+        (1..=count).for_each(|n| enter(&mut registry, n, &mut described));
         assert!(described < 20 * count, "{described} descriptions for {count} functions");
         described = 0;
         for _ in 0..count {
             let n = random.usize(1..=count);
-            book.retire(16 * n);
-            enter(&mut book, n, &mut described);
-            assert_eq!(book.places.len(), count);
+            registry.retire(16 * n);
+            enter(&mut registry, n, &mut described);
+            assert_eq!(registry.places.len(), count);
         }
         assert!(described < 200 * count, "{described} descriptions for {count} replacements");
-        // Each is in the object that its place says, and all objects are in order.
-        for (number, object) in &book.objects {
+        // Each function is in the object that its place names, and all objects are in order.
+        for (number, object) in &registry.objects {
             assert!(object.functions.is_sorted_by_key(|function| function.address));
-            assert!(object.functions.iter().all(|function| book.places[&function.address].object == *number));
+            assert!(object.functions.iter().all(|function| registry.places[&function.address].object == *number));
             assert_eq!(object.live, object.functions.len());
         }
-        (1..=count).for_each(|n| book.retire(16 * n));
-        assert!(book.places.is_empty() && book.objects.is_empty() && book.sizes.is_empty());
+        (1..=count).for_each(|n| registry.retire(16 * n));
+        assert!(registry.places.is_empty() && registry.objects.is_empty() && registry.sizes.is_empty());
     }
 
-    /// What has retired is not taken along.
     #[test]
-    fn what_has_retired_is_not_joined() {
-        let mut book = Book::new();
+    fn retired_functions_are_not_joined() {
+        let mut registry = Registry::new();
         for n in 0..FEW {
-            book.enter(functions([64 * n + 16, 64 * n + 32].into_iter()), Vec::new());
-            book.retire(64 * n + 16);
+            registry.enter(functions([64 * n + 16, 64 * n + 32].into_iter()), Vec::new());
+            registry.retire(64 * n + 16);
         }
-        book.enter(functions(std::iter::once(1 << 30)), Vec::new());
-        assert_eq!(book.objects.len(), FEW + 1 - JOINED + 1);
-        // The smallest, which is the new one, and others of which one function lives.
-        let joined = book.objects.values().next_back().map(|object| (object.functions.len(), object.live));
+        registry.enter(functions(std::iter::once(1 << 30)), Vec::new());
+        assert_eq!(registry.objects.len(), FEW + 1 - JOINED + 1);
+        // The smallest object, which is the new one, and others with one live function each.
+        let joined = registry.objects.values().next_back().map(|object| (object.functions.len(), object.live));
         assert_eq!(joined, Some((JOINED, JOINED)));
-        assert_eq!(book.places.len(), 2 * FEW + 1 - (JOINED - 1));
+        assert_eq!(registry.places.len(), 2 * FEW + 1 - (JOINED - 1));
     }
 }

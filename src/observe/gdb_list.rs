@@ -1,9 +1,9 @@
-//! The list of objects that debuggers read: the JIT interface of gdb, which lldb knows too ("JIT
+//! The list of objects that debuggers read: the JIT interface of gdb, which lldb supports too ("JIT
 //! Compilation Interface" in gdb's manual).
 //!
-//! A debugger sets a breakpoint on `__jit_debug_register_code`. Whenever it is called,
-//! `__jit_debug_descriptor` says which entry of the list was added or is about to be removed. One
-//! that is attached later walks the list.
+//! A debugger sets a breakpoint on `__jit_debug_register_code`. At each call of that function,
+//! `__jit_debug_descriptor` says which entry of the list was added, or is about to be removed. A
+//! debugger that is attached later reads the whole list.
 
 use std::ptr::{self, NonNull};
 
@@ -30,53 +30,53 @@ struct Descriptor {
 const REGISTER: u32 = 1;
 const UNREGISTER: u32 = 2;
 
-/// The name is the interface's. (The crate's own unit tests are linked with the crate as well,
-/// which has the name there.)
+/// The descriptor. The interface prescribes its name. (The crate's unit tests are linked with the
+/// crate, which has the name there.)
 #[cfg_attr(not(test), unsafe(no_mangle))]
 #[allow(non_upper_case_globals)]
 static mut __jit_debug_descriptor: Descriptor =
     Descriptor { version: 1, action: 0, relevant: ptr::null_mut(), first: ptr::null_mut() };
 
-/// Where a debugger stops the program to look. The name is the interface's.
+/// The function at which a debugger stops the program. The interface prescribes its name.
 #[cfg_attr(not(test), unsafe(no_mangle))]
 #[inline(never)]
 extern "C" fn __jit_debug_register_code() {
-    // Not an empty function, which a linker could make one with others; and whatever was stored
-    // before is in memory.
+    // Not an empty function, because a linker could merge it with others. The black box also makes
+    // sure that earlier stores are in memory.
     std::hint::black_box(&raw const __jit_debug_descriptor);
 }
 
-/// Held while the list or the descriptor changes.
+/// The lock of the list and the descriptor.
 static LIST: Mutex<()> = Mutex::new(());
 
 /// An object in the list, until it is dropped.
 pub(super) struct Listed {
     entry: NonNull<Entry>,
-    /// What the entry points to.
+    /// The object that the entry points to.
     _file: Vec<u8>,
 }
 
-// SAFETY: the entry is reached under the lock of the list alone, and by a debugger, which stops the
+// SAFETY: the entry is accessed only under the lock of the list, and by a debugger, which stops the
 // program.
 unsafe impl Send for Listed {}
 
 impl Listed {
-    /// The same work however long the list is.
+    /// Adds an object to the list, in constant time.
     pub(super) fn new(file: Vec<u8>) -> Self {
         let entry =
             Entry { next: ptr::null_mut(), prev: ptr::null_mut(), file: file.as_ptr(), size: file.len() as u64 };
         let entry = NonNull::from(Box::leak(Box::new(entry)));
         let _held = LIST.lock();
-        // SAFETY: the descriptor is touched under the lock alone.
+        // SAFETY: the descriptor is accessed only under the lock.
         let first = unsafe { __jit_debug_descriptor.first };
-        // SAFETY: made above, and known to nobody else.
+        // SAFETY: the entry was made above, and nobody else knows it.
         unsafe { (*entry.as_ptr()).next = first };
         if !first.is_null() {
-            // SAFETY: entries in the list are alive: they leave it, under the lock, before they are
-            // freed.
+            // SAFETY: entries in the list are alive, because they leave it under the lock before
+            // they are freed.
             unsafe { (*first).prev = entry.as_ptr() };
         }
-        // SAFETY: the descriptor is touched under the lock alone.
+        // SAFETY: the descriptor is accessed only under the lock.
         unsafe { __jit_debug_descriptor.first = entry.as_ptr() };
         announce(REGISTER, entry);
         Self { entry, _file: file }
@@ -86,10 +86,10 @@ impl Listed {
 impl Drop for Listed {
     fn drop(&mut self) {
         let held = LIST.lock();
-        // SAFETY: in the list, which changes under the lock alone.
+        // SAFETY: the entry is in the list, which changes only under the lock.
         let Entry { next, prev, .. } = unsafe { self.entry.read() };
         if prev.is_null() {
-            // SAFETY: the descriptor is touched under the lock alone.
+            // SAFETY: the descriptor is accessed only under the lock.
             unsafe { __jit_debug_descriptor.first = next };
         } else {
             // SAFETY: entries in the list are alive.
@@ -101,22 +101,23 @@ impl Drop for Listed {
         }
         announce(UNREGISTER, self.entry);
         drop(held);
-        // SAFETY: from a box, out of the list, and nobody else's.
+        // SAFETY: the entry came from a box, and is not in the list any more, so nobody else has
+        // it.
         drop(unsafe { Box::from_raw(self.entry.as_ptr()) });
     }
 }
 
-/// Tells a debugger; the lock of the list is held.
+/// Reports a change of the list to a debugger. The caller holds the lock of the list.
 fn announce(action: u32, entry: NonNull<Entry>) {
-    tell(action, entry.as_ptr());
+    describe(action, entry.as_ptr());
     __jit_debug_register_code();
-    // Nobody is to follow the entry later, when it may be gone.
-    tell(0, ptr::null_mut());
+    // No debugger follows the entry later, when it may be freed.
+    describe(0, ptr::null_mut());
 }
 
-fn tell(action: u32, relevant: *mut Entry) {
-    // SAFETY: the descriptor is touched under the lock of the list alone.
+fn describe(action: u32, relevant: *mut Entry) {
+    // SAFETY: the descriptor is accessed only under the lock of the list.
     unsafe { __jit_debug_descriptor.action = action };
-    // SAFETY: as above.
+    // SAFETY: the descriptor is accessed only under the lock of the list, as above.
     unsafe { __jit_debug_descriptor.relevant = relevant };
 }

@@ -1,4 +1,6 @@
-//! Names, code and times for `perf inject --jit`.
+//! A file of names, code and times, for `perf inject --jit`.
+//!
+//! Each publication becomes records in a [`Sink`]. [`super::claim`] decides who may write the file.
 //!
 //! # The format
 //!
@@ -6,12 +8,17 @@
 //! header, then records. All numbers are in the byte order of the machine. A function is one
 //! `JIT_CODE_LOAD`; `JIT_CODE_CLOSE` ends the file.
 //!
-//! `perf record` learns of the file by an executable mapping of its first page. That page holds
-//! nothing but the header and a record without content, which fills it up: copies of code, in a
-//! file that this process can write to, must not be executable, not even at an address that nobody
-//! uses. (A larger header would do as well, but `perf` up to 6.1 and beyond gives up on headers of
-//! over 80 bytes: it reads what follows with a length of 0.) The record is of the kind
-//! `JIT_CODE_DEBUG_INFO`, of no lines, which every reader knows.
+//! ```text
+//! page 0, mapped executable:  | header, 40 bytes | JIT_CODE_DEBUG_INFO without lines, to the end of the page |
+//! from page 1 on:             | JIT_CODE_LOAD: time, thread, address, name, code | ... | JIT_CODE_CLOSE |
+//! ```
+//!
+//! `perf record` learns of the file by an executable mapping of its first page. So that page holds
+//! only the header, and a record without content that fills the page. Copies of code, in a file
+//! that this process can write to, must not be executable, even at an address that nobody uses. The
+//! record is of the kind `JIT_CODE_DEBUG_INFO`, without lines, which every reader knows. (A larger
+//! header would fill the page too, but `perf` up to 6.1 and beyond rejects headers of over 80
+//! bytes: it reads what follows with a length of 0.)
 
 use std::cell::Cell;
 use std::fmt;
@@ -34,17 +41,21 @@ const HEADER: u32 = 40;
 const CODE_LOAD: u32 = 0;
 const DEBUG_INFO: u32 = 2;
 const CODE_CLOSE: u32 = 3;
-/// What every record begins with: its kind, its length, and when it was written.
+/// The length of the head of each record: its kind, its length, and its time.
 const PREFIX: usize = 16;
-/// A `JIT_CODE_LOAD` without name and code.
+/// The length of a `JIT_CODE_LOAD` without name and code.
 const LOAD: usize = PREFIX + 40;
 
-/// Writes `jit-PID.dump`, from which `perf inject --jit` makes an object file for every function.
+/// An observer that writes `jit-PID.dump`, from which `perf inject --jit` makes an object file for
+/// each function.
 ///
-/// Unlike in a [`PerfMap`](super::PerfMap), an address can be used again, as functions carry the
-/// time of their publication, and `perf annotate` shows their instructions. The price is a copy of
-/// all code in the file, and a file for each function when it is read. Only the owner can read it,
-/// and nothing removes it.
+/// It differs from a [`PerfMap`](super::PerfMap) in these points:
+///
+/// - An address can be used again, because each function has the time of its publication.
+/// - `perf annotate` shows the instructions of functions.
+/// - The file holds a copy of all code, and reading it makes a file for each function.
+///
+/// Only the owner can read the file. Nothing removes it.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -65,48 +76,58 @@ const LOAD: usize = PREFIX + 40;
 /// perf report -i perf.jit.data
 /// ```
 ///
-/// It works in all modes. On Apple's systems times are those of `mach_absolute_time`, which samply
-/// expects there; that was never run.
+/// It works in all modes. On Apple's systems the times are those of `mach_absolute_time`, which
+/// samply expects there. That was never run.
 ///
-/// When it is written, and what is lost when the process dies, is as with
-/// [`PerfMap`](super::PerfMap#when-it-is-written). A retired function is not told of: the format
-/// has nothing for that. Samples that fall where it was go to its name until another function is
-/// published there.
+/// The file is written at the same times as a [`PerfMap`](super::PerfMap#when-it-is-written), and
+/// loses the same functions if the process dies. The format has no record for a retired function.
+/// Samples at its address get its name until another function is published there.
+///
+/// # Fork
+///
+/// A forked child writes nothing to its parent's file. It makes a `Jitdump` of its own.
+///
+/// # Signal safety
+///
+/// No call is safe in a signal handler, because each takes a lock.
 pub struct Jitdump {
     sink: Sink,
     process: u32,
-    /// The number of the next function: `perf` names its files by it.
+    /// The number of the next function. `perf` names its files by it.
     next: AtomicU64,
-    /// The page by which `perf record` learns of the file, and, if it is attached later, the proof
-    /// that it is used.
+    /// The mapping of the first page, by which `perf record` learns of the file. If `perf` is
+    /// attached later, the mapping proves that the file is in use.
     _marker: Mmap,
 }
 
 impl Jitdump {
-    /// Makes the file in the directory that the environment variable `JITDUMPDIR` names, else in
-    /// the current one.
+    /// Creates the file in the directory that the environment variable `JITDUMPDIR` names, or in
+    /// the current directory.
     ///
     /// # Errors
-    /// As for [`Jitdump::in_directory`].
+    /// The errors of [`Jitdump::in_directory`], under the same conditions.
     pub fn new() -> Result<Self, Error> {
         let directory = std::env::var_os("JITDUMPDIR").filter(|name| !name.is_empty());
         Self::in_directory(directory.unwrap_or_else(|| ".".into()))
     }
 
-    /// Makes the file in a directory. One that is left of an earlier process of the same number is
-    /// removed first; a link is not followed. `perf inject` puts its own files next to it.
+    /// Creates the file in a directory.
+    ///
+    /// A file that an earlier process of the same number left is removed first. Links are not
+    /// followed. `perf inject` puts its own files next to it.
     ///
     /// # Errors
-    /// - [`Error::Unsupported`] if this process writes the file already: one serves all arenas.
-    ///   Also if other code of the process writes it, or another process of the same number (in a
-    ///   container that shares the directory): take another directory.
-    /// - [`Error::OperatingSystem`], with the path, if it cannot be made, or cannot be mapped
-    ///   executable: its file system is mounted `noexec`.
+    /// - [`Error::Unsupported`] if this process writes the file already, because one file serves
+    ///   all arenas. Also if other code of the process writes it, or another process of the same
+    ///   number, in a container that shares the directory: use another directory. Also on an
+    ///   architecture without a number in ELF.
+    /// - [`Error::OperatingSystem`], with the path, if the file cannot be created, or cannot be
+    ///   mapped executable because its file system is mounted `noexec`.
     pub fn in_directory(directory: impl AsRef<Path>) -> Result<Self, Error> {
         let Some(machine) = MACHINE else {
             return Err(Error::unsupported("Jitdump", "ELF has no name for this architecture"));
         };
-        // Absolute, as perf may be run elsewhere.
+        // Absolute, because perf may run in another directory.
         let directory = std::path::absolute(directory);
         let directory = directory.map_err(|source| Error::system("getcwd", source))?;
         let process = std::process::id();
@@ -116,35 +137,36 @@ impl Jitdump {
         Ok(Self { sink, process, next: AtomicU64::new(0), _marker: marker })
     }
 
-    /// Where the file is.
+    /// Returns the path of the file.
     pub fn path(&self) -> &Path {
         self.sink.path()
     }
 
-    /// Writes all that was published before the call.
+    /// Writes all functions that were published before the call.
     ///
     /// # Errors
-    /// [`Error::OperatingSystem`] if it cannot be written; it is then lost. [`Error::Unsupported`]
-    /// in a forked child.
+    /// - [`Error::OperatingSystem`] if some of them cannot be written. These are lost.
+    /// - [`Error::Unsupported`] in a forked child.
     pub fn flush(&self) -> Result<(), Error> {
         self.sink.flush()
     }
 
-    /// Functions that could not be written, and never will be: the disk was full, or the file was
-    /// removed.
+    /// Returns the number of functions that could not be written and never will be, because the
+    /// disk was full or the file was removed.
     pub fn lost(&self) -> u64 {
         self.sink.lost()
     }
 
+    /// Appends the record of a function.
     fn load(&self, out: &mut Vec<u8>, function: &Published<'_>, time: u64, thread: u32, index: u64) {
         let (from, block) = (out.len(), function.block);
-        // The length comes when it is known.
+        // The length is filled in at the end.
         prefix(out, CODE_LOAD, 0, time);
         out.extend_from_slice(&self.process.to_ne_bytes());
         out.extend_from_slice(&thread.to_ne_bytes());
         let address = block.start.addr() as u64;
-        // Not as `block` says, which may be of somebody's own invention: what is read is the block
-        // itself.
+        // Not `block.len`, because callers of `published` may pass any number: the code that is
+        // read is that of the block itself.
         let len = function.with_code(<[u8]>::len) as u64;
         for number in [address, address, len, index] {
             out.extend_from_slice(&number.to_ne_bytes());
@@ -168,8 +190,8 @@ impl Observer for Jitdump {
         let first = self.next.fetch_add(functions.len() as u64, Ordering::Relaxed);
         let len =
             functions.iter().map(|function| LOAD + name::most(function) + 1 + function.with_code(<[u8]>::len)).sum();
-        // The records carry their times, so their order does not matter: each thread has a buffer
-        // of its own.
+        // The order of records does not matter, because each has its time. So each thread has a
+        // buffer of its own.
         self.sink.append(thread_number(), len, functions.len(), |out| {
             for (function, index) in functions.iter().zip(first..) {
                 self.load(out, function, time, thread, index);
@@ -181,7 +203,7 @@ impl Observer for Jitdump {
 impl Drop for Jitdump {
     fn drop(&mut self) {
         if self.sink.is_own() {
-            // Behind all others.
+            // The record of the end comes after all others.
             let _ = self.sink.flush();
             self.sink.append(0, PREFIX, 0, |out| prefix(out, CODE_CLOSE, PREFIX as u32, now()));
         }
@@ -194,7 +216,7 @@ impl fmt::Debug for Jitdump {
     }
 }
 
-/// The header, and a record that fills up the rest of the page.
+/// Returns the header, and a record that fills the rest of the page.
 fn first_page(machine: u16, process: u32) -> Vec<u8> {
     let page = region::page::size();
     let (mut out, time) = (Vec::with_capacity(page), now());
@@ -219,27 +241,27 @@ fn prefix(out: &mut Vec<u8>, kind: u32, len: u32, time: u64) {
 fn marker(file: &File, path: &Path) -> Result<Mmap, Error> {
     let mut options = MmapOptions::new();
     options.len(region::page::size());
-    // Apple's systems refuse to map a file executable that nobody signed, and profilers there see
-    // that it was opened.
+    // Apple's systems refuse to map a file executable that is not signed. Profilers there see that
+    // it was opened.
     let mapped = if cfg!(target_vendor = "apple") {
-        // SAFETY: nobody reads or runs anything through this mapping, so it does not matter what
-        // becomes of the file.
+        // SAFETY: nobody reads or runs anything through this mapping, so changes of the file do not
+        // matter.
         unsafe { options.map(file) }
     } else {
-        // SAFETY: as above.
+        // SAFETY: nobody reads or runs anything through this mapping, as above.
         unsafe { options.map_exec(file) }
     };
     mapped.map_err(|source| Error::of_file("mmap", path, source))
 }
 
-/// The time, by the clock that profilers of the system stamp their samples with:
+/// Returns the time of the clock that the system's profilers use for their samples:
 ///
 /// | | clock | unit |
 /// |---|---|---|
 /// | Apple's systems | `mach_absolute_time` (samply) | the machine's own ticks, not nanoseconds |
 /// | others | `CLOCK_MONOTONIC` (`perf record -k mono`) | nanoseconds |
 ///
-/// That of Apple's systems was never run.
+/// The branch for Apple's systems was never run.
 fn now() -> u64 {
     #[cfg(target_vendor = "apple")]
     {
@@ -251,13 +273,13 @@ fn now() -> u64 {
     #[cfg(not(target_vendor = "apple"))]
     {
         let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: `time` is valid for the call to write to; the clock exists on every such system.
+        // SAFETY: `time` is valid for the call to write to. The clock exists on all these systems.
         unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
         time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
     }
 }
 
-/// Asks the system for its number of this thread.
+/// Asks the system for the number of this thread.
 fn ask_thread_id() -> u32 {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     // SAFETY: has no requirements.
@@ -274,7 +296,7 @@ fn ask_thread_id() -> u32 {
     #[cfg(target_vendor = "apple")]
     let id = {
         let mut id = 0_u64;
-        // SAFETY: the thread that calls, and a number to write to.
+        // SAFETY: zero means the calling thread, and `id` is valid for the call to write to.
         unsafe { libc::pthread_threadid_np(0, &raw mut id) };
         id
     };
@@ -290,7 +312,7 @@ fn ask_thread_id() -> u32 {
     id as u32
 }
 
-/// The kernel's number of this thread, asked for once in each process it has been in.
+/// Returns the kernel's number of this thread. It is asked for once in each process.
 #[allow(clippy::missing_const_for_thread_local, reason = "it is const; on OpenBSD clippy looks into the macro")]
 fn thread_id() -> u32 {
     thread_local!(static KNOWN: Cell<(u64, u32)> = const { Cell::new((0, 0)) });
@@ -300,6 +322,6 @@ fn thread_id() -> u32 {
         }
         known.get().1
     });
-    // The thread is ending and has nothing of its own any more.
+    // The thread is ending, and has no thread-local variables any more.
     known.unwrap_or_else(|_| ask_thread_id())
 }

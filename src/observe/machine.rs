@@ -1,8 +1,8 @@
-//! What ELF calls the architecture this is compiled for.
+//! The number of this architecture in ELF.
 #![forbid(unsafe_code)]
 
-/// `e_machine`, from the processor supplements of the ELF specification. `None` where the crate
-/// runs no code anyway.
+/// `e_machine`, from the processor supplements of the ELF specification. `None` on architectures
+/// where the crate runs no code.
 pub(super) const MACHINE: Option<u16> = if cfg!(target_arch = "x86_64") {
     Some(62)
 } else if cfg!(target_arch = "x86") {

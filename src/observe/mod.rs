@@ -1,8 +1,8 @@
-//! Listeners that tell profilers and debuggers of an arena's functions; nothing in the crate
-//! depends on them.
+//! Observers that report the functions of an arena to profilers and debuggers.
 //!
-//! Each implements [`Observer`](crate::Observer) and is given to
-//! [`ArenaBuilder::observer`](crate::ArenaBuilder::observer); one may listen to several arenas.
+//! Each type here implements [`Observer`](crate::Observer). Pass it to
+//! [`ArenaBuilder::observer`](crate::ArenaBuilder::observer). One observer may serve several
+//! arenas. Nothing else in the crate depends on these modules.
 //!
 //! | | feature | where | who reads it |
 //! |---|---|---|---|
@@ -12,11 +12,28 @@
 //! | `VTune` | `vtune` | Linux, Windows, macOS and FreeBSD on x86 and x86-64 | Intel's VTune Profiler: names of functions |
 //! | `Events` | `tracing` | everywhere | subscribers of `tracing`: what the arena does |
 //!
-//! The feature `perf` was run on Linux alone; for other systems the compiler has checked it.
+//! The feature `perf` was run on Linux only. For other systems it was compiled, and never run.
 //!
-//! Functions are known by [`Code::name`](crate::Code::name) or, without one, as `jit_` with their
-//! tag in decimal or (if that is 0) their address in hexadecimal. Control characters and line
-//! separators in names are written as `_`.
+//! # Names
+//!
+//! A function is reported by its [`Code::name`](crate::Code::name). Without a name it is `jit_` and
+//! its tag in decimal, or, if the tag is 0, `jit_` and its address in hexadecimal. Control
+//! characters and line separators in names are written as `_`.
+//!
+//! # From a publication to the reader
+//!
+//! ```text
+//! publish -> Observer::published -> PerfMap, Jitdump -> Sink: a buffer for each group of threads
+//!                                                        -> queue -> thread -> Output -> file
+//!                                -> Gdb     -> an ELF object -> the debuggers' list
+//!                                -> VTune   -> Intel's collector
+//!                                -> Events  -> `tracing`
+//! ```
+//!
+//! # Signal safety and fork
+//!
+//! No call here is safe in a signal handler. In a forked child, an inherited `PerfMap`, `Jitdump`
+//! or `VTune` writes nothing, because the file or the collector belongs to the parent.
 
 #[cfg(all(feature = "perf", unix))]
 mod claim;

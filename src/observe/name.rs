@@ -1,19 +1,19 @@
-//! What functions are called in files that others read.
+//! The names of functions in files that other programs read.
 //!
 //! Tried with `perf` 6.1 and gdb 13: blanks at either end, `[`, `@plt`, `$x`, `.L`, digits, quotes,
-//! any letters and 70,000 bytes are all shown as they are. A perf map is read line by line, and
-//! `perf` passes over a line whose name has less than three bytes.
+//! any letters and 70,000 bytes are all shown unchanged. A perf map is read line by line. `perf`
+//! skips a line with a name of less than three bytes.
 #![forbid(unsafe_code)]
 
 use crate::Published;
 
-/// What ends a line or a string for some reader.
+/// Returns whether some reader takes this letter for the end of a line or of a string.
 fn ends_something(letter: char) -> bool {
     letter.is_control() || matches!(letter, '\u{2028}' | '\u{2029}')
 }
 
-/// Appends a function's name as [`push`] does, and blanks behind it if `perf` would pass over its
-/// line in a map.
+/// Appends a function's name as [`push`] does, and blanks after it if `perf` would skip its line in
+/// a map.
 #[cfg(feature = "perf")]
 pub(super) fn push_for_map(out: &mut Vec<u8>, function: &Published<'_>) {
     let end = out.len() + 3;
@@ -23,8 +23,8 @@ pub(super) fn push_for_map(out: &mut Vec<u8>, function: &Published<'_>) {
     }
 }
 
-/// Appends a function's name, without control characters: a line end would begin another entry of a
-/// perf map, and a zero would end a string.
+/// Appends a function's name without control characters, because a line end would begin another
+/// entry of a perf map, and a zero would end a string.
 pub(super) fn push(out: &mut Vec<u8>, function: &Published<'_>) {
     let Some(name) = function.name.filter(|name| !name.is_empty()) else {
         out.extend_from_slice(b"jit_");
@@ -38,14 +38,14 @@ pub(super) fn push(out: &mut Vec<u8>, function: &Published<'_>) {
     };
     let from = out.len();
     out.extend_from_slice(name.as_bytes());
-    // As a rule one pass that finds nothing.
+    // Usually one pass that finds nothing.
     if name.bytes().any(|byte| !(b' '..0x7f).contains(&byte)) && name.contains(ends_something) {
         out.truncate(from);
         out.extend_from_slice(name.replace(ends_something, "_").as_bytes());
     }
 }
 
-/// Bytes that [`push`] appends at most.
+/// Returns how many bytes [`push`] appends at most.
 #[cfg(feature = "perf")]
 pub(super) fn most(function: &Published<'_>) -> usize {
     function.name.map_or(0, str::len).max("jit_".len() + 20)

@@ -1,17 +1,18 @@
-//! How records get into a file, and what becomes of those that do not.
+//! The writing of records to a file, and the treatment of records that cannot be written.
 //!
-//! Before each write the file is looked at, because much can happen to it between two:
+//! Before each write the state of the file is checked, because other code can change it between two
+//! writes:
 //!
-//! | what happened | a file of its own (jitdump) | a file of lines (perf map) |
+//! | event | a file with one writer (jitdump) | a file of lines (perf map) |
 //! |---|---|---|
-//! | somebody closed the descriptor, and its number leads elsewhere | it is opened again by its path if that leads to the same file, else the records are lost | the same, or a file is made anew; what was written is lost |
-//! | somebody removed the file | the records are lost, because nobody can find them | it is made anew with all that was in it |
-//! | another file has its name | the records are lost | what was written is appended to that file, if it is this user's |
-//! | somebody cut it off | the record is written where it belongs | what was written is lost, the rest follows |
-//! | somebody appended to it | it is overwritten | it stays |
-//! | the disk is full, or a limit is reached | what was written of a record is cut off | what was written of a line is overwritten with line ends |
+//! | other code closed the descriptor, and its number leads to another file | it is opened again by its path if that leads to the same file; otherwise the records are lost | the same, or a new file is created; the lines written before are lost |
+//! | the file was removed | the records are lost, because nobody can find them | it is created again with all its content |
+//! | another file has its name | the records are lost | the old content is appended to that file, if it belongs to this user |
+//! | the file was truncated | the record is written at its own place | the lines written before are lost, the rest follows |
+//! | other code appended to it | the appended bytes are overwritten | they stay |
+//! | the disk is full, or a limit is reached | the written part of a record is truncated | the written part of a line is overwritten with line ends |
 //!
-//! What is lost is counted, and the next write is tried all the same: a disk may come to have room
+//! Lost records are counted. The next write is tried in any case, because the disk may have room
 //! again.
 
 use std::fs::{File, OpenOptions};
@@ -23,42 +24,44 @@ use std::path::PathBuf;
 
 use super::claim::{self, Id, Kind, id};
 
-/// Bytes that are written by one call, put together from so many buffers at most. A file system
-/// that is given a megabyte takes a third of the time, line by line, that it takes for 16 KiB, as
-/// it gets memory in larger pieces (ext4 of Linux 6.18: 12 ns of 36 for a line of a perf map).
+/// The number of bytes that one call writes, from at most [`PIECES`] buffers.
+///
+/// For each line, a file system takes a third of the time if it gets a megabyte at once instead of
+/// 16 KiB, because it allocates memory in larger pieces (ext4 of Linux 6.18: 12 ns instead of 36
+/// for a line of a perf map).
 pub(super) const TOGETHER: usize = 1 << 20;
 pub(super) const PIECES: usize = 256;
 
-/// A file that is written to.
+/// A file that records are written to.
 pub(super) struct Output {
-    /// Closed only as long as its number leads to this file.
+    /// Closed only if its number still leads to this file.
     file: ManuallyDrop<File>,
     id: Id,
     path: PathBuf,
     kind: Kind,
-    /// Where the last record ended that was written here.
+    /// The offset of the end of the last record that was written here.
     end: u64,
-    /// Lines written here that are in the file.
+    /// The number of lines in the file that were written here.
     lines: u64,
-    /// Put together from several buffers to be written, with the length and the records of each; no
-    /// more than there was room for from the beginning.
+    /// The bytes of several buffers that are written together. It never grows beyond the memory
+    /// that it got at the beginning.
     staged: Vec<u8>,
+    /// The length and the number of records of each of these buffers.
     pieces: Vec<(usize, u64)>,
-    /// Records that could not be written, and were not counted yet.
+    /// The number of records that could not be written and were not reported yet.
     lost: u64,
 }
 
 impl Output {
     pub(super) fn new(file: File, id: Id, path: PathBuf, kind: Kind) -> Self {
         let mut staged = Vec::new();
-        // Without that memory buffers are written one by one.
+        // Without this memory buffers are written one by one.
         let _ = staged.try_reserve_exact(TOGETHER);
         let file = ManuallyDrop::new(claim::out_of_the_way(file));
         Self { file, id, path, kind, end: 0, lines: 0, staged, pieces: Vec::with_capacity(PIECES), lost: 0 }
     }
 
-    /// Writes what the file begins with. In a file of lines others may have written something
-    /// before.
+    /// Writes the beginning of the file. In a file of lines, others may have written before.
     pub(super) fn begin(&mut self, head: &[u8]) -> io::Result<()> {
         if self.kind == Kind::Lines {
             self.end = self.file.metadata()?.len();
@@ -66,12 +69,12 @@ impl Output {
         self.append(head, 0)
     }
 
-    /// Records that could not be written since this was called before.
+    /// Returns the number of records that could not be written since the last call.
     pub(super) fn take_lost(&mut self) -> u64 {
         mem::take(&mut self.lost)
     }
 
-    /// All that is in the file up to the last record that was written here.
+    /// Returns the content of the file up to the last record that was written here.
     pub(super) fn written(&self) -> io::Result<Vec<u8>> {
         if self.is_at_descriptor() {
             return self.read(self.end);
@@ -85,7 +88,7 @@ impl Output {
     fn read(&self, len: u64) -> io::Result<Vec<u8>> {
         let mut all = vec![0; usize::try_from(len).map_err(io::Error::other)?];
         let mut at = 0;
-        // Of a file that somebody cut off, what is there.
+        // A file that was truncated ends early.
         while at < all.len() {
             match self.file.read_at(&mut all[at..], at as u64)? {
                 0 => break,
@@ -96,8 +99,7 @@ impl Output {
         Ok(all)
     }
 
-    /// Whether there is memory to put it together with others: little for each, so none for large
-    /// ones.
+    /// Returns whether a buffer can be staged with others. Large buffers cannot.
     pub(super) fn has_room(&self, bytes: &[u8]) -> bool {
         bytes.len() <= self.staged.capacity() - self.staged.len() && self.pieces.len() < self.pieces.capacity()
     }
@@ -107,7 +109,7 @@ impl Output {
         self.pieces.push((bytes.len(), records));
     }
 
-    /// Writes what was put together: at once, or, if not all of it has room, as much as has.
+    /// Writes the staged bytes at once. If that fails, writes as many of the buffers as possible.
     pub(super) fn write_staged(&mut self) -> io::Result<()> {
         if self.staged.is_empty() {
             return Ok(());
@@ -133,7 +135,7 @@ impl Output {
         result
     }
 
-    /// Appends records, or counts those that are lost.
+    /// Appends records, and counts those that are lost.
     pub(super) fn append(&mut self, bytes: &[u8], records: u64) -> io::Result<()> {
         if bytes.is_empty() {
             return Ok(());
@@ -150,7 +152,7 @@ impl Output {
         }
     }
 
-    /// Appends all of it or nothing.
+    /// Appends all bytes or none.
     fn append_record(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.check_alone()?;
         let end = self.end + bytes.len() as u64;
@@ -167,7 +169,8 @@ impl Output {
         Ok(())
     }
 
-    /// That the descriptor leads to the file, and the path too.
+    /// Checks that the descriptor leads to the file, and that the file has a name. Opens it again
+    /// if necessary.
     fn check_alone(&mut self) -> io::Result<()> {
         if !self.is_at_descriptor() {
             let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOFOLLOW).open(&self.path)?;
@@ -182,8 +185,8 @@ impl Output {
         }
     }
 
-    /// Whether the file has no name any more. Its path is not asked for: in a sandbox or another
-    /// root it may lead nowhere, while the file is where others find it.
+    /// Returns whether the file has no name any more. The path is not used, because in a sandbox or
+    /// another root it may lead nowhere although others find the file.
     fn is_removed(&self) -> io::Result<bool> {
         Ok(self.file.metadata()?.nlink() == 0)
     }
@@ -192,13 +195,14 @@ impl Output {
         id(&self.file).is_ok_and(|id| id == self.id)
     }
 
-    /// Goes on in `file`. The old number may be somebody else's by now.
+    /// Continues in `file`. The old descriptor's number may belong to other code by now.
     fn change(&mut self, file: File) {
         let old = mem::replace(&mut self.file, ManuallyDrop::new(claim::out_of_the_way(file)));
         claim::close_if(old, self.id);
     }
 
-    /// That lines come where others find them.
+    /// Checks that others find the lines that are written next. Joins or creates a file if
+    /// necessary.
     fn check_lines(&mut self) -> io::Result<()> {
         let here = self.is_at_descriptor();
         if here && !self.is_removed()? {
@@ -206,7 +210,7 @@ impl Output {
         }
         let (file, is_new) = claim::join(&self.path)?;
         let new = id(&file)?;
-        // With no descriptor left, the number of a removed file comes again for a new one.
+        // If no descriptor is left, a new file may get the inode number of a removed one.
         if new == self.id && !is_new {
             self.change(file);
             return self.check_length();
@@ -218,7 +222,7 @@ impl Output {
         let lines = self.lines;
         match before {
             Ok(before) => {
-                // Counted again as they are written, and lost if they are not.
+                // The lines are counted again when they are written, and are lost otherwise.
                 self.lines = 0;
                 let foreign = (count_lines(&before) as u64).saturating_sub(lines);
                 let result = self.append_lines(&before);
@@ -232,7 +236,7 @@ impl Output {
         }
     }
 
-    /// Whether somebody has cut the file off.
+    /// Counts the written lines as lost if the file was truncated.
     fn check_length(&mut self) -> io::Result<()> {
         if self.file.metadata()?.len() < self.end {
             self.lose_written();
@@ -245,8 +249,7 @@ impl Output {
         self.end = 0;
     }
 
-    /// Appends whole lines, behind whatever others appended: as many as there is room for. The rest
-    /// is lost.
+    /// Appends whole lines at the end of the file, as many as there is room for. The rest is lost.
     fn append_lines(&mut self, bytes: &[u8]) -> io::Result<()> {
         let mut rest = bytes;
         while !rest.is_empty() {
@@ -265,11 +268,11 @@ impl Output {
         Ok(())
     }
 
-    /// Appends as many lines as one call writes; returns their bytes.
+    /// Appends as many lines as one call writes, and returns their length in bytes.
     fn append_some(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let len = self.file.metadata()?.len();
         let mut last = [b'\n'];
-        // Where somebody else has left off in the middle of a line, one more line end keeps ours
+        // If another writer ended in the middle of a line, one more line end keeps these lines
         // whole.
         if len > 0 && self.file.read_at(&mut last, len - 1)? == 1 && last != [b'\n'] {
             if len >= file_size_limit() {
@@ -289,7 +292,7 @@ impl Output {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
             Err(error) => return Err(error),
         };
-        // Where the write ended, whatever others have appended since.
+        // The end of this write, even if others have appended since.
         self.end = (&*self.file).stream_position()?;
         let done = whole_lines(&bytes[..written]);
         self.blank(self.end - (written - done) as u64, written - done);
@@ -299,16 +302,16 @@ impl Output {
         Ok(done)
     }
 
-    /// Overwrites what was written of a line with line ends, which readers skip.
+    /// Overwrites the written part of a line with line ends, which readers skip.
     fn blank(&self, from: u64, len: usize) {
         if len == 0 {
             return;
         }
         let flags = |flags: libc::c_int| {
-            // SAFETY: sets flags of the description, which nobody but this value uses.
+            // SAFETY: the call only sets flags of the description, which only this value uses.
             unsafe { libc::fcntl(self.file.as_raw_fd(), libc::F_SETFL, flags) }
         };
-        // With the flag, a write appends wherever it is told to go.
+        // With `O_APPEND`, a write appends whatever its offset.
         flags(0);
         let _ = self.file.write_all_at(&vec![b'\n'; len], from);
         flags(libc::O_APPEND);
@@ -317,7 +320,7 @@ impl Output {
 
 impl Drop for Output {
     fn drop(&mut self) {
-        // SAFETY: taken once, as the value goes.
+        // SAFETY: the file is taken once, because this is the drop of the value.
         let file = unsafe { ManuallyDrop::take(&mut self.file) };
         claim::close_if(ManuallyDrop::new(file), self.id);
     }
@@ -327,7 +330,7 @@ fn count_lines(bytes: &[u8]) -> usize {
     bytes.iter().filter(|byte| **byte == b'\n').count()
 }
 
-/// Bytes up to the last line end.
+/// Returns the number of bytes up to the last line end.
 fn whole_lines(bytes: &[u8]) -> usize {
     bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1)
 }

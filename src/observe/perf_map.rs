@@ -1,4 +1,6 @@
-//! Names for `perf`, by address.
+//! A file of names by address, for `perf`.
+//!
+//! Each publication becomes lines in a [`Sink`]. [`super::claim`] decides who may write the file.
 #![forbid(unsafe_code)]
 
 use std::fmt;
@@ -10,12 +12,12 @@ use super::sink::Sink;
 use crate::sync::thread_number;
 use crate::{Error, Observer, Published};
 
-/// Writes `/tmp/perf-PID.map`, in which `perf report` and other profilers find the names of
-/// functions.
+/// An observer that writes `/tmp/perf-PID.map`, from which `perf report` and other profilers read
+/// the names of functions.
 ///
-/// The file has a line `START SIZE NAME` for each function published, in hexadecimal. It can be
-/// read by its owner only, and nothing removes it. A name of one or two bytes has blanks behind it,
-/// because `perf` passes over such lines otherwise.
+/// The file has a line `START SIZE NAME` for each published function, with numbers in hexadecimal.
+/// Only its owner can read it. Nothing removes it. A name of one or two bytes is followed by
+/// blanks, because `perf` skips such lines otherwise.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -36,69 +38,87 @@ use crate::{Error, Observer, Published};
 /// perf report
 /// ```
 ///
-/// # What it cannot say
+/// # Limits of the format
 ///
-/// When a function was there. A map has no times and no removals: once an address has been used by
-/// two functions, both have a line, and `perf` shows one of the two names for the samples of both
-/// (the one it comes upon first in a search tree, as a rule the older). Lines of one thread are in
-/// the order of publication, those of several within a tenth of a second or so, for readers that
-/// let the last one win. Where code is recycled, use [`Jitdump`](super::Jitdump).
+/// A map has no times and no removals. If two functions use an address one after the other, both
+/// have a line, and `perf` shows one of the names for the samples of both. This is the name that it
+/// finds first in a search tree, usually the older one. If code is recycled, use
+/// [`Jitdump`](super::Jitdump).
+///
+/// Some readers let the last line win. For these, the lines of one thread are in the order of
+/// publication. Lines of several threads are in that order to about a tenth of a second.
 ///
 /// # Modes
 ///
-/// `perf` asks for the map only where the code lies in memory without a file.
+/// `perf` reads the map only for code in memory without a file.
 #[doc = include_str!("perf_modes.md")]
 ///
 /// # Several writers
 ///
-/// Other runtimes of the process may write the same file, as `cranelift-jit` does where
-/// `PERF_BUILDID_DIR` is set. Whole lines are appended, each of them by one call, and a file that
-/// was written to in this process's lifetime is neither removed nor cut off. If other code removes
-/// the file, it is made anew with all that was in it. If other code cuts it off when it comes, what
-/// was written before is [counted](PerfMap::lost): make the map after such code.
+/// Other runtimes of the process may write to the same file. For example, `cranelift-jit` does if
+/// `PERF_BUILDID_DIR` is set.
 ///
-/// Two processes may have the same number and one `/tmp`: containers that share it. The second
-/// [`PerfMap::new`] is then an error, and [`PerfMap::in_directory`] makes a map that other
-/// profilers, or a copy to the right place, can be told of.
+/// - Whole lines are appended, each by one call.
+/// - A file that was written to in this process's lifetime is neither removed nor truncated.
+/// - If other code removes the file, it is created again with all its content.
+/// - If other code truncates the file when it starts, the lines written before are
+///   [counted as lost](PerfMap::lost). Make the map after such code.
 ///
-/// # Forked children
+/// Two processes in containers that share `/tmp` may have the same number. The second
+/// [`PerfMap::new`] then returns an error. Use [`PerfMap::in_directory`] there, and copy the file
+/// to the right place, or pass it to a profiler that reads other paths.
 ///
-/// `perf` looks for a map by the number of the process. A child writes nothing to its parent's map,
-/// and has none unless it asks: [`PerfMap::for_child`] makes one, with the names of all that it
-/// inherited.
+/// # Fork
+///
+/// `perf` looks for a map by the number of the process. A child writes nothing to its parent's map.
+/// [`PerfMap::for_child`] makes a map for the child, with the names of all inherited functions.
 ///
 /// # When it is written
 ///
-/// Lines are collected, and written every tenth of a second by a thread of its own, which takes no
-/// signals; on [`flush`](PerfMap::flush); and when the map is dropped (its arenas hold it). So what
-/// a process loses that is killed, or that ends by [`std::process::exit`] with the map alive, is
-/// the functions of the last tenth of a second. Errors, a full disk for one, do not disturb the
-/// publication: functions that are missing in the file are [counted](PerfMap::lost). If other code
-/// closes the file's descriptor, the file is opened again; nothing is written to what the
-/// descriptor's number leads to then.
+/// Lines are collected in memory. They are written
+///
+/// - every tenth of a second, by a thread that receives no signals,
+/// - by [`flush`](PerfMap::flush),
+/// - when the map is dropped, which its arenas hold.
+///
+/// A process that is killed, or that calls [`std::process::exit`] while the map lives, loses the
+/// functions of the last tenth of a second. Errors, such as a full disk, do not disturb the
+/// publication. Functions that are missing in the file are [counted](PerfMap::lost). If other code
+/// closes the file's descriptor, the file is opened again. Nothing is written to another file that
+/// gets the descriptor's number.
+///
+/// # Signal safety
+///
+/// No call is safe in a signal handler, because each takes a lock.
 pub struct PerfMap {
     sink: Sink,
 }
 
 impl PerfMap {
-    /// Makes the file in `/tmp`, where `perf` looks for it. One that is left of an earlier process
-    /// of the same number is removed first; a link is not followed.
+    /// Creates the file in `/tmp`, where `perf` looks for it.
+    ///
+    /// A file that an earlier process of the same number left is removed first. Links are not
+    /// followed.
     ///
     /// # Errors
-    /// - [`Error::Unsupported`] if this process has a map already: one serves all arenas. Also if
-    ///   another process of the same number is writing it, in a container that shares `/tmp`.
-    /// - [`Error::OperatingSystem`], with the path, if the file cannot be made: somebody else's has
-    ///   that name, or there is no `/tmp`, or it is read-only. Without a path if no thread can be
-    ///   had.
+    /// - [`Error::Unsupported`] if this process has a map already, because one map serves all
+    ///   arenas. Also if another process of the same number writes the file, in a container that
+    ///   shares `/tmp`.
+    /// - [`Error::OperatingSystem`], with the path, if the file cannot be created: the name belongs
+    ///   to another user's file, there is no `/tmp`, or it is read-only. Without a path, if no
+    ///   thread can be started.
     pub fn new() -> Result<Self, Error> {
         Self::in_directory("/tmp")
     }
 
-    /// Makes the file in another directory, under the same name. `perf` itself looks in `/tmp`
-    /// only: bind or copy it there.
+    /// Creates the file in another directory, under the same name. `perf` looks in `/tmp` only, so
+    /// bind the file there, or copy it.
     ///
     /// # Errors
-    /// As for [`PerfMap::new`].
+    /// - [`Error::Unsupported`] if this process, or another one of the same number, writes a file
+    ///   of this name in the directory.
+    /// - [`Error::OperatingSystem`] if the file cannot be created, the path cannot be made
+    ///   absolute, or no thread can be started.
     pub fn in_directory(directory: impl AsRef<Path>) -> Result<Self, Error> {
         let directory = std::path::absolute(directory).map_err(|source| Error::system("getcwd", source))?;
         let path = directory.join(format!("perf-{}.map", std::process::id()));
@@ -106,11 +126,13 @@ impl PerfMap {
         Ok(Self { sink })
     }
 
-    /// In a forked child of the process that made this map: makes the child's own, in the same
-    /// directory. It begins with all that its parent had published when it forked. What another
-    /// thread of the parent was publishing just then may be missing.
+    /// Creates the map of a forked child, in the same directory. Call it in the child.
     ///
-    /// What the child builds has to be told of the new map; the old one stays the parent's.
+    /// The new map begins with all functions that the parent had published when it forked.
+    /// Functions that another thread of the parent was publishing at that moment may be missing.
+    ///
+    /// Pass the new map to the arenas that the child builds. The old map still belongs to the
+    /// parent.
     ///
     /// ```
     /// # #[cfg(not(miri))] {
@@ -118,7 +140,7 @@ impl PerfMap {
     /// use gaia_jit::{CodeArena, observe::PerfMap};
     ///
     /// fn work(inherited: &PerfMap) -> Result<(), gaia_jit::Error> {
-    ///     // In a worker, after `fork`. An error, here in its parent, is no reason not to work.
+    ///     // In a worker, after `fork`. In the parent, as here, it returns an error.
     ///     let map = Arc::new(inherited.for_child()?);
     ///     let _arena = CodeArena::builder().capacity(1 << 20).observer(map).build()?;
     ///     Ok(())
@@ -132,7 +154,10 @@ impl PerfMap {
     /// ```
     ///
     /// # Errors
-    /// As for [`PerfMap::new`], and [`Error::Unsupported`] in the process that made this map.
+    /// - [`Error::Unsupported`] in the process that made this map, if this process has a map of
+    ///   this name already, or if another process of the same number writes it.
+    /// - [`Error::OperatingSystem`] if the parent's records cannot be read, the file cannot be
+    ///   created, or no thread can be started.
     pub fn for_child(&self) -> Result<Self, Error> {
         if self.sink.is_own() {
             return Err(Error::unsupported("a map for a child", "this process made the map itself"));
@@ -143,22 +168,22 @@ impl PerfMap {
         Ok(Self { sink })
     }
 
-    /// Where the file is.
+    /// Returns the path of the file.
     pub fn path(&self) -> &Path {
         self.sink.path()
     }
 
-    /// Writes all that was published before the call.
+    /// Writes all functions that were published before the call.
     ///
     /// # Errors
-    /// [`Error::OperatingSystem`] if it cannot be written; it is then lost. [`Error::Unsupported`]
-    /// in a forked child.
+    /// - [`Error::OperatingSystem`] if some of them cannot be written. These are lost.
+    /// - [`Error::Unsupported`] in a forked child.
     pub fn flush(&self) -> Result<(), Error> {
         self.sink.flush()
     }
 
-    /// Functions that could not be written and never will be, or were written and are gone: the
-    /// disk was full, or the file was removed or cut off.
+    /// Returns the number of functions that are missing in the file for good: they could not be
+    /// written because the disk was full, or the file was removed or truncated after that.
     pub fn lost(&self) -> u64 {
         self.sink.lost()
     }
@@ -168,9 +193,9 @@ impl Observer for PerfMap {
     fn published(&self, functions: &[Published<'_>]) {
         // Two numbers, two spaces and a line end.
         let len = functions.iter().map(|function| 2 * 16 + 3 + name::most(function).max(3)).sum();
-        // By thread: threads do not meet, and the end of a thread's buffer is in its core's cache.
-        // (By address, which would keep all lines of an address in their order, a publication cost
-        // 160 ns more than without a map, instead of 90.)
+        // One buffer for each thread, so that threads do not wait for each other, and the end of a
+        // buffer is in its core's cache. (With buffers by address, which would keep all lines of an
+        // address in order, a publication cost 160 ns more than without a map, instead of 90.)
         self.sink.append(thread_number(), len, functions.len(), |out| {
             for function in functions {
                 name::push_hex(out, function.block.start.addr());

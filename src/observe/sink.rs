@@ -1,27 +1,41 @@
-//! A file that many threads append records to.
+//! A file to which many threads append records.
 //!
 //! # Structure
 //!
-//! Records are put together in one of sixteen buffers, each behind a lock of its own that is held
-//! for one append. A full buffer goes to the end of a queue, from which a thread of the sink's own
-//! writes it: a thread that publishes does not wait for the file system, unless the queue holds 8
-//! MiB already. What does not fill a buffer is queued every tenth of a second, so that a program
-//! that is killed loses no more than that. (Tried: full buffers written by whoever fills them, 64
-//! KiB each: the writers waited for the disk and for each other, and eight threads that publish one
-//! function at a time took 1.8 times as long as without a map, not 1.6; of batches, 1.4 and not
-//! 1.3. And without the thread, a program that publishes fifty functions and is interrupted left an
-//! empty file.)
+//! ```text
+//! thread 1 -> buffer 0 --.
+//! thread 2 -> buffer 1 --+-- full (16 KiB), or every 0.1 s --> queue --> the sink's thread --> file
+//! ...                    |                                       \-- over 8 MiB: the publishing thread
+//! thread n -> buffer 15 -'
+//! ```
 //!
-//! A buffer is queued while its own lock is held, and the queue is emptied by one thread at a time,
-//! which holds the lock of the file. So the records of one buffer reach the file in the order they
-//! were appended. Which buffer a record goes to is the caller's choice.
+//! - A record is appended to one of sixteen buffers. Each buffer has a lock, which is held for one
+//!   append. The caller chooses the buffer.
+//! - A full buffer is added to the end of a queue. A thread of the sink writes the queue to the
+//!   file. So a thread that publishes does not wait for the file system, unless the queue holds 8
+//!   MiB already.
+//! - Buffers that are not full are queued every tenth of a second, so a program that is killed
+//!   loses no more than that.
 //!
-//! What becomes of a write that fails is said in [`super::output`].
+//! Two other designs were tried:
 //!
-//! # Forked children
+//! - Full buffers of 64 KiB, written by the threads that fill them. These threads waited for the
+//!   disk and for each other. Eight threads that publish one function at a time took 1.8 times as
+//!   long as without a map, instead of 1.6; with batches 1.4 instead of 1.3.
+//! - No thread. A program that published fifty functions and was interrupted left an empty file.
 //!
-//! Each call that takes a lock looks first whether it is in the process that made the sink.
-//! [`Sink::inherited`] is for a child: it tries the locks, and takes none.
+//! # Order and locks
+//!
+//! A buffer is queued while its own lock is held. One thread at a time empties the queue, and holds
+//! the lock of the file. So the records of one buffer reach the file in the order in which they
+//! were appended. The order of locks is: a buffer, then the queue; or the file, then the queue.
+//!
+//! [`super::output`] describes what happens when a write fails.
+//!
+//! # Fork
+//!
+//! Each call that takes a lock first checks that it is in the process that made the sink.
+//! [`Sink::inherited`] is for a child. It only tries the locks.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -38,21 +52,21 @@ use crate::sync::{Arc, AtomicU64, AtomicUsize, Mutex, Ordering};
 use crate::sys::generation;
 use crate::sys::process_lock::ProcessLock;
 
-/// How many buffers there are.
+/// The number of buffers.
 pub(super) const SHARDS: usize = 16;
-/// Bytes from which on a buffer is queued. All buffers together fit into the second level of
+/// The size in bytes at which a buffer is queued. All buffers together fit into the second level of
 /// caches.
 const FULL: usize = 16 << 10;
-/// Empty buffers that are kept: as many as the thread finds when it is woken.
+/// The number of empty buffers that are kept: as many as the thread finds when it is woken.
 const SPARE: usize = WORTH / FULL;
-/// Bytes in the queue from which on the thread is woken before its time.
+/// The number of bytes in the queue at which the thread is woken early.
 const WORTH: usize = 1 << 20;
-/// Bytes in the queue from which on those who publish wait.
+/// The number of bytes in the queue at which a publishing thread writes the queue itself.
 const BEHIND: usize = 8 << 20;
-/// How long a record stays in a buffer that does not fill.
+/// The time after which a buffer is queued that is not full.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// Files that sinks of this program write.
+/// The files that sinks of this program write.
 static OPEN: ProcessLock<Vec<Open>> = ProcessLock::new(Vec::new());
 
 struct Open {
@@ -62,8 +76,7 @@ struct Open {
     id: Id,
 }
 
-/// The file; what is in its buffers is written when it is dropped. In a forked child it does
-/// nothing.
+/// A file with its buffers. The drop writes the buffers. In a forked child it does nothing.
 pub(super) struct Sink {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
@@ -94,14 +107,13 @@ struct Buffer {
 struct Queue {
     full: VecDeque<Buffer>,
     bytes: usize,
-    /// Empty, but with room: what full ones are exchanged with. The last that was written is the
-    /// first to be used again.
+    /// Empty buffers with memory, which replace full ones. The last one that was written is used
+    /// first.
     spare: Vec<Vec<u8>>,
 }
 
 impl Sink {
-    /// Makes a file, or takes part in it if its kind allows that, and writes `head` at its
-    /// beginning.
+    /// Creates a file, or joins its writers if its kind allows that, and writes `head`.
     pub(super) fn create(what: &'static str, path: PathBuf, kind: Kind, head: &[u8]) -> Result<(Self, File), Error> {
         let generation = generation();
         let Some(mut open) = OPEN.lock() else {
@@ -141,8 +153,8 @@ impl Sink {
         &self.shared.path
     }
 
-    /// Appends records to a buffer, which has room for `len` more bytes: `write` says how many
-    /// there were.
+    /// Appends `records` records to a buffer. `write` appends at most `len` bytes, for which room
+    /// is reserved before.
     pub(super) fn append(&self, shard: usize, len: usize, records: usize, write: impl FnOnce(&mut Vec<u8>)) {
         if !self.is_own() {
             return self.lose(records as u64);
@@ -166,7 +178,7 @@ impl Sink {
         }
     }
 
-    /// Writes all that is in the buffers.
+    /// Writes everything in the buffers to the file.
     pub(super) fn flush(&self) -> Result<(), Error> {
         if !self.is_own() {
             return Err(Error::unsupported("flush", "the file belongs to the parent of this process"));
@@ -174,7 +186,7 @@ impl Sink {
         self.shared.drain().map_err(|source| Error::of_file("write", &self.shared.path, source))
     }
 
-    /// Counts records that will never be written.
+    /// Counts records as lost, because they will never be written.
     pub(super) fn lose(&self, records: u64) {
         self.shared.lost.fetch_add(records, Ordering::Relaxed);
     }
@@ -187,9 +199,11 @@ impl Sink {
         self.shared.generation == generation()
     }
 
-    /// In a forked child: what its parent had appended when it forked, as far as that can be had.
-    /// The locks that are tried here stay locked, because nobody uses them in this process, and to
-    /// unlock one may mean to wake a thread that is not here.
+    /// Returns, in a forked child, the records that its parent had appended when it forked, as far
+    /// as they can be read.
+    ///
+    /// The locks that are taken here stay locked. Nobody uses them in this process, and an unlock
+    /// may try to wake a thread that does not exist here.
     pub(super) fn inherited(&self) -> io::Result<Vec<u8>> {
         let mut all = match self.shared.output.try_lock() {
             Some(output) => {
@@ -197,7 +211,7 @@ impl Sink {
                 mem::forget(output);
                 written?
             }
-            // It was being written to. By now that is done.
+            // The parent was writing to the file. It has finished by now.
             None => std::fs::read(&self.shared.path)?,
         };
         if let Some(queue) = self.shared.queue.try_lock() {
@@ -218,7 +232,7 @@ impl Drop for Sink {
     fn drop(&mut self) {
         let thread = self.thread.take();
         if !self.is_own() {
-            // Only the parent has that thread, and what the locks guard may have been in the middle
+            // Only the parent has that thread, and the data behind the locks may be in the middle
             // of a change.
             mem::forget(thread);
             return;
@@ -236,8 +250,8 @@ impl Drop for Sink {
 }
 
 impl Shared {
-    /// Puts a buffer, whose lock the caller holds, at the end of the queue; how many bytes are in
-    /// there then.
+    /// Adds a buffer to the end of the queue, and returns the number of bytes in the queue. The
+    /// caller holds the buffer's lock.
     fn enqueue(&self, buffer: &mut Buffer) -> usize {
         let mut queue = self.queue.lock();
         queue.bytes += buffer.bytes.len();
@@ -257,7 +271,7 @@ impl Shared {
         self.write_queued()
     }
 
-    /// Writes what is in the queue; all of it, whatever becomes of the first.
+    /// Writes the whole queue, even if some write fails.
     fn write_queued(&self) -> io::Result<()> {
         let mut output = self.output.lock();
         let mut result = Ok(());
@@ -275,7 +289,7 @@ impl Shared {
             } else {
                 output.append(&buffer.bytes, buffer.records).unwrap_or_else(|error| result = Err(error));
             }
-            // One large record must not cost its memory for ever, nor a long queue.
+            // Neither a large record nor a long queue keeps its memory for ever.
             let mut bytes = buffer.bytes;
             let mut queue = self.queue.lock();
             if bytes.capacity() <= 4 * FULL && queue.spare.len() < SPARE {
@@ -288,8 +302,8 @@ impl Shared {
     }
 }
 
-/// The thread that writes what does not fill a buffer. No signal is delivered to it: handlers of
-/// the program's own would run on a thread that the program does not know.
+/// Starts the thread that writes the queue. All signals are blocked in it, because the program's
+/// handlers would otherwise run on a thread that the program does not know.
 fn start(shared: Arc<Shared>) -> io::Result<JoinHandle<()>> {
     let mut all = mem::MaybeUninit::uninit();
     let mut old = mem::MaybeUninit::uninit();
@@ -301,7 +315,7 @@ fn start(shared: Arc<Shared>) -> io::Result<JoinHandle<()>> {
         let mut last = Instant::now();
         while shared.stop.load(Ordering::Relaxed) == 0 {
             thread::park_timeout(INTERVAL);
-            // Woken for a full buffer, or because it is time for all.
+            // The thread was woken for a full queue, or the interval is over.
             if last.elapsed() < INTERVAL {
                 let _ = shared.write_queued();
             } else {
@@ -311,7 +325,7 @@ fn start(shared: Arc<Shared>) -> io::Result<JoinHandle<()>> {
         }
     });
     if blocked {
-        // SAFETY: the set that the call above wrote; nothing is asked for back.
+        // SAFETY: the set was written by the call above, and a null pointer asks for no old set.
         unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, old.as_ptr(), std::ptr::null_mut()) };
     }
     thread

@@ -1,12 +1,16 @@
-//! Names for Intel's VTune Profiler.
+//! An observer for Intel's VTune Profiler.
 //!
-//! The profiler puts the path of its collector, a shared library, into the environment of the
-//! program it starts. The crate `ittapi-sys` (Intel's own C code) loads that library, once, and
-//! passes calls on to it. Neither the loading nor the numbers of functions are safe for several
-//! threads, and nothing says that the collector is, so one lock covers all of it.
+//! ```text
+//! published, retired --> lock --> ittapi-sys (Intel's C code) --> collector (a shared library)
+//! ```
 //!
-//! (Not the crate `ittapi` over it: it leaks three strings for each function, and knows no
-//! retirement.)
+//! The profiler puts the path of its collector into the environment of the program that it starts.
+//! The crate `ittapi-sys` loads that library once, and passes calls on to it. Neither the loading
+//! nor the numbers of functions are safe for several threads, and nothing says that the collector
+//! is. So one lock covers all of it.
+//!
+//! The crate `ittapi`, which wraps `ittapi-sys`, is not used, because it leaks three strings for
+//! each function, and cannot report a retirement.
 
 use std::collections::BTreeMap;
 use std::ffi::{CString, c_char, c_void};
@@ -20,11 +24,11 @@ use crate::sys::generation;
 use crate::sys::process_lock::ProcessLock;
 use crate::{BlockInfo, Observer, Published};
 
-/// Tells Intel's VTune Profiler of functions, by its JIT Profiling interface.
+/// An observer that reports functions to Intel's VTune Profiler, by its JIT Profiling interface.
 ///
-/// The profiler has to start the program (`vtune -collect hotspots ./program`), or set
-/// `INTEL_JIT_PROFILER64` (`INTEL_JIT_PROFILER32` on x86) to its collector for it. Without a
-/// collector nothing is told, and a publication costs one comparison more.
+/// The profiler has to start the program (`vtune -collect hotspots ./program`). Alternatively, set
+/// `INTEL_JIT_PROFILER64` (`INTEL_JIT_PROFILER32` on x86) to the path of its collector. Without a
+/// collector nothing is reported, and a publication costs one comparison more.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -35,32 +39,36 @@ use crate::{BlockInfo, Observer, Published};
 /// # Ok::<(), gaia_jit::Error>(())
 /// ```
 ///
-/// Functions appear by their names in the module `gaia_jit`. One of 4 GiB or more, which the
-/// interface cannot express, is not told of.
+/// Functions appear by their names in the module `gaia_jit`. A function of 4 GiB or more is not
+/// reported, because the interface cannot express its size.
 ///
-/// Tested with a collector that writes down what it is told. VTune itself was never run.
+/// It was tested with a collector that writes the reports to a file. VTune itself was never run.
+///
+/// # Signal safety
+///
+/// No call is safe in a signal handler, because each takes a lock.
 ///
 /// # Fork
 ///
-/// A forked child tells the collector nothing, because the collector belongs to its parent. One
-/// made in a child starts as any other.
+/// A forked child reports nothing by an inherited value, because the collector belongs to the
+/// parent. A value that is made in the child looks for a collector as any other.
 pub struct VTune {
-    /// The process that asked for a collector, if there was one.
+    /// The process that loaded a collector. `None` if there was no collector.
     collected: Option<u64>,
 }
 
-/// What the collector knows each function as, by address.
+/// The collector's number of each function, by address.
 static NUMBERS: ProcessLock<BTreeMap<usize, u32>> = ProcessLock::new(BTreeMap::new());
 
 const MODULE: &[u8] = b"gaia_jit\0";
 
 impl VTune {
-    /// Asks whether there is a collector, and loads it. An absent one is no error: see
-    /// [`VTune::is_active`].
+    /// Loads the collector if there is one. [`VTune::is_active`] says whether there is; its absence
+    /// is no error.
     #[must_use]
     pub fn new() -> Self {
         let active = NUMBERS.lock().is_some_and(|_alone| {
-            // SAFETY: has no requirements but that no other thread is loading it, and the lock is
+            // SAFETY: the call requires that no other thread loads the collector, and the lock is
             // held.
             let running = unsafe { itt::iJIT_IsProfilingActive() };
             running != itt::_iJIT_IsProfilingActiveFlags_iJIT_NOTHING_RUNNING
@@ -68,8 +76,8 @@ impl VTune {
         Self { collected: active.then(generation) }
     }
 
-    /// Whether a collector hears of functions: in this process, and not in a child of the one that
-    /// made this.
+    /// Returns whether functions are reported to a collector. False without a collector, and in a
+    /// forked child of the process that made this value.
     pub fn is_active(&self) -> bool {
         self.collected.is_some_and(|process| process == generation())
     }
@@ -89,15 +97,15 @@ impl Observer for VTune {
         for function in functions {
             let mut text = Vec::new();
             name::push(&mut text, function);
-            // Names have no zeros: those were replaced.
+            // Names have no zeros, because `push` replaced them.
             let (Ok(text), Ok(len)) = (CString::new(text), u32::try_from(function.block.len)) else { continue };
             let Some(mut numbers) = NUMBERS.lock() else { return };
-            // SAFETY: has no requirements but that no other thread is in it, and the lock is held.
+            // SAFETY: the call requires that no other thread is in it, and the lock is held.
             let number = unsafe { itt::iJIT_GetNewMethodID() };
-            // Zero when there are no more.
+            // Zero means that there are no more numbers.
             if number != 0 {
                 numbers.insert(function.block.start.addr(), number);
-                tell(
+                notify(
                     itt::iJIT_jvm_event_iJVM_EVENT_TYPE_METHOD_LOAD_FINISHED_V2,
                     &mut itt::iJIT_Method_Load_V2 {
                         method_id: number,
@@ -121,13 +129,13 @@ impl Observer for VTune {
         }
         let Some(mut numbers) = NUMBERS.lock() else { return };
         let Some(number) = numbers.remove(&block.start.addr()) else { return };
-        tell(
+        notify(
             itt::iJIT_jvm_event_iJVM_EVENT_TYPE_METHOD_UNLOAD_START,
             &mut itt::iJIT_Method_Load {
                 method_id: number,
                 method_name: ptr::null_mut(),
                 method_load_address: block.start.cast::<c_void>().cast_mut(),
-                // It fitted when it was told of.
+                // The length fitted when the function was reported.
                 method_size: block.len as u32,
                 line_number_size: 0,
                 line_number_table: ptr::null_mut(),
@@ -139,10 +147,10 @@ impl Observer for VTune {
     }
 }
 
-/// One event. The lock is held.
-fn tell<T>(event: itt::iJIT_jvm_event, data: &mut T) {
-    // SAFETY: each kind of event has the data that Intel's header names for it, with strings that
-    // outlive the call; the collector copies what it keeps.
+/// Reports one event. The caller holds the lock.
+fn notify<T>(event: itt::iJIT_jvm_event, data: &mut T) {
+    // SAFETY: `data` is of the type that Intel's header names for this kind of event. Its strings
+    // outlive the call, and the collector copies what it keeps.
     unsafe { itt::iJIT_NotifyEvent(event, ptr::from_mut(data).cast()) };
 }
 
