@@ -1,4 +1,4 @@
-//! What a module's functions are called.
+//! The names of a module's functions, and their unwind information.
 #![forbid(unsafe_code)]
 
 use std::fmt;
@@ -8,65 +8,70 @@ use crate::arena::Notes;
 use crate::sync::Arc;
 use crate::sys::process_lock::ProcessLock;
 
-/// Says what the arena's observers are told of a module's functions, of which the module tells its
-/// memory nothing. Clones speak of the same module.
+/// A handle that sets the names and the unwind information of a module's functions, for the arena's
+/// observers.
 ///
-/// Call it after `define_function` and before the next one, and before `finalize_definitions`.
+/// It is necessary because a module does not pass them to its memory provider. Clones serve the
+/// same module. Call it after `define_function`, before the next `define_function`, and before
+/// `finalize_definitions`.
 #[derive(Clone)]
-pub struct Labels(Arc<ProcessLock<Said>>);
+pub struct Labels(Arc<ProcessLock<Pending>>);
 
-/// What was said of the functions that are not finalized.
+/// The notes of the functions that are not finalized yet.
 #[derive(Default)]
-pub(super) struct Said {
+pub(super) struct Pending {
     functions: usize,
     pub(super) notes: Notes,
 }
 
 impl Labels {
     pub(super) fn new() -> Self {
-        Self(Arc::new(ProcessLock::new(Said::default())))
+        Self(Arc::new(ProcessLock::new(Pending::default())))
     }
 
-    /// Names the function that was defined last; whether there is one that was not finalized.
+    /// Names the function that was defined last. Returns false if there is no function that is not
+    /// finalized.
     pub fn name(&self, name: &str) -> bool {
         self.of_last(|notes, last| notes.name(last, name))
     }
 
-    /// Sets how to unwind through the function that was defined last; whether there is one that was
-    /// not finalized.
+    /// Sets how to unwind through the function that was defined last. Returns false if there is no
+    /// function that is not finalized.
     pub fn unwind(&self, info: UnwindInfo<'_>) -> bool {
         self.of_last(|notes, last| notes.unwind(last, info))
     }
 
-    /// Nothing in a child that was forked while another thread spoke.
-    fn of_last(&self, say: impl FnOnce(&mut Notes, usize)) -> bool {
-        let Some(mut said) = self.0.lock() else { return false };
-        let last = said.functions.checked_sub(1);
-        last.map(|last| say(&mut said.notes, last)).is_some()
+    /// Calls `set` with the notes and the index of the last function. Does nothing in a child that
+    /// was forked while another thread held the lock.
+    fn of_last(&self, set: impl FnOnce(&mut Notes, usize)) -> bool {
+        let Some(mut pending) = self.0.lock() else { return false };
+        let last = pending.functions.checked_sub(1);
+        last.map(|last| set(&mut pending.notes, last)).is_some()
     }
 
-    /// There is one function more.
+    /// Counts one more function.
     pub(super) fn next(&self) {
-        if let Some(mut said) = self.0.lock() {
-            said.functions += 1;
+        if let Some(mut pending) = self.0.lock() {
+            pending.functions += 1;
         }
     }
 
-    /// All that was said; nothing is left.
-    pub(super) fn take(&self) -> Said {
-        self.0.lock().map(|mut said| std::mem::take(&mut *said)).unwrap_or_default()
+    /// Returns all notes, and leaves none.
+    pub(super) fn take(&self) -> Pending {
+        self.0.lock().map(|mut pending| std::mem::take(&mut *pending)).unwrap_or_default()
     }
 
-    pub(super) fn put_back(&self, said: Said) {
+    /// Puts back notes that [`take`](Self::take) returned.
+    pub(super) fn put_back(&self, pending: Pending) {
         if let Some(mut now) = self.0.lock() {
-            *now = said;
+            *now = pending;
         }
     }
 }
 
 impl fmt::Debug for Labels {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let functions = self.0.lock().map(|said| said.functions);
+        let functions = self.0.lock().map(|pending| pending.functions);
         f.debug_struct("Labels").field("functions", &functions).finish()
     }
 }

@@ -1,8 +1,16 @@
-//! Functions that [`cranelift_codegen`] compiled, in a [`Batch`] (feature `cranelift`).
+//! Single functions that [`cranelift_codegen`] compiled, in a [`Batch`] (feature `cranelift`).
 //!
-//! A module of `cranelift-jit` takes a page at least, and is freed as a whole. Whoever compiles
-//! single functions with `cranelift-codegen` packs them instead: [`Batch::push_compiled`] puts
-//! functions into a batch and links them, given how their names resolve. It works in every mode.
+//! A module of `cranelift-jit` takes at least a page, and is freed as a whole.
+//! [`Batch::push_compiled`] takes functions instead: it puts them into a batch, and links them.
+//! Each becomes a block that is freed by itself. It works in every mode.
+//!
+//! ```text
+//! Context --compile--> CompiledCode --Compiled::new--> push_compiled
+//!                                                        1. translate relocations, ask `resolve` for names
+//!                                                        2. reserve a slot with stubs, copy the code
+//!                                                        3. when all have addresses, apply relocations
+//!                                                      publish --> one CodeBlock for each function
+//! ```
 //!
 //! ```
 //! # #[cfg(all(not(miri), any(target_arch = "x86_64", target_arch = "aarch64")))] {
@@ -29,7 +37,7 @@
 //! let arena = CodeArena::builder().capacity(1 << 20).build()?;
 //! let mut batch = arena.batch();
 //! let compiled = Compiled::new(context.compiled_code().unwrap(), &context.func).name("answer");
-//! // Functions of this call are known by their index, and nothing else is called.
+//! // Functions of this call are named by their index. No other function is called.
 //! let slots = batch.push_compiled(&[compiled], |name, slots| match name {
 //!     Name::User(user) => slots.get(user.index as usize).map(|slot| Target::Slot(*slot)),
 //!     _ => None,
@@ -38,9 +46,13 @@
 //! // SAFETY: this is the function's type.
 //! let answer = unsafe { blocks[slots[0].index()].typed::<extern "C" fn() -> i32>() };
 //! assert_eq!(answer.call(), 42);
+//! drop(blocks); // frees the function
+//! assert_eq!(arena.stats().live_blocks, 0);
 //! # }
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! The [guide](crate::guide#cranelift) frees two functions one after the other.
 #![forbid(unsafe_code)]
 
 use std::fmt;
@@ -52,7 +64,7 @@ use cranelift_codegen::{CompiledCode, FinalizedMachReloc, FinalizedRelocTarget};
 use crate::reloc::Via;
 use crate::{Batch, Error, Reloc, Slot, Target};
 
-/// What was compiled, with the function it came from, for [`Batch::push_compiled`].
+/// Compiled code with the function that it was compiled from, for [`Batch::push_compiled`].
 #[derive(Clone, Copy)]
 pub struct Compiled<'a> {
     code: &'a CompiledCode,
@@ -62,18 +74,18 @@ pub struct Compiled<'a> {
 }
 
 impl<'a> Compiled<'a> {
-    /// Code and the function that it was compiled from, which knows the names in it: of a
-    /// `Context`, `compiled_code()` and `func`.
+    /// Returns compiled code with its function, which has the names in the code. In a `Context`
+    /// they are `compiled_code()` and `func`.
     pub fn new(code: &'a CompiledCode, function: &'a Function) -> Self {
         Self { code, function, name: None, tag: 0 }
     }
 
-    /// A name for the arena's observers.
+    /// Sets the function's name for the arena's observers.
     pub fn name(self, name: &'a str) -> Self {
         Self { name: Some(name), ..self }
     }
 
-    /// A number of the caller's, as for [`Code::tag`](crate::Code::tag).
+    /// Sets the function's tag, as [`Code::tag`](crate::Code::tag) does.
     pub fn tag(self, tag: u64) -> Self {
         Self { tag, ..self }
     }
@@ -90,17 +102,17 @@ impl fmt::Debug for Compiled<'_> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Name {
-    /// A name of the user's: a namespace and an index.
+    /// A name that the user chose: a namespace and an index.
     User(UserExternalName),
     /// A function of the runtime library, such as `memcpy`.
     LibCall(LibCall),
-    /// A symbol that linkers know.
+    /// A symbol that linkers define.
     KnownSymbol(KnownSymbol),
-    /// A name in a test of Cranelift's.
+    /// A name in a test of Cranelift.
     TestCase(String),
 }
 
-/// A relocation, translated.
+/// A relocation in the terms of this crate.
 struct Open<'t> {
     offset: usize,
     kind: Reloc,
@@ -109,19 +121,26 @@ struct Open<'t> {
 }
 
 impl Batch {
-    /// Adds functions that `cranelift-codegen` compiled, and links them. Returns their slots, in
-    /// the same order.
+    /// Adds functions that `cranelift-codegen` compiled, and links them. Returns their slots in the
+    /// same order.
     ///
-    /// `resolve` says what a name is, given the slots of the functions of this call; so they can
-    /// call each other. Functions of earlier calls are [`Target::Slot`] too. Stubs are reserved
-    /// where a target may be out of reach, and for cells (`is_pic`).
+    /// `resolve` returns the target of a name. It gets the slots of this call's functions, so that
+    /// they can call each other. Functions of earlier calls are a [`Target::Slot`] too. Stubs are
+    /// reserved for targets that may be out of reach, and for cells (`is_pic`).
     ///
     /// # Errors
-    /// After an error the batch is only good to be dropped.
+    /// After an error the batch can only be dropped.
     ///
-    /// - [`Error::Unsupported`] if `resolve` does not know a name, or for a relocation that
-    ///   [`Reloc`] has no kind for (those for thread-local storage).
-    /// - As for [`Batch::push`] and [`Batch::link`].
+    /// - [`Error::Unsupported`] if `resolve` returns `None` for a name, or if [`Reloc`] has no kind
+    ///   for a relocation, as for those of thread-local storage.
+    /// - [`Error::ZeroSize`] if a function has no code.
+    /// - [`Error::TooLarge`] if a function is larger than the arena.
+    /// - [`Error::BadAlignment`] if the arena does not support a function's alignment.
+    /// - [`Error::ArenaFull`] if there is no space for a function.
+    /// - [`Error::Link`] with the reason if a relocation cannot be applied.
+    /// - [`Error::OtherBatch`] if a target is a slot of another batch.
+    /// - [`Error::OperatingSystem`] if the system refuses memory or a change of protection.
+    /// - [`Error::Forked`] in a forked child.
     pub fn push_compiled<'t>(
         &mut self,
         functions: &[Compiled<'_>],
@@ -146,7 +165,7 @@ impl Batch {
             }
             all.push(open);
         }
-        // From here on every function has its address. Low parts come after their high parts.
+        // Every function has its address now. Low parts are linked after their high parts.
         for low in [false, true] {
             for (open, slot) in all.iter().zip(&slots) {
                 for Open { offset, kind, target, addend } in
@@ -159,7 +178,8 @@ impl Batch {
         Ok(slots)
     }
 
-    /// How many stubs it may take: one for each target that is far or needs a cell.
+    /// Returns how many stubs a function may need: one for each target that is far, or that needs a
+    /// cell.
     fn stubs_for(&self, open: &[Open<'_>]) -> usize {
         let needs = |open: &&Open<'_>| match open.kind.via() {
             Via::Cell | Via::CellOfSum => true,
@@ -191,6 +211,7 @@ impl Batch {
     }
 }
 
+/// Translates a relocation of a function, and resolves its name.
 fn translate<'t>(
     function: &Function,
     slot: Slot,
@@ -216,6 +237,7 @@ fn translate<'t>(
     Ok(Open { offset: reloc.offset as usize, kind, target, addend })
 }
 
+/// Returns the kind of a relocation, if this crate has it.
 fn kind(kind: Kind) -> Option<Reloc> {
     Some(match kind {
         Kind::Abs4 if cfg!(target_arch = "x86_64") => Reloc::X86Abs32,

@@ -1,4 +1,4 @@
-//! What a module has of an arena, and who owns it.
+//! The memory of one module, and its owner.
 #![forbid(unsafe_code)]
 
 use std::fmt;
@@ -8,12 +8,12 @@ use crate::arena::{DataKind, DataPages, InPlace};
 use crate::sync::{Arc, OnceLock};
 use crate::{CodeArena, CodeBlock};
 
-/// All memory of one module. Dropped, it is free.
+/// All memory of one module. The drop frees it.
 pub(super) struct Memory {
     pub(super) code: InPlace,
     pub(super) constants: DataPages,
     pub(super) data: DataPages,
-    /// What was finalized.
+    /// The functions that were finalized.
     pub(super) blocks: Vec<CodeBlock>,
 }
 
@@ -27,14 +27,14 @@ impl Memory {
         }
     }
 
-    /// From here on there may be pointers to what was reserved before.
+    /// Marks everything that was reserved as used, because there may be pointers to it from now on.
     pub(super) fn use_all(&mut self) {
         self.code.close();
         self.constants.use_all();
         self.data.use_all();
     }
 
-    /// Leaves all that there may be pointers to in use for ever, and gives the rest back.
+    /// Leaks all memory that was marked as used, and gives the rest back.
     pub(super) fn leak(&mut self) {
         mem::take(&mut self.blocks).into_iter().for_each(mem::forget);
         self.code.leak();
@@ -43,11 +43,13 @@ impl Memory {
     }
 }
 
-/// The memory of one module, without the module: for what owns finalized functions and has no use
-/// for a `JITModule`, which is large and not `Sync`. Clones are the same.
+/// The memory of one module, without the module.
 ///
-/// The memory is freed when the module and all clones are gone, in any order; or by
-/// `JITModule::free_memory`.
+/// A value that owns finalized functions can hold it instead of the `JITModule`, which is large and
+/// not `Sync`. Clones share the memory.
+///
+/// The memory is freed by `JITModule::free_memory`, or when the module and all clones are dropped,
+/// in any order.
 ///
 /// ```
 /// # #[cfg(all(not(miri), any(target_arch = "x86_64", target_arch = "aarch64")))] {
@@ -105,7 +107,7 @@ impl ModuleMemory {
         Self(Arc::new(OnceLock::new()))
     }
 
-    /// From here on it is the memory's only owner, with its clones. It is called once.
+    /// Makes this value and its clones the only owners of the memory. It is called once.
     pub(super) fn give(&self, memory: Memory) {
         let _ = self.0.set(memory);
     }

@@ -1,44 +1,64 @@
-//! Modules of [`cranelift_jit`] in a [`CodeArena`](crate::CodeArena) (feature `cranelift`).
+//! Cranelift's code in a [`CodeArena`](crate::CodeArena) (feature `cranelift`).
 //!
-//! [`CodeArenaProvider`] gives a `JITModule` its memory. Code of many modules then shares one
-//! reservation with all else that is in the arena: `free_memory` gives it back to the arena,
-//! `lookup` finds its functions from any address inside, observers hear of them, and guards keep
-//! what is freed from being used again under a running thread.
+//! - [`CodeArenaProvider`] gives memory to a `JITModule` of [`cranelift_jit`], in `Flip`. This page
+//!   describes it.
+//! - [`link`] puts single functions of [`cranelift_codegen`] into a batch, in every mode.
 //!
-//! # Where things lie
+//! Code of many modules shares one reservation with everything else in the arena:
 //!
-//! All three kinds of memory lie in the arena's one reservation, so that every relative branch,
-//! call and reference in a module reaches, to other modules of the arena too:
+//! - `free_memory` returns the memory to the arena.
+//! - `lookup` finds the functions from any address inside.
+//! - Observers are called for the functions.
+//! - Guards prevent that freed code is overwritten while a thread may run it.
+//!
+//! # Layout
+//!
+//! All memory of a module lies in the arena's one reservation. So every relative branch, call and
+//! reference reaches its target, also in other modules of the arena.
+//!
+//! ```text
+//! | code                                | no access | data area                                 |
+//! | other code .. [module A][module B]..|           | writable data ->  ..     <- constants     |
+//!    Flip's pages    whole pages                      rw-, shared by modules    r--, whole pages
+//! ```
 //!
 //! - *Code* lies in runs of whole pages that were empty. `cranelift-jit` writes code and
-//!   relocations at the address where it will run, so the pages are writable until
-//!   `finalize_definitions` and executable from then on, once for all; the rest of the last page is
-//!   free for what is published otherwise. Each `finalize_definitions` that follows a definition
-//!   begins a new page.
-//! - *Constants* lie in the arena's data area ([`ArenaBuilder::data`](crate::ArenaBuilder::data)),
-//!   in pages that are readable alone after `finalize_definitions`. A module with constants takes a
-//!   page at least.
-//! - *Writable data* lies in the data area too, in pages that are readable and writable. Modules
-//!   share them.
+//!   relocations at the address where the code will run. So the pages are writable until
+//!   `finalize_definitions`, and executable from then on. The rest of the last page is free for
+//!   other code. Each `finalize_definitions` after a definition begins a new page.
+//! - *Constants* lie in the arena's data area ([`ArenaBuilder::data`](crate::ArenaBuilder::data)).
+//!   Their pages are read-only after `finalize_definitions`. A module with constants takes at least
+//!   a page.
+//! - *Writable data* lies in the data area too, in pages that modules share.
 //!
-//! A page of the data area is never executable for as long as the arena lives.
+//! A page of the data area is never executable while the arena lives.
+//!
+//! Only [`WxMode::Flip`](crate::WxMode::Flip) can be used, because only there memory can be written
+//! at its final address, while it is writable and not executable. An arena in another mode is
+//! refused.
 //!
 //! # Mappings
 //!
-//! The system counts mappings (Linux: 65,530 for a process), and neighbours of one kind are one.
-//! Code is one mapping, whatever is published. Writable data is taken from the beginning of the
-//! data area and constants from its end, in steps of 64 KiB. So modules add none as long as the two
-//! do not meet, except two for each module that is being written. Where modules that were freed
-//! leave holes, a hole that other data takes may be a mapping more: at most one for each 64 KiB of
-//! data.
+//! The system limits the number of mappings (Linux: 65,530 for a process). Neighbours of one kind
+//! count as one mapping.
 //!
-//! Only in [`WxMode::Flip`](crate::WxMode::Flip) memory can be written where it will run: its pages
-//! are writable and not executable until then. The other modes are refused.
+//! - Code is one mapping, however much is published.
+//! - Writable data is taken from the beginning of the data area, and constants from its end, in
+//!   steps of 64 KiB. Until they meet, modules add no mapping, except two for each module that is
+//!   being written.
+//! - If other data takes a hole that a freed module left, this may be one more mapping: at most one
+//!   for each 64 KiB of data.
 //!
 //! # Versions
 //!
-//! The feature follows one minor version of `cranelift-jit`, whose trait is part of the interface:
-//! 0.135, which needs Rust 1.95. The rest of the crate needs what its `rust-version` says.
+//! | gaia-jit | Cranelift's crates | Rust |
+//! |---|---|---|
+//! | 0.2 | 0.135 | 1.95 with this feature, 1.85 without |
+//!
+//! The trait of `cranelift-jit` is part of this crate's interface. So a new minor version of
+//! Cranelift is a new minor version of this crate.
+//!
+//! # Example
 //!
 //! ```
 //! # #[cfg(all(not(miri), any(target_arch = "x86_64", target_arch = "aarch64")))] {

@@ -1,4 +1,11 @@
-//! What a module asks for its memory.
+//! The memory provider of a module.
+//!
+//! ```text
+//! allocate ----> code, constants, data: reserved at their final addresses, writable
+//! finalize ----> constants read-only; code executable, its blocks kept in `Memory`
+//! free_memory -> all blocks dropped
+//! drop --------> given to the owner, freed (`free_on_drop`), or leaked
+//! ```
 
 use std::fmt;
 use std::io;
@@ -13,27 +20,29 @@ use super::memory::{Memory, ModuleMemory};
 use crate::units::MAX_ALIGN;
 use crate::{CodeArena, Error};
 
-/// Memory for one `JITModule`, from an arena; see the [module](super).
+/// A provider of memory for one `JITModule`, from an arena. The [module](super) describes it.
 ///
 /// # The module's end
 ///
-/// `JITModule::free_memory` retires all of the module's functions and gives its data back. Its
-/// contract is that nobody runs the functions any more; guards keep *code* from being used again
-/// under threads that hold one, but the data of a module goes at once.
+/// | | the memory |
+/// |---|---|
+/// | `JITModule::free_memory` | is freed: all functions retire, and the data is given back |
+/// | the module is dropped | stays in the arena for ever, and keeps the arena alive |
+/// | the same, after [`free_on_drop`](Self::free_on_drop) | is freed |
+/// | the same, after [`memory`](Self::memory) | is freed when the owner is dropped too |
 ///
-/// A module that is dropped without it leaves its code and data in the arena for ever, and the
-/// arena with them: this is what `cranelift-jit` promises, as function pointers outlive a module
-/// there. Only what was defined since `finalize_definitions` was last called is freed, because
-/// nobody can have a pointer to it; an error of that call makes no difference.
+/// - `free_memory` requires that nobody runs the functions any more. Guards delay the reuse of
+///   *code*, but the data of a module is free at once.
+/// - Memory of a dropped module stays, because function pointers outlive a module in
+///   `cranelift-jit`. Functions that were defined after the last `finalize_definitions` are freed
+///   all the same, because nobody can have a pointer to them. An error of that call makes no
+///   difference.
 ///
-/// [`memory`](Self::memory) returns an owner of the memory that outlives the module. With
-/// [`free_on_drop`](Self::free_on_drop) the memory is freed when the module is dropped.
+/// # Fork
 ///
-/// # Forked children
-///
-/// A child can run and look up what it inherited. A provider that it makes, and each allocation and
-/// `finalize_definitions` of a module that it inherited, is [`Error::Forked`]; make an arena in the
-/// child.
+/// A child can run and look up the code that it inherited. A new provider on an inherited arena,
+/// and each allocation and `finalize_definitions` of an inherited module, return
+/// [`Error::Forked`]. Build an arena in the child.
 pub struct CodeArenaProvider {
     arena: CodeArena,
     memory: Memory,
@@ -43,11 +52,12 @@ pub struct CodeArenaProvider {
     owner: Option<ModuleMemory>,
 }
 
-/// What a child is refused.
+/// The action that a forked child is refused, for the error.
 const GIVE: &str = "give memory to a module";
 
 impl CodeArenaProvider {
-    /// Memory from `arena`, which may serve any number of modules and everything else besides.
+    /// Returns a provider of memory from `arena`, which may serve any number of modules, and other
+    /// code.
     ///
     /// # Errors
     /// - [`Error::Unsupported`] unless the arena's mode is [`WxMode::Flip`](crate::WxMode::Flip),
@@ -59,33 +69,34 @@ impl CodeArenaProvider {
         Ok(Self { memory, labels: Labels::new(), tag: 0, free_on_drop: false, owner: None, arena })
     }
 
-    /// The tag of all functions of the module, as [`CodeArena::lookup`] returns it; 0 unless set.
+    /// Sets the tag of all functions of the module, which [`CodeArena::lookup`] returns. The
+    /// default is 0.
     pub fn tag(mut self, tag: u64) -> Self {
         self.tag = tag;
         self
     }
 
-    /// Where to say what the arena's observers are told of the module's functions.
+    /// Returns the handle that names the module's functions for the arena's observers.
     pub fn labels(&self) -> Labels {
         self.labels.clone()
     }
 
-    /// Frees all memory when the module is dropped, however that comes about, instead of leaving it
-    /// in use for ever.
+    /// Sets that all memory is freed when the module is dropped, instead of staying in use for
+    /// ever.
     ///
     /// # Safety
-    /// - When the module is dropped, nobody runs its functions or uses its data, nor does later.
+    /// - Nobody runs the module's functions or uses its data when the module is dropped, or later.
     pub unsafe fn free_on_drop(mut self) -> Self {
         self.free_on_drop = true;
         self
     }
 
-    /// An owner of the memory that outlives the module, can be shared by threads, and frees the
-    /// memory with its last clone.
+    /// Returns an owner of the memory. It outlives the module, threads can share it, and its last
+    /// clone frees the memory.
     ///
     /// # Safety
-    /// - When the module and the last clone are gone, nobody runs the module's functions or uses
-    ///   its data, nor does later.
+    /// - Nobody runs the module's functions or uses its data when the module and the last clone are
+    ///   dropped, or later.
     pub unsafe fn memory(&mut self) -> ModuleMemory {
         self.owner.get_or_insert_with(ModuleMemory::new).clone()
     }
@@ -94,7 +105,7 @@ impl CodeArenaProvider {
         self.arena.check_in_place(GIVE)?;
         let too_large = Error::BadAlignment { align: usize::MAX, limit: MAX_ALIGN };
         let align = usize::try_from(align).map_err(|_| too_large)?;
-        // Of no bytes there has to be an address as well.
+        // A reservation of no bytes has to have an address as well.
         let size = size.max(1);
         match kind {
             JITMemoryKind::Writable => self.memory.data.reserve(size, align),
@@ -109,22 +120,24 @@ impl CodeArenaProvider {
 
     fn publish(&mut self, protection: BranchProtection) -> Result<(), Error> {
         self.arena.check_in_place(GIVE)?;
-        // Whatever becomes of it: from now on the module tells where its functions and data are.
+        // Even if an error follows, the module returns the addresses of its functions and data from
+        // now on.
         self.memory.use_all();
         self.check_protection(protection)?;
         self.memory.constants.make_read_only()?;
-        // Taken out, so that an observer may use the labels.
-        let said = self.labels.take();
+        // The notes are taken out, so that an observer may use the labels.
+        let pending = self.labels.take();
         let Memory { code, blocks, .. } = &mut self.memory;
-        let published = code.publish(&said.notes, blocks);
+        let published = code.publish(&pending.notes, blocks);
         if published.is_err() {
-            self.labels.put_back(said);
+            self.labels.put_back(pending);
         }
         published
     }
 
-    /// Landing pads are a property of all of the arena: where some functions had none, the others'
-    /// would be worth little, and pages are shared.
+    /// Checks that the module's branch protection is the arena's. Landing pads are a property of
+    /// the whole arena, because functions share pages, and functions without pads would make those
+    /// of the others worth little.
     fn check_protection(&self, protection: BranchProtection) -> Result<(), Error> {
         let pads = self.arena.has_landing_pads();
         match protection {
@@ -140,7 +153,7 @@ impl CodeArenaProvider {
 
     fn free(&mut self) {
         self.labels.take();
-        // Taken out, so that all of it goes although an observer panics.
+        // The memory is taken out, so that all of it is freed even if an observer panics.
         drop(mem::replace(&mut self.memory, Memory::new(&self.arena)));
     }
 }
@@ -154,8 +167,8 @@ fn processor_has_landing_pads() -> bool {
 }
 
 impl JITMemoryProvider for CodeArenaProvider {
-    /// Memory at its final address. Its errors, of the kind that [`io::Error`] has for them, hold
-    /// an [`Error`].
+    /// Returns memory at its final address. Each error has the closest kind of [`io::Error`], and
+    /// holds an [`Error`].
     fn allocate(&mut self, size: usize, align: u64, kind: JITMemoryKind) -> io::Result<*mut u8> {
         Ok(self.reserve(size, align, kind)?.as_ptr())
     }
@@ -166,10 +179,14 @@ impl JITMemoryProvider for CodeArenaProvider {
 
     /// Makes constants read-only, and code executable for every thread.
     ///
-    /// `ModuleError::Backend` holds an [`Error`]: [`Error::Unsupported`] where the module's branch
-    /// protection is not the arena's (functions without landing pads would stop the program in an
-    /// arena with them, and the other way round a processor that has the protection would not be
-    /// given it), [`Error::OperatingSystem`], [`Error::Forked`].
+    /// # Errors
+    /// `ModuleError::Backend`, which holds an [`Error`]:
+    ///
+    /// - [`Error::Unsupported`] if the module's branch protection is not the arena's. Functions
+    ///   without landing pads would stop the program in an arena with them. In the opposite case a
+    ///   processor that has the protection would not use it.
+    /// - [`Error::OperatingSystem`] if the system refuses memory or a change of protection.
+    /// - [`Error::Forked`] in a forked child.
     fn finalize(&mut self, branch_protection: BranchProtection) -> ModuleResult<()> {
         self.publish(branch_protection).map_err(|error| ModuleError::Backend(error.into()))
     }
@@ -180,7 +197,7 @@ impl Drop for CodeArenaProvider {
         if let Some(owner) = self.owner.take() {
             owner.give(mem::replace(&mut self.memory, Memory::new(&self.arena)));
         } else if !self.free_on_drop {
-            // Pointers to it may be in use for ever.
+            // Pointers to the memory may be in use for ever.
             self.memory.leak();
         }
     }

@@ -1,20 +1,24 @@
-//! Call frame information: checked, and moved to where its function lies.
+//! The check of call frame information, and its relocation to the address of its function.
 //!
-//! # What comes out
+//! # Layout of the result
 //!
 //! ```text
 //! CIE, CIE, …   as given, padded
-//! FDE, 0        its place of the CIE and its first address relocated, padded, with a terminator behind
+//! FDE, 0        the distance to its CIE and its first address relocated, padded, with a terminator after it
 //! FDE, 0
 //! ```
 //!
-//! Unwinders differ in what `__register_frame` is given. libgcc's goes on from entry to entry until
-//! a zero; LLVM's takes one FDE, and never looks behind it. Both find the CIE of an FDE by its
-//! distance. So the address of an FDE that is followed by a zero, and whose CIE lies somewhere
-//! before it, is right for both, and they need not be told apart.
+//! `__register_frame` differs between unwinders:
 //!
-//! Entries are padded with `DW_CFA_nop` (0) to whole words, which is the alignment that libgcc
-//! reads them with.
+//! - libgcc's reads entry after entry until a zero;
+//! - LLVM's takes one FDE, and reads nothing after it.
+//!
+//! Both find the CIE of an FDE by its distance. So the address of an FDE is right for both if a
+//! zero follows it and its CIE lies somewhere before it. It does not matter which unwinder there
+//! is.
+//!
+//! Entries are padded with `DW_CFA_nop` (0) to whole words, because libgcc reads them with that
+//! alignment.
 #![forbid(unsafe_code)]
 
 use super::reader::Reader;
@@ -26,34 +30,38 @@ const OMITTED: u8 = 0xff;
 
 const WORD: usize = size_of::<usize>();
 
-/// Call frame information at home: whole words, as the unwinder reads them.
+/// Relocated call frame information, in whole words, as the unwinder reads it.
 #[derive(Debug)]
 pub(super) struct Frames {
-    /// Not a `Box`, whose moves say that nobody else has a pointer to it.
+    /// Not a `Box`, because a move of a `Box` asserts that nobody else has a pointer to it.
     words: Vec<usize>,
-    /// Where the FDEs begin, in words.
+    /// The offsets of the FDEs, in words.
     entries: Box<[u32]>,
 }
 
 impl Frames {
-    /// The FDEs, each followed by a zero.
+    /// Returns the addresses of the FDEs. Each FDE is followed by a zero.
     pub(super) fn entries(&self) -> impl Iterator<Item = *const usize> + '_ {
         self.entries.iter().map(|at| self.words.as_ptr().wrapping_add(*at as usize))
     }
 }
 
 struct Cie {
-    /// Where it began in what was given, and where it begins now.
+    /// The offset in the given bytes.
     from: usize,
+    /// The offset in the result.
     to: usize,
-    /// There is a length of augmentation data in the FDEs.
+    /// Whether its FDEs have a length of augmentation data.
     sized: bool,
-    /// There is an address in it.
+    /// Whether that data contains an address.
     has_lsda: bool,
 }
 
-/// Checks `bytes` and makes a copy for a function of `size` bytes at `start`. With `start` 0 it is
-/// only a check.
+/// Checks `bytes`, and returns a copy for a function of `size` bytes at `start`. With `start` 0 it
+/// is only a check.
+///
+/// # Errors
+/// A [`Refusal`] of any kind except `Form`, `Windows`, `Forked` and `NoTable`.
 pub(super) fn relocate(bytes: &[u8], start: usize, size: usize) -> Result<Frames, Refusal> {
     let mut reader = Reader::new(bytes);
     let mut out: Vec<u8> = Vec::with_capacity(bytes.len() + 4 * WORD);
@@ -77,16 +85,16 @@ pub(super) fn relocate(bytes: &[u8], start: usize, size: usize) -> Result<Frames
             cies.push(Cie { from: at, to: out.len(), sized, has_lsda });
             append(&mut out, whole.rest(), at)?;
         } else {
-            // Checked now, laid out behind all CIEs.
-            let home = id_at.checked_sub(id as usize).ok_or(Refusal::NoCie { at })?;
-            fdes.push((home, whole));
+            // The FDE is checked after all CIEs, and is laid out after them.
+            let cie_at = id_at.checked_sub(id as usize).ok_or(Refusal::NoCie { at })?;
+            fdes.push((cie_at, whole));
         }
     }
     let mut entries = Vec::with_capacity(fdes.len());
     let mut ranges: Vec<(usize, usize, usize)> = Vec::with_capacity(fdes.len());
-    for (home, whole) in fdes {
+    for (cie_at, whole) in fdes {
         let at = whole.at() - 4;
-        let found = cies.binary_search_by_key(&home, |cie| cie.from).ok().and_then(|index| cies.get(index));
+        let found = cies.binary_search_by_key(&cie_at, |cie| cie.from).ok().and_then(|index| cies.get(index));
         let cie = found.ok_or(Refusal::NoCie { at })?;
         let (first, len) = check_fde(whole, cie)?;
         let outside = Refusal::Range { at, start: first, len, size };
@@ -115,7 +123,7 @@ pub(super) fn relocate(bytes: &[u8], start: usize, size: usize) -> Result<Frames
     Ok(Frames { words: words.collect(), entries: entries.into() })
 }
 
-/// An entry with its length before it, and padding behind.
+/// Appends an entry with its length before it and padding after it.
 fn append(out: &mut Vec<u8>, entry: &[u8], at: usize) -> Result<(), Refusal> {
     let whole = (4 + entry.len()).next_multiple_of(WORD);
     let len = u32::try_from(whole - 4).map_err(|_| Refusal::Truncated { at })?;
@@ -126,14 +134,15 @@ fn append(out: &mut Vec<u8>, entry: &[u8], at: usize) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Overwrites what was appended.
+/// Overwrites bytes that were appended.
 fn put(out: &mut [u8], at: usize, bytes: &[u8]) {
     if let Some(place) = out.get_mut(at..at + bytes.len()) {
         place.copy_from_slice(bytes);
     }
 }
 
-/// Checks a CIE from its version on. Whether its FDEs have augmentation data, and an address in it.
+/// Checks a CIE from its version on. Returns whether its FDEs have augmentation data, and whether
+/// that data contains an address.
 fn check_cie(at: usize, mut cie: Reader<'_>) -> Result<(bool, bool), Refusal> {
     let version = cie.u8()?;
     if !matches!(version, 1 | 3) {
@@ -160,8 +169,8 @@ fn check_cie(at: usize, mut cie: Reader<'_>) -> Result<(bool, bool), Refusal> {
             let mut is_last = false;
             for letter in letters {
                 let encoding = match letter {
-                    // libgcc skips a byte for the `B`, which has none, and takes what follows for
-                    // an encoding.
+                    // `B` has no byte, but libgcc skips one for it, and takes the next for an
+                    // encoding.
                     b'R' | b'L' | b'P' if !is_last => data.u8()?,
                     b'S' => continue,
                     b'B' => {
@@ -170,8 +179,8 @@ fn check_cie(at: usize, mut cie: Reader<'_>) -> Result<(bool, bool), Refusal> {
                     }
                     _ => return Err(Refusal::Augmentation { at }),
                 };
-                // A personality that is left out makes libgcc abort when it looks for any function
-                // of the process.
+                // A personality that is omitted makes libgcc abort when it searches any function of
+                // the process.
                 match (letter, encoding) {
                     (b'R', ABSOLUTE) | (b'L', OMITTED) => {}
                     (b'L', ABSOLUTE) => has_lsda = true,
@@ -187,7 +196,8 @@ fn check_cie(at: usize, mut cie: Reader<'_>) -> Result<(bool, bool), Refusal> {
     Ok((sized, has_lsda))
 }
 
-/// Checks an FDE; where in the function it begins, and its bytes.
+/// Checks an FDE. Returns the offset in the function of the bytes that it describes, and their
+/// number.
 fn check_fde(mut fde: Reader<'_>, cie: &Cie) -> Result<(usize, usize), Refusal> {
     fde.u32()?;
     let (first, len) = (fde.address()?, fde.address()?);

@@ -1,16 +1,26 @@
-//! Functions that the process's unwinder knows by their call frame information.
+//! The functions that are registered with the process's unwinder by call frame information.
 //!
-//! Each function is registered by itself, except with a libgcc that keeps lists, where the time of
-//! every registration, deregistration and unwinding grows with their length: there all functions
-//! that begin in one *stretch* of 16 KiB are registered as one table. A table is replaced when a
-//! function comes or goes; the new one is registered before the old one is gone, so that every
-//! function that lives can be found at every moment, and the frames themselves stay where they are.
-//! Tables are of stretches, and not of publications, as this libgcc looks for an address only in
-//! the table that begins last before it.
+//! ```text
+//! libgcc since 13, libunwind:  function -> its own registration
 //!
-//! All of it happens under one lock of the process ([`Access`]), without signals, and ends with a
-//! search of our own, so that as little as can be is left that a profiler's signal handler may run
-//! into.
+//! libgcc before 13 (lists):    | window 0: 16 KiB | window 1 | window 2 | ...   of addresses
+//!                              | f g h            | i        |          |
+//!                                one table          one table
+//! ```
+//!
+//! Each function is registered by itself, except with a libgcc that keeps lists. There the time of
+//! every registration, deregistration and unwinding grows with the length of the lists. So all
+//! functions that begin in one *window* of 16 KiB are registered as one table.
+//!
+//! A table is replaced when a function is published or freed in its window. The new table is
+//! registered before the old one is deregistered. So every live function can be found at every
+//! moment. The frames themselves do not move. Tables belong to windows, not to publications,
+//! because this libgcc searches an address only in the table that begins last before it.
+//!
+//! # Locks and signals
+//!
+//! Every change happens under one lock of the process ([`Access`]), with signals blocked. It ends
+//! with a search, so that a profiler's signal handler finds as little unfinished work as possible.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,46 +31,49 @@ use crate::sync::{Arc, AtomicUsize, Ordering};
 use crate::sys::process_lock::{ProcessGuard, ProcessLock};
 use crate::{BlockInfo, Error, Published, Reservation, UnwindInfo};
 
-/// Bytes of a stretch.
-const STRETCH: usize = 16 << 10;
+/// The bytes of a window.
+const WINDOW: usize = 16 << 10;
 
-/// What is registered, by all unwinders: libgcc since 13 takes one entry for an address only,
-/// leaves out what comes second, and aborts when that is deregistered. One function in two
-/// unwinders is registered for the last of them. And in a forked child there may be functions here
-/// that went without a word, and others in their place.
-static STATE: ProcessLock<State> = ProcessLock::new(State::new(Register::NotAskedYet));
+/// The registrations of all unwinders of the process.
+///
+/// They are in one place, because libgcc since 13 accepts one entry for an address only. It ignores
+/// the second one, and aborts when that is deregistered. A function in two unwinders is registered
+/// for the last of them. In a forked child there may be functions here that were freed without an
+/// event, and others in their place.
+static STATE: ProcessLock<State> = ProcessLock::new(State::new(Register::Unknown));
 
-/// One unwinder's part in it.
+/// The part of one unwinder.
 pub(super) struct Tables {
     state: &'static ProcessLock<State>,
     registered: Count,
 }
 
-/// How many functions one unwinder has registered.
+/// The number of functions that one unwinder has registered.
 type Count = Arc<AtomicUsize>;
 
 struct State {
-    /// By number. They refer to the frames of functions, so they go first.
+    /// The tables by number of their window. They are dropped first, because they refer to the
+    /// frames of functions.
     tables: BTreeMap<usize, Table>,
-    /// By first address.
+    /// The functions by first address.
     functions: BTreeMap<usize, Function>,
     register: Register,
-    /// Something was registered that the unwinder may not have looked at yet.
+    /// Whether there is a registration that no search has visited yet.
     is_new: bool,
 }
 
-/// How functions are registered.
+/// The way in which functions are registered.
 #[derive(Clone, Copy)]
 enum Register {
-    NotAskedYet,
+    Unknown,
     OneByOne,
     Tables(RegisterTable),
 }
 
-/// The right to register. Dropped, it has the unwinder look at what is new, and then lets signals
-/// in again.
+/// The right to register. The drop makes the unwinder visit new registrations, and then unblocks
+/// signals.
 struct Access<'a> {
-    /// Dropped first.
+    /// Dropped before `state`.
     _no_signals: NoSignals,
     state: ProcessGuard<'a, State>,
 }
@@ -71,14 +84,14 @@ struct Function {
     of: Count,
 }
 
-/// How the unwinder knows a function.
+/// The registration of a function.
 enum Known {
     Alone { _registered: Registered },
     InTable(Frames),
 }
 
-fn stretch(address: usize) -> usize {
-    address / STRETCH
+fn window(address: usize) -> usize {
+    address / WINDOW
 }
 
 impl State {
@@ -86,9 +99,9 @@ impl State {
         Self { tables: BTreeMap::new(), functions: BTreeMap::new(), register, is_new: false }
     }
 
-    /// How functions are registered; found out when the first one comes.
+    /// Returns how functions are registered. This is found out for the first function.
     fn register(&mut self) -> Register {
-        if let Register::NotAskedYet = self.register {
+        if let Register::Unknown = self.register {
             self.register = list_of_tables().map_or(Register::OneByOne, Register::Tables);
         }
         self.register
@@ -105,21 +118,21 @@ impl State {
         self.functions.insert(start, Function { end: start + block.len, known, of: Arc::clone(of) });
     }
 
-    /// Brings the tables of stretches up to date with their functions.
-    fn update(&mut self, stretches: impl IntoIterator<Item = usize>) {
+    /// Replaces the tables of windows by tables of their present functions.
+    fn update(&mut self, windows: impl IntoIterator<Item = usize>) {
         let Register::Tables(register) = self.register else { return };
-        for number in stretches {
-            let start = number * STRETCH;
-            let inside = self.functions.range(start..).take_while(|(at, _)| stretch(**at) == number);
+        for number in windows {
+            let start = number * WINDOW;
+            let inside = self.functions.range(start..).take_while(|(at, _)| window(**at) == number);
             let frames = inside.filter_map(|(_, function)| match &function.known {
                 Known::InTable(frames) => Some(frames),
                 Known::Alone { .. } => None,
             });
             // SAFETY: frames leave `functions` only by `remove`, which replaces their tables before
-            // it drops them.
+            // it drops the frames.
             let table = unsafe { Table::new(register, frames) };
             self.is_new |= table.is_some();
-            // The old one goes now that the new one is there.
+            // The old table is dropped after the new one was registered.
             drop(match table {
                 Some(table) => self.tables.insert(number, table),
                 None => self.tables.remove(&number),
@@ -127,7 +140,7 @@ impl State {
         }
     }
 
-    /// Deregisters functions that have a part in these bytes.
+    /// Deregisters the functions that overlap these bytes.
     fn remove(&mut self, start: usize, end: usize) {
         let mut gone = Vec::new();
         while let Some(at) = self.functions.range(..end).next_back().filter(|(_, f)| f.end > start).map(|(at, _)| *at) {
@@ -136,9 +149,9 @@ impl State {
         for (_, function) in &gone {
             function.of.fetch_sub(1, Ordering::Relaxed);
         }
-        let stretches: BTreeSet<usize> = gone.iter().map(|(at, _)| stretch(*at)).collect();
-        self.update(stretches);
-        // No table refers to them any more.
+        let windows: BTreeSet<usize> = gone.iter().map(|(at, _)| window(*at)).collect();
+        self.update(windows);
+        // No table refers to these functions any more.
         drop(gone);
     }
 }
@@ -162,7 +175,7 @@ impl Tables {
         Ok(Self { state: &STATE, registered: Count::default() })
     }
 
-    /// As with an unwinder that takes functions one by one.
+    /// Returns tables as for an unwinder that takes functions one by one.
     #[cfg(test)]
     pub(super) fn alone() -> Self {
         static ALONE: ProcessLock<State> = ProcessLock::new(State::new(Register::OneByOne));
@@ -173,7 +186,8 @@ impl Tables {
         self.registered.load(Ordering::Relaxed)
     }
 
-    /// What is registered there went without a word.
+    /// Removes registrations at these addresses, because their functions were freed without an
+    /// event.
     pub(super) fn reserved(&self, space: &Reservation) {
         self.released(space);
     }
@@ -194,15 +208,15 @@ impl Tables {
             return taken.iter().for_each(|(block, _)| refuse(block, Refusal::Forked));
         };
         let state = &mut *access.state;
-        let mut stretches = BTreeSet::new();
+        let mut windows = BTreeSet::new();
         for (block, frames) in taken {
             let start = block.start.addr();
-            // There is something if an arena was attached twice.
+            // If an arena was attached twice, the function is registered already.
             state.remove(start, start + block.len);
             state.insert(&block, frames, &self.registered);
-            stretches.insert(stretch(start));
+            windows.insert(window(start));
         }
-        state.update(stretches);
+        state.update(windows);
     }
 
     pub(super) fn free(&self, block: &BlockInfo) {

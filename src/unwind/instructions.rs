@@ -1,14 +1,18 @@
-//! Whether call frame instructions are whole and known: unwinders trust them, read on past the end
-//! or abort.
+//! The check that call frame instructions are complete and known. It is necessary because unwinders
+//! trust them: they read past the end, or abort.
 //!
-//! "DWARF Debugging Information Format" 5, section 6.4.2 and table 7.29; the ones from `0x1c` on
-//! are of GNU and AArch64.
+//! The source is "DWARF Debugging Information Format" 5, section 6.4.2 and table 7.29. The
+//! instructions from `0x1c` on are those of GNU and AArch64.
 #![forbid(unsafe_code)]
 
 use super::Refusal;
 use super::reader::Reader;
 
-/// Checks the instructions of a CIE or FDE. What they say is not checked, as little as code is.
+/// Checks the instructions of a CIE or FDE. Their meaning is not checked, as that of code is not.
+///
+/// # Errors
+/// - [`Refusal::Truncated`] if an instruction is not complete.
+/// - [`Refusal::Instruction`] if an instruction is not known or not allowed.
 pub(super) fn check(mut program: Reader<'_>) -> Result<(), Refusal> {
     let mut remembered = 0usize;
     while !program.is_empty() {

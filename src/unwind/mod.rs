@@ -1,11 +1,21 @@
 //! Exceptions, panics and backtraces through code of an arena (feature `unwind`).
 //!
-//! An [`Unwinder`] tells the process's own unwinder how to get from published functions to their
-//! callers, from what [`Code::unwind`](crate::Code::unwind) or
-//! [`Batch::set_unwind`](crate::Batch::set_unwind) said. Then a Rust panic or C++ exception passes
-//! through their frames, if they were called with `extern "C-unwind"`, and debuggers, profilers and
-//! `std::backtrace` see beyond them. A function without unwind information ends the way of all of
-//! these.
+//! An [`Unwinder`] registers published functions with the process's own unwinder. It passes on the
+//! unwind information from [`Code::unwind`](crate::Code::unwind) or
+//! [`Batch::set_unwind`](crate::Batch::set_unwind). Then
+//!
+//! - a Rust panic or C++ exception passes through frames of these functions, if they were called
+//!   with `extern "C-unwind"`;
+//! - debuggers, profilers and `std::backtrace` see the callers behind these frames.
+//!
+//! At a function without unwind information all of these end.
+//!
+//! ```text
+//! publish --> check (eh_frame, instructions) --> relocate, copy --> register --> the process's unwinder
+//!                 \-- Refusal: counted, not registered
+//! drop -----> nothing yet: a thread under a guard may still unwind
+//! space is used again --> deregister
+//! ```
 //!
 //! ```
 //! use gaia_jit::CodeArena;
@@ -18,53 +28,61 @@
 //! # Ok::<(), gaia_jit::Error>(())
 //! ```
 //!
-//! # Which form
+//! # Form of the information
 //!
-//! - [`UnwindInfo::EhFrame`] on Unix systems. It is checked, down to the call frame instructions,
-//!   copied, and moved to where the function lies, and registered with `__register_frame` in a
-//!   layout that libgcc and LLVM's libunwind both take. Not on 32-bit Arm, whose unwinder has other
-//!   tables.
-//! - [`UnwindInfo::Windows`] on Windows, x86-64 and AArch64: one `RtlInstallFunctionTableCallback`
-//!   for each arena, and publishing makes no system call.
+//! | form | systems | registered by |
+//! |---|---|---|
+//! | [`UnwindInfo::EhFrame`] | Unix, except 32-bit Arm, which has other tables | `__register_frame`, in a layout that libgcc and LLVM's libunwind both accept |
+//! | [`UnwindInfo::Windows`] | Windows, x86-64 and AArch64 | one `RtlInstallFunctionTableCallback` for each arena; publishing makes no system call |
 //!
-//! What is not whole, or in another form, is not registered but counted ([`Unwinder::refused`]).
-//! What it *says* is trusted, as the code is: whoever calls a function of an arena promises that
-//! its unwind information is true.
+//! Call frame information is checked down to its instructions, copied, and relocated to the address
+//! of the function. Information that is incomplete, or in another form, is not registered. It is
+//! counted ([`Unwinder::refused`]). The *meaning* of the information is trusted, as the code is: a
+//! caller of a function promises that its unwind information is true.
 //!
-//! # When
+//! # Time of registration
 //!
-//! A function is registered before the call that publishes it returns, and until its space is used
-//! again: threads that hold a guard can unwind out of functions that were dropped meanwhile.
+//! A function is registered before the call that publishes it returns. It stays registered until
+//! its space is used again, so threads that hold a guard can unwind out of functions that were
+//! dropped meanwhile.
 //!
-//! # Forked children
+//! # Fork
 //!
-//! In a child what was registered stays so, until an arena with an unwinder comes to lie there. A
-//! child that was forked while another thread registered can register nothing, because the
-//! process's unwinder may be in the middle of it: its functions are
-//! [refused](Unwinder::last_refusal) at once, as [`Refusal::Forked`]. Where that matters, do not
-//! publish while the process forks. The unwinder has locks of its own. libgcc before 13 takes one
-//! for each panic, exception and backtrace too, and a child that is forked meanwhile waits for it
-//! for ever at its own first one; no caller can tell.
+//! - In a child, inherited registrations stay, until an arena with an unwinder is built at the same
+//!   addresses.
+//! - A child that was forked while another thread registered can register nothing, because the
+//!   process's unwinder may be in the middle of a change. Its functions are
+//!   [refused](Unwinder::last_refusal) at once, as [`Refusal::Forked`]. If this matters, do not
+//!   publish while the process forks.
+//! - libgcc before 13 takes a lock of its own for each panic, exception and backtrace too. A child
+//!   that is forked meanwhile waits for that lock for ever at its first panic, exception or
+//!   backtrace. No caller can detect this.
 //!
-//! # Profilers that walk the stack in a signal handler
+//! # Signal safety
 //!
-//! libgcc before 13 does part of the work of a registration in the first search after it, and
-//! allocates for it. So a search is made at once, and signals are held off from the thread that
-//! registers until it is done. Then nothing is left to allocate for a handler.
+//! No call of this module is safe in a signal handler.
 //!
-//! That is all there is for a program that publishes on the thread that is sampled. With that
-//! libgcc one case cannot be closed: a handler on *another* thread, which interrupted `malloc`
-//! there, walks the stack between the registration and the search, or waits for the unwinder's lock
-//! while the search waits for that `malloc`. Sample such programs from outside (`perf`), or walk by
-//! frame pointers, or bring libgcc 13 or later, whose searches allocate nothing and take no lock.
+//! A profiler may walk the stack in a handler. libgcc before 13 does part of the work of a
+//! registration in the first search after it, and allocates for that. So this module makes a search
+//! at once, and blocks signals in the thread that registers until the search is done. After that a
+//! handler's search allocates nothing.
+//!
+//! This is sufficient for a program that publishes on the thread that is sampled. With that libgcc
+//! one case remains, in a handler on *another* thread that interrupted `malloc` there:
+//!
+//! - it walks the stack between the registration and the search, or
+//! - it waits for the unwinder's lock, while the search waits for that `malloc`.
+//!
+//! For such programs, sample from outside (`perf`), walk by frame pointers, or use libgcc 13 or
+//! later. Its searches allocate nothing and take no lock.
 //!
 //! # Cost
 //!
-//! For each function some 200 bytes. libgcc since 13 keeps what is registered in a tree, and all
-//! costs little. Older ones (Debian 12 has 12.2) keep lists that every unwinding in the process
-//! walks, every deregistration too, and into which what is new is sorted one by one; there
-//! functions are registered together, by stretches of the arena (see the source of `frames.rs`).
-//! Measured with 12.2, functions of 50 bytes, unoptimised build:
+//! Each function takes about 200 bytes. libgcc since 13 keeps registrations in a tree, and
+//! everything costs little. Older versions (Debian 12 has 12.2) keep lists. Every unwinding and
+//! every deregistration walks these lists, and new entries are sorted into them one by one. There
+//! the functions in each 16 KiB of the arena are registered together (`frames.rs`). Measured with
+//! 12.2, functions of 50 bytes, unoptimised build:
 //!
 //! | | 10,000 one by one | as tables | 40,000 one by one | as tables | none registered |
 //! |---|---|---|---|---|---|
@@ -73,14 +91,18 @@
 //! | dropping all of them | 227 ms | 81 ms | 9.5 s | 0.5 s | 2, 4 ms |
 //! | publishing one | 4.5 µs | 11 µs | 4.6 µs | 12 µs | 3 µs |
 //!
-//! The search that follows each registration is in these figures for the first panic. It adds to
-//! publishing and dropping less than differs from run to run (optimised build, 10,000 published one
-//! by one: 9 µs each with it, 12 µs without).
+//! The figures for the first panic include the search that follows each registration. That search
+//! adds less to publishing and dropping than the difference from run to run (optimised build,
+//! 10,000 published one by one: 9 µs each with it, 12 µs without).
 //!
-//! With libgcc 14 and 16 (optimised build) a first panic takes 0.025 ms however many are
-//! registered, dropping 40,000 functions 0.1 s. LLVM's libunwind has a list as well, without the
-//! sorting, and nothing to register tables with: with version 14 a first panic among 40,000 takes
-//! 0.03 ms, later ones up to 0.12 ms, dropping all 0.75 s.
+//! With other unwinders, optimised build:
+//!
+//! | | first panic | later ones | dropping 40,000 functions |
+//! |---|---|---|---|
+//! | libgcc 14 and 16 | 0.025 ms for any number of functions | | 0.1 s |
+//! | LLVM's libunwind 14, 40,000 functions | 0.03 ms | up to 0.12 ms | 0.75 s |
+//!
+//! LLVM's libunwind has a list as well, without the sorting, and no call that registers a table.
 
 mod refusal;
 
@@ -118,13 +140,13 @@ use crate::sync::{Arc, AtomicU64, Ordering};
 use crate::sys::process_lock::ProcessLock;
 use crate::{ArenaBuilder, BlockInfo, Error, Observer, Published, Reservation, UnwindInfo};
 
-/// Registers the functions of arenas with the process's unwinder; see the [module](self). Clones
-/// are the same.
+/// A handle that registers the functions of arenas with the process's unwinder, as the
+/// [module](self) describes. Clones share the registrations.
 #[derive(Clone)]
 pub struct Unwinder(Arc<Listener>);
 
-/// What hears of the arenas. Nobody else has it: what it is told it believes, and so does the
-/// process's unwinder.
+/// The observer of the arenas. It is private, because it trusts the events that it gets, and so
+/// does the process's unwinder.
 struct Listener {
     tables: Tables,
     refused: AtomicU64,
@@ -132,39 +154,41 @@ struct Listener {
 }
 
 impl Unwinder {
-    /// Nothing is registered yet.
+    /// Returns an unwinder without registrations.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] where the unwinder takes nothing at run time: on 32-bit Arm and
-    /// 32-bit Windows, and on systems that are neither Unix nor Windows.
+    /// - [`Error::Unsupported`] if the system's unwinder accepts nothing at run time: on 32-bit
+    ///   Arm, on 32-bit Windows, and on systems that are neither Unix nor Windows.
     pub fn new() -> Result<Self, Error> {
         let listener = Listener { tables: Tables::new()?, refused: AtomicU64::new(0), last: ProcessLock::new(None) };
         Ok(Self(Arc::new(listener)))
     }
 
-    /// Has the arena's functions registered. It serves any number of arenas. An arena that is
-    /// attached to several unwinders has its functions registered once, by the last of them.
+    /// Registers the functions of the arena from its beginning. One unwinder serves any number of
+    /// arenas. If an arena is attached to several unwinders, the last of them registers its
+    /// functions, once.
     pub fn attach(&self, builder: ArenaBuilder) -> ArenaBuilder {
         builder.observer(Arc::clone(&self.0) as Arc<dyn Observer>)
     }
 
-    /// Functions that are registered now.
+    /// Returns the number of functions that are registered now.
     pub fn registered(&self) -> usize {
         self.0.tables.len()
     }
 
-    /// Functions that were published with unwind information which could not be taken.
+    /// Returns the number of functions that were published with unwind information that was
+    /// refused.
     pub fn refused(&self) -> u64 {
         self.0.refused.load(Ordering::Relaxed)
     }
 
-    /// The last of them, and why. `None` in a child that was forked just as another thread noted
-    /// one.
+    /// Returns the last function that was refused, and the reason. Returns `None` in a child that
+    /// was forked while another thread noted a refusal.
     pub fn last_refusal(&self) -> Option<(BlockInfo, Refusal)> {
         self.0.last.lock().and_then(|last| *last)
     }
 
-    /// Whether unwind information would be taken for a function of these bytes.
+    /// Checks whether unwind information would be accepted for a function of these bytes.
     ///
     /// ```
     /// # #[cfg(all(unix, not(target_arch = "arm")))] {
@@ -177,7 +201,7 @@ impl Unwinder {
     /// ```
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The [`Refusal`] that publishing would count.
     pub fn check(info: UnwindInfo<'_>, code: &[u8]) -> Result<(), Refusal> {
         native::check(info, code)
     }

@@ -1,9 +1,9 @@
-//! Reading numbers of `.eh_frame` from bytes that may be anything.
+//! A reader of the numbers in `.eh_frame`, from bytes that may be invalid.
 #![forbid(unsafe_code)]
 
 use super::Refusal;
 
-/// A part of the bytes, and a place in it; offsets count from the start of all bytes.
+/// A part of the bytes, and a position in it. Offsets count from the start of all bytes.
 #[derive(Clone, Copy)]
 pub(super) struct Reader<'a> {
     bytes: &'a [u8],
@@ -24,7 +24,7 @@ impl<'a> Reader<'a> {
         self.at >= self.end
     }
 
-    /// The next `len` bytes by themselves.
+    /// Returns a reader of the next `len` bytes, and skips them.
     pub(super) fn split(&mut self, len: usize) -> Result<Reader<'a>, Refusal> {
         let end = self.at.checked_add(len).filter(|end| *end <= self.end);
         let end = end.ok_or(Refusal::Truncated { at: self.at })?;
@@ -39,7 +39,7 @@ impl<'a> Reader<'a> {
         self.bytes.get(at..at + len).ok_or(Refusal::Truncated { at })
     }
 
-    /// What is left.
+    /// Returns the bytes that are left.
     pub(super) fn rest(&self) -> &'a [u8] {
         self.bytes.get(self.at..self.end).unwrap_or_default()
     }
@@ -61,7 +61,7 @@ impl<'a> Reader<'a> {
         self.array().map(usize::from_ne_bytes)
     }
 
-    /// An unsigned number of any length; those past 64 bits, which nothing here has, are cut off.
+    /// Reads an unsigned number of any length. Bits beyond 64 are dropped; no number here has them.
     pub(super) fn uleb(&mut self) -> Result<u64, Refusal> {
         let (mut value, mut shift) = (0u64, 0u32);
         loop {
@@ -74,12 +74,12 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// As [`Reader::uleb`]; the bytes of signed numbers end in the same way.
+    /// Skips a number. Signed and unsigned numbers end in the same way.
     pub(super) fn skip_leb(&mut self) -> Result<(), Refusal> {
         self.uleb().map(drop)
     }
 
-    /// As many bytes as a number before them says.
+    /// Skips a length and as many bytes.
     pub(super) fn skip_block(&mut self) -> Result<(), Refusal> {
         let at = self.at;
         let len = usize::try_from(self.uleb()?).map_err(|_| Refusal::Truncated { at })?;

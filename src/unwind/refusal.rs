@@ -1,84 +1,85 @@
-//! Why unwind information is refused.
+//! The reasons why unwind information is refused.
 
-/// What is wrong with unwind information. Offsets count bytes from its start.
+/// The reason why unwind information is refused. Offsets count bytes from its start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {
-    /// It ends in the middle of something, or something in it reaches past the end of its entry.
+    /// The information ends too early, or a part of it reaches past the end of its entry.
     #[error("call frame information ends too early, at offset {at}")]
     Truncated {
-        /// Where.
+        /// The offset of the part that is cut off.
         at: usize,
     },
-    /// It describes no function.
+    /// The information describes no function.
     #[error("call frame information without a function")]
     NoFunction,
-    /// An entry belongs to no CIE that stands before it.
+    /// An entry refers to no CIE before it.
     #[error("the entry at offset {at} belongs to no CIE before it")]
     NoCie {
-        /// Where the entry begins.
+        /// The offset of the entry.
         at: usize,
     },
     /// A CIE of another version than 1 or 3, or an entry in the 64-bit format.
     #[error("the entry at offset {at} is of version {version}, which `.eh_frame` does not have")]
     Version {
-        /// Where the entry begins.
+        /// The offset of the entry.
         at: usize,
-        /// What it says; 64 for the format.
+        /// The version in the entry; 64 for the 64-bit format.
         version: u8,
     },
     /// An augmentation other than `z` with any of `R`, `P`, `L` and `S`, and `B` at its end.
     #[error("the CIE at offset {at} has an augmentation that is not known")]
     Augmentation {
-        /// Where the CIE begins.
+        /// The offset of the CIE.
         at: usize,
     },
-    /// An address that is not absolute, and so would be another one elsewhere.
+    /// An address that is not absolute, and so would change with its place.
     #[error("the CIE at offset {at} has addresses in encoding {encoding:#x}, not absolute")]
     Encoding {
-        /// Where the CIE begins.
+        /// The offset of the CIE.
         at: usize,
-        /// What is encoded so (`DW_EH_PE_*`).
+        /// The encoding of the address (`DW_EH_PE_*`).
         encoding: u8,
     },
-    /// A call frame instruction that is not known, may not stand there, or sets an absolute place.
+    /// A call frame instruction that is not known, is not allowed at its place, or sets an absolute
+    /// address.
     #[error("the call frame instruction {opcode:#x} at offset {at} cannot be taken")]
     Instruction {
-        /// Where it stands.
+        /// The offset of the instruction.
         at: usize,
-        /// Its first byte.
+        /// The first byte of the instruction.
         opcode: u8,
     },
-    /// An entry for no bytes, for bytes outside of the function, or for bytes that another entry is
-    /// for too.
+    /// An entry for no bytes, for bytes outside of the function, or for bytes that another entry
+    /// describes too.
     #[error("the entry at offset {at} is for {len} bytes at {start} in a function of {size} bytes, or for some twice")]
     Range {
-        /// Where the entry begins.
+        /// The offset of the entry.
         at: usize,
-        /// The first byte of the function that it is for.
+        /// The offset in the function of the first byte that it describes.
         start: usize,
-        /// How many.
+        /// The number of bytes that it describes.
         len: usize,
-        /// Bytes in the function.
+        /// The size of the function in bytes.
         size: usize,
     },
-    /// It is not in the form that this system's unwinder takes.
+    /// The information is not in the form of this system's unwinder.
     #[error("unwind information in the form of another system")]
     Form,
-    /// The `UNWIND_INFO` of Windows does not lie in the function at a multiple of 4, its code is
-    /// not before it, or it is of a kind that refers to other places (chained, with a handler).
+    /// The `UNWIND_INFO` of Windows is not in the function at a multiple of 4, its code is not
+    /// before it, or it is of a kind that refers to other places (chained, with a handler).
     #[error("the unwind information at offset {at} of a function of {size} bytes cannot be taken")]
     Windows {
-        /// Where it begins.
+        /// The offset of the information in the function.
         at: usize,
-        /// Bytes in the function.
+        /// The size of the function in bytes.
         size: usize,
     },
-    /// The process was forked while another thread registered a function, so that nothing can be
+    /// The process was forked while another thread registered a function, so nothing can be
     /// registered in it any more.
     #[error("the process was forked while another thread registered a function")]
     Forked,
-    /// The system would take no function table for the arena.
+    /// The system refused a function table for the arena.
     #[error("the system took no function table for this arena")]
     NoTable,
 }

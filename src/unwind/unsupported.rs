@@ -1,4 +1,4 @@
-//! Where nothing can be registered with the unwinder.
+//! Systems whose unwinder accepts no registration.
 #![forbid(unsafe_code)]
 
 use super::Refusal;

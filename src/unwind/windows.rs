@@ -1,9 +1,17 @@
-//! Function tables of Windows: one callback for each arena, which the system asks for the entry of
-//! an address.
+//! Function tables of Windows.
 //!
-//! `RtlInstallFunctionTableCallback` and "x64 exception handling", "ARM64 exception handling"
-//! (Microsoft Learn). Addresses in a table count from the base that the table was installed with:
-//! here the first byte of the arena, which reaches no further than 2 GiB.
+//! ```text
+//! a thread unwinds at an address in the arena
+//!   -> Windows calls `find` (installed by RtlInstallFunctionTableCallback, one for each arena)
+//!   -> `Functions::entries` -> RUNTIME_FUNCTION: begin, end, UNWIND_INFO, as offsets from the arena
+//! ```
+//!
+//! Sources: `RtlInstallFunctionTableCallback`, "x64 exception handling", and "ARM64 exception
+//! handling" (Microsoft Learn). Addresses in a table count from the base with which the table was
+//! installed. Here this is the first byte of the arena, which is at most 2 GiB long.
+//!
+//! The order of locks is: the tables, then the entries of one table. The callback takes the second
+//! only. A table is deleted without a lock, because the deletion waits for callbacks.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -25,7 +33,7 @@ struct RuntimeFunction {
     unwind: u32,
 }
 
-/// What is installed, by the first address of its arena.
+/// The installed tables, by the first address of their arena.
 pub(super) struct Tables(Mutex<BTreeMap<usize, Table>>);
 
 /// The table of one arena. The system knows its address.
@@ -36,14 +44,15 @@ struct Table {
 
 struct Functions {
     base: usize,
-    /// By first address, with the end of the code; unwinding goes on with the addresses of the
+    /// The entries by first address, with the end of the code. The unwinder keeps addresses of
     /// entries.
     entries: Mutex<BTreeMap<usize, (usize, Arc<RuntimeFunction>)>>,
 }
 
-/// Called by the system with the address of an instruction, on whatever thread unwinds there.
+/// Returns the entry of an instruction's address. The system calls it on the thread that unwinds
+/// there.
 unsafe extern "system" fn find<T>(pc: u64, context: *const c_void) -> *mut T {
-    // SAFETY: the context of a table is its `Functions`, which outlive it.
+    // SAFETY: the context of a table is its `Functions`, which outlive the table.
     let functions = unsafe { &*context.cast::<Functions>() };
     let Ok(pc) = usize::try_from(pc) else { return ptr::null_mut() };
     let entries = functions.entries.lock();
@@ -51,7 +60,8 @@ unsafe extern "system" fn find<T>(pc: u64, context: *const c_void) -> *mut T {
     found.map_or(ptr::null_mut(), |(_, (_, entry))| Arc::as_ptr(entry).cast_mut().cast())
 }
 
-/// How the system tells a callback from a table of its own kind: by the low two bits.
+/// Returns the identifier of a table with a callback. The low two bits distinguish it from other
+/// tables.
 fn identifier(base: usize) -> usize {
     base | 3
 }
@@ -61,8 +71,8 @@ impl Table {
         let base = space.start.addr();
         let functions = Arc::new(Functions { base, entries: Mutex::new(BTreeMap::new()) });
         let (len, context) = (u32::try_from(space.len).ok()?, Arc::as_ptr(&functions).cast());
-        // SAFETY: the callback is of the right kind, allocates nothing and does not unwind; the
-        // context lives until the table is deleted. There is no library for other processes.
+        // SAFETY: the callback has the right type, allocates nothing and does not unwind. The
+        // context lives until the table is deleted. No library for other processes is named.
         let installed = unsafe {
             RtlInstallFunctionTableCallback(identifier(base) as u64, base as u64, len, Some(find), context, ptr::null())
         };
@@ -87,8 +97,8 @@ impl Table {
 impl Drop for Table {
     fn drop(&mut self) {
         let identifier = ptr::without_provenance(identifier(self.functions.base));
-        // SAFETY: what the table was installed with; no code of the arena is left to unwind
-        // through.
+        // SAFETY: the table was installed with this identifier. No code of the arena is left to
+        // unwind through.
         let _ = unsafe { RtlDeleteFunctionTable(identifier) };
     }
 }
@@ -103,7 +113,7 @@ impl Tables {
     }
 
     pub(super) fn reserved(&self, space: &Reservation) {
-        // Attached twice, it hears of an arena twice.
+        // If an arena is attached twice, this is called twice for it.
         if let Entry::Vacant(place) = self.0.lock().entry(space.start.addr()) {
             Table::new(space).map(|table| place.insert(table));
         }
@@ -128,18 +138,19 @@ impl Tables {
 
     pub(super) fn released(&self, space: &Reservation) {
         let gone = self.0.lock().remove(&space.start.addr());
-        // Without the lock: it waits for callbacks.
+        // The lock is released before, because the deletion waits for callbacks.
         drop(gone);
     }
 }
 
-/// The table of the arena that a block lies in.
+/// Returns the table of the arena that contains a block.
 fn around<'t>(tables: &'t BTreeMap<usize, Table>, block: &BlockInfo) -> Option<&'t Table> {
     let (base, table) = tables.range(..=block.start.addr()).next_back()?;
     (block.start.addr() - base < table.len).then_some(table)
 }
 
-/// Where the unwind information of a function begins, and how much of it is code.
+/// Checks the unwind information of a function. Returns its offset, and the number of bytes of code
+/// before it.
 fn checked(info: UnwindInfo<'_>, bytes: &[u8]) -> Result<(usize, usize), Refusal> {
     let UnwindInfo::Windows { offset, code } = info else { return Err(Refusal::Form) };
     let refused = Refusal::Windows { at: offset, size: bytes.len() };
@@ -150,7 +161,7 @@ fn checked(info: UnwindInfo<'_>, bytes: &[u8]) -> Result<(usize, usize), Refusal
     let [first, second, third, fourth] = *info.first_chunk::<4>().ok_or(refused)?;
     let needed = if cfg!(target_arch = "x86_64") {
         let (version, flags) = (first & 7, first >> 3);
-        // Handlers and chained entries are named by addresses that count from the table's base.
+        // Handlers and chained entries contain addresses that count from the table's base.
         if !matches!(version, 1 | 2) || flags != 0 || usize::from(second) > code {
             return Err(refused);
         }
@@ -159,7 +170,7 @@ fn checked(info: UnwindInfo<'_>, bytes: &[u8]) -> Result<(usize, usize), Refusal
         let header = u32::from_le_bytes([first, second, third, fourth]);
         let (len, version, handler) = (4 * (header & 0x3ffff) as usize, header >> 18 & 3, header >> 20 & 1);
         let (single, epilogues, words) = (header >> 21 & 1, header >> 22 & 0x1f, header >> 27);
-        // No epilogues and no words: another word says how many.
+        // Without epilogues and words, another word contains their numbers.
         if version != 0 || handler != 0 || len > code || (epilogues, words) == (0, 0) {
             return Err(refused);
         }
