@@ -1,16 +1,16 @@
-//! A process that compiles, runs and forgets Cranelift modules for as long as it lives, in flat
-//! memory.
+//! A process that compiles, runs and frees Cranelift modules all its life, while its memory stays
+//! constant.
 //!
 //! ```text
 //! cargo run --release --features cranelift --example cranelift_jit
 //! cargo run --release --features cranelift --example cranelift_jit -- 100000
 //! ```
 //!
-//! A few dozen modules are alive at any time, each with functions that call each other, a constant,
-//! and a counter in writable data. Again and again one is freed and defined anew, with other code.
-//! At intervals the process is asked for its memory and its mappings, which have to stay what they
-//! were: with the providers of `cranelift-jit` itself the memory of a module that is dropped stays,
-//! or each module has mappings of its own.
+//! A few dozen modules are alive at any time. Each has functions that call each other, a constant,
+//! and a counter in writable data. Again and again one module is freed and defined again, with
+//! other code. At intervals the process reads its memory and its mappings, which have to stay
+//! constant. With the providers of `cranelift-jit` this fails: the memory of a dropped module
+//! stays, or each module has mappings of its own.
 
 use std::error::Error;
 
@@ -22,12 +22,13 @@ use cranelift_module::{DataDescription, FuncId, Linkage, Module, default_libcall
 use gaia_jit::CodeArena;
 use gaia_jit::cranelift::CodeArenaProvider;
 
-/// Modules that are alive at one time.
+/// The number of modules that are alive at one time.
 const LIVE: usize = 48;
-/// How often the process is looked at.
+/// The number of times that the process is measured.
 const LOOKS: usize = 8;
 
-/// A module, and its function `run`, which returns `base` at its first call and one more at each.
+/// A module, and its function `run`. It returns `base` at its first call, and one more at each
+/// further call.
 struct Loaded {
     module: JITModule,
     run: extern "C" fn() -> i64,
@@ -52,8 +53,8 @@ impl Loaded {
         let constant = module.declare_data("number", Linkage::Local, false, false)?;
         module.define_data(constant, &data)?;
 
-        // A chain of functions, each adding one to what the last returned; longer in some modules
-        // than in others.
+        // A chain of functions. Each adds one to the result of the last. Some modules have longer
+        // chains than others.
         let mut last = function(&mut module, "first", |module, function| {
             let global = module.declare_data_in_func(constant, function.func);
             let at = function.ins().symbol_value(types::I64, global);
@@ -70,7 +71,8 @@ impl Loaded {
                 function.ins().return_(&[sum]);
             })?;
         }
-        // What was defined so far could be run from here on; definitions may follow.
+        // The functions that were defined so far could run from here on. More definitions may
+        // follow.
         module.finalize_definitions()?;
         let run = function(&mut module, "run", |module, function| {
             let callee = module.declare_func_in_func(last, function.func);
@@ -86,8 +88,8 @@ impl Loaded {
         })?;
         module.finalize_definitions()?;
         let code = module.get_finalized_function(run);
-        // SAFETY: it was compiled with this signature, in the convention of C; `Loaded` calls it
-        // while the module lives.
+        // SAFETY: the function was compiled with this signature, in the convention of C. `Loaded`
+        // calls it while the module lives.
         let run = unsafe { std::mem::transmute::<*const u8, extern "C" fn() -> i64>(code) };
         Ok(Self { module, run, base: number + links, calls: 0 })
     }
@@ -99,7 +101,7 @@ impl Loaded {
     }
 
     fn free(self) {
-        // SAFETY: only this program's one thread runs the code, and `self` was the last to know it.
+        // SAFETY: only this program's one thread runs the code, and no other value has its address.
         unsafe { self.module.free_memory() };
     }
 }
@@ -125,7 +127,8 @@ fn function(
     Ok(id)
 }
 
-/// Bytes of memory and mappings of this process, where it can be asked.
+/// Returns the bytes of memory and the number of mappings of this process, on systems that report
+/// them.
 fn process() -> Option<(usize, usize)> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
@@ -168,7 +171,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             looks.push((stats.resident_bytes, memory, mappings));
         }
     }
-    // The first looks see the process grow to its working size.
+    // The process grows to its working size during the first measurements.
     if let [_, _, early, .., last] = looks[..] {
         assert!(last.0 <= early.0 + (64 << 10), "the arena's memory is not flat");
         assert!(last.1 <= early.1 + (1 << 20), "the process' memory is not flat");

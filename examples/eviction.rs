@@ -1,15 +1,16 @@
-//! The shape of a runtime around a code cache, without a compiler: functions of a few hand-made
-//! instructions are linked and published, called by several threads, and evicted when there is no
-//! room. Runs on every architecture that the crate knows.
+//! A small runtime around a code cache, without a compiler. Functions of a few hand-made
+//! instructions are linked and published, called by several threads, and evicted when the cache is
+//! full. It runs on every architecture that the crate supports.
 //!
 //! ```text
 //! cargo run --release --example eviction            # a few seconds, in every mode that the system has
 //! cargo run --release --example eviction -- 1000    # so many calls for each thread
 //! ```
 //!
-//! Each entry of the cache is a pair: a function that returns a number, and one that jumps to it. A
-//! thread that does not find a pair publishes it. Other threads may be running what goes for that,
-//! but hold a guard, so the space is used again only when they are through.
+//! Each entry of the cache is a pair: a function that returns a number, and a function that jumps
+//! to it. A thread that does not find a pair publishes it, and the cache evicts another pair for
+//! it. Other threads may still run the evicted pair. They hold a guard, so its space is used again
+//! only after they have ended.
 
 #[path = "../tests/common/asm.rs"]
 #[allow(dead_code, unreachable_pub, clippy::expect_used, clippy::panic, reason = "shared with the tests")]
@@ -28,14 +29,14 @@ type Number = extern "C" fn() -> u32;
 
 fn cache(mode: WxMode) -> Result<CodeCache<usize>, Error> {
     let page = CodeArena::builder().capacity(1).build()?.capacity();
-    // Where each publication takes a page of its own, there have to be some.
+    // If each publication takes a page of its own, the arena needs some pages.
     let arena = CodeArena::builder().mode(mode).capacity(CAPACITY.max(16 * page)).build()?;
     Ok(CodeCache::builder(arena).build())
 }
 
 /// Calls function `n`, which returns `n`.
 fn call(cache: &CodeCache<usize>, n: usize) -> Result<u32, Error> {
-    // What is found under a guard stays as long as the guard does.
+    // An entry that is found under a guard stays as long as the guard.
     let guard = cache.arena().pin();
     if let Some(found) = cache.get_in(&guard, &n) {
         // SAFETY: it is a function of this type.
@@ -46,14 +47,15 @@ fn call(cache: &CodeCache<usize>, n: usize) -> Result<u32, Error> {
         match cache.get_or_compile(&n, |batch| make(batch, n)) {
             // SAFETY: it is a function of this type.
             Ok(made) => return Ok(unsafe { made.typed::<Number>() }.call()),
-            // All that can go waits for the guards of threads that are not running just now.
+            // Everything that can be evicted waits for guards of threads that do not run at this
+            // moment.
             Err(Error::ArenaFull { .. }) => thread::yield_now(),
             Err(error) => return Err(error),
         }
     }
 }
 
-/// Two functions in one batch: the first jumps to the second.
+/// Compiles two functions into one batch. The first jumps to the second.
 fn make(batch: &mut Batch, n: usize) -> Result<Slot, Error> {
     let entry = batch.reserve(asm::tail_len(), 16)?;
     let body = batch.push(&asm::padded(n as u32, 64 + n % 512))?;
@@ -66,7 +68,7 @@ fn run(cache: &CodeCache<usize>, calls: usize) -> Result<(), Error> {
     let work = |thread: usize| {
         let mut n = thread;
         for _ in 0..calls {
-            // A full period of the generator goes through all functions.
+            // A full period of the generator visits all functions.
             n = (n * 421 + 54_773) % FUNCTIONS;
             let got = call(cache, n)?;
             assert_eq!(got as usize, n, "the wrong function was called");

@@ -1,9 +1,9 @@
 //! The code cache of the example: programs by number, in a [`CodeCache`].
 //!
-//! A program is one entry of several functions. It is found without a count or a lock that others
-//! wait for, under a guard that keeps its code in place until the call is over. What is missing is
-//! placed, linked and published; the batch that this happens in makes room by itself, by evicting
-//! programs that were not called of late.
+//! A program is one entry of several functions. A hit needs no reference count, and no lock that
+//! other threads wait for. It runs under a guard, which keeps its code in place until the call has
+//! ended. A missing program is placed, linked and published. The batch that does this makes room by
+//! itself: it evicts programs that were not called lately.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -18,7 +18,8 @@ use crate::native::{self, Object};
 use crate::tally::Tally;
 use crate::workload::Unit;
 
-/// How often a program is tried while others hold what it needs, and how long it waits between.
+/// The number of attempts to publish a program while others hold the space that it needs, and the
+/// time between them.
 const MAX_TRIES: usize = 100_000;
 const PAUSE: Duration = Duration::from_micros(100);
 
@@ -32,7 +33,7 @@ impl<'a> Cache<'a> {
     pub(crate) fn new(arena: &CodeArena, units: &'a [Unit], tally: &'a Arc<Tally>) -> Self {
         let evicted = Arc::clone(tally);
         let hook = move |entry: &Entry<usize>, _| evicted.evicted_functions.add(entry.blocks().len());
-        // Something is left for programs that are not evicted.
+        // Some space is left for programs that are not evicted.
         let budget = arena.capacity() / 8 * 7;
         Self { code: CodeCache::builder(arena.clone()).budget(budget).on_evict(hook).build(), units, tally }
     }
@@ -45,16 +46,15 @@ impl<'a> Cache<'a> {
         self.code.arena().pin()
     }
 
-    /// A program that is in the cache, to be run under the guard.
+    /// Returns a program that is in the cache, to be run under the guard.
     pub(crate) fn find<'g>(&'g self, guard: &'g Guard<'_>, unit: usize) -> Option<native::Entry> {
         let entry = self.code.get_in(guard, &unit)?;
-        // SAFETY: every entry begins with the trampoline, compiled with this signature. It is
-        // called under the guard.
+        // SAFETY: every entry begins with the trampoline, which was compiled with this signature.
+        // It is called under the guard.
         Some(unsafe { entry.as_fn() })
     }
 
-    /// A program that was missing. What it takes to make the code is up to `compile`, which runs
-    /// before.
+    /// Publishes a program that was missing. `compile` makes its code, and runs before.
     pub(crate) fn load(
         &self,
         unit: usize,
@@ -79,8 +79,8 @@ impl<'a> Cache<'a> {
                     self.check_lookup(unit, entry.blocks());
                     return Ok(entry);
                 }
-                // What was evicted waits for the guard of a thread that is not running, or all of
-                // it is being run.
+                // Evicted code waits for the guard of a thread that does not run now, or all code
+                // is in use.
                 Err(Failure::Arena(Error::ArenaFull { .. })) => {
                     self.tally.full.add(1);
                     thread::sleep(PAUSE);
@@ -91,7 +91,7 @@ impl<'a> Cache<'a> {
         Err(Failure::Run("the arena stays full with everything evicted".to_owned()))
     }
 
-    /// Places and links a program; returns where it is entered.
+    /// Places and links a program. Returns the slot at which it is entered.
     fn publish(&self, batch: &mut Batch, unit: usize) -> Result<Slot, Failure> {
         let start = Instant::now();
         let slots = place(batch, &self.units[unit].object, unit)?;
@@ -102,7 +102,7 @@ impl<'a> Cache<'a> {
         slots.last().copied().ok_or_else(|| Failure::Run("a program without functions".to_owned()))
     }
 
-    /// Every address inside a block has to lead back to its tag.
+    /// Checks that every address inside a block leads back to its tag.
     fn check_lookup(&self, unit: usize, pieces: &[CodeBlock]) {
         for (number, block) in pieces.iter().enumerate() {
             let inside = block.as_ptr().wrapping_add(block.len() - 1);
@@ -115,7 +115,7 @@ impl<'a> Cache<'a> {
     }
 }
 
-/// Finds room for all functions of a program, the trampoline last.
+/// Reserves slots for all functions of a program, the trampoline last.
 pub(crate) fn place(batch: &mut Batch, object: &Object, unit: usize) -> Result<Vec<Slot>, Error> {
     let place = |(number, piece): (usize, &native::Piece)| {
         batch.push(Code::new(&piece.bytes).align(piece.align).tag(tag(unit, number)).name(&piece.name))
@@ -123,7 +123,7 @@ pub(crate) fn place(batch: &mut Batch, object: &Object, unit: usize) -> Result<V
     object.pieces.iter().enumerate().map(place).collect()
 }
 
-/// Links calls between functions that have their places.
+/// Links calls between functions that have their addresses.
 pub(crate) fn link(batch: &mut Batch, object: &Object, slots: &[Slot]) -> Result<(), Error> {
     for (piece, slot) in object.pieces.iter().zip(slots) {
         for open in &piece.relocations {
@@ -133,7 +133,7 @@ pub(crate) fn link(batch: &mut Batch, object: &Object, slots: &[Slot]) -> Result
     Ok(())
 }
 
-/// The number a block carries: its program and its piece.
+/// Returns the tag of a block: its program and its piece.
 fn tag(unit: usize, piece: usize) -> u64 {
     (unit as u64) << 16 | piece as u64
 }

@@ -1,30 +1,33 @@
-//! A small JIT on a code cache that is too small for it.
+//! A small JIT, on a code cache that is too small for its programs.
 //!
 //! ```text
 //! cargo run --release --example code_cache
 //! cargo run --release --example code_cache -- --mode dual --capacity 2M --seconds 20 my_kernels.tiny
 //! ```
 //!
-//! A few dozen kernels and thousands of random programs, all in a little [`language`], are compiled
-//! by Cranelift ([`native`]). Threads then call them at random, some much more often than others.
-//! Kernels have an address that stays: they begin in the interpreter, and become machine code under
-//! it ([`tiers`]). Random programs are cached ([`cache`]): what is not in the arena is linked to
-//! the addresses it gets and published, what was not called of late is evicted to make room, and
-//! all of that while the other threads run code from the same pages. Every result is compared with
-//! what the interpreter of the language gave, every block is looked up by an address inside it, and
-//! at the end all memory has to come back.
+//! Cranelift ([`native`]) compiles a few dozen kernels and thousands of random programs, all in a
+//! little [`language`]. Threads then call them at random, some much more often than others.
+//!
+//! - Kernels have a redirect, an address that stays. They begin in the interpreter, and become
+//!   machine code behind it ([`tiers`]).
+//! - Random programs are cached ([`cache`]). A program that is not in the arena is linked for its
+//!   addresses and published. Programs that were not called lately are evicted to make room. All of
+//!   this happens while other threads run code from the same pages.
+//!
+//! Every result is compared with the interpreter's. Every block is looked up by an address inside
+//! it. At the end all memory has to be free.
 //!
 //! # What a miss costs
 //!
-//! A program, a few functions that call each other, is published and evicted as one. Cranelift's
-//! output is kept, without addresses, outside of the arena: with it a miss is work for the arena
-//! (find room, copy, link calls, make executable, flush), while compiling anew costs a hundred
-//! times as much and would measure Cranelift. A runtime that keeps nothing compiles on every miss;
-//! `--recompile` sets the percentage of misses that do, and the new code has to be the old one,
-//! byte for byte.
+//! A program is a few functions that call each other. It is published and evicted as a whole.
+//! Cranelift's output is kept outside of the arena, without addresses. So a miss is work for the
+//! arena: find room, copy, link calls, make executable, flush. Compiling again costs a hundred
+//! times as much, and would measure Cranelift. A runtime that keeps nothing compiles on every miss.
+//! `--recompile` sets the percentage of misses that do so. The new code has to be equal to the old
+//! code, byte for byte.
 //!
-//! Exit codes: 0 if all went well, 1 if something was wrong with the code or the arena, 2 if the
-//! input cannot be used.
+//! Exit codes: 0 if everything was right, 1 if something was wrong with the code or the arena, 2 if
+//! the input cannot be used.
 
 mod cache;
 #[path = "../common/mod.rs"]
@@ -99,11 +102,11 @@ fn run() -> Result<(), Failure> {
     }
 }
 
-/// Refuses an arena in which the threads could lock each other out.
+/// Refuses an arena in which the threads could block each other.
 fn check_capacity(options: &Options, units: &[Unit]) -> Result<(), Failure> {
     let largest = units.iter().map(|unit| unit.object.bytes()).max().unwrap_or(0);
     let kernels: usize = units.iter().filter(|unit| unit.is_from_file).map(|unit| unit.object.bytes()).sum();
-    // Each thread may hold one program and make another; four times that leaves space for gaps.
+    // Each thread may hold one program and publish another. Four times that leaves space for gaps.
     let needed = 2 * kernels + 4 * largest * options.threads;
     if options.capacity >= needed {
         return Ok(());
@@ -115,7 +118,7 @@ fn check_capacity(options: &Options, units: &[Unit]) -> Result<(), Failure> {
     )))
 }
 
-/// Lets the threads run for as long as asked for, and looks at the arena just before they stop.
+/// Runs the threads for the given time, and reads the arena's figures just before they stop.
 fn call_programs(
     options: &Options,
     cache: &Cache<'_>,
@@ -133,7 +136,7 @@ fn call_programs(
         });
         let work = |number| {
             let worker = Worker::new(number, options, cache, tiers, units, tally);
-            // A thread that gives up takes the others with it.
+            // A thread that fails stops the others.
             worker.and_then(|worker| worker.work(&stop)).inspect_err(|_| stop.store(true, Ordering::Relaxed))
         };
         on_threads(options.threads, STACK_BYTES, work)?;
@@ -141,7 +144,7 @@ fn call_programs(
     })
 }
 
-/// Shows how things go until time is up or the threads have stopped.
+/// Shows the progress until time is up or the threads have stopped.
 fn watch(run_time: Duration, tally: &Tally, stop: &AtomicBool) {
     let bar = bar("running   [{bar:40}] {msg}");
     bar.set_length(run_time.as_millis() as u64);
@@ -154,7 +157,7 @@ fn watch(run_time: Duration, tally: &Tally, stop: &AtomicBool) {
     bar.finish_and_clear();
 }
 
-/// Once everything is dropped nothing may be left, neither live nor resident.
+/// Checks that nothing is left after everything was dropped, neither live nor resident.
 fn check_empty(arena: &CodeArena) -> Result<(), Failure> {
     let trimmed = arena.trim().map_err(|error| Failure::Run(format!("cannot trim: {error}")))?;
     let stats = arena.stats();

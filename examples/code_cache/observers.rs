@@ -1,5 +1,5 @@
-//! Who else is told of the code: profilers and debuggers, as far as this was built with the crate's
-//! features for them.
+//! The profilers and debuggers that the example reports its code to, depending on the crate's
+//! features.
 
 use gaia_jit::ArenaBuilder;
 

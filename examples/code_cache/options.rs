@@ -47,7 +47,7 @@ pub(crate) struct Options {
     pub(crate) gdb: bool,
 }
 
-/// What is written for perf.
+/// The file that is written for perf.
 #[derive(Clone, Copy)]
 pub(crate) enum Perf {
     Map,
@@ -72,7 +72,7 @@ impl Options {
         }
     }
 
-    /// `None` if only help was asked for.
+    /// Parses the command line. Returns `None` if only help was asked for.
     pub(crate) fn from_command_line() -> Result<Option<Self>, Failure> {
         parse(Parser::from_env()).map_err(|error| Failure::Input(error.to_string()))
     }
@@ -98,7 +98,7 @@ fn parse(mut parser: Parser) -> Result<Option<Options>, lexopt::Error> {
     Ok(Some(options))
 }
 
-/// Takes the value of an option; an error says what is wrong with it.
+/// A function that sets an option to a value. An error says what is wrong with the value.
 type Setter = fn(&mut Options, &OsStr) -> Result<(), String>;
 
 fn setter(name: &str) -> Option<Setter> {

@@ -1,4 +1,4 @@
-//! What the run shows at its end: a table and a picture.
+//! The report at the end of a run: a table and a picture.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -14,12 +14,12 @@ use crate::options::Options;
 use crate::tally::{Tally, Timed};
 use crate::workload::Unit;
 
-/// The arena as it was while the threads ran.
+/// The figures of the arena while the threads ran.
 pub(crate) struct Snapshot {
     stats: Stats,
     cache: cache::Stats,
     map: Map,
-    /// Mappings of the process that lie in the arena, where the system tells.
+    /// The number of mappings of the process in the arena, on systems that report them.
     mappings: Option<usize>,
 }
 
@@ -102,7 +102,8 @@ pub(crate) fn print(options: &Options, units: &[Unit], tally: &Tally, snapshot: 
     println!("{table}");
 }
 
-/// Where the picture goes. Opened before the work begins, so that a bad path is known at once.
+/// The file for the picture. It is opened before the work begins, so that a wrong path is reported
+/// at once.
 pub(crate) fn open_picture(options: &Options) -> Result<(File, PathBuf), Failure> {
     let path = match &options.svg {
         Some(path) => path.clone(),

@@ -1,10 +1,10 @@
-//! What the threads count while they work.
+//! The counters of the threads.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// A number that any thread may add to, exact once the threads have ended.
+/// A number to which any thread may add. It is exact after the threads have ended.
 #[derive(Debug, Default)]
 pub(crate) struct Count(AtomicU64);
 
@@ -23,7 +23,7 @@ impl Count {
     }
 }
 
-/// Calls of one kind, and how long they took together.
+/// The number of calls of one kind, and their total time.
 #[derive(Debug, Default)]
 pub(crate) struct Timed {
     calls: Count,
@@ -40,7 +40,7 @@ impl Timed {
         self.calls.get()
     }
 
-    /// Nanoseconds of a call; zero if there was none.
+    /// Returns the nanoseconds of a call; zero if there was none.
     pub(crate) fn mean(&self) -> u64 {
         self.time.get().checked_div(self.calls.get()).unwrap_or(0)
     }
@@ -50,26 +50,26 @@ impl Timed {
 pub(crate) struct Tally {
     /// Runs of programs.
     pub(crate) calls: Count,
-    /// Programs that were wanted and in the cache.
+    /// Programs that were asked for and in the cache.
     pub(crate) found: Count,
-    /// Programs, functions and bytes that were published because they were not.
+    /// Programs, functions and bytes that were published because they were not in the cache.
     pub(crate) programs: Count,
     pub(crate) functions: Count,
     pub(crate) bytes: Count,
-    /// Times the arena was full of what was being run.
+    /// How often the arena was full of code in use.
     pub(crate) full: Count,
     /// Functions that were evicted.
     pub(crate) evicted_functions: Count,
-    /// Misses that were compiled anew.
+    /// Misses for which the program was compiled again.
     pub(crate) recompiled: Count,
-    /// Nanoseconds in `Batch::push`, in linking calls, and in the rest of a miss: making
-    /// executable, evicting.
+    /// Nanoseconds in `Batch::push`, in linking, and in the rest of a miss (making executable,
+    /// evicting).
     pub(crate) push_time: Count,
     pub(crate) link_time: Count,
     pub(crate) publish_time: Count,
-    /// Calls by addresses that stay: in the interpreter, and of compiled code.
+    /// Calls through redirects: of the interpreter, and of compiled code.
     pub(crate) tiers: [Timed; 2],
-    /// Programs behind such addresses that were compiled.
+    /// Programs behind redirects that were compiled.
     pub(crate) tiered_up: Count,
     /// Wrong results, bytes or lookups.
     pub(crate) mismatches: Count,

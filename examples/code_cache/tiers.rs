@@ -1,9 +1,10 @@
-//! Programs with an address that stays: they begin in the interpreter, and become machine code once
-//! they are called often.
+//! Programs with an address that stays. They begin in the interpreter, and become machine code
+//! after many calls.
 //!
-//! The address is that of a [`Redirect`]. It leads to a few instructions that call the interpreter,
-//! made for the program; later to the program's own code. Callers do not notice: a call that has
-//! begun goes on where it is, and the code that is left waits for the guards of its callers.
+//! The address is that of a [`Redirect`]. At first it leads to a few instructions, made for the
+//! program, that call the interpreter. Later it leads to the program's own code. Callers do not
+//! notice. A call that has begun continues in the old code, which waits for the guards of its
+//! callers.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -20,46 +21,48 @@ use crate::native::{Entry, compiler::Compiler};
 use crate::tally::Tally;
 use crate::workload::{Case, Unit};
 
-/// No more programs than that have an address that stays; their code is not evicted.
+/// The number of programs with an address that stays, at most. Their code is not evicted.
 const MOST: usize = 64;
 
 pub(crate) struct Tiers<'a> {
     arena: &'a CodeArena,
     units: &'a [Unit],
     tally: &'a Tally,
-    /// Calls in the interpreter before a program is compiled.
+    /// The number of calls in the interpreter before a program is compiled.
     calls: u32,
-    /// Of the first programs.
+    /// The first programs, with their redirects.
     kernels: Vec<Kernel>,
 }
 
-/// Fields are dropped in this order: first nobody comes to the code any more.
+/// A program with its redirect. The fields are dropped in this order, so that first no new call
+/// reaches the code.
 struct Kernel {
     entry: Redirect,
-    /// In the interpreter, since it was last tried to compile it.
+    /// The number of calls in the interpreter since the last attempt to compile.
     calls: AtomicU32,
     is_compiled: AtomicBool,
-    /// What the entry calls, once it is compiled.
+    /// The functions that the entry calls after it was compiled.
     callees: Mutex<Vec<CodeBlock>>,
 }
 
-/// How compiled code calls the interpreter.
+/// Calls the interpreter. Compiled code calls this.
 ///
 /// # Safety
-/// - The machine is the caller's alone. There are as many arguments as the entry of the program has
+/// - No other code uses the machine. There are as many arguments as the entry of the program has
 ///   parameters.
 unsafe extern "C" fn interpret(machine: *mut Machine, arguments: *const i64, program: *const Program) -> i64 {
-    // SAFETY: it stands in code that was made for this program, which outlives the code.
+    // SAFETY: the address is in code that was made for this program, and the program outlives the
+    // code.
     let program = unsafe { &*program };
     let count = program.functions[program.entry].parameters.len();
-    // SAFETY: passed on to the caller.
+    // SAFETY: the caller promises it.
     let arguments = unsafe { std::slice::from_raw_parts(arguments, count) };
-    // SAFETY: passed on to the caller.
+    // SAFETY: the caller promises it.
     interpreter::enter(program, unsafe { &mut *machine }, arguments)
 }
 
 impl<'a> Tiers<'a> {
-    /// Gives those programs an address that come first and come from a file.
+    /// Makes redirects for the first programs that come from a file.
     pub(crate) fn new(arena: &'a CodeArena, units: &'a [Unit], tally: &'a Tally, calls: u32) -> Result<Self, Failure> {
         let mut compiler = Compiler::for_host().map_err(Failure::Input)?;
         let mut batch = arena.batch();
@@ -89,14 +92,13 @@ impl<'a> Tiers<'a> {
     pub(crate) fn run(&self, unit: usize, machine: &mut Machine, case: &Case) -> Result<i64, Failure> {
         let kernel = &self.kernels[unit];
         let guard = self.arena.pin();
-        // SAFETY: every target is compiled with this signature, and what is behind the address is
-        // called under a guard. The program and the functions that it calls are dropped after the
-        // address.
+        // SAFETY: every target is compiled with this signature, and is called under a guard. The
+        // program and the functions that it calls are dropped after the redirect.
         let entry = unsafe { kernel.entry.as_fn::<Entry>() };
         machine.reset(self.units[unit].program.steps);
         let is_compiled = kernel.is_compiled.load(Ordering::Relaxed);
         let start = Instant::now();
-        // SAFETY: as for programs in the cache.
+        // SAFETY: the same conditions hold as for programs in the cache.
         let given = unsafe { entry(machine, case.arguments.as_ptr()) };
         self.tally.tiers[usize::from(is_compiled)].add(start.elapsed());
         drop(guard);
@@ -106,14 +108,14 @@ impl<'a> Tiers<'a> {
         Ok(given)
     }
 
-    /// Lets the address lead to machine code, unless another thread is at it.
+    /// Changes the redirect to machine code, unless another thread does so now.
     fn tier_up(&self, kernel: &Kernel, unit: usize) -> Result<(), Failure> {
         let Ok(mut callees) = kernel.callees.try_lock() else { return Ok(()) };
         if kernel.is_compiled.load(Ordering::Relaxed) {
             return Ok(());
         }
         let mut blocks = match self.publish(unit) {
-            // It goes on in the interpreter, and is tried again later.
+            // The program stays in the interpreter, and is tried again later.
             Err(Error::ArenaFull { .. }) => {
                 kernel.calls.store(0, Ordering::Relaxed);
                 return Ok(());
@@ -123,7 +125,7 @@ impl<'a> Tiers<'a> {
         let Some(trampoline) = blocks.pop() else {
             return Err(Failure::Run("a program without functions".to_owned()));
         };
-        // Calls that have begun are under guards, which the old block waits for.
+        // Calls that have begun hold guards, for which the old block waits.
         drop(kernel.entry.swap(trampoline)?);
         *callees = blocks;
         kernel.is_compiled.store(true, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! What each thread does: take requests, run the programs they name, compare.
+//! The work of a thread: it takes requests, runs their programs, and compares the results.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -14,10 +14,11 @@ use crate::tally::Tally;
 use crate::tiers::Tiers;
 use crate::workload::{Case, Unit};
 
-/// Programs that one request runs.
+/// The number of programs that one request runs.
 const REQUEST: usize = 8;
 
-/// The hot programs move on by one every so many requests, so that the cache never settles.
+/// The number of requests after which the hot programs move on by one, so that the cache never
+/// settles.
 const REQUESTS_PER_STEP: u64 = 16;
 
 pub(crate) struct Worker<'a> {
@@ -63,7 +64,7 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    /// Programs to run, some of them much more often than others.
+    /// Returns the programs to run. Some are run much more often than others.
     fn request(&mut self) -> Vec<usize> {
         self.requests += 1;
         let step = self.requests / REQUESTS_PER_STEP;
@@ -79,7 +80,7 @@ impl<'a> Worker<'a> {
         request
     }
 
-    /// Runs all cases of a program, wherever it is.
+    /// Runs all cases of a program, in the cache or not.
     fn serve(&mut self, unit: usize) -> Result<(), Failure> {
         if unit < self.tiers.count() {
             return self.units[unit].cases.iter().try_for_each(|case| self.run_tiered(unit, case));
@@ -94,14 +95,14 @@ impl<'a> Worker<'a> {
         drop(guard);
         let again = self.rng.u8(..100) < self.recompile_percent;
         let held = cache.load(unit, || if again { self.recompile(unit) } else { Ok(()) })?;
-        // SAFETY: the entry is the trampoline, compiled with this signature; it is called while it
-        // is held.
+        // SAFETY: the entry is the trampoline, which was compiled with this signature. It is called
+        // while the entry is held.
         let entry = unsafe { held.as_fn() };
         self.run(unit, entry);
         Ok(())
     }
 
-    /// Compiles a program again, as a runtime would that keeps nothing of what it evicts. The code
+    /// Compiles a program again, as a runtime does that keeps nothing of evicted programs. The code
     /// has to be the same.
     fn recompile(&mut self, unit: usize) -> Result<(), Failure> {
         let Unit { program, object, .. } = &self.units[unit];
@@ -112,13 +113,13 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    /// Runs all cases of a program that stays meanwhile.
+    /// Runs all cases of a program that the caller keeps alive meanwhile.
     fn run(&mut self, unit: usize, entry: Entry) {
         for case in &self.units[unit].cases {
             self.machine.reset(self.units[unit].program.steps);
-            // SAFETY: the code was compiled for this signature; the machine is exclusively ours,
-            // and `arguments` has as many words as any entry reads. Whoever found the code keeps
-            // it, and its stack is bounded, see `MAX_DEPTH`.
+            // SAFETY: the code was compiled for this signature. No other thread has the machine,
+            // and `arguments` has as many words as any entry reads. The caller keeps the code
+            // alive, and its stack is bounded (`MAX_DEPTH`).
             let given = unsafe { entry(&mut self.machine, case.arguments.as_ptr()) };
             self.check(unit, case, given);
         }

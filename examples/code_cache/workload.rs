@@ -1,4 +1,4 @@
-//! The working set: every program with its code and with what the interpreter says it gives.
+//! The working set: every program with its code and the interpreter's results.
 
 use std::fs;
 use std::path::Path;
@@ -24,24 +24,24 @@ pub(crate) struct Unit {
     pub(crate) program: Program,
     pub(crate) object: Object,
     pub(crate) cases: Vec<Case>,
-    /// Or it was made up.
+    /// Whether the program is from a file. Otherwise it was generated.
     pub(crate) is_from_file: bool,
 }
 
-/// One way to run a program, and what has to come out.
+/// One call of a program, and the expected result.
 pub(crate) struct Case {
-    /// As many as the entry takes, then zeros.
+    /// The arguments of the entry, then zeros.
     pub(crate) arguments: [i64; MAX_PARAMETERS],
     pub(crate) expected: i64,
 }
 
-/// A program, and the file it comes from if it was not made up.
+/// A program, and its file if it was not generated.
 struct Source {
     program: Program,
     file: Option<String>,
 }
 
-/// Reads, makes up, interprets and compiles programs until there are as many functions as asked
+/// Reads, generates, interprets and compiles programs until there are as many functions as asked
 /// for.
 pub(crate) fn prepare(options: &Options, bar: &ProgressBar) -> Result<Vec<Unit>, Failure> {
     let mut sources = from_file(options.file.as_deref())?;
@@ -83,7 +83,7 @@ fn made_up(rng: &mut Rng, number: usize) -> Result<Source, Failure> {
     Ok(Source { program, file: None })
 }
 
-/// Shares the programs out among threads; the units come back in the order of the sources.
+/// Distributes the programs over threads. Returns the units in the order of the sources.
 fn compile_all(sources: Vec<Source>, threads: usize, bar: &ProgressBar) -> Result<Vec<Unit>, Failure> {
     let next = AtomicUsize::new(0);
     let worker = || -> Result<Vec<(usize, Object, Vec<Case>)>, Failure> {
@@ -111,8 +111,8 @@ fn compile_all(sources: Vec<Source>, threads: usize, bar: &ProgressBar) -> Resul
         .collect())
 }
 
-/// What the interpreter gives for every `check` and `run`; a `check` that is wrong is an error of
-/// its file.
+/// Returns the interpreter's result for every `check` and `run`. A wrong `check` is an error of its
+/// file.
 fn interpret(source: &Source) -> Result<Vec<Case>, Failure> {
     let mut cases = Vec::new();
     for run in &source.program.runs {

@@ -1,4 +1,4 @@
-//! Values of options; an error says what is wrong with one.
+//! Parsing of option values. An error says what is wrong with the value.
 
 use std::ffi::OsStr;
 

@@ -1,16 +1,15 @@
-//! Why a run ends early, and with which exit code.
+//! The reasons why a run ends early, with their exit codes.
 
 use std::fmt;
 use std::process::ExitCode;
 
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// What the user gave cannot be used: a flag, a file, a program, or a mode that the system
-    /// refuses.
+    /// Input that cannot be used: a flag, a file, a program, or a mode that the system refuses.
     Input(String),
-    /// Something went wrong that the user is not to blame for.
+    /// A failure that is not caused by the user's input.
     Run(String),
-    /// The arena refused something.
+    /// An error of the arena.
     Arena(gaia_jit::Error),
 }
 
@@ -20,7 +19,7 @@ impl From<gaia_jit::Error> for Failure {
     }
 }
 
-/// Says what went wrong, and how the process ends.
+/// Prints the failure, and returns the exit code.
 pub(crate) fn exit(run: Result<(), Failure>) -> ExitCode {
     let Err(failure) = run else { return ExitCode::SUCCESS };
     eprintln!("{failure}");

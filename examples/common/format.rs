@@ -1,6 +1,6 @@
-//! Figures as people read them.
+//! Figures in a readable form.
 
-/// Bytes in the unit that leaves few digits.
+/// Formats bytes in the unit that needs few digits.
 pub(crate) fn size(bytes: usize) -> String {
     match bytes {
         0..=9_999 => format!("{bytes} B"),
@@ -10,7 +10,7 @@ pub(crate) fn size(bytes: usize) -> String {
     }
 }
 
-/// A number with commas between its thousands.
+/// Formats a number with commas between its thousands.
 pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();

@@ -3,7 +3,7 @@
 use cranelift_codegen::isa::OwnedTargetIsa;
 use cranelift_codegen::settings::{self, Configurable};
 
-/// Fails where Cranelift does not support the host.
+/// Returns the host's machine. Fails if Cranelift does not support it.
 pub(crate) fn of_host() -> Result<OwnedTargetIsa, String> {
     let mut flags = settings::builder();
     for (name, value) in [("opt_level", "speed"), ("enable_verifier", "false")] {

@@ -1,4 +1,4 @@
-//! What the larger examples share.
+//! The common parts of the larger examples.
 
 pub(crate) mod arguments;
 pub(crate) mod failure;

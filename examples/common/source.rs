@@ -1,8 +1,8 @@
-//! Where something is in a source text, and what is wrong there.
+//! Positions in a source text, and errors at them.
 
 use std::fmt;
 
-/// A position in a source text; both count from one.
+/// A position in a source text. Lines and columns count from one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Place {
     pub(crate) line: u32,
@@ -15,7 +15,7 @@ impl fmt::Display for Place {
     }
 }
 
-/// What is wrong with a source text, and where.
+/// An error in a source text, with its position.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct SourceError {
     pub(crate) place: Place,

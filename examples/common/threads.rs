@@ -4,7 +4,8 @@ use std::thread;
 
 use super::failure::Failure;
 
-/// Runs `work` on so many threads, each with a stack of its own size; the first failure wins.
+/// Runs `work` on a number of threads, each with a stack of its own size. Returns the first
+/// failure.
 pub(crate) fn on_threads<T: Send>(
     threads: usize,
     stack_bytes: usize,

@@ -1,25 +1,25 @@
-//! What a thread counts, alone; the sums are made when it is through.
+//! The counts of one thread. They are added up when it has ended.
 
 use std::time::Duration;
 
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
     pub(crate) queries: u64,
-    /// Those that were in the cache at the first look, under a guard.
+    /// Queries that were in the cache at the first look, under a guard.
     pub(crate) hits: u64,
-    /// Those that were interpreted because there was no room for their code.
+    /// Queries that were interpreted because there was no room for their code.
     pub(crate) interpreted: u64,
     pub(crate) compilations: u64,
-    /// Bytes that were compiled, and the time it took to read and compile the queries.
+    /// The bytes of compiled code, and the time to parse and compile the queries.
     pub(crate) code_bytes: u64,
     pub(crate) compile_time: Duration,
-    /// Results that are not what the interpreter gave, to the last bit.
+    /// Results that differ from the interpreter's in any bit.
     pub(crate) mismatches: u64,
     pub(crate) first_mismatch: Option<String>,
 }
 
 impl Counts {
-    /// Compares a result with the bits that it should have.
+    /// Compares a result with the expected bits.
     pub(crate) fn check(&mut self, text: &str, given: f64, expected: u64) {
         self.queries += 1;
         if given.to_bits() != expected {

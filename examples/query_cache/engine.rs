@@ -1,4 +1,4 @@
-//! The three ways to answer a query, all of which begin with its text.
+//! The three ways to answer a query. Each begins with the text of the query.
 
 use std::time::Instant;
 
@@ -12,12 +12,12 @@ use crate::native::{Compiled, Function};
 use crate::query::{self, Query, interpreter};
 use crate::table::Table;
 
-/// Each thread has its own.
+/// An engine. Each thread has its own.
 pub(crate) trait Engine {
     fn run(&mut self, text: &str, counts: &mut Counts) -> Result<f64, Failure>;
 }
 
-/// Reads the query and interprets it.
+/// The engine that parses the query and interprets it.
 pub(crate) struct Interpreting<'a> {
     pub(crate) table: &'a Table,
 }
@@ -28,7 +28,7 @@ impl Engine for Interpreting<'_> {
     }
 }
 
-/// Compiles the query, runs the code once and drops it.
+/// The engine that compiles the query, runs the code once and drops it.
 pub(crate) struct CompilingEachTime<'a> {
     pub(crate) arena: &'a CodeArena,
     pub(crate) native: Native<'a>,
@@ -43,12 +43,12 @@ impl Engine for CompilingEachTime<'_> {
         };
         // SAFETY: `compile` makes functions of this type.
         let function = unsafe { block.as_fn() };
-        // SAFETY: the block is there until the end of this function.
+        // SAFETY: the block lives until the end of this function.
         Ok(unsafe { self.native.call(function) })
     }
 }
 
-/// Compiles the query only if it is not in the cache.
+/// The engine that compiles the query if it is not in the cache.
 pub(crate) struct Caching<'a> {
     pub(crate) arena: &'a CodeArena,
     pub(crate) cache: &'a CodeCache<String>,
@@ -59,15 +59,15 @@ impl Engine for Caching<'_> {
     fn run(&mut self, text: &str, counts: &mut Counts) -> Result<f64, Failure> {
         let guard = self.arena.pin();
         if let Some(entry) = self.cache.get_in(&guard, text) {
-            // The cache does not count these: a hit under a guard writes nothing that threads
-            // share.
+            // The cache does not count these, because a hit under a guard writes nothing that
+            // threads share.
             counts.hits += 1;
-            // SAFETY: what is in the cache came from `compile`, which makes functions of this type.
+            // SAFETY: every entry came from `compile`, which makes functions of this type.
             let function = unsafe { entry.as_fn() };
-            // SAFETY: the guard keeps the entry, whoever evicts it meanwhile.
+            // SAFETY: the guard keeps the entry, even if another thread evicts it meanwhile.
             return Ok(unsafe { self.native.call(function) });
         }
-        // What a compilation evicts cannot be used again while this thread holds a guard itself.
+        // Space that a compilation evicts is not free while this thread holds a guard.
         drop(guard);
         let native = &mut self.native;
         let compiled = self.cache.get_or_compile(text, |batch| {
@@ -76,7 +76,7 @@ impl Engine for Caching<'_> {
         });
         match compiled {
             Ok(entry) => {
-                // SAFETY: as above.
+                // SAFETY: every entry came from `compile`, as above.
                 let function = unsafe { entry.as_fn() };
                 // SAFETY: the entry is held until the end of this arm.
                 Ok(unsafe { self.native.call(function) })
@@ -86,15 +86,15 @@ impl Engine for Caching<'_> {
     }
 }
 
-/// Why there is no code for a query.
+/// The reasons why there is no code for a query.
 enum Trouble {
-    /// Everything in the arena is being used.
+    /// The arena is full, and all of its code is in use.
     Full,
     Failure(Failure),
 }
 
 impl Trouble {
-    /// A query that finds no room for its code is interpreted; all else is passed on.
+    /// Interprets a query without room for its code. Returns any other error.
     fn interpret(self, text: &str, table: &Table, counts: &mut Counts) -> Result<f64, Failure> {
         match self {
             Self::Full => {
@@ -121,7 +121,7 @@ impl From<Failure> for Trouble {
     }
 }
 
-/// What it takes to compile queries, and to run what comes of that.
+/// A compiler of queries, with the table that its code reads.
 pub(crate) struct Native<'a> {
     compiler: Compiler,
     table: &'a Table,
@@ -134,7 +134,7 @@ impl<'a> Native<'a> {
         Ok(Self { compiler, table, columns: table.addresses() })
     }
 
-    /// Code for a query: a [`Function`].
+    /// Compiles a query to a [`Function`].
     pub(crate) fn compile(&mut self, text: &str, counts: &mut Counts) -> Result<Compiled<'_>, Failure> {
         let start = Instant::now();
         let compiled = self.compiler.compile(&read(text)?).map_err(|error| Failure::Run(format!("{text}: {error}")))?;
@@ -145,15 +145,16 @@ impl<'a> Native<'a> {
     }
 
     /// # Safety
-    /// - `function` is code from [`compile`](Self::compile), and nobody drops it before this
+    /// - `function` is code from [`compile`](Self::compile), and nobody drops it before this call
     ///   returns.
     pub(crate) unsafe fn call(&self, function: Function) -> f64 {
-        // SAFETY: passed on to the caller; it reads all columns, up to as many rows as they have.
+        // SAFETY: the caller promises it. The code reads all columns, for the number of rows that
+        // they have.
         unsafe { function(self.columns.as_ptr(), self.table.rows()) }
     }
 }
 
-/// Reads a query that was read before: those with errors do not get here.
+/// Parses a query that was parsed before without an error.
 fn read(text: &str) -> Result<Query, Failure> {
     query::read(text, 1).map_err(|error| Failure::Run(format!("{text}: {}: {}", error.place, error.message)))
 }

@@ -16,24 +16,27 @@
 //! ```
 //!
 //! A query gives one number: the sum of the first expression over all rows in which the second is
-//! not 0. [`query`] says what each operation gives, to the last bit.
+//! not 0. [`query`] defines the result of each operation, to the last bit.
 //!
 //! There are more queries than fit into the cache's budget, and some are asked for much more often
-//! than others. The same sequence of them goes through three [engines](engine) for the same time
-//! each: an interpreter, one that compiles a query, runs it once and drops its code, and one with
-//! the cache. All begin with the text, and every result is compared with the interpreter's, bit for
-//! bit.
+//! than others. Three [engines](engine) run the same sequence of queries, each for the same time:
 //!
-//! What is to be seen is how the cache is used ([`engine::Caching`]): a hit runs under a guard and
-//! touches no count, a miss compiles into the batch that the cache hands out, and when it has no
-//! room left, what was not asked for of late goes, while other threads may be running it. Compiling
-//! a query takes as long as interpreting it over thousands of rows: with few rows (`--rows 100`),
-//! or a cache that is much too small, the interpreter is ahead.
+//! - an interpreter,
+//! - an engine that compiles a query, runs it once and drops its code,
+//! - an engine with the cache.
 //!
-//! Exit codes: 0 if all went well, 1 if a result was wrong or something else was, 2 if the input
-//! cannot be used.
+//! All begin with the text. Every result is compared with the interpreter's, bit for bit.
+//!
+//! The example shows how the cache is used ([`engine::Caching`]). A hit runs under a guard, and
+//! touches no reference count. A miss compiles into the batch that the cache provides. If the cache
+//! has no room left, it evicts entries that were not used lately, while other threads may be
+//! running them. Compiling a query takes as long as interpreting it over thousands of rows. So the
+//! interpreter is faster with few rows (`--rows 100`), or with a cache that is much too small.
+//!
+//! Exit codes: 0 if everything was right, 1 if a result was wrong or something failed, 2 if the
+//! input cannot be used.
 
-// Targets that are slow to build for go without what this is made of.
+// Targets that are slow to build for are built without the dependencies of this example.
 #![cfg(not(reduced))]
 
 #[path = "../common/mod.rs"]
@@ -65,7 +68,7 @@ use options::{HELP, Options};
 use phase::{Outcome, Run};
 use table::Table;
 
-/// The engines, which share the time.
+/// The number of engines. They run one after another.
 const ENGINES: u32 = 3;
 
 fn main() -> ExitCode {
@@ -112,16 +115,16 @@ fn run() -> Result<(), Failure> {
     check_results(&outcomes)
 }
 
-/// An arena with room for more than the budget: code that is evicted stays until nobody runs it any
-/// more, and where each publication takes pages of its own, small functions take more room than
-/// they have bytes.
+/// Returns an arena with room for more than the budget, for two reasons: evicted code stays until
+/// nobody runs it any more; and if each publication takes pages of its own, small functions take
+/// more space than they have bytes.
 fn arena(options: &Options) -> Result<CodeArena, Failure> {
     let capacity = options.budget.saturating_mul(4).saturating_add(1 << 20);
     let arena = CodeArena::builder().capacity(capacity).mode(options.mode).build();
     arena.map_err(|error| Failure::Input(format!("no arena: {error}")))
 }
 
-/// Once the cache is dropped no code may be left.
+/// Checks that no code is left after the cache was dropped.
 fn check_empty(arena: &CodeArena) -> Result<(), Failure> {
     let stats = arena.stats();
     if stats.live_blocks != 0 || stats.pending_bytes != 0 {

@@ -32,7 +32,7 @@ over. What these queries give is printed. Without FILE and --query they are made
 
 pub(crate) struct Options {
     pub(crate) mode: WxMode,
-    /// Texts of the command line.
+    /// Queries on the command line.
     pub(crate) given: Vec<String>,
     pub(crate) queries: usize,
     pub(crate) rows: usize,
@@ -58,12 +58,12 @@ impl Options {
         }
     }
 
-    /// `None` if only help was asked for.
+    /// Parses the command line. Returns `None` if only help was asked for.
     pub(crate) fn from_command_line() -> Result<Option<Self>, Failure> {
         parse(Parser::from_env()).map_err(|error| Failure::Input(error.to_string()))
     }
 
-    /// Whether there are queries of the user's, so that none are made up.
+    /// Returns whether the user gave queries, so that none are generated.
     pub(crate) fn has_queries(&self) -> bool {
         self.file.is_some() || !self.given.is_empty()
     }
@@ -88,7 +88,7 @@ fn parse(mut parser: Parser) -> Result<Option<Options>, lexopt::Error> {
     Ok(Some(options))
 }
 
-/// Takes the value of an option; an error says what is wrong with it.
+/// A function that sets an option to a value. An error says what is wrong with the value.
 type Setter = fn(&mut Options, &OsStr) -> Result<(), String>;
 
 fn setter(name: &str) -> Option<Setter> {

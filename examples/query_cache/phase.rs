@@ -1,4 +1,4 @@
-//! One engine for some time, on all threads.
+//! One engine, running for some time on all threads.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -13,15 +13,15 @@ use crate::engine::Engine;
 use crate::options::Options;
 use crate::workload::{Item, Order, STACK_BYTES};
 
-/// How an engine did.
+/// The result of an engine.
 pub(crate) struct Outcome {
     pub(crate) name: &'static str,
     pub(crate) counts: Counts,
-    /// From the start until the last thread was through.
+    /// The time from the start until the last thread ended.
     pub(crate) time: Duration,
 }
 
-/// What all phases have in common.
+/// The common input of all phases.
 pub(crate) struct Run<'a> {
     pub(crate) options: &'a Options,
     pub(crate) items: &'a [Item],
@@ -30,7 +30,7 @@ pub(crate) struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Runs the same sequence of queries as the other phases, as far as it gets.
+    /// Runs the same sequence of queries as the other phases, until time is up.
     pub(crate) fn phase<E: Engine>(
         &self,
         name: &'static str,
@@ -41,7 +41,7 @@ impl Run<'_> {
         let start = Instant::now();
         let work = |number| {
             let counts = engine().and_then(|engine| self.work(number, engine, &stop));
-            // A thread that gives up takes the others with it.
+            // A thread that fails stops the others.
             counts.inspect_err(|_| stop.store(true, Ordering::Relaxed))
         };
         let counts = thread::scope(|scope| {
@@ -62,7 +62,7 @@ impl Run<'_> {
         Ok(counts)
     }
 
-    /// Moves the bar until time is up or the threads have stopped.
+    /// Moves the progress bar until time is up or the threads have stopped.
     fn watch(&self, stop: &AtomicBool) {
         let before = self.bar.position();
         let start = Instant::now();

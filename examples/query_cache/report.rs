@@ -1,4 +1,4 @@
-//! What the run shows at its end.
+//! The report at the end of a run.
 
 use comfy_table::{CellAlignment, Table, presets};
 use gaia_jit::cache::{CodeCache, Stats};
@@ -8,14 +8,14 @@ use crate::options::Options;
 use crate::phase::Outcome;
 use crate::workload::Item;
 
-/// Prints what each query gives.
+/// Prints the result of each query.
 pub(crate) fn print_results(items: &[Item]) {
     for Item { text, expected } in items {
         println!("{text}: {}", f64::from_bits(*expected));
     }
 }
 
-/// Prints how the engines did; the first is what the others are compared with.
+/// Prints the results of the engines, compared with the first.
 pub(crate) fn print_engines(options: &Options, outcomes: &[Outcome]) {
     let mut table = table();
     table.set_header(["engine", "queries/s", "rows/s", "× interpreting", "compiled", "µs each", "mismatches"]);
@@ -41,7 +41,7 @@ pub(crate) fn print_engines(options: &Options, outcomes: &[Outcome]) {
     println!("{table}");
 }
 
-/// Prints what the cache did for its engine, `outcome`.
+/// Prints the cache's figures for its engine, `outcome`.
 pub(crate) fn print_cache(
     options: &Options,
     queries: usize,
@@ -51,7 +51,7 @@ pub(crate) fn print_cache(
 ) {
     let counts = &outcome.counts;
     let Stats { hits, misses, evictions, entries, bytes, held, waited, .. } = cache.stats();
-    // Those that another thread put there between the two looks were counted by the cache.
+    // The cache counted entries that another thread added between the two looks.
     let hits = hits + counts.hits;
     let ratio = percent(hits, hits + misses);
     let average = counts.code_bytes.checked_div(counts.compilations).unwrap_or(0) as usize;
@@ -81,7 +81,7 @@ fn table() -> Table {
     table
 }
 
-/// Puts the figures, all but the first column, to the right.
+/// Aligns all columns except the first to the right.
 fn align(table: &mut Table, columns: usize) {
     for index in 1..columns {
         if let Some(column) = table.column_mut(index) {

@@ -1,11 +1,11 @@
-//! The data that is queried: columns of made-up numbers.
+//! The table that is queried: columns of generated numbers.
 
 use fastrand::Rng;
 
 use crate::query::{COLUMNS, WITH_NAN};
 
 pub(crate) struct Table {
-    /// As many as [`COLUMNS`], each with `rows` values.
+    /// As many columns as [`COLUMNS`], each with `rows` values.
     columns: Vec<Vec<f64>>,
     rows: usize,
 }
@@ -32,8 +32,8 @@ impl Table {
         &self.columns[index]
     }
 
-    /// Where each column begins, for compiled code. The pointers are good as long as the table is
-    /// there.
+    /// Returns the addresses of the columns, for compiled code. The pointers are valid while the
+    /// table lives.
     pub(crate) fn addresses(&self) -> Vec<*const f64> {
         self.columns.iter().map(|column| column.as_ptr()).collect()
     }

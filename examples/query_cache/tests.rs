@@ -1,4 +1,4 @@
-//! That all engines give the same, and what becomes of queries that find no room.
+//! Tests that all engines give the same results, and of queries without room for their code.
 #![allow(clippy::unwrap_used)]
 
 use fastrand::Rng;
@@ -19,7 +19,7 @@ fn made_up(count: usize) -> Vec<String> {
     (0..count).map(|_| generator::generate(&mut rng)).collect()
 }
 
-/// Runs all queries, and compares them with what the interpreter gives.
+/// Runs all queries, and compares the results with those of the interpreter.
 fn run_all(engine: &mut impl Engine, texts: &[String], table: &Table) -> Counts {
     let mut counts = Counts::default();
     for text in texts {
@@ -34,7 +34,7 @@ fn run_all(engine: &mut impl Engine, texts: &[String], table: &Table) -> Counts 
 #[test]
 fn code_gives_what_the_interpreter_gives() {
     let mut texts = made_up(100);
-    // Operands that are special, so that every operation meets them.
+    // Special operands, so that every operation gets them.
     let operands = ["0", "-0", "-2.5", "-(0 / 0)", "(1 / 0)", "(-1 / 0)", "rating"];
     for left in operands {
         for right in operands {

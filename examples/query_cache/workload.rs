@@ -1,4 +1,4 @@
-//! Which queries there are, what they give, and in which order they come.
+//! The queries, their results, and the order in which they are asked.
 
 use std::collections::HashSet;
 use std::fs;
@@ -12,20 +12,20 @@ use crate::options::Options;
 use crate::query::{self, generator, interpreter};
 use crate::table::Table;
 
-/// Enough for an expression of the deepest nesting, in the interpreter and in Cranelift, without
-/// optimisation.
+/// Enough stack for an expression of the deepest nesting, in the interpreter and in Cranelift,
+/// without optimisation.
 pub(crate) const STACK_BYTES: usize = 4 << 20;
 
-/// A query, and the bits of what the interpreter gives for it.
+/// A query, and the bits of the interpreter's result.
 pub(crate) struct Item {
     pub(crate) text: String,
     pub(crate) expected: u64,
 }
 
-/// Reads or makes up the queries, and interprets each once.
+/// Reads or generates the queries, and interprets each once.
 pub(crate) fn prepare(options: &Options, table: &Table) -> Result<Vec<Item>, Failure> {
     let mut texts = Texts::default();
-    // Line `n` of `--query` is the `n`th one.
+    // The `n`th `--query` is line `n`.
     texts.add("--query", &options.given.join("\n"))?;
     if let Some(path) = &options.file {
         texts.add_file(path)?;
@@ -52,7 +52,7 @@ fn expected(text: &str, table: &Table) -> Result<u64, Failure> {
     Ok(interpreter::run(&query, table).to_bits())
 }
 
-/// Different texts in the order in which they were found.
+/// The different texts, in the order in which they were found.
 #[derive(Default)]
 struct Texts {
     list: Vec<String>,
@@ -66,7 +66,7 @@ impl Texts {
         self.add(&name, &text)
     }
 
-    /// Adds all lines of a text of the user's; they have to be queries.
+    /// Adds all lines of a text of the user. They have to be queries.
     fn add(&mut self, name: &str, text: &str) -> Result<(), Failure> {
         for (number, line) in (1..).zip(text.lines()) {
             if line.trim().is_empty() || line.trim_start().starts_with('#') {
@@ -95,8 +95,8 @@ impl Texts {
 
 /// The order in which one thread asks for queries, the same for each engine.
 ///
-/// It follows Zipf's law, as what people ask for does: the first query is asked for `n` times as
-/// often as the `n`th.
+/// It follows Zipf's law, as requests of people do: the first query is asked for `n` times as often
+/// as the `n`th.
 pub(crate) struct Order {
     rng: Rng,
     queries: usize,
@@ -109,7 +109,7 @@ impl Order {
 
     pub(crate) fn next(&mut self) -> usize {
         let rank = (self.queries as f64 + 1.0).powf(self.rng.f64());
-        // From 1 up to the number of queries, but for what rounding does at the end.
+        // A number from 1 to the number of queries, except for rounding at the end.
         (rank as usize - 1).min(self.queries - 1)
     }
 }

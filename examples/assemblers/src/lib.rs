@@ -1,8 +1,9 @@
-//! What the programs share.
+//! The function that all programs call.
 
-/// What the machine code calls in the end.
+/// Returns its argument negated. The machine code calls it in the end.
 ///
-/// In the convention of `sysv64` on every system, so that one piece of x86-64 code serves them all.
+/// It uses the `sysv64` convention on every system, so that one piece of x86-64 code serves all of
+/// them.
 #[cfg(target_arch = "x86_64")]
 pub extern "sysv64" fn negate(n: i64) -> i64 {
     -n

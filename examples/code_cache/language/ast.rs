@@ -2,17 +2,17 @@
 
 use crate::common::source::Place;
 
-/// A name as it was written.
+/// A name in the source.
 #[derive(Clone, Debug)]
 pub(crate) struct Name {
     pub(crate) text: String,
     pub(crate) place: Place,
-    /// What it stands for, filled in by `resolve`: the local's number within its function, or the
-    /// function's within its program.
+    /// The number that it refers to, set by `resolve`: of the local within its function, or of the
+    /// function within its program.
     pub(crate) index: usize,
 }
 
-/// Functions that call each other: what the cache holds, publishes and evicts as one.
+/// Functions that call each other. The cache holds, publishes and evicts them as one.
 #[derive(Debug)]
 pub(crate) struct Program {
     pub(crate) name: Name,
@@ -20,7 +20,7 @@ pub(crate) struct Program {
     pub(crate) steps: i64,
     pub(crate) functions: Vec<Function>,
     pub(crate) runs: Vec<Run>,
-    /// The function that bears the program's name; filled in by `resolve`.
+    /// The function with the program's name; set by `resolve`.
     pub(crate) entry: usize,
 }
 
@@ -29,7 +29,7 @@ pub(crate) struct Program {
 pub(crate) struct Run {
     pub(crate) function: Name,
     pub(crate) arguments: Vec<i64>,
-    /// What the author says it gives; `run` lines do not say.
+    /// The result that the author expects. `run` lines have none.
     pub(crate) expected: Option<i64>,
 }
 
@@ -38,7 +38,7 @@ pub(crate) struct Function {
     pub(crate) name: Name,
     pub(crate) parameters: Vec<Name>,
     pub(crate) body: Vec<Statement>,
-    /// How many locals there are, parameters first; filled in by `resolve`.
+    /// The number of locals, parameters first; set by `resolve`.
     pub(crate) locals: usize,
 }
 
@@ -61,7 +61,7 @@ pub(crate) enum Expr {
     Call(Name, Vec<Expr>),
     Unary(Unary, Box<Expr>),
     Binary(Binary, Box<Expr>, Box<Expr>),
-    /// `&&` and `||`, which may leave their right side unevaluated.
+    /// `&&` and `||`, which may not evaluate their right side.
     Logic(Logic, Box<Expr>, Box<Expr>),
 }
 

@@ -1,21 +1,22 @@
-//! Random programs, for bulk: valid by construction, short in run time, of all sizes.
+//! A generator of random programs. They are valid by construction, run for a short time, and have
+//! all sizes.
 //!
-//! They come as source text, so that they take the same way as a program of the user's own. A
-//! function calls only functions after itself, or itself with an argument that shrinks; loops count
-//! to a few; and the budget of steps ends what still multiplies out to too much.
+//! The programs are source text, so that they are processed like programs of the user. A function
+//! calls only functions after itself, or itself with an argument that shrinks. Loops count to a
+//! small number. The budget of steps ends programs that would still run too long.
 
 use std::fmt::Write;
 
 use fastrand::Rng;
 
-/// Enough for most runs to end by themselves; those that do not test that both engines stop at the
-/// same step.
+/// The budget of steps. Most runs end by themselves within it. The others test that both engines
+/// stop at the same step.
 const STEPS: u32 = 400;
 
 const ARITHMETIC: [&str; 11] = ["+", "-", "*", "/", "%", "&", "|", "^", "<<", ">>", ">>>"];
 const TRUTH: [&str; 8] = ["==", "!=", "<", "<=", ">", ">=", "&&", "||"];
 
-/// The text of one program. The same state of `rng` gives the same program.
+/// Returns the text of one program. The same state of `rng` gives the same program.
 pub(crate) fn generate(rng: &mut Rng, name: &str) -> String {
     let functions = rng.usize(1..=7);
     let names = (0..functions).map(|index| if index == 0 { name.to_owned() } else { format!("f{index}") });
@@ -44,10 +45,9 @@ struct Generator<'a> {
     rng: &'a mut Rng,
     text: String,
     signatures: Vec<Signature>,
-    /// The locals that can be named here, and whether they may be assigned to: loop counters may
-    /// not.
+    /// The visible locals, and whether they may be assigned to. Loop counters may not.
     visible: Vec<(String, bool)>,
-    /// How many names the function has used.
+    /// The number of names that the function has used.
     locals: usize,
     indent: usize,
 }
@@ -74,7 +74,7 @@ impl Generator<'_> {
         for _ in 0..1 + (share * share * 11.0) as usize {
             self.statement(index, 0);
         }
-        // Every local counts, so that a wrong one shows.
+        // Every local is part of the result, so that a wrong one shows.
         let factors = (3..).step_by(2);
         let terms: Vec<_> =
             self.visible.iter().zip(factors).map(|((name, _), factor)| format!("{name} * {factor}")).collect();
@@ -83,7 +83,7 @@ impl Generator<'_> {
         self.line("}");
     }
 
-    /// A call of the function itself, a bounded number of times.
+    /// Generates a call of the function itself, a bounded number of times.
     fn recursion(&mut self, index: usize) {
         let mut arguments = vec!["(p0 & 7) - 1".to_owned()];
         arguments.extend((1..self.signatures[index].parameters).map(|_| self.expr(1)));
@@ -95,7 +95,7 @@ impl Generator<'_> {
     }
 
     fn statement(&mut self, function: usize, nesting: usize) {
-        // Past the first levels only statements without a block are left.
+        // After the first levels only statements without a block are left.
         match self.rng.u8(..if nesting < 2 { 12 } else { 8 }) {
             0..=2 => {
                 let (name, value) = (self.fresh(), self.expr(2));
@@ -124,7 +124,7 @@ impl Generator<'_> {
 
     fn assignment(&mut self) {
         let targets: Vec<_> = self.visible.iter().filter(|(_, assignable)| *assignable).collect();
-        // Parameters can be assigned to, and there is one at least.
+        // Parameters can be assigned to, and there is at least one.
         let target = targets[self.rng.usize(..targets.len())].0.clone();
         let value = self.expr(2);
         self.line(&format!("{target} = {value};"));
@@ -170,7 +170,7 @@ impl Generator<'_> {
             let operator = ["-", "~", "!"][self.rng.usize(..3)];
             return format!("{operator}({})", self.expr(depth - 1));
         }
-        // Truth values are dull; too many of them would make every run give 0 or 1.
+        // Few truth values, because too many of them would make every run give 0 or 1.
         let operators = if self.rng.u8(..6) == 0 { &TRUTH[..] } else { &ARITHMETIC[..] };
         let operator = operators[self.rng.usize(..operators.len())];
         format!("({} {operator} {})", self.expr(depth - 1), self.expr(depth - 1))
@@ -184,7 +184,8 @@ impl Generator<'_> {
         }
     }
 
-    /// Mostly small; sometimes a value at the edge of a range, sometimes any.
+    /// Returns a number, mostly a small one. Sometimes it is at the edge of a range, and sometimes
+    /// any number.
     fn constant(&mut self) -> i64 {
         match self.rng.u8(..10) {
             0 => [i64::MIN, i64::MAX, -1, 0, 1, 63, 64, 1 << 32][self.rng.usize(..8)],

@@ -1,4 +1,4 @@
-//! The oracle: walks the tree, and says what compiled code has to give.
+//! The interpreter, which defines the results of compiled code. It walks the tree.
 
 use super::ast::{Expr, Logic, Program, Statement};
 use super::machine::Machine;
@@ -10,12 +10,12 @@ pub(crate) fn run(program: &Program, arguments: &[i64]) -> i64 {
     enter(program, &mut machine, arguments)
 }
 
-/// Runs a program on a machine as it is.
+/// Runs a program on a machine in its present state.
 pub(crate) fn enter(program: &Program, machine: &mut Machine, arguments: &[i64]) -> i64 {
     call(program, machine, program.entry, arguments.to_vec())
 }
 
-/// Enters a function; `locals` holds its arguments.
+/// Calls a function; `locals` holds its arguments.
 fn call(program: &Program, machine: &mut Machine, function: usize, mut locals: Vec<i64>) -> i64 {
     if machine.steps == 0 || machine.depth == 0 {
         return 0;
@@ -32,7 +32,7 @@ fn call(program: &Program, machine: &mut Machine, function: usize, mut locals: V
     }
 }
 
-/// Where a statement leads.
+/// The continuation after a statement.
 enum Flow {
     Next,
     Return(i64),

@@ -1,12 +1,12 @@
-//! Source text to tokens.
+//! The lexer: source text becomes tokens.
 
 use crate::common::source::{Place, SourceError};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Token {
-    /// A name or a keyword; the parser knows which.
+    /// A name or a keyword. The parser distinguishes them.
     Word(String),
-    /// A number without its sign. Up to `u64::MAX`, so that hexadecimal masks can be written; it
+    /// A number without its sign, up to `u64::MAX`, so that hexadecimal masks can be written. It
     /// wraps to `i64`.
     Number(u64),
     /// An operator or a bracket.
@@ -14,13 +14,13 @@ pub(super) enum Token {
     End,
 }
 
-/// Longer marks come before their own beginnings.
+/// The operators and brackets. Longer marks are before the marks that they begin with.
 const MARKS: [&str; 30] = [
     ">>>", ">>", "<<", "==", "!=", "<=", ">=", "&&", "||", "+", "-", "*", "/", "%", "&", "|", "^", "~", "!", "<", ">",
     "=", "(", ")", "{", "}", "[", "]", ",", ";",
 ];
 
-/// Cuts a text into tokens, each with the place where it begins; the last is `End`.
+/// Splits a text into tokens with their positions. The last token is `End`.
 pub(super) fn tokens(text: &str) -> Result<Vec<(Token, Place)>, SourceError> {
     let mut tokens = Vec::new();
     let mut place = Place { line: 1, column: 1 };
@@ -28,8 +28,8 @@ pub(super) fn tokens(text: &str) -> Result<Vec<(Token, Place)>, SourceError> {
         let mut rest = line;
         loop {
             rest = rest.trim_start();
-            // `rest` is a tail of `line`, so what lies before it has the difference of their
-            // lengths.
+            // `rest` is the tail of `line`, so the length of the part before it is the difference
+            // of their lengths.
             let before = &line[..line.len() - rest.len()];
             place = Place { line: number, column: before.chars().count() as u32 + 1 };
             if rest.is_empty() || rest.starts_with('#') {
@@ -44,7 +44,7 @@ pub(super) fn tokens(text: &str) -> Result<Vec<(Token, Place)>, SourceError> {
     Ok(tokens)
 }
 
-/// The token at the beginning of a text that is not empty, and its length in bytes.
+/// Returns the token at the beginning of a text that is not empty, and its length in bytes.
 fn token(rest: &str) -> Result<(Token, usize), String> {
     let word_end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(rest.len());
     if rest.starts_with(|c: char| c.is_ascii_digit()) {

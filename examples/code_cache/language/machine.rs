@@ -2,17 +2,17 @@
 
 use super::ast::{Binary, Unary};
 
-/// Words of `mem`; a power of two, because an index is masked with it.
+/// The number of words of `mem`. It is a power of two, because an index is masked with it.
 pub(crate) const MEMORY_WORDS: usize = 256;
 
-/// How deep calls may be nested.
+/// The limit of nested calls.
 ///
-/// With `resolve::MAX_NODES` it bounds the stack of a run: a compiled function spills at most one
-/// word per node of its tree, so 256 frames of 4,096 words, 8 MiB, and the interpreter's frames are
-/// smaller by far. Runs happen on threads with [`STACK_BYTES`] of stack.
+/// With `resolve::MAX_NODES` it bounds the stack of a run. A compiled function spills at most one
+/// word for each node of its tree. So 256 frames of 4,096 words take 8 MiB. The interpreter's
+/// frames are much smaller. Runs happen on threads with [`STACK_BYTES`] of stack.
 pub(crate) const MAX_DEPTH: i64 = 256;
 
-/// Parameters of a function. It bounds the argument buffer of the entry trampoline.
+/// The limit of parameters of a function. It bounds the argument buffer of the entry trampoline.
 pub(crate) const MAX_PARAMETERS: usize = 6;
 
 /// The budget of a program that does not state one.
@@ -24,12 +24,13 @@ pub(crate) const MAX_STEPS: i64 = 10_000_000;
 /// The stack of every thread that runs programs.
 pub(crate) const STACK_BYTES: usize = 32 << 20;
 
-/// What a run reads and writes. Compiled code gets a pointer to it, hence the fixed layout.
+/// The state that a run reads and writes. It has a fixed layout, because compiled code gets a
+/// pointer to it.
 #[repr(C)]
 pub(crate) struct Machine {
-    /// Steps left, never negative.
+    /// The remaining steps, never negative.
     pub(crate) steps: i64,
-    /// Calls that may still be nested, never negative.
+    /// The remaining depth of calls, never negative.
     pub(crate) depth: i64,
     pub(crate) memory: [i64; MEMORY_WORDS],
 }
@@ -39,14 +40,14 @@ impl Machine {
         Self { steps: 0, depth: MAX_DEPTH, memory: [0; MEMORY_WORDS] }
     }
 
-    /// Makes the state that every run starts from.
+    /// Resets the machine to the state at the start of every run.
     pub(crate) fn reset(&mut self, steps: i64) {
         self.steps = steps;
         self.depth = MAX_DEPTH;
         self.memory.fill(0);
     }
 
-    /// The word of `mem` that an index means.
+    /// Returns the number of the word of `mem` that an index selects.
     pub(crate) fn word(index: i64) -> usize {
         (index as usize) & (MEMORY_WORDS - 1)
     }

@@ -1,5 +1,5 @@
-//! The language `tiny`: enough to write kernels in, small enough to have two engines that agree to
-//! the last bit.
+//! The language `tiny`. It is large enough to write kernels in, and small enough for two engines
+//! that agree to the last bit.
 //!
 //! ```text
 //! file      = program*
@@ -16,20 +16,20 @@
 //!
 //! # What programs mean
 //!
-//! Every program has a meaning, and none can crash, overrun or hang:
+//! Every program has a defined result, and none can crash, overrun or hang:
 //!
 //! - The one type is `i64`. Arithmetic wraps. Comparisons and `!`, `&&`, `||` give 0 or 1.
 //! - `x / 0` is 0 and `x % 0` is `x`, so that `x == x / y * y + x % y` holds for all `x` and `y`.
 //! - Shifts use the low six bits of their count.
 //! - `mem` has [`machine::MEMORY_WORDS`] words, zero when a run starts; an index uses its low bits.
-//! - A run has a budget of steps. Entering a function costs one, and so does every test of a loop's
-//!   condition. Without steps left, a call gives 0 without entering and a loop ends without its
-//!   test: the run winds down by itself.
+//! - A run has a budget of steps. Entering a function costs one step, and so does every test of a
+//!   loop's condition. Without steps left, a call gives 0 without entering, and a loop ends without
+//!   its test. So the run ends by itself.
 //! - A call that would be nested deeper than [`machine::MAX_DEPTH`] gives 0 as well.
-//! - A name is visible from its `let` to the end of the block; none hides another. A function that
-//!   ends without `return` gives 0.
+//! - A name is visible from its `let` to the end of the block. No name hides another. A function
+//!   that ends without `return` gives 0.
 //!
-//! A program is entered by the function that bears its name.
+//! The entry of a program is the function with the program's name.
 
 pub(crate) mod ast;
 pub(crate) mod generator;
@@ -42,7 +42,8 @@ mod resolve;
 use crate::common::source::SourceError;
 use ast::Program;
 
-/// Reads all programs of a text; those that come back are complete and may be run by either engine.
+/// Parses all programs of a text. The returned programs are complete, and either engine can run
+/// them.
 pub(crate) fn read(text: &str) -> Result<Vec<Program>, SourceError> {
     let mut programs = parser::parse(lexer::tokens(text)?)?;
     resolve::resolve(&mut programs)?;

@@ -1,4 +1,4 @@
-//! Checks what the grammar cannot say, and ties every name to what it stands for.
+//! The checks that the grammar cannot express, and the resolution of names.
 
 use std::collections::HashMap;
 
@@ -6,7 +6,7 @@ use super::ast::{Expr, Function, Name, Program, Statement};
 use super::machine::{MAX_PARAMETERS, MAX_STEPS};
 use crate::common::source::SourceError;
 
-/// Nodes of one function's tree; `machine::MAX_DEPTH` says why there is a limit.
+/// The limit of nodes in one function's tree. `machine::MAX_DEPTH` says why it exists.
 const MAX_NODES: usize = 4096;
 
 type Checked = Result<(), SourceError>;
@@ -75,12 +75,12 @@ fn resolve_function(function: &mut Function, functions: &Names, arities: &[usize
     Ok(())
 }
 
-/// What is known at one point of a function.
+/// The names that are visible at one point of a function.
 struct Scope<'a> {
     functions: &'a Names,
-    /// Number of parameters by function.
+    /// The number of parameters of each function.
     arities: &'a [usize],
-    /// The locals that can be named here.
+    /// The visible locals.
     visible: Vec<(String, usize)>,
     locals: usize,
     nodes: usize,

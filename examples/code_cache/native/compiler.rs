@@ -1,4 +1,4 @@
-//! Drives Cranelift: a program in, an object out.
+//! The compiler of programs to objects, by Cranelift.
 
 use cranelift_codegen::Context;
 use cranelift_codegen::FinalizedMachReloc;
@@ -15,8 +15,7 @@ use super::{Object, Piece, Relocation};
 use crate::common::isa;
 use crate::language::ast::Program;
 
-/// Compiles programs for the machine it runs on. Each thread has its own; the buffers inside are
-/// reused.
+/// A compiler of programs for this machine. Each thread has its own, which reuses its buffers.
 pub(crate) struct Compiler {
     isa: OwnedTargetIsa,
     context: Context,
@@ -24,7 +23,7 @@ pub(crate) struct Compiler {
 }
 
 impl Compiler {
-    /// Fails where Cranelift does not support the host.
+    /// Returns a compiler for the host. Fails if Cranelift does not support it.
     pub(crate) fn for_host() -> Result<Self, String> {
         Ok(Self { isa: isa::of_host()?, context: Context::new(), builder_context: FunctionBuilderContext::new() })
     }
@@ -42,7 +41,7 @@ impl Compiler {
         Ok(Object { pieces })
     }
 
-    /// Code that calls the host at an address, with what it is called with and the program.
+    /// Compiles code that calls the host at an address, with its own arguments and the program.
     pub(crate) fn compile_call(&mut self, host: usize, program: &Program) -> Result<Piece, String> {
         self.begin(0);
         lower_call(&mut self.context.func, &mut self.builder_context, &*self.isa, host, program);
@@ -72,7 +71,7 @@ impl Compiler {
     }
 }
 
-/// Translates what Cranelift leaves open into what a batch links.
+/// Translates Cranelift's relocations to those of a batch.
 fn relocation(function: &Function, reloc: &FinalizedMachReloc) -> Result<Relocation, String> {
     let kind = match reloc.kind {
         Kind::X86CallPCRel4 => Reloc::X86Call32,

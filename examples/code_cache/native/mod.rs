@@ -1,9 +1,9 @@
-//! The second engine: machine code by Cranelift, linked at the addresses that the arena hands out.
+//! The second engine: machine code by Cranelift, linked at the addresses that the arena assigns.
 //!
-//! Cranelift turns each function into bytes with relocations ([`compiler`], [`lower`]); nothing is
-//! known of addresses yet. When a program is published its functions get their places first, then
-//! calls between them are linked ([`gaia_jit::Batch::link`]). The same object can therefore be
-//! published again wherever there is room.
+//! Cranelift compiles each function to bytes with relocations ([`compiler`], [`lower`]), without
+//! addresses. When a program is published, its functions get their places first. Then the calls
+//! between them are linked ([`gaia_jit::Batch::link`]). So the same object can be published again
+//! at any place.
 
 // The architectures are those of Cranelift's dependencies in Cargo.toml.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64", target_arch = "s390x"))]
@@ -18,8 +18,8 @@ use gaia_jit::Reloc;
 
 use crate::language::machine::Machine;
 
-/// How the host enters a program: the machine's state and as many arguments as the entry function
-/// takes.
+/// The type by which the host enters a program. It takes the machine's state, and as many arguments
+/// as the entry function has.
 pub(crate) type Entry = unsafe extern "C" fn(*mut Machine, *const i64) -> i64;
 
 /// A compiled program, not bound to an address.
@@ -50,7 +50,7 @@ pub(crate) struct Piece {
 pub(crate) struct Relocation {
     pub(crate) offset: usize,
     pub(crate) kind: Reloc,
-    /// The piece that is called.
+    /// The index of the piece that is called.
     pub(crate) target: usize,
     pub(crate) addend: i64,
 }

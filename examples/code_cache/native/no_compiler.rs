@@ -1,5 +1,5 @@
-//! Stands in for the compiler on architectures that Cranelift has no code generator for; it is not
-//! even built there.
+//! A stand-in for the compiler, on architectures without a code generator in Cranelift. Cranelift
+//! is not built there.
 
 use super::{Object, Piece};
 use crate::language::ast::Program;

@@ -1,4 +1,4 @@
-//! Drives Cranelift: a query in, bytes out.
+//! The compiler of queries to bytes, by Cranelift.
 
 use cranelift_codegen::Context;
 use cranelift_codegen::control::ControlPlane;
@@ -10,8 +10,7 @@ use super::lower::lower;
 use crate::common::isa;
 use crate::query::Query;
 
-/// Compiles queries for the machine it runs on. Each thread has its own; the buffers inside are
-/// reused.
+/// A compiler of queries for this machine. Each thread has its own, which reuses its buffers.
 pub(crate) struct Compiler {
     isa: OwnedTargetIsa,
     context: Context,
@@ -19,7 +18,7 @@ pub(crate) struct Compiler {
 }
 
 impl Compiler {
-    /// Fails where Cranelift does not support the host.
+    /// Returns a compiler for the host. Fails if Cranelift does not support it.
     pub(crate) fn for_host() -> Result<Self, String> {
         Ok(Self { isa: isa::of_host()?, context: Context::new(), builder_context: FunctionBuilderContext::new() })
     }
@@ -29,7 +28,7 @@ impl Compiler {
         lower(&mut self.context.func, &mut self.builder_context, &*self.isa, query);
         let compiled =
             self.context.compile(&*self.isa, &mut ControlPlane::default()).map_err(|error| error.inner.to_string())?;
-        // Constants lie behind the code, and nothing is called, so nothing is left to be linked.
+        // Constants lie behind the code, and nothing is called, so nothing has to be linked.
         match compiled.buffer.relocs() {
             [] => Ok(Compiled { bytes: compiled.code_buffer(), align: compiled.buffer.alignment as usize }),
             [reloc, ..] => Err(format!("a relocation of kind {} is not supported by this example", reloc.kind)),

@@ -1,4 +1,4 @@
-//! The syntax tree to Cranelift's intermediate representation.
+//! The translation of the syntax tree to Cranelift's intermediate representation.
 
 use cranelift_codegen::ir::condcodes::{FloatCC, IntCC};
 use cranelift_codegen::ir::immediates::Ieee64;
@@ -24,7 +24,7 @@ pub(super) fn lower(code: &mut Function, context: &mut FunctionBuilderContext, i
     builder.switch_to_block(entry);
     builder.seal_block(entry);
     let (list, rows) = (builder.block_params(entry)[0], builder.block_params(entry)[1]);
-    // All columns, of which the optimiser drops those that are not used.
+    // All columns are loaded. The optimiser drops those that are not used.
     let pointer_bytes = isa.pointer_bytes() as i32;
     let columns = (0..COLUMNS.len() as i32)
         .map(|index| builder.ins().load(isa.pointer_type(), MemFlagsData::trusted(), list, index * pointer_bytes))
@@ -36,14 +36,14 @@ pub(super) fn lower(code: &mut Function, context: &mut FunctionBuilderContext, i
 
 struct Lowering<'a> {
     builder: FunctionBuilder<'a>,
-    /// Where each column begins.
+    /// The address of each column.
     columns: Vec<Value>,
-    /// How far the current row is from there.
+    /// The offset of the current row.
     offset: Value,
 }
 
 impl Lowering<'_> {
-    /// The loop, and what becomes of its sum.
+    /// Emits the loop, and the return of its sum.
     fn rows(&mut self, isa: &dyn TargetIsa, query: &Query, rows: Value) {
         let [head, row, counted, next, after] = [(); 5].map(|()| self.builder.create_block());
         self.offset = self.builder.append_block_param(head, isa.pointer_type());
@@ -55,7 +55,7 @@ impl Lowering<'_> {
         let (first, zero) = (self.builder.ins().iconst(isa.pointer_type(), 0), self.number(0.0));
         self.builder.ins().jump(head, &[BlockArg::Value(first), BlockArg::Value(zero)]);
 
-        // Not sealed yet: the end of the loop will jump here as well.
+        // Not sealed yet, because the end of the loop jumps here as well.
         self.builder.switch_to_block(head);
         let is_inside = self.builder.ins().icmp(IntCC::UnsignedLessThan, self.offset, end);
         self.builder.ins().brif(is_inside, row, &[], after, &[]);
@@ -85,7 +85,7 @@ impl Lowering<'_> {
         self.builder.ins().return_(&[result]);
     }
 
-    /// The `f64` that an expression gives in the current row.
+    /// Emits the `f64` value of an expression in the current row.
     fn value(&mut self, expr: &Expr) -> Value {
         match expr {
             Expr::Number(number) => self.number(*number),
@@ -126,7 +126,7 @@ impl Lowering<'_> {
         self.builder.ins().select(is_left, left, right)
     }
 
-    /// Whether an expression is not 0 in the current row: an `i8` of 1 or 0.
+    /// Emits whether an expression is not 0 in the current row, as an `i8` of 1 or 0.
     fn truth(&mut self, expr: &Expr) -> Value {
         match expr {
             Expr::Not(operand) => {
@@ -155,14 +155,14 @@ impl Lowering<'_> {
         self.builder.ins().f64const(Ieee64::with_bits(number.to_bits()))
     }
 
-    /// Continues in a block that nothing will jump to from now on.
+    /// Continues in a block to which nothing jumps from now on.
     fn begin(&mut self, block: Block) {
         self.builder.switch_to_block(block);
         self.builder.seal_block(block);
     }
 }
 
-/// With a NaN only the last one holds.
+/// Returns Cranelift's condition. With a NaN only the last one is true.
 fn condition(compare: Compare) -> FloatCC {
     match compare {
         Compare::Less => FloatCC::LessThan,

@@ -9,10 +9,10 @@ pub(crate) mod compiler;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64", target_arch = "s390x"))]
 mod lower;
 
-/// How a query is called: where the columns begin, and how many rows they have.
+/// The type of a compiled query. It takes the addresses of the columns, and the number of rows.
 pub(crate) type Function = unsafe extern "C" fn(*const *const f64, usize) -> f64;
 
-/// A compiled query. It names no address, so it can be copied to wherever there is room.
+/// A compiled query. It contains no address, so it can be copied to any place.
 pub(crate) struct Compiled<'a> {
     pub(crate) bytes: &'a [u8],
     pub(crate) align: usize,

@@ -1,4 +1,4 @@
-//! Queries as users might type them, as many as are wanted.
+//! A generator of queries like those of users.
 
 use fastrand::Rng;
 
@@ -7,10 +7,10 @@ use super::{COLUMNS, WITH_NAN};
 const ARITHMETIC: [&str; 4] = ["+", "-", "*", "/"];
 const COMPARISONS: [&str; 6] = ["<", "<=", ">", ">=", "==", "!="];
 
-/// The text of one query. The same state of `rng` gives the same text.
+/// Returns the text of one query. The same state of `rng` gives the same text.
 pub(crate) fn generate(rng: &mut Rng) -> String {
     let value = expr(rng, 3);
-    // Some have none: those add up all rows.
+    // Some queries have no predicate and add up all rows.
     let terms: Vec<_> = (0..rng.usize(..=3)).map(|_| comparison(rng)).collect();
     if terms.is_empty() {
         return value;
@@ -39,7 +39,7 @@ fn expr(rng: &mut Rng, depth: usize) -> String {
 fn leaf(rng: &mut Rng) -> String {
     match rng.u8(..5) {
         0 => hundredths(rng.f64() * 20.0),
-        // Where NaN is it would be most of the sums. In comparisons it does no more than any other
+        // In a sum, this column would make most results NaN. In comparisons it is like any other
         // number.
         _ => COLUMNS[rng.usize(..WITH_NAN)].name.to_owned(),
     }

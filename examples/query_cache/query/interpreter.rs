@@ -1,4 +1,5 @@
-//! The oracle, and what compiling is measured against: walks the tree once for each row.
+//! The interpreter, with which the compiled results and times are compared. It walks the tree once
+//! for each row.
 
 use super::{Arithmetic, Binary, Compare, Expr, Logic, NAN, Query, Unary};
 use crate::table::Table;
@@ -53,7 +54,7 @@ fn calculate(arithmetic: Arithmetic, left: f64, right: f64) -> f64 {
         Arithmetic::Subtract => left - right,
         Arithmetic::Multiply => left * right,
         Arithmetic::Divide => left / right,
-        // Not `f64::min` and `max`, which leave open which of two zeros it is.
+        // Not `f64::min` and `max`, because these do not define which of two zeros they return.
         Arithmetic::Minimum if left < right => left,
         Arithmetic::Maximum if left > right => left,
         Arithmetic::Minimum | Arithmetic::Maximum => right,

@@ -1,10 +1,10 @@
-//! Text to tokens.
+//! The lexer: a line of text becomes tokens.
 
 use crate::common::source::{Place, SourceError};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Token<'a> {
-    /// A name or `where`; the parser knows which.
+    /// A name or `where`. The parser distinguishes them.
     Word(&'a str),
     Number(f64),
     /// An operator, a parenthesis or a comma.
@@ -12,15 +12,17 @@ pub(super) enum Token<'a> {
     End,
 }
 
-/// Longer marks come before their own beginnings.
+/// The operators, parentheses and the comma. Longer marks are before the marks that they begin
+/// with.
 const MARKS: [&str; 16] = ["==", "!=", "<=", ">=", "&&", "||", "+", "-", "*", "/", "!", "<", ">", "(", ")", ","];
 
-/// Cuts a line into tokens, each with the place where it begins; the last is `End`.
+/// Splits a line into tokens with their positions. The last token is `End`.
 pub(super) fn tokens(text: &str, line: u32) -> Result<Vec<(Token<'_>, Place)>, SourceError> {
     let mut tokens = Vec::new();
     let mut rest = text.trim_start();
     loop {
-        // `rest` is a tail of `text`, so what lies before it has the difference of their lengths.
+        // `rest` is the tail of `text`, so the length of the part before it is the difference of
+        // their lengths.
         let before = &text[..text.len() - rest.len()];
         let place = Place { line, column: before.chars().count() as u32 + 1 };
         if rest.is_empty() {
@@ -33,7 +35,7 @@ pub(super) fn tokens(text: &str, line: u32) -> Result<Vec<(Token<'_>, Place)>, S
     }
 }
 
-/// The token at the beginning of a text that is not empty, and its length in bytes.
+/// Returns the token at the beginning of a text that is not empty, and its length in bytes.
 fn token(rest: &str) -> Result<(Token<'_>, usize), String> {
     if rest.starts_with(|c: char| c.is_ascii_digit()) {
         let end = number_end(rest);
@@ -53,7 +55,7 @@ fn is_of_word(c: char) -> bool {
     c.is_ascii_alphanumeric() || c == '_'
 }
 
-/// Up to where a text that begins with a digit is meant as a number. Letters count, so that
+/// Returns the length of a number in a text that begins with a digit. Letters belong to it, so that
 /// `12monkeys` is one wrong number, and not a number and a name.
 fn number_end(rest: &str) -> usize {
     let mut before = ' ';

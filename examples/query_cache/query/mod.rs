@@ -1,22 +1,23 @@
-//! The language of the queries, and what each operation gives.
+//! The language of the queries, and the result of each operation.
 //!
-//! `main.rs` has the grammar. A number is digits, a fraction if you like, and an exponent such as
-//! `e-3` if you like. A query is one line, and gives one number: the sum of the first expression
-//! over all rows in which the predicate is not 0, or over all rows. The columns are those of
-//! [`COLUMNS`].
+//! `main.rs` contains the grammar. A number has digits, an optional fraction, and an optional
+//! exponent such as `e-3`. A query is one line, and gives one number: the sum of the first
+//! expression over all rows in which the predicate is not 0, or over all rows if there is no
+//! predicate. The columns are those of [`COLUMNS`].
 //!
-//! Everything is an `f64` as IEEE 754 has it, rounded after each operation, and added up row by row
-//! from the first on, beginning with 0. So there is one right result, to the last bit. What the
-//! standard leaves open is settled here:
+//! Every value is an IEEE 754 `f64`, rounded after each operation. Rows are added one by one from
+//! the first, beginning with 0. So there is one right result, to the last bit. This language
+//! settles the points that the standard leaves open:
 //!
-//! - Comparisons, `&&`, `||` and `!` give 1 or 0. Any operand that is not equal to 0 is true, so
-//!   NaN is.
-//! - `min(a, b)` is `a` if `a < b` and else `b`; `max(a, b)` is `a` if `a > b` and else `b`. So it
-//!   is `b` with a NaN, and with two zeros. x86 has instructions for just that.
-//! - Which NaN comes of two differs between processors. Nothing inside a query can tell NaNs apart;
-//!   a result that is NaN is made [`NAN`].
-//! - Whether both sides of `&&` and `||` are evaluated makes no difference: nothing has an effect
-//!   or fails.
+//! - Comparisons, `&&`, `||` and `!` give 1 or 0. Every operand that is not equal to 0 is true,
+//!   including NaN.
+//! - `min(a, b)` is `a` if `a < b`, and otherwise `b`. `max(a, b)` is `a` if `a > b`, and otherwise
+//!   `b`. So the result is `b` if one of them is NaN, or if both are zeros. x86 has instructions
+//!   that do exactly this.
+//! - Processors differ in which of two NaNs an operation returns. No operation in a query
+//!   distinguishes NaNs. A result that is NaN becomes [`NAN`].
+//! - It makes no difference whether both sides of `&&` and `||` are evaluated, because no operation
+//!   has an effect or fails.
 
 pub(crate) mod generator;
 pub(crate) mod interpreter;
@@ -27,12 +28,12 @@ mod tests;
 
 use crate::common::source::SourceError;
 
-/// A column, and between what its values are.
+/// A column, with the range of its values.
 pub(crate) struct Column {
     pub(crate) name: &'static str,
     pub(crate) low: f64,
     pub(crate) high: f64,
-    /// Values are multiples of it.
+    /// All values are multiples of this number.
     pub(crate) step: f64,
 }
 
@@ -40,7 +41,7 @@ const fn column(name: &'static str, low: f64, high: f64, step: f64) -> Column {
     Column { name, low, high, step }
 }
 
-/// The columns of the one table that there is.
+/// The columns of the only table.
 pub(crate) const COLUMNS: [Column; 8] = [
     column("price", 0.5, 500.0, 0.01),
     column("quantity", 1.0, 100.0, 1.0),
@@ -52,10 +53,10 @@ pub(crate) const COLUMNS: [Column; 8] = [
     column("rating", 1.0, 5.0, 0.5),
 ];
 
-/// The column with NaN in it, where there is no value; `rating == rating` is false there.
+/// The column with missing values, which are NaN. `rating == rating` is false there.
 pub(crate) const WITH_NAN: usize = 7;
 
-/// The NaN that a query gives.
+/// The NaN that is the result of a query.
 pub(crate) const NAN: u64 = 0x7ff8_0000_0000_0000;
 
 #[derive(Debug)]
@@ -114,7 +115,7 @@ pub(crate) enum Logic {
     Or,
 }
 
-/// Reads one query, which is line `line` of where it comes from.
+/// Parses one query, which is line `line` of its source.
 pub(crate) fn read(text: &str, line: u32) -> Result<Query, SourceError> {
     parser::parse(&lexer::tokens(text, line)?)
 }

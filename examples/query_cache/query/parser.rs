@@ -1,16 +1,17 @@
-//! Tokens to a syntax tree: recursive descent, with precedence climbing for the operators.
+//! The parser: tokens become a syntax tree, by recursive descent, with precedence climbing for the
+//! operators.
 
 use super::lexer::Token;
 use super::{Arithmetic, Binary, COLUMNS, Compare, Expr, Logic, Query, Unary};
 use crate::common::source::{Place, SourceError};
 
-/// How deep expressions may be nested. It keeps the recursion here and in the engines within their
+/// The limit of nesting in expressions. It keeps the recursion here and in the engines within their
 /// stacks.
 const MAX_NESTING: usize = 100;
 
 type Parsed<T> = Result<T, SourceError>;
 
-/// `tokens` end with `Token::End`.
+/// Parses a list of tokens, which ends with `Token::End`.
 pub(super) fn parse(tokens: &[(Token<'_>, Place)]) -> Parsed<Query> {
     let mut parser = Parser { tokens, next: 0, nesting: 0 };
     let value = parser.expr()?;
@@ -30,7 +31,7 @@ pub(super) fn parse(tokens: &[(Token<'_>, Place)]) -> Parsed<Query> {
 
 struct Parser<'a> {
     tokens: &'a [(Token<'a>, Place)],
-    /// The end is never passed.
+    /// The index of the next token. It never passes the end.
     next: usize,
     nesting: usize,
 }
@@ -40,7 +41,7 @@ impl<'a> Parser<'a> {
         self.nested(|parser| parser.operators(0))
     }
 
-    /// Operators that bind tighter than `floor`, and what they work on.
+    /// Parses operators that bind tighter than `floor`, with their operands.
     fn operators(&mut self, floor: u8) -> Parsed<Expr> {
         let outer = self.nesting;
         let mut left = self.operand()?;
@@ -55,7 +56,7 @@ impl<'a> Parser<'a> {
         Ok(left)
     }
 
-    /// The operator ahead, and how tight it binds.
+    /// Returns the next operator, and how tight it binds.
     fn operator(&self) -> Option<(Binary, u8)> {
         let Token::Mark(mark) = self.peek() else { return None };
         Some(match *mark {
@@ -101,7 +102,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// What follows the name of a function and a parenthesis.
+    /// Parses the arguments of a call, after the name and the parenthesis.
     fn call(&mut self, name: &str, place: Place) -> Parsed<Expr> {
         let call = match name {
             "abs" => Expr::Unary(Unary::Absolute, Box::new(self.expr()?)),

@@ -1,4 +1,4 @@
-//! What the language says, by the interpreter.
+//! Tests of the language, by the interpreter.
 #![allow(clippy::unwrap_used)]
 
 use fastrand::Rng;
@@ -7,7 +7,7 @@ use super::{NAN, interpreter, read};
 use crate::common::source::Place;
 use crate::table::Table;
 
-/// One row, whose columns do not matter.
+/// One row. The values of its columns do not matter.
 fn one_row() -> Table {
     Table::made_up(&mut Rng::with_seed(1), 1)
 }

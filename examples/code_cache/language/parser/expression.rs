@@ -1,4 +1,4 @@
-//! Expressions, by precedence climbing.
+//! Parsing of expressions, by precedence climbing.
 
 use super::{Parsed, Parser};
 use crate::language::ast::{Binary, Expr, Logic, Unary};
@@ -14,7 +14,7 @@ impl Parser {
         self.nested(|parser| parser.operators(0))
     }
 
-    /// Operators that bind tighter than `floor`, and what they work on.
+    /// Parses operators that bind tighter than `floor`, with their operands.
     fn operators(&mut self, floor: u8) -> Parsed<Expr> {
         let outer = self.nesting;
         let mut left = self.operand()?;
@@ -32,7 +32,7 @@ impl Parser {
         Ok(left)
     }
 
-    /// The operator ahead, and how tight it binds.
+    /// Returns the next operator, and how tight it binds.
     fn operator(&self) -> Option<(Operator, u8)> {
         use Binary::*;
         let Token::Mark(mark) = self.peek() else { return None };

@@ -1,4 +1,5 @@
-//! Tokens to a syntax tree, by recursive descent; expressions are in a file of their own.
+//! The parser: tokens become a syntax tree, by recursive descent. Expressions are in a file of
+//! their own.
 
 mod expression;
 
@@ -7,7 +8,7 @@ use super::lexer::Token;
 use super::machine::DEFAULT_STEPS;
 use crate::common::source::{Place, SourceError};
 
-/// How deep blocks and expressions may be nested. It keeps the recursion here and in the engines
+/// The limit of nesting in blocks and expressions. It keeps the recursion here and in the engines
 /// within their stacks.
 const MAX_NESTING: usize = 64;
 
@@ -25,7 +26,7 @@ pub(super) fn parse(tokens: Vec<(Token, Place)>) -> Parsed<Vec<Program>> {
 }
 
 struct Parser {
-    /// Ends with `Token::End`, which is never passed.
+    /// The tokens. They end with `Token::End`, which the position never passes.
     tokens: Vec<(Token, Place)>,
     next: usize,
     nesting: usize,
@@ -59,7 +60,7 @@ impl Parser {
         Ok(Function { name, parameters, body: self.block()?, locals: 0 })
     }
 
-    /// What follows `check` and `run`.
+    /// Parses the rest of a `check` or `run` line.
     fn run(&mut self, says_result: bool) -> Parsed<Run> {
         let function = self.name("the entry's name")?;
         self.expect("(")?;
@@ -105,7 +106,7 @@ impl Parser {
         Ok(statement)
     }
 
-    /// What follows `if`.
+    /// Parses the rest of an `if`.
     fn branch(&mut self) -> Parsed<Statement> {
         let condition = self.expr()?;
         let then = self.block()?;
@@ -119,8 +120,8 @@ impl Parser {
         Ok(Statement::If { condition, then, otherwise })
     }
 
-    /// An assignment, or an expression for its effects: only what comes after the first expression
-    /// tells.
+    /// Parses an assignment, or an expression for its effects. The token after the first expression
+    /// decides which it is.
     fn assignment(&mut self) -> Parsed<Statement> {
         let place = self.place();
         let target = self.expr()?;
@@ -134,7 +135,7 @@ impl Parser {
         }
     }
 
-    /// Items between commas, up to the closing parenthesis.
+    /// Parses items between commas, up to the closing parenthesis.
     fn list<T>(&mut self, item: impl Fn(&mut Self) -> Parsed<T>) -> Parsed<Vec<T>> {
         let mut items = Vec::new();
         if self.accept(")") {

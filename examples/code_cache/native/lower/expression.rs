@@ -1,4 +1,4 @@
-//! Expressions to Cranelift's intermediate representation.
+//! The translation of expressions to Cranelift's intermediate representation.
 
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{BlockArg, FuncRef, InstBuilder, MemFlagsData, Value, types::I64};
@@ -66,8 +66,8 @@ impl Lowering<'_> {
         self.compare(condition, left, right)
     }
 
-    /// Division as the language defines it. The machine's own may trap for two divisors, zero and
-    /// minus one (which overflows), so these never reach it.
+    /// Emits a division as the language defines it. The machine's division may trap for two
+    /// divisors, zero and minus one (which overflows), so these never reach it.
     fn divide(&mut self, binary: Binary, left: Value, right: Value) -> Value {
         let (zero, one) = (self.number(0), self.number(1));
         let next = self.builder.ins().iadd(right, one);
@@ -106,7 +106,7 @@ impl Lowering<'_> {
         result
     }
 
-    /// 1 or 0.
+    /// Emits a comparison, which gives 1 or 0.
     fn compare(&mut self, condition: IntCC, left: Value, right: Value) -> Value {
         let truth = self.builder.ins().icmp(condition, left, right);
         self.builder.ins().uextend(I64, truth)
@@ -116,7 +116,7 @@ impl Lowering<'_> {
         self.builder.ins().iconst(I64, number)
     }
 
-    /// The address of the word of `mem` that an index means, but for the offset of `mem` itself.
+    /// Emits the offset of a word of `mem` by its index, without the offset of `mem` itself.
     pub(super) fn word(&mut self, index: &Expr) -> Value {
         let index = self.value(index);
         let (mask, shift) = (self.number(MEMORY_WORDS as i64 - 1), self.number(3));

@@ -1,4 +1,4 @@
-//! The syntax tree to Cranelift's intermediate representation.
+//! The translation of the syntax tree to Cranelift's intermediate representation.
 //!
 //! Every function takes the machine's address before its own parameters, in the host's C calling
 //! convention.
@@ -21,7 +21,8 @@ const STEPS: i32 = offset_of!(Machine, steps) as i32;
 const DEPTH: i32 = offset_of!(Machine, depth) as i32;
 const MEMORY: i32 = offset_of!(Machine, memory) as i32;
 
-/// The signature of a function with so many `i64` parameters, the machine's address included.
+/// Returns the signature of a function with a number of `i64` parameters, including the machine's
+/// address.
 fn signature(isa: &dyn TargetIsa, parameters: usize) -> Signature {
     let mut signature = Signature::new(isa.default_call_conv());
     signature.params.push(AbiParam::new(isa.pointer_type()));
@@ -35,7 +36,7 @@ fn import(builder: &mut FunctionBuilder<'_>, isa: &dyn TargetIsa, program: &Prog
     let parameters = program.functions[index].parameters.len() + 1;
     let signature = builder.import_signature(signature(isa, parameters));
     let name = builder.func.declare_imported_user_function(UserExternalName::new(0, index as u32));
-    // Colocated: within reach of a direct call, which an arena promises for all its blocks.
+    // Colocated means: within reach of a direct call. An arena promises this for all its blocks.
     builder.import_function(ExtFuncData {
         name: ExternalName::user(name),
         signature,
@@ -44,8 +45,8 @@ fn import(builder: &mut FunctionBuilder<'_>, isa: &dyn TargetIsa, program: &Prog
     })
 }
 
-/// Lowers the trampoline, an `Entry`: it takes the arguments from memory, so that the host needs
-/// one type for all.
+/// Lowers the trampoline, an `Entry`. It takes the arguments from memory, so that the host needs
+/// one type for all programs.
 pub(super) fn lower_entry(
     code: &mut Code,
     context: &mut FunctionBuilderContext,
@@ -64,7 +65,8 @@ pub(super) fn lower_entry(
     builder.finalize(isa.frontend_config());
 }
 
-/// The host function is called with the machine, the arguments and the address of the program.
+/// Lowers a call of the host function with the machine, the arguments and the address of the
+/// program.
 pub(super) fn lower_call(
     code: &mut Code,
     context: &mut FunctionBuilderContext,
@@ -85,8 +87,8 @@ pub(super) fn lower_call(
     builder.finalize(isa.frontend_config());
 }
 
-/// A function of the type [`Entry`](crate::native::Entry), with its parameters: the machine and the
-/// list of arguments.
+/// Begins a function of the type [`Entry`](crate::native::Entry). Returns its parameters: the
+/// machine and the list of arguments.
 fn begin_entry<'a>(
     code: &'a mut Code,
     context: &'a mut FunctionBuilderContext,
@@ -132,7 +134,7 @@ pub(super) fn lower_function(
     lowering.builder.finalize(isa.frontend_config());
 }
 
-/// Whether the code after a statement can be reached from it.
+/// The information whether the code after a statement can be reached from it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Flow {
     Next,
@@ -145,19 +147,19 @@ struct Lowering<'a> {
     isa: &'a dyn TargetIsa,
     program: &'a Program,
     machine: Value,
-    /// The depth that was left when the function was called.
+    /// The remaining depth when the function was called.
     depth: Value,
     locals: Vec<Variable>,
-    /// The functions of the program that have been named already.
+    /// The functions of the program that were named before.
     callees: Vec<Option<FuncRef>>,
 }
 
 impl Lowering<'_> {
-    /// Pays for the call, or gives 0 where it cannot be paid.
+    /// Emits the payment for the call. The function returns 0 if the call cannot be paid.
     fn enter(&mut self) {
         let steps = self.field(STEPS);
         self.depth = self.field(DEPTH);
-        // Neither is negative, so the smaller one is zero when either is.
+        // Neither number is negative, so the smaller one is zero if either is.
         let smaller = self.builder.ins().umin(steps, self.depth);
         let (refused, entered) = (self.builder.create_block(), self.builder.create_block());
         self.builder.set_cold_block(refused);
@@ -178,7 +180,7 @@ impl Lowering<'_> {
     fn block(&mut self, statements: &[Statement]) -> Flow {
         for statement in statements {
             if self.statement(statement) == Flow::Returned {
-                // What follows cannot be reached.
+                // The code that follows cannot be reached.
                 return Flow::Returned;
             }
         }
@@ -231,7 +233,7 @@ impl Lowering<'_> {
     fn lower_while(&mut self, condition: &Expr, body: &[Statement]) {
         let [header, test, body_block, after] = [(); 4].map(|()| self.builder.create_block());
         self.builder.ins().jump(header, &[]);
-        // Not sealed yet: the end of the body will jump here as well.
+        // Not sealed yet, because the end of the body jumps here as well.
         self.builder.switch_to_block(header);
         let steps = self.field(STEPS);
         self.branch(steps, test, after);
@@ -251,7 +253,7 @@ impl Lowering<'_> {
         self.builder.ins().brif(condition, then, &[], otherwise, &[]);
     }
 
-    /// Continues in a block that nothing will jump to from now on.
+    /// Continues in a block to which nothing jumps from now on.
     fn begin(&mut self, block: Block) {
         self.builder.switch_to_block(block);
         self.builder.seal_block(block);
