@@ -1,4 +1,4 @@
-//! The arena's calls in every mode: what they return and refuse.
+//! Tests of the arena's calls in every mode: what they return and refuse.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod common;
@@ -90,7 +90,7 @@ fn sizes_and_alignments_at_their_bounds() {
             .collect();
         assert!(matches!(arena.publish(&too_large[1..]), Err(Error::ArenaFull { asked: 4_194_304, .. })));
         drop(blocks);
-        // Empty again, it holds one block of its whole capacity.
+        // An arena that is empty again holds one block of its whole capacity.
         let whole = arena.publish(&too_large[1..]).unwrap();
         assert_eq!((whole.len(), arena.stats().free_bytes), (4 << 20, 0));
         assert!(matches!(arena.publish(&code), Err(Error::ArenaFull { free: 0, largest_hole: 0, .. })));
@@ -124,14 +124,14 @@ fn foreign_slots_and_pointers_are_told_apart() {
         assert!(one.contains(block.as_ptr()) && !other.contains(block.as_ptr()));
         assert!(other.lookup(block.as_ptr()).is_none());
         for address in [std::ptr::null(), block.as_ptr().wrapping_add(1), (&raw const slot).cast()] {
-            // SAFETY: refused.
+            // SAFETY: the call is refused.
             let refused = unsafe { one.from_raw(address) };
             assert!(matches!(refused, Err(Error::NotInArena { .. })));
         }
         let raw = block.into_raw();
         drop(a);
         drop((one.clone(), other));
-        // SAFETY: given up just now, and never taken back before.
+        // SAFETY: the pointer was given up by `into_raw`, and is taken back once.
         let block = unsafe { one.from_raw(raw) }.unwrap();
         drop(one);
         assert_eq!(call(&block), 3);
@@ -156,7 +156,7 @@ fn code_is_patched() {
         assert_eq!(arena.stats().flushed_bytes - flushed, asm::constant(2).len() as u64);
         assert_eq!(call(&block), 2);
         for (offset, len) in [(0, block.len() + 1), (block.len(), 1), (usize::MAX, 1), (1, block.len())] {
-            // SAFETY: refused.
+            // SAFETY: the call is refused.
             let refused = unsafe { block.patch(offset, &vec![0; len]) };
             assert!(matches!(refused, Err(Error::PastCapacity { .. })));
         }
@@ -241,8 +241,7 @@ fn the_first_mode_of_a_list_that_can_be_had_is_used() {
     }
     let empty = CodeArena::builder().modes(&[]).build();
     assert!(matches!(&empty, Err(Error::Unsupported { why, .. }) if why.contains("empty")), "{empty:?}");
-    // An error that passes is no reason to take another mode for good; a size is wrong in all of
-    // them.
+    // An error that can pass is no reason to use another mode. A wrong size is wrong in all modes.
     let large = CodeArena::builder().capacity(usize::MAX).modes(&all).build();
     assert!(matches!(large, Err(Error::TooLarge { .. })), "{large:?}");
 }

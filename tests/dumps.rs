@@ -1,5 +1,5 @@
-//! Core dumps and snapshots of a live process: what holds no code is neither written nor given
-//! memory; code is there.
+//! Tests of core dumps and of snapshots of a live process. Pages without code are neither written
+//! nor given memory. Code is in the dump.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
@@ -11,14 +11,15 @@ use std::process::Command;
 use common::{LARGE, asm, call, child, modes};
 use gaia_jit::{CodeArena, Error, WxMode};
 
-/// Kibibytes of memory that this process has.
+/// Returns the kibibytes of memory of this process.
 fn resident() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-/// Mappings that a dump has: all that can be read but those that are left out by advice.
+/// Returns the mappings that a dump contains: all readable ones, except those that are left out by
+/// advice.
 fn dumped() -> Vec<(usize, usize)> {
     let (mut found, mut last) = (Vec::new(), None);
     for line in std::fs::read_to_string("/proc/self/smaps").unwrap().lines() {
@@ -34,8 +35,8 @@ fn dumped() -> Vec<(usize, usize)> {
     found
 }
 
-/// Reads every page that a dump has, as a debugger does; returns what it read in
-/// `[start, start + len)`.
+/// Reads every page that a dump contains, as a debugger does. Returns the bytes in `[start, start +
+/// len)`.
 fn snapshot(start: usize, len: usize) -> Vec<(usize, Vec<u8>)> {
     let memory = std::fs::File::open("/proc/self/mem").unwrap();
     let (mut kept, mut page) = (Vec::new(), vec![0; region::page::size()]);
@@ -75,7 +76,7 @@ fn a_snapshot_reads_code_and_touches_nothing_else() {
                 let most = (from + page - at).min(block.len());
                 assert_eq!(there[at - from..][..most], block.as_bytes()[..most], "{mode:?}");
             }
-            // What is trimmed behind the last code is left out again.
+            // Pages that are trimmed behind the last code are left out again.
             drop(blocks);
             arena.trim().unwrap();
             assert!(snapshot(start, len).is_empty(), "{mode:?}");
@@ -90,7 +91,7 @@ fn a_snapshot_reads_code_and_touches_nothing_else() {
     });
 }
 
-/// What is placed again behind what a trim left is in dumps again, whichever way its space is
+/// Code that is placed behind the end after a trim is in dumps again, in whichever way its space is
 /// found.
 #[test]
 fn what_comes_back_after_a_trim_is_in_dumps() {
@@ -107,8 +108,8 @@ fn what_comes_back_after_a_trim_is_in_dumps() {
                 drop(arena.publish(&large).unwrap());
                 arena.trim().unwrap();
                 let again = arena.publish(&large).unwrap();
-                // All the rest in one piece: it begins in a span of a heap, and goes on in free
-                // ones.
+                // The whole rest in one piece: it begins in a span of a heap, and continues in free
+                // spans.
                 let Err(Error::ArenaFull { largest_hole, .. }) = arena.publish(&asm::padded(7, 2 << 20)) else {
                     panic!()
                 };
@@ -126,7 +127,7 @@ fn what_comes_back_after_a_trim_is_in_dumps() {
     });
 }
 
-/// The end of what is in dumps keeps no code from huge pages.
+/// The end of the dumped part does not keep code from huge pages.
 #[test]
 fn code_goes_into_huge_pages_wherever_it_ends() {
     const NAME: &str = "code_goes_into_huge_pages_wherever_it_ends";
@@ -139,7 +140,7 @@ fn code_goes_into_huge_pages_wherever_it_ends() {
         match arena.collapse() {
             Ok(bytes) => assert_eq!(bytes, 2 << 20, "{used}"),
             Err(error) => {
-                // Not where the system has no such call.
+                // Not on systems without this call.
                 let all = CodeArena::builder().capacity(8 << 20).build().unwrap();
                 let full = common::publish_all(&all, (0..2_040).map(|n| asm::padded(n, 1_000)));
                 assert!(all.collapse().is_err(), "{used}: {error}");
@@ -151,7 +152,7 @@ fn code_goes_into_huge_pages_wherever_it_ends() {
     }
 }
 
-/// With the real tool, if it is there and may look.
+/// With the real tool, if it exists and may read the process.
 #[test]
 fn gcore_writes_little() {
     const NAME: &str = "gcore_writes_little";

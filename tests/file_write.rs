@@ -1,5 +1,5 @@
-//! `FileWrite`: what limits, filters and other code of the process do to a file that only the arena
-//! should write to.
+//! Tests of `FileWrite`: limits, filters and other code of the process that change a file to which
+//! only the arena should write.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
@@ -11,8 +11,8 @@ use std::os::unix::fs::FileExt;
 use common::{asm, call, child, fork::fork, maps::mappings, sandbox, small};
 use gaia_jit::{CodeArena, CodeBlock, Error, WxMode};
 
-/// An arena with a function, and the descriptor of its file. `None`, said aloud, where there is no
-/// such mode.
+/// Returns an arena with a function, and the descriptor of its file. Prints a message and returns
+/// `None` on systems without the mode.
 fn arena(test: &str) -> Option<(CodeArena, CodeBlock, RawFd)> {
     let before = descriptors();
     let arena = match small(WxMode::FileWrite).build() {
@@ -32,7 +32,7 @@ fn arena(test: &str) -> Option<(CodeArena, CodeBlock, RawFd)> {
 fn descriptors() -> Vec<RawFd> {
     let listed = std::fs::read_dir("/proc/self/fd").unwrap();
     let numbers = listed.map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap());
-    // Without the one of the list itself.
+    // Without the descriptor of the list itself.
     numbers.filter(|fd| std::fs::read_link(format!("/proc/self/fd/{fd}")).is_ok()).collect()
 }
 
@@ -42,7 +42,7 @@ fn set_limit(bytes: libc::rlim_t) {
     assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit) }, 0);
 }
 
-/// That everything works: single functions, a batch, a patch, memory that goes back.
+/// Checks that everything works: single functions, a batch, a patch, and the return of memory.
 fn check_works(arena: &CodeArena) {
     let block = arena.publish(&asm::constant(7)).unwrap();
     // SAFETY: nobody runs it meanwhile.
@@ -56,7 +56,7 @@ fn check_works(arena: &CodeArena) {
     assert!(arena.trim().unwrap() > 0);
 }
 
-/// That nothing gets in, nothing is lost by that, and what is there runs.
+/// Checks that nothing is published, nothing is lost by that, and existing code runs.
 fn check_refuses(arena: &CodeArena, first: &CodeBlock, is_expected: impl Fn(&Error) -> bool) {
     let before = arena.stats();
     let refused = arena.publish(&asm::constant(2)).unwrap_err();
@@ -65,7 +65,7 @@ fn check_refuses(arena: &CodeArena, first: &CodeBlock, is_expected: impl Fn(&Err
     (0..10).for_each(|n| assert!(batch.push(&asm::constant(n)).is_ok()));
     let refused = batch.publish().unwrap_err();
     assert!(is_expected(&refused), "{refused:?}");
-    // SAFETY: nobody runs it meanwhile; the bytes are what is there.
+    // SAFETY: nobody runs the block meanwhile. The bytes are equal to the old ones.
     let refused = unsafe { first.patch(0, &asm::constant(1)) }.unwrap_err();
     assert!(is_expected(&refused), "{refused:?}");
     let after = arena.stats();
@@ -80,13 +80,13 @@ fn is_system(error: &Error) -> bool {
 #[test]
 fn a_lower_limit_of_file_sizes_is_an_error_not_a_signal() {
     child::run("a_lower_limit_of_file_sizes_is_an_error_not_a_signal", || {
-        // Whoever started this may ignore the signal, and children inherit that.
-        // SAFETY: as programs have it by default.
+        // The parent may ignore the signal, and children inherit that.
+        // SAFETY: it sets the default of the signal.
         unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_DFL) };
         let Some((arena, first, _)) = arena("a_lower_limit_of_file_sizes_is_an_error_not_a_signal") else { return };
         let code = asm::padded(3, 5_000);
         let far = arena.publish(&asm::padded(2, 100_000)).unwrap();
-        // Below all, amid a function, and at its end.
+        // The limit is below everything, inside of a function, and at its end.
         for bytes in [0, 100_500, 102_000] {
             set_limit(bytes);
             if !common::own_kernel("a lower limit") {
@@ -107,12 +107,12 @@ fn a_lower_limit_of_file_sizes_is_an_error_not_a_signal() {
     });
 }
 
-/// A process that ignores the signal gets the error of the write itself, and no part of a function
-/// is published.
+/// A process that ignores the signal gets the error of the write. No part of a function is
+/// published.
 #[test]
 fn the_limit_without_the_signal_is_an_error_too() {
     child::run("the_limit_without_the_signal_is_an_error_too", || {
-        // SAFETY: ignoring a signal harms nobody.
+        // SAFETY: ignoring a signal has no requirements.
         unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
         let Some((arena, first, _)) = arena("the_limit_without_the_signal_is_an_error_too") else { return };
         if !common::own_kernel("the_limit_without_the_signal_is_an_error_too") {
@@ -169,7 +169,7 @@ fn filters_that_were_there_before_refuse_the_mode() {
                     return common::not_run("filters_that_were_there_before_refuse_the_mode", "no filters here");
                 }
                 match (name, small(WxMode::FileWrite).build()) {
-                    // Code gets in and memory stays, as `trim` says.
+                    // Code is published, and memory stays, as `trim` reports.
                     ("fallocate", built) => {
                         let arena = built.unwrap();
                         drop(arena.publish(&asm::padded(1, 100_000)).unwrap());
@@ -195,14 +195,15 @@ fn a_descriptor_that_others_close_is_an_error() {
     child::run("a_descriptor_that_others_close_is_an_error", || {
         let Some((arena, first, fd)) = arena("a_descriptor_that_others_close_is_an_error") else { return };
         drop(arena.publish(&asm::padded(1, 200_000)).unwrap());
-        // SAFETY: what this test is about.
+        // SAFETY: the test is about a descriptor that other code closes. The process needs no
+        // other.
         unsafe { libc::close(fd) };
         check_refuses(&arena, &first, is_system);
         assert!(arena.trim().is_err());
     });
 }
 
-/// Not a byte of another file is changed for long, none is cut out, and its descriptor is not
+/// No byte of another file stays changed, no part of it is removed, and its descriptor is not
 /// closed.
 #[test]
 fn a_descriptor_whose_number_leads_elsewhere_is_an_error() {
@@ -211,7 +212,8 @@ fn a_descriptor_whose_number_leads_elsewhere_is_an_error() {
         drop(arena.publish(&asm::padded(1, 200_000)).unwrap());
         let other = tempfile();
         other.write_all_at(&[9; 300_000], 0).unwrap();
-        // SAFETY: what this test is about.
+        // SAFETY: the test is about a descriptor that other code closes. The process needs no
+        // other.
         assert_eq!(unsafe { libc::dup2(std::os::fd::AsRawFd::as_raw_fd(&other), fd) }, fd);
         let elsewhere = |error: &Error| format!("{error:?}").contains("elsewhere");
         check_refuses(&arena, &first, elsewhere);
@@ -219,7 +221,7 @@ fn a_descriptor_whose_number_leads_elsewhere_is_an_error() {
         let mut bytes = vec![0; 300_000];
         other.read_exact_at(&mut bytes, 0).unwrap();
         let changed = bytes.iter().filter(|byte| **byte != 9).count();
-        // With the padding.
+        // Including the padding.
         assert!(changed <= asm::constant(2).len().next_multiple_of(16), "{changed} bytes of another file");
         drop((first, arena));
         // SAFETY: takes numbers only.
@@ -231,7 +233,7 @@ fn tempfile() -> std::fs::File {
     // SAFETY: the name is a C string.
     let fd = unsafe { libc::memfd_create(c"other".as_ptr(), libc::MFD_CLOEXEC) };
     assert!(fd >= 0);
-    // SAFETY: a new descriptor that nobody else owns.
+    // SAFETY: it is a new descriptor, which nobody else owns.
     unsafe { std::os::fd::FromRawFd::from_raw_fd(fd) }
 }
 
@@ -241,7 +243,7 @@ fn the_view_and_the_file_stay_as_they_are() {
         let Some((arena, first, fd)) = arena("the_view_and_the_file_stay_as_they_are") else { return };
         let page = region::page::size();
         let at = first.as_ptr().addr() & !(page - 1);
-        // SAFETY: one page of the arena; it is expected to be refused.
+        // SAFETY: the range is one page of the arena. The call is expected to be refused.
         let changed = unsafe { libc::mprotect(at as *mut _, page, libc::PROT_READ | libc::PROT_WRITE) };
         assert_eq!((changed, std::io::Error::last_os_error().raw_os_error()), (-1, Some(libc::EACCES)));
         // SAFETY: takes numbers only; expected to be refused.
@@ -249,7 +251,8 @@ fn the_view_and_the_file_stay_as_they_are() {
         // SAFETY: takes numbers only.
         assert_eq!(unsafe { libc::fcntl(fd, libc::F_GETFD) } & libc::FD_CLOEXEC, libc::FD_CLOEXEC);
         assert!(fd > 100, "{fd} is in the way of programs that choose numbers");
-        // Two mappings, whatever is done: what holds code, and what is left out of core dumps.
+        // There are always two mappings: the part with code, and the part that is left out of core
+        // dumps.
         check_works(&arena);
         let rights: Vec<_> = mappings(at, arena.capacity()).into_iter().collect();
         assert!(rights.len() <= 2 && rights.iter().all(|rights| rights == "r-xs"), "{rights:?}");
@@ -290,13 +293,14 @@ fn no_descriptor_is_left_to_be_had() {
     });
 }
 
-/// An arena whose descriptor others closed does not write to the code of the next arena, which gets
-/// its number.
+/// An arena that lost its descriptor to other code does not write to the code of the next arena,
+/// which gets the same number.
 #[test]
 fn another_arena_with_the_same_number_is_left_alone() {
     child::run("another_arena_with_the_same_number_is_left_alone", || {
         let Some((lost, first, fd)) = arena("another_arena_with_the_same_number_is_left_alone") else { return };
-        // SAFETY: what this test is about.
+        // SAFETY: the test is about a descriptor that other code closes. The process needs no
+        // other.
         unsafe { libc::close(fd) };
         let Some((other, _, number)) = arena("another_arena_with_the_same_number_is_left_alone") else { return };
         assert_eq!(number, fd);

@@ -1,4 +1,4 @@
-//! Promise 10: what a forked child may and may not do.
+//! Tests of promise 10: what a forked child may and may not do.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
@@ -9,8 +9,8 @@ use std::borrow::Cow;
 use common::{asm, call, call_at, child, fork::fork, modes, small};
 use gaia_jit::{Code, CodeBlock, Error, WxMode};
 
-/// Promise 10: a child runs, looks up and drops what it inherited, is refused the rest, and never
-/// touches its parent.
+/// Promise 10: a child runs, looks up and drops inherited blocks, is refused everything else, and
+/// never changes its parent.
 #[test]
 fn a_forked_child_cannot_change_its_parents_code() {
     child::run("a_forked_child_cannot_change_its_parents_code", || {
@@ -20,7 +20,7 @@ fn a_forked_child_cannot_change_its_parents_code() {
                 (0..100).map(|n| Some(arena.publish(Code::new(&asm::constant(n)).tag(n.into())).unwrap())).collect();
             let mut open = Some(arena.batch());
             let slot = open.as_mut().unwrap().push(&asm::constant(200)).unwrap();
-            // Something on the shelves, too.
+            // Some blocks wait for guards, too.
             let early: Vec<_> = (0..10).map(|_| arena.publish(&asm::constant(1)).unwrap()).collect();
             let before = arena.stats();
             drop(early);
@@ -28,7 +28,7 @@ fn a_forked_child_cannot_change_its_parents_code() {
             assert!(fork(|| {
                 for (n, block) in (0..).zip(blocks.iter().flatten()) {
                     assert_eq!(call(block), n);
-                    // Not memory that the parent may write to.
+                    // The memory is not one that the parent may write to.
                     let is_copy = matches!(block.as_bytes(), Cow::Owned(_));
                     assert_eq!((is_copy, &block.as_bytes()[..]), (mode != WxMode::Flip, &asm::constant(n)[..]));
                     assert_eq!(arena.lookup(block.as_ptr()).map(|hit| hit.tag), Some(n.into()));
@@ -37,12 +37,12 @@ fn a_forked_child_cannot_change_its_parents_code() {
                 assert!(matches!(arena.publish(&asm::constant(1)), Err(Error::Forked { .. })));
                 assert!(matches!(arena.batch().push(&asm::constant(1)), Err(Error::Forked { .. })));
                 assert!(matches!(arena.trim(), Err(Error::Forked { .. })));
-                // SAFETY: refused.
+                // SAFETY: the call is refused.
                 let patched = unsafe { blocks[3].as_ref().unwrap().patch(0, &asm::constant(9)) };
                 assert!(matches!(patched, Err(Error::Forked { .. })));
                 let mut batch = open.take().unwrap();
                 assert!(!batch.address(slot).is_null());
-                // Nothing that could be written to is left of the parent's.
+                // No writable mapping of the parent is left.
                 if mode == WxMode::DualMap {
                     assert!(batch.bytes_mut(slot).is_empty());
                 }
@@ -53,11 +53,12 @@ fn a_forked_child_cannot_change_its_parents_code() {
                     *block = None;
                 }
                 assert_eq!(call(blocks[1].as_ref().unwrap()), 1);
-                // Nobody was at work as the child came to be, so it knows all that its parent knew.
+                // No other thread was working when the child was forked, so it has everything that
+                // its parent had.
                 let stats = arena.stats();
                 assert_eq!((stats.live_blocks, stats.free_bytes), (before.live_blocks, before.free_bytes));
                 assert!(!arena.map().pages.is_empty());
-                // What it builds itself works.
+                // An arena that the child builds works.
                 let own = small(mode).build().unwrap();
                 let mine: Vec<_> = (0..100).map(|n| own.publish(&asm::constant(1_000 + n)).unwrap()).collect();
                 assert!((1_000..).zip(&mine).all(|(n, block)| call(block) == n));
@@ -76,7 +77,7 @@ fn a_forked_child_cannot_change_its_parents_code() {
     });
 }
 
-/// Address, length and permissions of the views of dual mappings.
+/// Returns address, length and permissions of the views of dual mappings.
 fn views() -> Vec<(usize, usize, String)> {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
     let views = maps.lines().filter(|line| line.contains("/dev/zero (deleted)") || line.contains("memfd:gaia-jit"));
@@ -89,21 +90,20 @@ fn views() -> Vec<(usize, usize, String)> {
     views.filter_map(parse).collect()
 }
 
-/// A fork in the middle of a drop: the child that comes out of it must not overwrite the parent's
-/// code.
+/// A fork in the middle of a drop. The child must not overwrite the parent's code.
 #[test]
 fn a_child_forked_by_an_observer_leaves_its_parent_alone() {
     struct Forks;
     impl gaia_jit::Observer for Forks {
         fn retired(&self, block: &gaia_jit::BlockInfo) {
-            // SAFETY: the child goes on with the drop, and ends right after it.
+            // SAFETY: the child continues the drop, and ends right after it.
             let child = unsafe { libc::fork() };
             if child > 0 {
                 let mut status = 0;
                 // SAFETY: `status` is valid for the call to write to.
                 unsafe { libc::waitpid(child, &raw mut status, 0) };
                 assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0);
-                // The child is done with the drop; this process has not got there yet.
+                // The child has finished the drop. This process has not yet.
                 assert_eq!(call_at(block.start), 5, "the child wrote to its parent");
             }
         }
@@ -123,7 +123,7 @@ fn a_child_forked_by_an_observer_leaves_its_parent_alone() {
 }
 
 /// A child may drop the last handle and the last block. The mappings stay in it, because it can
-/// neither lock nor count, and nothing of the parent's or of its own goes.
+/// neither lock nor count. No memory of the parent or the child is unmapped.
 #[test]
 fn a_forked_child_drops_a_whole_arena() {
     if !common::own_kernel("a_forked_child_drops_a_whole_arena") {
@@ -135,14 +135,14 @@ fn a_forked_child_drops_a_whole_arena() {
             let mut block = Some(held.as_ref().unwrap().publish(&asm::constant(5)).unwrap());
             let writable = views().into_iter().find(|(_, _, permissions)| permissions.starts_with("rw"));
             assert!(fork(|| {
-                // Where the writable view was the child has something of its own now.
+                // The child now has a mapping of its own at the address of the writable view.
                 let own = writable.map(|(address, len, _)| {
                     let (at, flags) = (std::ptr::without_provenance_mut(address), libc::MAP_PRIVATE | libc::MAP_ANON);
                     let access = libc::PROT_READ | libc::PROT_WRITE;
                     // SAFETY: a new mapping, only where nothing is mapped.
                     let got = unsafe { libc::mmap(at, len, access, flags | libc::MAP_FIXED_NOREPLACE, -1, 0) };
                     assert_eq!(got, at, "the writable view was inherited");
-                    // SAFETY: mapped just now, and nobody else's.
+                    // SAFETY: it was mapped above, and nobody else has it.
                     unsafe { std::slice::from_raw_parts_mut(got.cast::<u8>(), len) }
                 });
                 let own = own.map(|bytes| {
@@ -157,7 +157,7 @@ fn a_forked_child_drops_a_whole_arena() {
     });
 }
 
-/// The writable view is not there in a child at all.
+/// The writable view does not exist in a child.
 #[test]
 fn a_forked_child_has_no_writable_view() {
     if !common::own_kernel("a_forked_child_has_no_writable_view") {
@@ -169,7 +169,7 @@ fn a_forked_child_has_no_writable_view() {
         let permissions = || {
             let mut found: Vec<_> = views().into_iter().map(|(_, _, permissions)| permissions).collect();
             found.sort();
-            // What holds code, and what is left out of core dumps.
+            // The part with code, and the part that is left out of core dumps.
             found.dedup();
             found
         };
@@ -179,21 +179,22 @@ fn a_forked_child_has_no_writable_view() {
     });
 }
 
-/// Children forked at every moment of another thread's first use of the crate in a process: what is
-/// found out once for a process takes no lock that a child could inherit held.
+/// Children that are forked at every moment of another thread's first use of the crate in a
+/// process. The parts that are found out once for a process take no lock that a child could inherit
+/// in the locked state.
 #[test]
 fn a_child_of_a_process_that_is_building_its_first_arena() {
     const NAME: &str = "a_child_of_a_process_that_is_building_its_first_arena";
     if common::sanitized() {
         return common::not_run(NAME, "sanitizers have locks of their own");
     }
-    // A user-mode emulator has as well: there a child hung once in some hundreds.
+    // A user-mode emulator has such locks too: a child hung there once in some hundreds.
     if !common::own_kernel(NAME) {
         return;
     }
     child::run(NAME, || {
         for round in 0..common::often(200) {
-            // A process of its own each time, in which nothing is known yet.
+            // Each time in a process of its own, in which nothing was found out yet.
             let ended = fork(|| {
                 let start = std::sync::Barrier::new(2);
                 std::thread::scope(|scope| {
@@ -206,8 +207,8 @@ fn a_child_of_a_process_that_is_building_its_first_arena() {
                     });
                     start.wait();
                     for _ in 0..20 {
-                        // SAFETY: the child takes no lock but the crate's own, allocates, which the
-                        // C library makes possible, and ends.
+                        // SAFETY: the child takes no lock except the crate's own. It allocates,
+                        // which the C library makes possible, and ends.
                         let grandchild = unsafe { libc::fork() };
                         if grandchild == 0 {
                             // SAFETY: has no requirements; the signal ends a child that hangs.

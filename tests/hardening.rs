@@ -1,5 +1,5 @@
-//! What the arena leaves someone who can make calls or guess addresses: sealed mappings, landing
-//! pads, views that do not lie together, pages without access at both ends.
+//! Tests against an attacker who can make calls or guess addresses: sealed mappings, landing pads,
+//! views that are not near each other, pages without access at both ends.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
@@ -18,10 +18,10 @@ fn page_of(block: &CodeBlock) -> *mut libc::c_void {
     block.as_ptr().cast_mut().wrapping_sub(block.as_ptr().addr() % page).cast()
 }
 
-/// Whether the system lets anyone make the block's page writable.
+/// Returns whether the system allows to make the block's page writable.
 fn can_be_changed(block: &CodeBlock) -> bool {
     let rights = libc::PROT_READ | libc::PROT_WRITE;
-    // SAFETY: one page of the arena, whose code is not run any more once this has succeeded.
+    // SAFETY: the range is one page of the arena. Its code is not run after this has succeeded.
     unsafe { libc::mprotect(page_of(block), region::page::size(), rights) == 0 }
 }
 
@@ -29,15 +29,15 @@ static TAMPERED: Mutex<Vec<ManuallyDrop<CodeArena>>> = Mutex::new(Vec::new());
 
 #[test]
 fn sealed_arenas_work_and_stay_as_they_are() {
-    // What is sealed stays until the process ends.
+    // Sealed mappings stay until the process ends.
     child::run("sealed_arenas_work_and_stay_as_they_are", || {
         for mode in modes() {
             let open = small(mode).build().unwrap();
-            // The control. A view of a file that was opened for reading cannot be changed, sealed
-            // or not.
+            // The control. The view of a file that was opened for reading cannot be changed,
+            // whether it is sealed or not.
             assert_eq!(can_be_changed(&open.publish(&asm::constant(1)).unwrap()), mode != WxMode::FileWrite);
-            // Its pages are not what it takes them for any more, so it must not be dropped; leak
-            // checkers see it.
+            // The pages are not as the arena expects any more, so it must not be dropped. Leak
+            // checkers can still reach it.
             TAMPERED.lock().unwrap().push(ManuallyDrop::new(open));
             let arena = match small(mode).seal(true).build() {
                 Ok(arena) => arena,
@@ -57,7 +57,7 @@ fn sealed_arenas_work_and_stay_as_they_are() {
                 assert_eq!(call(block), n);
             }
             assert!(!can_be_changed(&blocks[0]), "{mode:?}");
-            // SAFETY: one page of the arena; it is expected to be refused.
+            // SAFETY: the range is one page of the arena. The call is expected to be refused.
             assert_ne!(unsafe { libc::munmap(page_of(&blocks[0]), 1) }, 0, "{mode:?}");
             drop((batch, blocks));
             let shared = matches!(mode, WxMode::DualMap | WxMode::FileWrite);
@@ -93,7 +93,7 @@ fn an_arena_lies_between_pages_without_access() {
     }
 }
 
-/// Whether a mapping can be had at an address that is free.
+/// Returns whether a free address can be mapped.
 #[cfg(target_pointer_width = "64")]
 fn maps_at(address: usize) -> bool {
     let (hint, flags) = (std::ptr::without_provenance_mut(address), libc::MAP_PRIVATE | libc::MAP_ANON);
@@ -103,8 +103,8 @@ fn maps_at(address: usize) -> bool {
     got != libc::MAP_FAILED && unsafe { libc::munmap(got, 1) } == 0 && got == hint
 }
 
-/// How far the writable views of some arenas lie from their code. A writable view is where the
-/// memory is mapped and not executable.
+/// Returns the distances of the writable views of some arenas from their code. A writable view is
+/// the mapping of the memory that is not executable.
 #[cfg(target_pointer_width = "64")]
 fn distances() -> HashSet<isize> {
     let mut distances = HashSet::new();
@@ -125,8 +125,8 @@ fn distances() -> HashSet<isize> {
     distances
 }
 
-/// Also on a stack that lies low, such as coroutines may have: nothing is to be concluded from
-/// where that is.
+/// Also with a stack at a low address, as coroutines may have it: its address must not decide
+/// anything.
 #[test]
 #[cfg(target_pointer_width = "64")]
 fn views_lie_apart_and_differently_each_time() {
@@ -140,19 +140,19 @@ fn views_lie_apart_and_differently_each_time() {
     if !modes().any(|mode| mode == WxMode::DualMap) {
         return common::not_run("views_lie_apart_and_differently_each_time", "this system does not have the mode");
     }
-    // All views of the process are looked at, so there must be no others.
+    // All views of the process are read, so there must be no other arenas.
     child::run("views_lie_apart_and_differently_each_time", || {
         for distances in [distances(), on_a_low_stack(distances)] {
             assert_eq!(distances.len(), 8, "{distances:x?}");
             assert!(distances.iter().all(|distance| distance.unsigned_abs() > 1 << 30), "{distances:x?}");
-            // All of eight in one sixteenth of the address space is not chance.
+            // It is no chance if all eight are in one sixteenth of the address space.
             let spread = distances.iter().max().unwrap() - distances.iter().min().unwrap();
             assert!(spread.unsigned_abs() > part, "{distances:x?}");
         }
     });
 }
 
-/// Runs it on a thread whose stack lies in the first gigabyte of addresses.
+/// Runs `body` on a thread with its stack in the first gigabyte of addresses.
 #[cfg(target_pointer_width = "64")]
 fn on_a_low_stack<T>(work: fn() -> T) -> T {
     const STACK: usize = 1 << 20;
@@ -199,7 +199,8 @@ mod landing_pads {
     /// `bti c`.
     const PAD: [u8; 4] = [0x5f, 0x24, 0x03, 0xd5];
 
-    /// Publishes code with pads and runs it; then, in a child process, code without.
+    /// Publishes code with pads and runs it. Then, in a child process, does the same with code
+    /// without pads.
     fn check(name: &str, mode: WxMode, batched: bool) {
         let arena = match small(mode).landing_pads(true).build() {
             Ok(arena) => arena,
@@ -242,8 +243,8 @@ mod landing_pads {
     }
 }
 
-/// Whether this kernel names anonymous memory: from 5.17 on if it was built so, and what is shared
-/// from 6.2 on.
+/// Returns whether this kernel names anonymous memory. From 5.17 on it does if it was built so;
+/// shared memory from 6.2 on.
 fn names(shared: bool) -> bool {
     const PR_SET_VMA: libc::c_int = 0x5356_4d41;
     let page = region::page::size();
@@ -258,7 +259,8 @@ fn names(shared: bool) -> bool {
     named
 }
 
-/// A name shows in the memory map, whatever it holds, and keeps runs of pages from nothing.
+/// A name is visible in the memory map, for every content, and does not keep runs of pages from
+/// merging.
 #[test]
 fn mappings_have_the_name_that_was_asked_for() {
     for mode in modes() {
@@ -277,7 +279,7 @@ fn mappings_have_the_name_that_was_asked_for() {
         } else {
             let why = format!("{mode:?}: this kernel does not name such memory");
             common::not_run("mappings_have_the_name_that_was_asked_for", &why);
-            // A file has a name of its own.
+            // A mapped file has a name of its own.
             assert!(line.contains("/memfd:") || !names(mode == WxMode::DualMap), "{line}");
         }
     }

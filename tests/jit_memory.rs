@@ -1,4 +1,4 @@
-//! `JitMemory`: one block, call by call.
+//! Tests of `JitMemory`: one block, call by call.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod common;
@@ -10,7 +10,7 @@ fn protection(address: *const u8) -> region::Protection {
     region::query(address).unwrap().protection()
 }
 
-/// The example that gaia-jit 0.1.1 published, as it stands.
+/// The example that gaia-jit 0.1.1 published, unchanged.
 #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
 #[allow(clippy::undocumented_unsafe_blocks, clippy::multiple_unsafe_ops_per_block, reason = "its text is the test")]
 mod published_example {
@@ -76,7 +76,7 @@ fn only_the_pages_written_to_change() {
         };
         assert_eq!(protection(base.wrapping_add(n * page)), expected, "page {n}");
     }
-    // Pages that are executable still run while others are being written.
+    // Executable pages still run while others are written.
     assert_eq!(call_at(base.wrapping_add(5 * page)), 5);
     jit.make_executable().unwrap();
     for n in 0..8 {
@@ -97,7 +97,7 @@ fn bounds_are_errors_and_change_nothing() {
     for huge in [usize::MAX, usize::MAX - 1, isize::MAX as usize + 1] {
         assert!(matches!(JitMemory::new(huge), Err(Error::TooLarge { .. })), "{huge:#x}");
     }
-    // A 32-bit program may have that much, under a 64-bit kernel.
+    // A 32-bit program may have so much address space, under a 64-bit kernel.
     assert!(cfg!(target_pointer_width = "32") || JitMemory::new(isize::MAX as usize - page).is_err());
     let mut jit = JitMemory::new(1).unwrap();
     assert_eq!((jit.capacity(), jit.len(), jit.is_empty()), (page, 0, true));
@@ -108,7 +108,7 @@ fn bounds_are_errors_and_change_nothing() {
         assert!(matches!(jit.write_at(offset, &[0, 0]), Err(Error::PastCapacity { .. })), "{offset:#x}");
     }
     for offset in [len, page, usize::MAX] {
-        // SAFETY: refused.
+        // SAFETY: the call is refused.
         let entry = unsafe { jit.entry::<extern "C" fn()>(offset) };
         assert!(matches!(entry, Err(Error::PastCapacity { .. })));
     }
@@ -139,7 +139,7 @@ fn an_empty_block_can_be_made_executable_and_an_empty_write_is_nothing() {
     assert!(matches!(jit.write_at(jit.capacity() + 1, &[]), Err(Error::PastCapacity { .. })));
 }
 
-/// What a write far beyond the end leaves between is empty, but it can be entered like everything
+/// The gap that a write far beyond the end leaves is empty, but it can be entered as everything
 /// else.
 #[test]
 fn a_gap_is_executable_when_it_is_entered() {
@@ -153,12 +153,12 @@ fn a_gap_is_executable_when_it_is_entered() {
     assert_eq!(call_at(jit.as_ptr().wrapping_add(5 * page)), 5);
 }
 
-/// The use that killed processes: functions are added to a block while another thread runs those
-/// already there. The arena's form of it is sound; the block's documented limit is real.
+/// The use that ended processes: functions are added to a block while another thread runs earlier
+/// ones. The arena's form of it is sound. The block has the limit that is documented.
 #[test]
 #[cfg(target_os = "linux")]
 fn a_shared_single_block_dies_where_an_arena_lives() {
-    // What is translated already runs on in a loop there, whatever becomes of its page.
+    // An emulator continues a loop that it has translated, whatever happens to its page.
     if !common::own_kernel("a_shared_single_block_dies_where_an_arena_lives") {
         return;
     }
@@ -169,7 +169,7 @@ fn a_shared_single_block_dies_where_an_arena_lives() {
         let spin = unsafe { jit.entry::<extern "C" fn(*const u32) -> u32>(0) }.unwrap();
         let flag: &'static std::sync::atomic::AtomicU32 = Box::leak(Box::default());
         std::thread::spawn(move || spin(flag.as_ptr()));
-        // The page flips under the thread that runs in it.
+        // The page becomes non-executable under the thread that runs in it.
         for _ in 0..1_000_000 {
             jit.write_at(1_024, &asm::constant(1)).unwrap();
             std::thread::yield_now();

@@ -1,5 +1,5 @@
-//! What the system, or other code of the process, takes away after an arena was built. Each in a
-//! process of its own.
+//! Tests of what the system, or other code of the process, takes away after an arena was built.
+//! Each runs in a process of its own.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
@@ -22,9 +22,9 @@ fn runs(blocks: &[CodeBlock]) -> bool {
     (0..).zip(blocks).all(|(n, block)| call(block) == n)
 }
 
-/// A sandbox that lets nothing become executable that was writable (`PR_SET_MDWE`,
-/// `MemoryDenyWriteExecute` of systemd) comes after start-up. No batch fails and nothing is lost,
-/// because the kernel write works on.
+/// A sandbox in which nothing that was writable can become executable (`PR_SET_MDWE`,
+/// `MemoryDenyWriteExecute` of systemd), entered after start-up. No batch fails and nothing is
+/// lost, because the kernel write still works.
 #[test]
 fn a_sandbox_against_flips_costs_no_batch() {
     child::run("a_sandbox_against_flips_costs_no_batch", || {
@@ -38,7 +38,7 @@ fn a_sandbox_against_flips_costs_no_batch() {
         if !arena.stats().fills_holes || unsafe { libc::prctl(PR_SET_MDWE, 1, 0, 0, 0) } != 0 {
             return common::not_run("a_sandbox_against_flips_costs_no_batch", "no PR_SET_MDWE or no kernel write");
         }
-        // One that was open already is the first to meet it.
+        // A batch that was open already meets the refusal first.
         let opened = open.publish().unwrap();
         assert!(runs(&opened) && runs(&data_before));
         for _ in 0..100 {
@@ -50,14 +50,14 @@ fn a_sandbox_against_flips_costs_no_batch() {
         arena.trim().unwrap();
         let stats = arena.stats();
         assert_eq!((stats.free_bytes, stats.resident_bytes), (CAPACITY, 0), "{stats}");
-        // And all of it can be used.
+        // The whole capacity can be used.
         let blocks = batch_of(&arena, (CAPACITY / 4_096) as u32, 4_096).unwrap();
         assert!(runs(&blocks));
     });
 }
 
-/// What a program does before it starts another one: every descriptor above the standard ones is
-/// closed. Then it opens others.
+/// A program closes every descriptor above the standard ones before it starts another program, and
+/// then opens others.
 #[test]
 fn descriptors_closed_under_an_arena() {
     child::run("descriptors_closed_under_an_arena", || {
@@ -74,7 +74,7 @@ fn descriptors_closed_under_an_arena() {
                 Ok(block) => assert_eq!(call(&block), 2),
                 Err(error) => assert!(mode == WxMode::FileWrite, "{mode:?}: {error}"),
             }
-            // Its own again, in a new arena.
+            // A new arena has a descriptor of its own again.
             let next = small(mode).build().unwrap();
             assert_eq!(call(&next.publish(&asm::constant(3)).unwrap()), 3);
         }
@@ -82,7 +82,7 @@ fn descriptors_closed_under_an_arena() {
 }
 
 /// Every number that an arena may have had leads to a file of the program. Nothing is written to
-/// it, and `Flip` goes on.
+/// that file, and `Flip` continues.
 #[test]
 fn numbers_reused_by_others() {
     child::run("numbers_reused_by_others", || {
@@ -104,7 +104,7 @@ fn numbers_reused_by_others() {
         assert_eq!((call(&first), call(&second)), (1, 2));
         let blocks = batch_of(&arena, 100, 100).unwrap();
         assert!(runs(&blocks));
-        // One write went there before it was noticed.
+        // One write went to the file before the arena noticed.
         assert!(file.metadata().unwrap().len() <= 64);
     });
 }
@@ -120,14 +120,14 @@ fn a_thousand_arenas_take_one_descriptor() {
         for (n, arena) in (0..).zip(&arenas) {
             assert_eq!(call(&arena.publish(&asm::constant(n)).unwrap()), n);
         }
-        // A child has one of its own, so that it does not write to its parent.
+        // A child has a descriptor of its own, so that it does not write to its parent.
         assert!(fork::fork(|| {
             let own = small(WxMode::Flip).build().unwrap();
             let blocks = batch_of(&own, 50, 100).unwrap();
             assert!(runs(&blocks));
             assert!(matches!(arenas[0].publish(&asm::constant(1)), Err(Error::Forked { .. })));
         }));
-        // It is closed with the last, and opened anew.
+        // The descriptor is closed with the last arena, and opened anew.
         for _ in 0..3 {
             drop(small(WxMode::Flip).build().unwrap());
         }
@@ -138,10 +138,10 @@ fn a_thousand_arenas_take_one_descriptor() {
     });
 }
 
-/// The steps of a life.
+/// The steps in the life of an arena.
 const STEPS: usize = 9;
 
-/// Does one step; what is refused is an error of the system.
+/// Does one step. A refusal is an error of the system.
 fn step(n: usize, arena: &CodeArena, blocks: &mut Vec<(CodeBlock, u32)>) {
     let mut keep = |published: Result<Vec<CodeBlock>, Error>, from: u32| match published {
         Ok(new) => blocks.extend(new.into_iter().zip(from..)),
@@ -176,7 +176,7 @@ fn step(n: usize, arena: &CodeArena, blocks: &mut Vec<(CodeBlock, u32)>) {
     assert!(blocks.iter().all(|(block, value)| call(block) == *value));
 }
 
-/// Leaves holes.
+/// Leaves holes between blocks.
 fn keep_every_other(blocks: &mut Vec<CodeBlock>) {
     let mut index = 0;
     blocks.retain(|_| {
@@ -185,9 +185,9 @@ fn keep_every_other(blocks: &mut Vec<CodeBlock>) {
     });
 }
 
-/// Every system call that an arena may make is refused from each step of a life on, by a filter.
-/// Whatever was published runs; when all of it is dropped all is free; and where one way in is left
-/// it can all be used.
+/// A filter refuses every system call that an arena may make, from each step of a life on.
+/// Published code runs. When all of it is dropped, everything is free. If one way in is left, the
+/// whole capacity can be used.
 #[test]
 fn a_filter_at_every_point_of_a_life() {
     const NAME: &str = "a_filter_at_every_point_of_a_life";
@@ -232,7 +232,7 @@ fn a_filter_at_every_point_of_a_life() {
 }
 
 fn life(mode: WxMode, fills_holes: bool, denied: libc::c_long, name: &str, from: usize) {
-    // So that the global allocator need not ask the system, which it would be refused.
+    // Memory for the global allocator, because its requests to the system would be refused.
     drop(vec![1_u8; 8 << 20]);
     let mut blocks = Vec::with_capacity(4096);
     let arena = small(mode).build().unwrap();
@@ -250,17 +250,17 @@ fn life(mode: WxMode, fills_holes: bool, denied: libc::c_long, name: &str, from:
         "riscv_flush_icache" => true,
         _ => false,
     };
-    // The first that meets a refusal may be an error.
+    // The first call that meets a refusal may return an error.
     let _ = arena.publish(&asm::constant(1));
     let full = (0..16).try_for_each(|_| batch_of(&arena, 15, 4_000).map(|new| blocks.extend(new.into_iter().zip(0..))));
     assert!(full.is_ok() || only_way, "{full:?}");
     assert!(blocks.iter().all(|(block, value)| call(block) == *value));
-    // What the system would not take back then, the end of the process does.
+    // Memory that the system did not take back is released when the process ends.
     std::mem::forget((blocks, arena));
 }
 
-/// A refusal that passes (no descriptor to be had) keeps nobody from holes that are all there is,
-/// in batches neither.
+/// A refusal that passes (no descriptor is free) does not keep functions and batches from holes, if
+/// holes are all that is left.
 #[test]
 fn holes_are_filled_again_when_a_refusal_has_passed() {
     const NAME: &str = "holes_are_filled_again_when_a_refusal_has_passed";
@@ -304,8 +304,8 @@ fn holes_are_filled_again_when_a_refusal_has_passed() {
     });
 }
 
-/// The write through the kernel is refused for good. Who had staged something then fails once;
-/// whoever comes later goes to pages, however often the write is tried again.
+/// The kernel write is refused for good. A batch that had staged bytes fails once. Later functions
+/// get pages of their own, however often the write is tried again.
 #[test]
 fn a_refused_write_fails_a_batch_once() {
     const NAME: &str = "a_refused_write_fails_a_batch_once";
@@ -318,7 +318,7 @@ fn a_refused_write_fails_a_batch_once() {
         if !batches.stats().fills_holes || !sandbox::deny_kernel_writes() {
             return common::not_run(NAME, "no kernel write, or no filters here");
         }
-        // The write is tried again with every 1,024th.
+        // The write is tried again for every 1,024th function.
         let failed = |one: &dyn Fn() -> Result<(), Error>| {
             let failed = |n: &u32| match one() {
                 Ok(()) => false,
@@ -337,7 +337,7 @@ fn a_refused_write_fails_a_batch_once() {
         let reserve = || reserves.publish_with(Reserve::new(16), write).map(drop);
         assert_eq!(failed(&reserve), [0]);
         let redirect = || redirects.redirect(redirects.publish(&asm::constant(1))?).map(drop);
-        // The first function goes to pages of its own at once, and the redirect's code after it.
+        // The first function gets pages of its own at once, and the redirect's code after it.
         assert_eq!(failed(&redirect), [] as [u32; 0]);
         for arena in [batches, reserves, redirects] {
             assert_eq!(arena.stats().free_bytes, arena.capacity());
@@ -345,7 +345,7 @@ fn a_refused_write_fails_a_batch_once() {
     });
 }
 
-/// The same with no whole page free: pages are what is missing, not a write. Where something goes
+/// The same without a free whole page: pages are missing, not a write. When a block is dropped,
 /// there is room again.
 #[test]
 fn a_refused_write_leaves_an_arena_that_is_full() {
@@ -363,7 +363,7 @@ fn a_refused_write_leaves_an_arena_that_is_full() {
         let publish = || arena.publish(&asm::constant(1)).map(drop);
         let batch = || batch_of(&arena, 2, 10).map(drop);
         let reserve = || arena.publish_with(Reserve::new(16), |_, bytes| Ok(bytes.len())).map(drop);
-        // Each may be the first that meets the refusal, and have staged something then.
+        // Each batch may be the first that meets the refusal, with bytes staged.
         let first = publish();
         assert!(matches!(first, Err(Error::OperatingSystem { .. })), "{first:?}");
         for n in 0..2_500 {
@@ -376,7 +376,8 @@ fn a_refused_write_leaves_an_arena_that_is_full() {
     });
 }
 
-/// A thread with a filter of its own goes on by pages, whatever other threads find out meanwhile.
+/// A thread with a filter of its own continues with pages, whatever other threads find out
+/// meanwhile.
 #[test]
 fn a_refusal_of_one_thread_is_not_anothers() {
     const NAME: &str = "a_refusal_of_one_thread_is_not_anothers";

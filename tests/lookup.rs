@@ -1,4 +1,4 @@
-//! Promise 9: from any address inside a block to the block.
+//! Tests of promise 9: lookup from any address inside a block.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod common;
@@ -9,14 +9,14 @@ use std::thread;
 use common::{asm, fills_holes, modes, often, small};
 use gaia_jit::{Code, CodeArena, CodeBlock, WxMode};
 
-/// Promise 9: from every byte of every block, and from none between.
+/// Promise 9: lookup from every byte of every block, and from no byte between.
 #[test]
 fn lookup_finds_every_byte() {
     for mode in modes() {
         let arena = small(mode).build().unwrap();
         let mut rng = fastrand::Rng::with_seed(11);
         let mut blocks = Vec::new();
-        // Many to a bin, one over many bins, and everything in between.
+        // Many blocks in a bin, one over many bins, and everything between.
         for n in 0..600u32 {
             let len = match n % 10 {
                 0 => rng.usize(16..40_000),
@@ -54,8 +54,8 @@ fn lookup_finds_every_byte() {
     }
 }
 
-/// Lookups that race with publishing and dropping never answer wrongly about a block that is live
-/// all along.
+/// Lookups that race with publishing and dropping never return a wrong result for a block that is
+/// live all the time.
 #[test]
 fn lookup_is_right_while_others_publish_and_drop() {
     for mode in modes() {
@@ -85,7 +85,7 @@ fn lookup_is_right_while_others_publish_and_drop() {
                 let block = &fixed[rng.usize(..fixed.len())];
                 let hit = arena.lookup(block.as_ptr().wrapping_add(rng.usize(..block.len()))).expect("live all along");
                 assert_eq!((hit.start, hit.len, hit.tag), (block.as_ptr(), 200, block.tag()));
-                // Of one that comes and goes, length and tag belong together.
+                // Length and tag of a block that is dropped and published again belong together.
                 let any = arena.lookup(std::ptr::without_provenance(base + rng.usize(..capacity)));
                 assert!(any.is_none_or(|hit| hit.tag < 40 || hit.tag as u32 as usize == hit.len));
             }
@@ -93,7 +93,8 @@ fn lookup_is_right_while_others_publish_and_drop() {
     }
 }
 
-/// One slot of the tables is used again and again: what is found is of one block, not half of two.
+/// One slot of the tables is used again and again. A result belongs to one block, not half to each
+/// of two.
 #[test]
 fn lookup_never_mixes_two_blocks() {
     let arena = small(WxMode::DualMap).build().or_else(|_| small(WxMode::Flip).build()).unwrap();
@@ -122,7 +123,7 @@ fn lookup_never_mixes_two_blocks() {
     });
 }
 
-/// In the middle of anything.
+/// Lookups in a signal handler, in the middle of anything.
 #[cfg(target_os = "linux")]
 mod signals {
     use std::sync::atomic::AtomicPtr;
@@ -130,13 +131,12 @@ mod signals {
     use super::common::child;
     use super::*;
 
-    /// An arena and blocks that stay in it. Never freed: a handler can be late, on any thread of
-    /// the process.
+    /// An arena and blocks that stay in it. It is never freed, because a handler can run late, on
+    /// any thread of the process.
     struct Watched {
         arena: CodeArena,
         blocks: Vec<CodeBlock>,
-        /// That of the mode before: leak checkers know what is never freed by whether it can still
-        /// be reached.
+        /// The arena of the mode before. Leak checkers accept memory that can still be reached.
         _before: *mut Watched,
     }
 
@@ -157,7 +157,7 @@ mod signals {
     }
 
     /// Promise 9: a handler that interrupts a thread anywhere, also in the middle of publishing,
-    /// finds what is live.
+    /// finds the live blocks.
     #[test]
     fn lookup_works_in_a_signal_handler() {
         child::run("signals::lookup_works_in_a_signal_handler", || {
@@ -178,8 +178,8 @@ mod signals {
                 let publisher = unsafe { libc::pthread_self() } as usize;
                 let done = AtomicBool::new(false);
                 std::thread::scope(|scope| {
-                    // One signal after another, each some instructions after the last was handled:
-                    // bounded by their number, however long one takes.
+                    // One signal after another, each some instructions after the last was handled.
+                    // Their number bounds the test, however long one takes.
                     scope.spawn(|| {
                         let mut rng = fastrand::Rng::with_seed(1);
                         for _ in 0..300 {
@@ -217,7 +217,8 @@ fn a_tag_does_not_outlive_its_block() {
     assert_eq!((block.as_ptr(), block.tag(), arena.lookup(at).unwrap().tag), (at, 0, 0));
 }
 
-/// The first seven blocks of a bin go, and the eighth, which reaches into the bins behind, stays.
+/// The first seven blocks of a bin are dropped. The eighth, which reaches into the next bins,
+/// stays.
 #[test]
 fn a_bin_may_have_one_block_in_its_second_line() {
     let arena = small(WxMode::Flip).build().unwrap();

@@ -1,4 +1,5 @@
-//! Promises 6 and 7: all memory comes back, the memory map stays small, and full means full.
+//! Tests of promises 6 and 7: all memory comes back, the number of mappings stays small, and a full
+//! arena is really full.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod common;
@@ -15,13 +16,13 @@ use common::maps::resident;
 use common::{asm, call, fills_holes, modes, often, publish_all, small};
 use gaia_jit::{Code, CodeArena, Error, WxMode};
 
-/// Whether memory goes back while it is mapped: memory of a section does not, nor what other
-/// systems map twice.
+/// Returns whether memory goes back while it is mapped. Memory of a section does not, nor memory
+/// that other systems map twice.
 fn gives_back(mode: WxMode) -> bool {
     mode == WxMode::Flip || cfg!(any(target_os = "linux", target_os = "android"))
 }
 
-/// Promise 6: any order of drops, and all memory is back.
+/// Promise 6: after drops in any order all memory is back.
 #[test]
 fn all_memory_comes_back_in_any_order() {
     for mode in modes() {
@@ -51,7 +52,7 @@ fn all_memory_comes_back_in_any_order() {
     }
 }
 
-/// Handles, blocks and batches in every order; the memory lives as long as any of them.
+/// Handles, blocks and batches are dropped in every order. The memory lives as long as any of them.
 #[test]
 fn every_order_of_dropping_the_arena_and_its_blocks() {
     for mode in modes() {
@@ -81,7 +82,7 @@ fn every_order_of_dropping_the_arena_and_its_blocks() {
     }
 }
 
-/// The memory of trimmed pages is really gone, and what is live stays.
+/// The memory of trimmed pages is really returned, and live code stays.
 #[test]
 #[cfg(any(target_os = "linux", windows))]
 fn trimmed_pages_hold_no_memory() {
@@ -95,14 +96,14 @@ fn trimmed_pages_hold_no_memory() {
         let base = blocks.iter().map(|b| b.as_ptr().addr()).min().unwrap();
         let resident = || resident(base, 4 << 20);
         assert_eq!(resident(), arena.stats().resident_bytes, "{mode:?}");
-        // What a batch opened ahead and did not use holds no memory, and is not counted.
+        // Pages that a batch opened ahead and did not use hold no memory, and are not counted.
         let mut batch = arena.batch();
         for n in 0..700 {
             batch.push(&asm::padded(n, 1_000)).unwrap();
         }
         blocks.extend(batch.publish().unwrap());
         assert_eq!(resident(), arena.stats().resident_bytes, "{mode:?}");
-        // One that lies in one page.
+        // A function that lies in one page.
         let index = (400..).find(|&n: &usize| blocks[n].as_ptr().addr() % page + 2_000 <= page).unwrap();
         let survivor = blocks.remove(index);
         drop(blocks);
@@ -115,7 +116,7 @@ fn trimmed_pages_hold_no_memory() {
     }
 }
 
-/// Promise 7: mappings do not grow with functions.
+/// Promise 7: the number of mappings does not grow with functions.
 #[test]
 #[cfg(target_os = "linux")]
 fn mappings_stay_few_after_churn() {
@@ -149,7 +150,7 @@ fn mappings_stay_few_after_churn() {
     }
 }
 
-/// Batches that are open at one time, each in pages of its own, leave no trace in the memory map.
+/// Batches that are open at the same time, each in pages of its own, leave no further mappings.
 #[test]
 #[cfg(target_os = "linux")]
 fn mappings_merge_again_after_many_open_batches() {
@@ -173,7 +174,7 @@ fn mappings_merge_again_after_many_open_batches() {
     }
 }
 
-/// Huge pages bring memory with them that no code was placed in; that goes back as well.
+/// Huge pages include memory without code. It is returned as well.
 #[test]
 #[cfg(target_os = "linux")]
 fn trim_takes_huge_pages_whole() {
@@ -192,7 +193,7 @@ fn trim_takes_huge_pages_whole() {
     }
 }
 
-/// Exhaustion is an error with figures, and dropping something is the way out of it.
+/// A full arena is an error with figures. Dropping something makes room.
 #[test]
 fn a_full_arena_says_so_and_recovers() {
     for mode in modes().filter(|&mode| fills_holes(mode)) {
@@ -215,7 +216,7 @@ fn a_full_arena_says_so_and_recovers() {
     }
 }
 
-/// Space that is held aside for a moment, to be overwritten or trimmed, is not missing.
+/// Space that is in flight for a moment, to be overwritten or trimmed, is not missing.
 #[test]
 fn an_arena_is_not_full_while_others_look_after_its_space() {
     for mode in modes() {
@@ -231,7 +232,8 @@ fn an_arena_is_not_full_while_others_look_after_its_space() {
                         } else {
                             let _ = arena.stats();
                         }
-                        // They are here to be in the way, not to keep the lock to themselves.
+                        // These threads compete for space. They must not keep the lock to
+                        // themselves.
                         thread::yield_now();
                     }
                 });
@@ -248,8 +250,7 @@ fn an_arena_is_not_full_while_others_look_after_its_space() {
     }
 }
 
-/// One place is always free, wherever it lies at the moment: with the one who dropped it, on a
-/// shelf, or in the books.
+/// One place is always free: in flight with the thread that dropped it, waiting, or in a heap.
 #[test]
 fn an_arena_is_not_full_while_space_changes_hands() {
     for mode in modes() {
@@ -278,8 +279,7 @@ fn an_arena_is_not_full_while_space_changes_hands() {
     }
 }
 
-/// A batch that comes to nothing leaves memory behind, which goes back as that of dropped code
-/// does.
+/// A batch that is given up leaves memory, which is returned like that of dropped code.
 #[test]
 #[cfg(any(target_os = "linux", windows))]
 fn a_dropped_batch_leaves_no_memory_behind() {
@@ -299,7 +299,7 @@ fn a_dropped_batch_leaves_no_memory_behind() {
         }
         drop(batch);
         let with_it = resident(base, 4 << 20);
-        // Of what was to be written through the kernel, and was not, nothing counts.
+        // Bytes that were to be written through the kernel, and were not, do not count.
         assert_eq!(arena.stats().resident_bytes, with_it, "{mode:?}");
         assert!(arena.trim().unwrap() >= with_it - before, "{mode:?}");
         assert_eq!(resident(base, 4 << 20), before, "{mode:?}");
@@ -307,7 +307,7 @@ fn a_dropped_batch_leaves_no_memory_behind() {
     }
 }
 
-/// Trying a mode out leaves nothing behind, huge pages included.
+/// Trying a mode leaves nothing behind, huge pages included.
 #[test]
 #[cfg(target_os = "linux")]
 fn a_new_arena_holds_no_memory() {
@@ -321,13 +321,13 @@ fn a_new_arena_holds_no_memory() {
             let slot = batch.reserve(16, 16).unwrap();
             let base = batch.address(slot).addr();
             assert_eq!(base % (2 << 20), 0);
-            // What was reserved may hold a page of it.
+            // The reserved space may hold a page.
             assert!(resident(base, 8 << 20) <= region::page::size(), "{mode:?}, huge {huge}");
         }
     }
 }
 
-/// Pages that a batch has open cannot be moved into huge pages, and keep no others from it.
+/// Pages that a batch has open cannot be moved into huge pages, and do not keep others from it.
 #[test]
 #[cfg(target_os = "linux")]
 fn an_open_batch_does_not_keep_others_from_huge_pages() {

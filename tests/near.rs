@@ -1,4 +1,4 @@
-//! Direct branches into the arena, out of it, and through stubs where they do not reach.
+//! Tests of direct branches into the arena, out of it, and through stubs if they do not reach.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod common;
@@ -14,7 +14,7 @@ extern "C" fn another() -> u32 {
     1_234
 }
 
-/// How far from each other two addresses may lie.
+/// The largest distance between two addresses.
 fn in_reach(a: *const u8, b: *const u8) -> bool {
     let reach = if cfg!(target_arch = "aarch64") {
         128 << 20
@@ -32,14 +32,14 @@ fn direct_branches_reach_both_ways() {
     for mode in modes() {
         const NAME: &str = "direct_branches_reach_both_ways";
         let Some(near) = common::near(NAME, small(mode).near(here)) else { continue };
-        // Out of the arena, to Rust.
+        // A branch out of the arena, to Rust.
         let mut batch = near.batch();
         let slot = batch.reserve(asm::tail_len(), 16).unwrap();
         let code = asm::tail_call(batch.address(slot), here);
         batch.bytes_mut(slot).copy_from_slice(&code);
         let out = batch.publish().unwrap().remove(0);
         assert_eq!(call(&out), 4_321, "{mode:?}");
-        // From one arena into another that was asked to be near to it, and back.
+        // Branches from one arena to another that was built near it, and back.
         let Some(other) = common::near(NAME, small(mode).near(out.as_ptr())) else { continue };
         let mut batch = other.batch();
         let slot = batch.reserve(asm::tail_len(), 16).unwrap();
@@ -56,7 +56,7 @@ fn direct_branches_reach_both_ways() {
     }
 }
 
-/// What is to be reached lies in the middle, with room on either side of it alone.
+/// The target is in the middle, and only one side of it has room.
 #[test]
 fn an_arena_of_the_default_size_can_be_near() {
     let here = from_rust as *const u8;
@@ -70,7 +70,7 @@ fn an_arena_of_the_default_size_can_be_near() {
 #[test]
 fn far_targets_are_reached_through_stubs_that_go_with_their_function() {
     for mode in modes() {
-        // Far from the program where the system puts it there; which it need not.
+        // The arena is far from the program if the system places it there, which it need not do.
         let arena = CodeArena::builder().mode(mode).capacity(LARGE).build().unwrap();
         let free = arena.stats().free_bytes;
         let mut batch = arena.batch();
@@ -95,7 +95,7 @@ fn far_targets_are_reached_through_stubs_that_go_with_their_function() {
         for (slot, result) in slots.into_iter().zip([4_321, 1_234]) {
             let block = &blocks[slot.index()];
             assert_eq!(call(block), result, "{mode:?}");
-            // The stub is found as part of its function.
+            // Lookup finds the stub as part of its function.
             assert_eq!(arena.lookup(block.as_ptr().wrapping_add(block.len() - 1)).unwrap().start, block.as_ptr());
         }
         drop(blocks);
@@ -106,13 +106,13 @@ fn far_targets_are_reached_through_stubs_that_go_with_their_function() {
 #[test]
 fn stubs_are_counted() {
     if cfg!(target_arch = "x86") {
-        // Everything is in reach.
+        // Every target is in reach.
         return;
     }
     let arena = small(gaia_jit::WxMode::Flip).build().unwrap();
     let mut batch = arena.batch();
     let slot = batch.reserve_with_stubs(10, 16, 2).unwrap();
-    // A quarter of the address space away.
+    // At a distance of a quarter of the address space.
     let base = batch.address(slot);
     let far = |n: usize| base.wrapping_add(usize::MAX / 4 + 16 * n);
     assert_ne!(batch.branch_target(slot, far(0)).unwrap(), batch.branch_target(slot, far(1)).unwrap());
@@ -122,7 +122,7 @@ fn stubs_are_counted() {
     assert!(matches!(batch.branch_target(bare, far(0)), Err(Error::NoStub { slot: 1, stubs: 0, .. })));
     let near = batch.address(slot);
     assert_eq!(batch.branch_target(bare, near).unwrap(), near);
-    // Slots of other batches, and sizes past all bounds.
+    // Slots of other batches, and sizes beyond all limits.
     let mut other = arena.batch();
     assert!(matches!(other.branch_target(slot, near), Err(Error::OtherBatch { slot: 0, .. })));
     assert!(matches!(batch.reserve_with_stubs(usize::MAX, 16, 1), Err(Error::TooLarge { .. })));

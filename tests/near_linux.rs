@@ -1,5 +1,5 @@
-//! Where an arena goes that is to be near to something, and what it says if it cannot. Linux, whose
-//! list of mappings the crate reads.
+//! Tests of the place of an arena that is built near an address, and of its errors. On Linux,
+//! because the crate reads the list of mappings there.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
@@ -15,7 +15,7 @@ fn here() -> *const u8 {
     here as *const u8
 }
 
-/// Address space, mapped exactly there.
+/// Address space, mapped at a fixed address.
 #[cfg(target_arch = "x86_64")]
 fn map(at: usize, len: usize) -> Option<usize> {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANON | libc::MAP_FIXED_NOREPLACE;
@@ -25,7 +25,8 @@ fn map(at: usize, len: usize) -> Option<usize> {
     (got.addr() == at).then_some(at)
 }
 
-/// Hooks move instructions whose operands reach from where they were, so every mebibyte counts.
+/// Every mebibyte counts, because hooks move instructions with operands that are relative to their
+/// old place.
 #[test]
 fn the_closest_place_is_taken() {
     if !common::own_kernel("the_closest_place_is_taken") || common::sanitized() {
@@ -59,7 +60,7 @@ fn thousands_of_small_arenas_are_near() {
         let starts: Vec<usize> =
             arenas.iter().map(|arena| arena.publish(&asm::constant(1)).unwrap().as_ptr().addr()).collect();
         let spread = starts.iter().max().unwrap() - starts.iter().min().unwrap();
-        // A program takes a little between them.
+        // A program uses a little space between them.
         assert!(spread < 2_000 * (256 << 10), "{spread:#x}");
     });
 }
@@ -82,7 +83,7 @@ fn names_of_mapped_files_are_any_bytes() {
     });
 }
 
-/// The gap between the last mapping and the end of the address space is not all that there is.
+/// The gap between the last mapping and the end of the address space is not the only one.
 #[test]
 fn near_to_the_end_of_addresses() {
     if !common::own_kernel("near_to_the_end_of_addresses") || cfg!(target_pointer_width = "32") {
@@ -94,8 +95,8 @@ fn near_to_the_end_of_addresses() {
         let end = stack.next_power_of_two();
         for near in [end - 0x2000, end - 1, end - (1 << 20), stack] {
             let arena = small(WxMode::Flip).near(std::ptr::without_provenance(near)).build();
-            // Far from the end on architectures whose branches reach little, if the stack lies far
-            // from it.
+            // On architectures with short branches the arena is far from the end if the stack is
+            // far from it.
             if cfg!(target_arch = "x86_64") {
                 assert_eq!(call(&arena.unwrap().publish(&asm::constant(4)).unwrap()), 4);
             } else {
@@ -105,7 +106,7 @@ fn near_to_the_end_of_addresses() {
     });
 }
 
-/// Want of address space is not a matter of reach.
+/// A lack of address space is not reported as out of reach.
 #[test]
 fn the_error_is_the_one_that_the_system_gave() {
     if !common::own_kernel("the_error_is_the_one_that_the_system_gave") || common::sanitized() {
@@ -128,14 +129,14 @@ fn the_error_is_the_one_that_the_system_gave() {
                 assert!(*bytes >= 16 << 20 && *bytes < 20 << 20, "{bytes}");
                 assert!(error.to_string().contains("RLIMIT_AS"), "{error}");
             }
-            // What fits can be had.
+            // A size that fits can be built.
             let fits = CodeArena::builder().mode(WxMode::Flip).capacity(64 << 10).near(here()).build().unwrap();
             assert_eq!(call(&fits.publish(&asm::constant(6)).unwrap()), 6);
         }
     });
 }
 
-/// There is space, but none in reach.
+/// There is space, but none of it is in reach.
 #[test]
 #[cfg(target_arch = "x86_64")]
 fn out_of_reach_is_said_only_if_it_is_that() {
@@ -144,7 +145,7 @@ fn out_of_reach_is_said_only_if_it_is_that() {
         return;
     }
     child::run(NAME, || {
-        // Far from everything else: 4 GiB of which nothing is free but a hole.
+        // Far from everything else, 4 GiB are mapped except for one hole.
         let middle = 0x2000_0000_0000;
         let (low, hole) = (middle - (3_usize << 30), 1 << 20);
         let below = map(low, 3 << 30);
@@ -157,7 +158,7 @@ fn out_of_reach_is_said_only_if_it_is_that() {
         let Error::OutOfReach { address, len, .. } = refused else { panic!("{refused:?}") };
         assert_eq!(address, middle);
         assert!((1 << 20..2 << 20).contains(&len), "{len}");
-        // The hole is found.
+        // The arena finds the hole.
         let arena = CodeArena::builder().capacity(256 << 10).near(near).build().unwrap();
         let block = arena.publish(&asm::constant(6)).unwrap();
         assert!((middle..middle + hole).contains(&block.as_ptr().addr()));
@@ -165,7 +166,7 @@ fn out_of_reach_is_said_only_if_it_is_that() {
     });
 }
 
-/// Where there is no `/proc`, places all around are tried.
+/// Without `/proc`, places all around are tried.
 #[test]
 fn near_without_the_list_of_mappings() {
     const NAME: &str = "near_without_the_list_of_mappings";

@@ -1,4 +1,5 @@
-//! The figures and the lists of system calls of `docs/needs.md`, read from there and checked.
+//! Tests of the figures and the lists of system calls in `docs/needs.md`. The tests read them from
+//! the page.
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
@@ -10,14 +11,14 @@ use gaia_jit::{CodeArena, WxMode};
 const PAGE: &str = include_str!("../docs/needs.md");
 const COLUMNS: [WxMode; 4] = [WxMode::Flip, WxMode::DualMap, WxMode::PerThread, WxMode::FileWrite];
 
-/// The number in a row of the first table.
+/// Returns the number in a row of the first table, for a mode.
 fn figure(row: &str, mode: WxMode) -> usize {
     let line = PAGE.lines().find(|line| line.starts_with(&format!("| {row} |"))).expect(row);
     let column = COLUMNS.iter().position(|column| *column == mode).unwrap();
     line.split('|').nth(column + 2).unwrap().trim().parse().unwrap()
 }
 
-/// The words in backquotes in the rows of a mode, in all tables of system calls.
+/// Returns the words in backquotes in the rows of a mode, in all tables of system calls.
 fn calls(mode: &str) -> Vec<&'static str> {
     let page = &PAGE[PAGE.find("## System calls").unwrap()..PAGE.find("## When the system").unwrap()];
     let rows = page.lines().filter(|line| line.starts_with(&format!("| {mode} |")));
@@ -25,7 +26,7 @@ fn calls(mode: &str) -> Vec<&'static str> {
     words.filter(|word| number(word).is_some()).collect()
 }
 
-/// The system's number of a call.
+/// Returns the system's number of a call.
 fn number(name: &str) -> Option<libc::c_long> {
     Some(match name {
         "mmap" => libc::SYS_mmap,
@@ -112,7 +113,7 @@ fn no_call_is_made_that_the_page_does_not_name() {
     if !common::own_kernel(NAME) || common::sanitized() {
         return;
     }
-    // What a test needs besides: to end, to say why, and to hold a panic.
+    // The calls that a test needs besides: to end, to print the reason, and to hold a panic.
     let besides = [
         libc::SYS_exit_group,
         libc::SYS_exit,
@@ -159,7 +160,7 @@ fn no_call_is_made_that_the_page_does_not_name() {
                 calls(&name(mode))
             );
         }
-        // The control: what is not in the list kills.
+        // The control: a call that is not in the list ends the process.
         assert!(!common::fork::fork(|| {
             if sandbox::allow_only(&besides) {
                 drop(CodeArena::builder().capacity(1 << 20).build());

@@ -1,4 +1,4 @@
-//! What debuggers find in the list of objects, and that gdb makes sense of it.
+//! Tests of the debuggers' list of objects, and of gdb itself.
 #![cfg(all(feature = "gdb", any(target_os = "linux", target_os = "freebsd"), not(loom)))]
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
@@ -37,7 +37,7 @@ unsafe extern "C" {
 /// A function as a debugger sees it.
 type Symbol = (usize, usize, String);
 
-/// The symbols of each object in the list. Nobody may be publishing.
+/// Returns the symbols of each object in the list. No thread may publish meanwhile.
 fn objects() -> Vec<Vec<Symbol>> {
     // SAFETY: the library defines it.
     let version = unsafe { __jit_debug_descriptor.version };
@@ -49,7 +49,7 @@ fn objects() -> Vec<Vec<Symbol>> {
         // SAFETY: entries in the list are alive.
         let entry = unsafe { at.read() };
         assert_eq!(entry.prev, last);
-        // SAFETY: so is what they point to.
+        // SAFETY: the object of a live entry is alive.
         let file = unsafe { std::slice::from_raw_parts(entry.file, entry.size as usize) };
         objects.push(symbols(file));
         (last, at) = (at, entry.next);
@@ -107,7 +107,7 @@ fn a_publication_is_an_object_until_its_last_function_goes() {
             let evil = arena.publish(Code::new(&code).name("new\nline\0")).unwrap();
             let mut batch = arena.batch();
             for number in 0..100 {
-                // Alike, different, contiguous and apart.
+                // Functions of equal and of different sizes, contiguous and apart.
                 let (code, align) =
                     (asm::padded(number, 100 + number as usize % 50), if number % 7 == 0 { 256 } else { 16 });
                 batch.push(Code::new(&code).align(align).name(&format!("member {number}"))).unwrap();
@@ -144,7 +144,7 @@ fn where_a_function_was_there_is_one_object_only() {
             for block in blocks.iter_mut().step_by(3) {
                 *block = None;
             }
-            // Some of these, smaller ones among them, get the places of the old ones.
+            // Some of these, and smaller ones, get the places of the old functions.
             let new: Vec<_> = (0..40)
                 .map(|number| {
                     let code = asm::padded(number, if number % 2 == 0 { 64 } else { 20 });
@@ -180,7 +180,7 @@ fn more_functions_than_fit_into_one_object_take_several() {
     });
 }
 
-/// A debugger that attaches takes time for each object, and the longer the more there are.
+/// A debugger takes time for each object when it attaches, and more the more objects there are.
 #[test]
 fn functions_that_are_published_one_by_one_share_objects() {
     child::run("functions_that_are_published_one_by_one_share_objects", || {
@@ -190,7 +190,7 @@ fn functions_that_are_published_one_by_one_share_objects() {
         let publish = |n| arena.publish(Code::new(&asm::constant(n)).name(&format!("number {n}"))).unwrap();
         let mut blocks: Vec<_> = (0..count as u32).map(|n| (n, publish(n))).collect();
         for round in 0..10 {
-            // Each in the place of another.
+            // Each function takes the place of another.
             blocks.retain(|(n, _)| n % 10 != round);
             let again = (0..count as u32).filter(|n| n % 10 == round);
             blocks.extend(again.map(|n| (n, publish(n))));
@@ -228,8 +228,8 @@ fn eight_threads_leave_an_empty_list() {
                         }
                         let mut blocks = batch.publish().unwrap();
                         assert_eq!(call(&blocks[0]), round);
-                        // Two of five stay a while, so that objects outlive some of their
-                        // functions.
+                        // Two of five functions stay for a while, so that objects outlive some of
+                        // their functions.
                         blocks.truncate(2);
                         kept.extend(blocks);
                         if kept.len() > 20 {
@@ -271,7 +271,7 @@ fn unwind_information_is_for_the_address_of_the_code() {
         batch.push(unwind(&code)).unwrap();
         batch.push(Code::new(&code)).unwrap();
         batch.push(unwind(&code)).unwrap();
-        // Not what it should be: left out.
+        // The information is invalid, so it is left out.
         batch.push(Code::new(&code).unwind(UnwindInfo::EhFrame(&frames[..20]))).unwrap();
         let blocks = batch.publish().unwrap();
         // SAFETY: there is one entry, and nobody publishes.
@@ -293,7 +293,7 @@ fn unwind_information_is_for_the_address_of_the_code() {
 }
 
 /// Call frame information for x86-64 code that begins with `sub rsp, 24`, in four bytes, and ends
-/// with its counterpart.
+/// with the opposite.
 fn eh_frame(len: usize) -> Vec<u8> {
     let record = |id: u32, content: &[u8]| {
         let mut body = [&id.to_ne_bytes()[..], content].concat();
@@ -315,26 +315,27 @@ fn fde_at(frames: &[u8]) -> usize {
     4 + u32::from_ne_bytes(*frames.first_chunk().unwrap()) as usize
 }
 
-/// Where the debugger stops, called by machine code. Kept apart from everything else.
+/// The function at which the debugger stops. Machine code calls it. It is not merged with other
+/// functions.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn gaia_test_called_back(argument: *const c_void) {
     std::hint::black_box(argument);
 }
 
-/// Not a test of its own: what [`gdb_stops_by_name_and_sees_through_frames`] debugs.
+/// Not a test by itself: [`gdb_stops_by_name_and_sees_through_frames`] debugs it.
 #[test]
 fn debuggee() {
     let Ok(mode) = std::env::var("GAIA_TEST_DEBUGGEE") else { return };
     let (mode, is_late) = mode.strip_prefix("late ").map_or((&mode[..], false), |mode| (mode, true));
     let mode = modes().find(|known| mode == format!("{known:?}")).unwrap();
     let arena = if is_late { small(mode).keep_notes(true).build().unwrap() } else { watched(mode) };
-    // sub rsp, 24; call rdi; add rsp, 24; ret: no frame pointer, so the caller is found by the
-    // information only.
+    // sub rsp, 24; call rdi; add rsp, 24; ret: without a frame pointer, so only the information
+    // leads to the caller.
     let code = [0x48, 0x83, 0xec, 24, 0xff, 0xd7, 0x48, 0x83, 0xc4, 24, 0xc3];
     let frames = eh_frame(code.len());
-    // Retired before: the name must lead to the second one. Under a guard, as a debugger has its
-    // breakpoint in there.
+    // An earlier function of this name has retired. The name must lead to the second one. It
+    // retires under a guard, because the debugger has its breakpoint in it.
     let guard = arena.pin();
     drop(arena.publish(Code::new(&[0x90; 11]).name("jit_calls_back")).unwrap());
     let block = arena.publish(Code::new(&code).name("jit_calls_back").unwind(UnwindInfo::EhFrame(&frames))).unwrap();
@@ -356,10 +357,10 @@ fn gdb_stops_by_name_and_sees_through_frames() {
         return common::not_run(NAME, "its machine code is for x86-64 Linux, and runs under no emulator");
     }
     for mode in modes() {
-        // What is not writable in any way, gdb cannot write a breakpoint to.
+        // gdb cannot write a breakpoint to memory that is not writable in any way.
         let stop = if matches!(mode, WxMode::DualMap | WxMode::FileWrite) { "hbreak" } else { "break" };
         debug(NAME, &format!("{mode:?}"), stop);
-        // Attached to an arena in which the function lives already.
+        // The observer is attached to an arena in which the function lives already.
         debug(NAME, &format!("late {mode:?}"), stop);
     }
 }

@@ -1,4 +1,4 @@
-//! perf itself makes sense of perf maps and jitdumps, in every mode.
+//! Tests with perf itself: it reads perf maps and jitdumps, in every mode.
 #![cfg(all(feature = "perf", target_os = "linux", not(loom)))]
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
@@ -13,7 +13,7 @@ use common::{asm, modes, small};
 use gaia_jit::observe::{Jitdump, PerfMap};
 use gaia_jit::{Code, Observer, WxMode};
 
-/// Not a test of its own: what [`perf_report_names_functions`] profiles.
+/// Not a test by itself: [`perf_report_names_functions`] profiles it.
 #[test]
 fn profiled() {
     let Ok(what) = std::env::var("GAIA_TEST_PROFILED") else { return };
@@ -34,7 +34,7 @@ fn profiled() {
     let builder = small(mode.unwrap());
     let builder = if is_late { builder.keep_notes(true) } else { builder.observer(observer.clone()) };
     let arena = builder.build().unwrap();
-    // In its place before: a jitdump tells them apart, a map does not.
+    // An earlier function at the same address. A jitdump distinguishes the two, a map does not.
     let _guard = what.contains("map").then(|| arena.pin());
     drop(arena.publish(Code::new(&asm::padded(1, asm::spin().len())).name("jit_was_here_before")).unwrap());
     let name = if what.contains("short") { "f" } else { "jit_hot_loop" };
@@ -73,10 +73,10 @@ fn perf_report_names_functions() {
         })
     };
     let test = std::env::current_exe().unwrap();
-    // Late ones are attached to an arena in which the function lives already.
+    // Late observers are attached to an arena in which the function lives already.
     let observers = ["map", "dump", "late map", "late dump"];
     let every = modes().flat_map(|mode| observers.map(|observer| format!("{observer} in {mode:?}")));
-    // `perf` passes over lines with names of one or two bytes.
+    // `perf` skips lines with names of one or two bytes.
     for what in every.chain(["short map in Flip".into(), "short dump in Flip".into()]) {
         let clock: &[&str] = if what.contains("dump") { &["-k", "mono"] } else { &[] };
         let record = [&["record", "-q", "-e", "cpu-clock:u"], clock, &["-o"]].concat();

@@ -1,4 +1,5 @@
-//! What a collector of VTune's interface is told: one that writes it down.
+//! Tests of the events that a collector of VTune's interface gets. The collector writes them to a
+//! file.
 #![cfg(all(feature = "vtune", target_os = "linux", any(target_arch = "x86", target_arch = "x86_64"), not(loom)))]
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
@@ -15,7 +16,7 @@ use gaia_jit::{Code, WxMode};
 
 const VARIABLE: &str = if cfg!(target_pointer_width = "64") { "INTEL_JIT_PROFILER64" } else { "INTEL_JIT_PROFILER32" };
 
-/// The two functions that the interface asks a collector for, and a line in a file for each event.
+/// The two functions that the interface calls in a collector, which write a line for each event.
 const COLLECTOR: &str = r#"
 #include <stdio.h>
 #include <stdlib.h>
@@ -57,7 +58,7 @@ fn directory(name: &str) -> PathBuf {
 #[test]
 fn a_collector_hears_of_every_function_and_of_its_end() {
     if env::var_os("TOLD").is_none() {
-        // Here, the parent: the collector has to be there when the process that uses it starts.
+        // In the parent, because the collector has to exist when the process that uses it starts.
         let directory = directory("told");
         let told = directory.join("told");
         let library = collector(&directory);
@@ -76,16 +77,16 @@ fn a_collector_hears_of_every_function_and_of_its_end() {
     let first = arena.publish(Code::new(&asm::constant(1)).name("first")).unwrap();
     let start = first.as_ptr();
     drop(first);
-    // At the same address, as another function.
+    // Another function at the same address.
     let second = arena.publish(Code::new(&asm::constant(2)).name("se\ncond")).unwrap();
     assert_eq!(second.as_ptr(), start);
-    // From several threads, one at a time in the collector: it aborts otherwise.
+    // From several threads, with one at a time in the collector. Otherwise the collector aborts.
     thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| (0..200).for_each(|_| drop(arena.publish(&asm::constant(3)).unwrap())));
         }
     });
-    // A child is not the process that the collector belongs to.
+    // The collector does not belong to a child.
     let before = fs::read_to_string(env::var_os("TOLD").unwrap()).unwrap();
     let status = common::fork::fork(|| {
         let arena = small(WxMode::Flip).observer(vtune.clone()).build().unwrap();
@@ -101,7 +102,7 @@ fn a_collector_hears_of_every_function_and_of_its_end() {
     assert_eq!(lines.next().unwrap(), format!("load 1 first {start:p} {size} gaia_jit"));
     assert_eq!(lines.next().unwrap(), format!("unload 1 {start:p}"));
     assert_eq!(lines.next().unwrap(), format!("load 2 se_cond {start:p} {size} gaia_jit"));
-    // Every load has a number of its own, and one end.
+    // Every load has a number of its own, and ends once.
     let mut live = std::collections::HashMap::new();
     let mut loads = 0;
     for line in lines {

@@ -1,4 +1,4 @@
-//! What observers hear, and when.
+//! Tests of the events that observers get, and of their order.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod common;
@@ -43,7 +43,8 @@ impl Observer for Log {
                 Some(UnwindInfo::EhFrame(bytes)) => Some(bytes.to_vec()),
                 _ => None,
             };
-            // SAFETY: published and alive: the publishing call has not returned.
+            // SAFETY: the block is published and alive, because the publishing call has not
+            // returned.
             let first = unsafe { *function.block.start };
             assert_eq!(first, asm::constant(1)[0], "the bytes are there");
             (function.block.len, function.name.map(String::from), unwind)
@@ -68,7 +69,7 @@ impl Observer for Log {
     }
 }
 
-/// A log, and an arena that writes to it.
+/// Returns a log, and an arena that writes to it.
 fn logged(mode: WxMode) -> (Arc<Log>, CodeArena) {
     let log = Arc::new(Log::default());
     let arena = small(mode).observer(log.clone()).build().unwrap();
@@ -87,8 +88,8 @@ fn a_life_is_told_from_reservation_to_release() {
         drop(block);
         assert_eq!(log.take(), [Event::Retired(200)]);
         drop(guard);
-        // The next look at the books finds that the guard is gone; the next call without a lock
-        // tells it.
+        // The next call with a lock finds that the guard has ended. The next call without a lock
+        // reports it.
         assert_eq!(arena.stats().pending_blocks, 0);
         drop(arena.publish(&code).unwrap());
         let events = log.take();
@@ -146,7 +147,8 @@ fn all_observers_hear_the_first_one_first() {
     assert_eq!(second.take(), [Event::Retired(asm::constant(1).len())]);
 }
 
-/// What an observer was not told it would believe for ever: that a function is there, for one.
+/// An observer that misses an event would have a wrong picture for ever, for example of a function
+/// that retired.
 #[test]
 fn all_observers_hear_of_it_though_one_panics() {
     struct Panics;
@@ -212,7 +214,7 @@ mod events {
     use tracing::field::{Field, Visit};
     use tracing::{Event, Metadata, Subscriber, span};
 
-    /// Remembers what each event said.
+    /// Stores the fields of each event.
     struct Heard(Arc<Mutex<Vec<String>>>);
 
     struct Words(String);
@@ -306,7 +308,7 @@ fn all_observers_hear_of_the_end_whoever_panics() {
     assert_eq!(log.take().last(), Some(&Event::Released(1 << 20)));
 }
 
-/// What a panic carries can panic itself when it is dropped.
+/// The payload of a panic can panic itself when it is dropped.
 #[test]
 fn a_panic_that_panics_ends_where_space_is_told_free() {
     static CARRIED: AtomicUsize = AtomicUsize::new(0);

@@ -1,4 +1,4 @@
-//! How much memory an arena takes for what it holds, and which memory it takes first.
+//! Tests of how much memory an arena takes for its code, and which memory it takes first.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod common;
@@ -15,7 +15,7 @@ fn publish(arena: &CodeArena, rng: &mut Rng) -> CodeBlock {
     arena.publish(&asm::padded(7, rng.usize(16..=MOST))).unwrap()
 }
 
-/// The part of the resident memory that is code.
+/// Returns the part of the resident memory that is code.
 fn payload(stats: &Stats) -> f64 {
     stats.live_bytes as f64 / stats.resident_bytes as f64
 }
@@ -41,8 +41,7 @@ fn little_is_free_after_churn() {
     }
 }
 
-/// As the larson benchmark: few functions, which generation after generation of threads replaces,
-/// each a part of them.
+/// As in the larson benchmark: generations of threads replace few functions, each a part of them.
 #[test]
 fn generations_of_threads_leave_no_memory_behind() {
     // Each heap has free memory of its own: with three threads 78 to 91 % was measured.
@@ -60,7 +59,7 @@ fn generations_of_threads_leave_no_memory_behind() {
                         scope.spawn(move || churn(arena, blocks, &mut rng, often(5_000)));
                     }
                 });
-                // Each goes on with what another had.
+                // Each thread continues with the functions of another.
                 parts.rotate_left(1);
             }
             let stats = arena.stats();
@@ -69,8 +68,8 @@ fn generations_of_threads_leave_no_memory_behind() {
     }
 }
 
-/// Rounds that publish the same and drop all of it take no more memory than the first, one by one,
-/// in batches, and both in turn.
+/// Rounds that publish the same functions and drop all of them take no more memory than the first
+/// round: one by one, in batches, and both in turn.
 #[test]
 fn freed_memory_is_used_before_fresh() {
     for mode in modes() {
@@ -88,15 +87,15 @@ fn freed_memory_is_used_before_fresh() {
                 }
             }
             let resident = arena.stats().resident_bytes;
-            // What a batch opens ahead may be of another size each time.
+            // A batch may open another number of pages ahead each time.
             assert!(round < 2 || resident <= most + (512 << 10), "{mode:?}, round {round}: {resident}, {most} before");
             most = most.max(resident);
         }
     }
 }
 
-/// Large functions of one size, replaced at random: each takes the place that another left, though
-/// it lies across spans.
+/// Large functions of one size are replaced at random. Each takes the place of another, although it
+/// lies across spans.
 #[test]
 fn large_functions_take_the_place_of_others() {
     for mode in modes().filter(|&mode| fills_holes(mode)) {
@@ -114,8 +113,8 @@ fn large_functions_take_the_place_of_others() {
     }
 }
 
-/// More than the arena is to keep goes back to the system as blocks are dropped; what is published
-/// later is as good as ever.
+/// Memory beyond `keep_free` is returned when blocks are dropped. Later publications work as
+/// before.
 #[test]
 fn memory_goes_back_by_itself_above_a_bound() {
     struct Trimmed(Mutex<usize>);
@@ -139,7 +138,7 @@ fn memory_goes_back_by_itself_above_a_bound() {
             drop(blocks);
             assert!(arena.stats().resident_bytes >= 8_000_000, "under a guard nothing is free");
             drop(guard);
-            // The next drop finds that all of it is free.
+            // The next drop finds that everything is free.
             let next = arena.publish(&asm::constant(1)).unwrap();
             assert_eq!(arena.stats().pending_blocks, 0);
             drop(next);
@@ -148,7 +147,7 @@ fn memory_goes_back_by_itself_above_a_bound() {
                 assert_eq!(mode, WxMode::DualMap, "only there some systems cannot");
                 continue;
             }
-            // And what lies in spans that are not wholly free.
+            // Also memory in spans that are not wholly free.
             assert!(stats.resident_bytes <= KEPT + (256 << 10), "{mode:?}: {stats}");
             assert!((stats.free_bytes, stats.live_blocks) == (arena.capacity(), 0));
             assert!(!observed || *trimmed.0.lock().unwrap() >= 6_000_000);

@@ -1,5 +1,5 @@
-//! `PerThread` by protection keys: who can write to code and who can read it. What all modes
-//! promise is tested with them; this is what this one adds.
+//! Tests of `PerThread` with protection keys: which threads can write to code, and which can read
+//! it. Other files test what all modes promise.
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
@@ -13,7 +13,7 @@ use std::thread;
 use common::{asm, call, call_at, child, small};
 use gaia_jit::{CodeArena, CodeBlock, Error, WxMode};
 
-/// `None` where the processor or the system has no keys, which is said aloud.
+/// Returns `None` and prints a message if the processor or the system has no keys.
 fn arena() -> Option<CodeArena> {
     match small(WxMode::PerThread).build() {
         Ok(arena) => Some(arena),
@@ -27,12 +27,12 @@ fn arena() -> Option<CodeArena> {
 
 fn store(block: &CodeBlock) {
     println!("about to write");
-    // SAFETY: it is not: the system is expected to end the process.
+    // SAFETY: the store is not sound. The system is expected to end the process.
     unsafe { block.as_ptr().cast_mut().write_volatile(0xcc) };
     println!("written");
 }
 
-/// Runs `body` in a child process, which has to die of the store that it makes.
+/// Runs `body` in a child process, which has to be ended by the store that it makes.
 fn dies(name: &str, body: impl FnOnce(CodeArena)) {
     if arena().is_none() {
         return;
@@ -130,7 +130,7 @@ fn raise(signal: libc::c_int) {
 #[test]
 fn a_signal_handler_cannot_write() {
     extern "C" fn handler(_: libc::c_int) {
-        // SAFETY: it is not: the system is expected to end the process.
+        // SAFETY: the store is not sound. The system is expected to end the process.
         unsafe { TARGET.load(Ordering::SeqCst).write_volatile(0xcc) };
         println!("written");
     }
@@ -181,7 +181,7 @@ fn keys_run_out_and_come_back() {
                     Err(refused) => break refused,
                 }
             };
-            // So that a list of modes goes on to the next.
+            // So that a list of modes continues with the next mode.
             let Error::Unsupported { what: "PerThread", why } = refused else { panic!("{refused}") };
             assert!(why.contains("pkey_alloc") && why.contains("all keys"), "{why}");
             let other = CodeArena::builder().modes(&[WxMode::PerThread, WxMode::DualMap]).build().unwrap();
@@ -196,7 +196,7 @@ fn keys_run_out_and_come_back() {
     });
 }
 
-/// A key that other code used and freed leaves its rights behind in that thread.
+/// A key that other code used and freed leaves rights behind in that thread.
 #[test]
 fn rights_left_behind_by_other_code_end_with_a_guard() {
     dies("rights_left_behind_by_other_code_end_with_a_guard", |first| {
@@ -207,7 +207,7 @@ fn rights_left_behind_by_other_code_end_with_a_guard() {
         // SAFETY: allocated just now, and used for nothing.
         assert_eq!(unsafe { libc::syscall(libc::SYS_pkey_free, key) }, 0);
         let (sender, receiver) = mpsc::channel::<CodeArena>();
-        // It begins with the rights of this thread, before the arena has the key.
+        // The child begins with the rights of this thread, before the arena has the key.
         let other = thread::spawn(move || {
             let arena = receiver.recv().unwrap();
             let block = arena.publish(&asm::constant(1)).unwrap();
@@ -233,7 +233,7 @@ fn pushed_bytes_can_be_changed_until_they_are_published() {
     }
 }
 
-/// Safe code must not die of a slice that it was sent by a thread with other rights.
+/// Safe code must not fault at a slice that a thread with other rights sent.
 #[test]
 fn bytes_can_be_read_by_a_thread_without_rights() {
     child::run("bytes_can_be_read_by_a_thread_without_rights", || {
@@ -250,10 +250,11 @@ fn bytes_can_be_read_by_a_thread_without_rights() {
     });
 }
 
-/// `mov eax, [rip + 1]; ret`, and 42 behind it: code that reads.
+/// `mov eax, [rip + 1]; ret`, and 42 after it: code that reads its own constant.
 const READS: [u8; 11] = [0x8b, 0x05, 1, 0, 0, 0, 0xc3, 42, 0, 0, 0];
 
-/// Has a thread that a thread from before the arena spawned run code that reads, after `prepare`.
+/// Runs code that reads its own constant, after `prepare`, on a thread that was started by a thread
+/// from before the arena.
 fn on_a_thread_of_a_pool(prepare: fn(&CodeArena)) {
     let (sender, receiver) = mpsc::channel::<(CodeArena, CodeBlock)>();
     let pool = thread::spawn(move || {
@@ -273,7 +274,7 @@ fn on_a_thread_of_a_pool(prepare: fn(&CodeArena)) {
     pool.join().unwrap();
 }
 
-/// Rights come from the thread that spawns, whatever is younger.
+/// A thread inherits the rights of the thread that starts it, at any age.
 #[test]
 fn a_thread_of_a_pool_from_before_cannot_read() {
     dies("a_thread_of_a_pool_from_before_cannot_read", |_| on_a_thread_of_a_pool(|_| ()));
@@ -290,7 +291,7 @@ fn a_thread_of_a_pool_from_before_reads_after_a_guard() {
 
 static ARENA: std::sync::OnceLock<CodeArena> = std::sync::OnceLock::new();
 
-/// A handler has the rights that a jump out of it leaves to its thread.
+/// If a handler is left by a jump, its rights stay with its thread.
 #[test]
 fn a_signal_handler_cannot_read() {
     extern "C" fn handler(_: libc::c_int) {
@@ -327,7 +328,7 @@ fn a_signal_handler_reads_under_a_guard() {
     });
 }
 
-/// Where an unwinder finds nothing else it looks at the instructions.
+/// An unwinder without other information reads the instructions.
 #[test]
 fn a_backtrace_over_a_function_without_information_ends_there_under_a_guard() {
     // sub rsp, 8; call rdi; add rsp, 8; ret
@@ -359,7 +360,7 @@ fn a_backtrace_over_a_function_without_information_ends_there_under_a_guard() {
     });
 }
 
-/// What a scan of the system's list finds; the documentation says so.
+/// Tests the documented result of a scan of the system's list of mappings.
 #[test]
 fn the_list_of_mappings_knows_no_keys() {
     let Some(arena) = arena() else { return };

@@ -1,5 +1,5 @@
-//! W^X, neighbours, atomicity, coherence, reach, costs by batch: the promises without a file of
-//! their own.
+//! Tests of the promises without a file of their own: W^X, neighbours, atomicity, coherence, reach,
+//! costs by batch.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod common;
@@ -14,12 +14,12 @@ use common::{child, maps::mappings};
 use gaia_jit::WxMode;
 use gaia_jit::{CodeArena, CodeBlock, Error};
 
-/// Promise 1: never writable and executable at once, whatever is going on.
+/// Promise 1: no page is writable and executable at once, at any moment.
 #[test]
 #[cfg(any(target_os = "linux", windows))]
 fn no_page_is_ever_writable_and_executable() {
-    // In a process of its own, as other tests may use keys: with them it is not the mapping that
-    // says who may write.
+    // In a process of its own, because other tests may use keys. With keys, the mapping does not
+    // decide who may write.
     child::run("no_page_is_ever_writable_and_executable", || {
         for mode in modes().filter(|&mode| mode != WxMode::PerThread) {
             let arena = CodeArena::builder().mode(mode).capacity(8 << 20).build().unwrap();
@@ -51,7 +51,7 @@ fn no_page_is_ever_writable_and_executable() {
     });
 }
 
-/// The writable view of a dual mapping is elsewhere, and nowhere executable.
+/// The writable view of a dual mapping is elsewhere, and is not executable.
 #[test]
 #[cfg(any(target_os = "linux", windows))]
 fn live_code_is_readable_and_executable_only() {
@@ -64,7 +64,7 @@ fn live_code_is_readable_and_executable_only() {
     }
 }
 
-/// Promise 2: code runs in the very pages in which others publish, drop, patch and trim.
+/// Promise 2: code runs in the same pages in which other threads publish, drop, patch and trim.
 #[test]
 fn neighbours_keep_running() {
     for mode in modes() {
@@ -125,7 +125,7 @@ fn a_batch_is_all_or_nothing() {
             }
         };
         assert!(matches!(error, Error::ArenaFull { .. }), "{error}");
-        // The batch is still good for what it holds.
+        // The batch still holds its earlier functions.
         let small = batch.push(&asm::constant(3));
         let held = batch.len();
         assert!(small.is_err() || held > 100);
@@ -170,7 +170,7 @@ fn reused_addresses_run_the_new_code() {
     }
 }
 
-/// Protection changes, flushes and writes go by batch.
+/// Changes of protection, flushes and writes happen once for each batch.
 #[test]
 fn calls_go_by_batch() {
     for mode in modes() {
@@ -199,7 +199,7 @@ fn all_code_is_in_branch_range_of_all_other() {
         let mut batch = arena.batch();
         let low = batch.reserve(asm::tail_len(), 16).unwrap();
         let middle = batch.reserve(arena.capacity() - (8 << 20), 16).unwrap();
-        // Too large for what is left between the first and the middle.
+        // Too large for the space between the first and the middle.
         let high = batch.push(&asm::padded(8, 2 << 20)).unwrap();
         assert!(batch.address(low) < batch.address(middle) && batch.address(middle) < batch.address(high));
         let code = asm::tail_call(batch.address(low), batch.address(high));
@@ -211,7 +211,8 @@ fn all_code_is_in_branch_range_of_all_other() {
     }
 }
 
-/// Two threads publish and drop at once; all adds up, and every function returns its own number.
+/// Two threads publish and drop at once. All figures add up, and every function returns its own
+/// number.
 #[test]
 fn threads_publish_and_drop_at_once() {
     for mode in modes() {
@@ -252,7 +253,7 @@ fn threads_publish_and_drop_at_once() {
     }
 }
 
-/// An observer that panics takes nothing with it: blocks that were to be returned are retired.
+/// If an observer panics, nothing is lost: the blocks that were to be returned are retired.
 #[test]
 fn a_panicking_observer_leaks_nothing() {
     struct Panics(AtomicBool);
@@ -287,8 +288,8 @@ fn a_panicking_observer_leaks_nothing() {
     }
 }
 
-/// Moved into huge pages, code is the same code at the same place, also for a thread that runs it
-/// meanwhile.
+/// Code that is moved into huge pages is unchanged at the same address, also for a thread that runs
+/// it meanwhile.
 #[test]
 #[cfg(target_os = "linux")]
 fn code_runs_on_while_it_moves_into_huge_pages() {
@@ -326,7 +327,7 @@ fn code_runs_on_while_it_moves_into_huge_pages() {
     }
 }
 
-/// On x86 other cores serialise only if that was asked for, and then once for each publication.
+/// On x86 other cores serialise only if that was asked for, once for each publication.
 #[test]
 fn cores_serialize_once_for_a_batch() {
     for mode in modes() {

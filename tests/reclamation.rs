@@ -1,4 +1,4 @@
-//! Promise 5: space is not reused under a guard, and is free at once without.
+//! Tests of promise 5: space is not reused under a guard, and is free at once without one.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod common;
@@ -17,7 +17,7 @@ fn guards_hold_back_just_what_was_dropped_after_them() {
             let arena = small(mode).poison(poison).build().unwrap();
             let publish = |n| arena.publish(&asm::padded(n, 4096)).unwrap();
             let page = |block: &CodeBlock| block.as_ptr().addr();
-            // Without a guard the space serves the next allocation.
+            // Without a guard the next allocation gets the space.
             let (a, b) = (publish(1), publish(2));
             let a_at = page(&a);
             drop(a);
@@ -34,7 +34,7 @@ fn guards_hold_back_just_what_was_dropped_after_them() {
             drop(older);
             let e = publish(5);
             assert_eq!(page(&e), b_at, "the younger guard does not hold it");
-            // Of one thread's guards each counts by itself.
+            // Each of one thread's guards counts by itself.
             let e_at = page(&e);
             drop(e);
             let youngest = arena.pin();
@@ -64,8 +64,8 @@ fn more_guards_than_there_are_slots() {
     }
 }
 
-/// A thread that took a guard runs what it looked up, however soon others drop it and publish over
-/// it.
+/// A thread that took a guard runs the code that it looked up, however soon other threads drop it
+/// and publish in its place.
 #[test]
 fn guarded_threads_never_run_reused_space() {
     for mode in modes() {
@@ -84,7 +84,7 @@ fn guarded_threads_never_run_reused_space() {
                         if address != 0 {
                             let hit = arena.lookup(std::ptr::without_provenance(address));
                             let got = call_at(std::ptr::without_provenance(address));
-                            // A block that is still there has the tag of what ran.
+                            // A block that still exists has the tag of the code that ran.
                             assert!(hit.is_none_or(|hit| hit.tag == u64::from(got)), "{hit:?} ran as {got}");
                             assert_eq!(got as usize % table.len(), turn, "{mode:?}: ran another function");
                         }
@@ -99,7 +99,7 @@ fn guarded_threads_never_run_reused_space() {
                 owned[turn] = None;
                 let block = loop {
                     match arena.publish(Code::new(&asm::constant(n)).tag(n.into())) {
-                        // Threads that stand still under a guard hold back space.
+                        // Threads that sleep under a guard delay the reuse of space.
                         Err(Error::ArenaFull { .. }) => thread::yield_now(),
                         published => break published.unwrap(),
                     }
@@ -126,7 +126,7 @@ fn poisoned_space_traps() {
             continue;
         }
         drop(block);
-        // SAFETY: the pages stay mapped as long as the arena; the bytes are initialised.
+        // SAFETY: the pages stay mapped as long as the arena, and the bytes are initialised.
         let bytes = unsafe { std::slice::from_raw_parts(address, 256) };
         assert!(bytes.chunks_exact(4).all(|chunk| chunk == &bytes[..4]), "not all of it was overwritten");
         if cfg!(any(target_arch = "x86", target_arch = "x86_64")) {
@@ -136,7 +136,7 @@ fn poisoned_space_traps() {
     }
 }
 
-/// Small functions, whose space is kept at hand by thread, wait for guards as large ones do.
+/// Small functions wait for guards like large ones.
 #[test]
 fn small_functions_wait_for_guards_too() {
     for mode in modes() {
@@ -153,24 +153,24 @@ fn small_functions_wait_for_guards_too() {
     }
 }
 
-/// Many guards at one time leave nothing behind, and each still counts.
+/// Many guards at one time leave nothing behind, and each counts.
 #[test]
 fn guards_of_many_ages_hold_back_what_was_dropped_after_them() {
     for mode in modes() {
         let arena = small(mode).build().unwrap();
-        // More ages than are told apart, and a block dropped in each of them.
+        // More ages than the arena distinguishes, and a block that is dropped in each of them.
         let mut guards = Vec::new();
         for n in 0..100 {
             guards.push(arena.pin());
             drop(arena.publish(&asm::constant(n)).unwrap());
         }
         assert_eq!(arena.stats().pending_blocks, 100);
-        // The youngest go first, so that every block still has an older guard.
+        // The youngest guards end first, so that every block still has an older guard.
         guards.drain(1..).rev().for_each(drop);
         assert_eq!(arena.stats().pending_blocks, 100);
         guards.clear();
         assert_eq!(arena.stats().pending_blocks, 0);
-        // And what comes after is as exact as at the beginning.
+        // Later guards and drops are as exact as at the beginning.
         let block = arena.publish(&asm::constant(1)).unwrap();
         let older = arena.pin();
         drop(block);
@@ -181,8 +181,8 @@ fn guards_of_many_ages_hold_back_what_was_dropped_after_them() {
     }
 }
 
-/// A call reclaims some of what waits, and all of it before it would fail or where figures have to
-/// be exact.
+/// A call reclaims a part of the waiting blocks. It reclaims all of them before it would fail, and
+/// where figures have to be exact.
 #[test]
 fn what_waited_comes_back_in_parts_or_at_once() {
     for mode in modes() {
@@ -192,15 +192,15 @@ fn what_waited_comes_back_in_parts_or_at_once() {
         let guard = arena.pin();
         drop(blocks);
         drop(guard);
-        // All of the capacity can be had at once, although far more blocks wait than one call
+        // The whole capacity can be used at once, although far more blocks wait than one call
         // reclaims.
         let whole = arena.publish(&asm::padded(7, capacity)).unwrap();
         assert_eq!((call(&whole), arena.stats().pending_blocks), (7, 0), "{mode:?}");
     }
 }
 
-/// Where every drop has to wait and few publications ask for space, what waits stays in proportion
-/// to what is live.
+/// If every drop has to wait and few publications ask for space, the waiting blocks stay in
+/// proportion to the live ones.
 #[test]
 fn blocks_that_waited_do_not_pile_up() {
     for mode in modes() {
@@ -211,7 +211,7 @@ fn blocks_that_waited_do_not_pile_up() {
             let next = arena.pin();
             drop(std::mem::replace(&mut guard, next));
         }
-        // Before the books are asked, which reclaims all.
+        // Before `stats` is called, which reclaims everything.
         let resident = arena.map().pages.iter().filter(|page| page.resident).count() * region::page::size();
         assert!(resident <= 256 << 10, "{mode:?}: {resident}");
     }

@@ -1,5 +1,5 @@
-//! Calls that a signal handler may make: it interrupts everything that an arena does, makes all of
-//! them, allocates nothing and never waits.
+//! Tests of the calls that a signal handler may make. The handler interrupts everything that an
+//! arena does, makes all of these calls, allocates nothing and never waits.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
@@ -14,7 +14,7 @@ use std::thread;
 use common::{asm, child, modes, often, small};
 use gaia_jit::{Code, CodeArena, CodeBlock, Error, WxMode};
 
-/// Notices what is allocated or freed in the handler.
+/// An allocator that notices allocations and releases in the handler.
 struct Watched;
 
 static IN_HANDLER: AtomicUsize = AtomicUsize::new(0);
@@ -28,17 +28,17 @@ fn note() {
     }
 }
 
-// SAFETY: passes everything on.
+// SAFETY: it passes every call on to the system's allocator.
 unsafe impl GlobalAlloc for Watched {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         note();
-        // SAFETY: passed on to the caller.
+        // SAFETY: the caller promises it.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
         note();
-        // SAFETY: passed on to the caller.
+        // SAFETY: the caller promises it.
         unsafe { System.dealloc(at, layout) };
     }
 }
@@ -46,7 +46,7 @@ unsafe impl GlobalAlloc for Watched {
 #[global_allocator]
 static ALLOCATOR: Watched = Watched;
 
-/// What the handler uses.
+/// The values that the handler uses.
 struct Known {
     arena: CodeArena,
     block: CodeBlock,
@@ -57,7 +57,7 @@ struct Known {
 static KNOWN: OnceLock<Known> = OnceLock::new();
 static WRONG: AtomicUsize = AtomicUsize::new(0);
 
-/// Every call that the documentation calls safe in a handler.
+/// Makes every call that the documentation calls safe in a handler.
 extern "C" fn handler(_: libc::c_int) {
     let Some(known) = KNOWN.get() else { return };
     HANDLING.with(|handling| handling.set(true));
@@ -77,7 +77,7 @@ extern "C" fn handler(_: libc::c_int) {
         && arena.capacity() > 0
         && arena.mode() == arena.mode()
         && block.tag() == 77
-        // There it is a copy.
+        // In this mode it is a copy.
         && (arena.mode() == WxMode::PerThread || block.as_bytes().len() == block.len());
     drop(guard);
     // SAFETY: the code is of this type.
@@ -96,7 +96,7 @@ fn install() {
     assert_eq!(unsafe { libc::sigaction(libc::SIGUSR1, &raw const action, std::ptr::null_mut()) }, 0);
 }
 
-/// Everything else that an arena does.
+/// Does everything else that an arena does.
 fn work(arena: &CodeArena, seed: u64, stop: &AtomicBool) {
     let mut rng = fastrand::Rng::with_seed(seed);
     let mut blocks: Vec<CodeBlock> = Vec::new();
@@ -142,7 +142,7 @@ fn a_handler_interrupts_everything() {
     }
     child::run(NAME, || {
         for mode in modes() {
-            // A handler is the process's, and so is what it uses.
+            // A handler belongs to the process, and so do the values that it uses.
             assert!(common::fork::fork(|| interrupt(mode)), "{mode:?}");
         }
     });
@@ -175,14 +175,14 @@ fn interrupt(mode: WxMode) {
                 work(arena, seed, stop);
             });
         }
-        // They end no sooner than they are told to.
+        // They do not end before they are told to.
         let workers = [receiver.recv().unwrap(), receiver.recv().unwrap()];
         for _ in 0..often(20_000) {
             for worker in &workers {
                 // SAFETY: the thread runs until it is told to stop, below.
                 assert_eq!(unsafe { libc::pthread_kill(*worker, libc::SIGUSR1) }, 0);
             }
-            // A handler that waits for what it interrupted would never be done.
+            // A handler that waits for the call that it interrupted would never return.
             thread::yield_now();
         }
         stop.store(true, Ordering::Relaxed);

@@ -1,5 +1,6 @@
-//! How much stack calls need: 32 KiB to build an arena and 16 KiB for everything else, optimised;
-//! for fibers, coroutines and threads of small C libraries. Unoptimised under 64 KiB.
+//! Tests of the stack that calls need: 32 KiB to build an arena, and 16 KiB for everything else,
+//! optimised. Unoptimised it is under 64 KiB. Fibers, coroutines and threads of small C libraries
+//! need this limit.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 #![cfg(all(target_os = "linux", not(miri)))]
 
@@ -14,14 +15,14 @@ use gaia_jit::{Code, JitMemory, WxMode};
 const STACK: usize = 1 << 20;
 const UNTOUCHED: u8 = 0xA5;
 
-/// Bytes of stack that `body` needs, less what a thread needs that does nothing.
+/// Returns the bytes of stack that `body` needs, without those of a thread that does nothing.
 fn used(body: impl FnOnce()) -> usize {
     deepest(body) - deepest(|| ())
 }
 
 fn deepest<F: FnOnce()>(body: F) -> usize {
     extern "C" fn run<F: FnOnce()>(body: *mut c_void) -> *mut c_void {
-        // SAFETY: a pointer to what `deepest` has on its own stack, which is there until this
+        // SAFETY: the pointer leads to a value on the stack of `deepest`, which lives until this
         // thread is joined.
         let body = unsafe { &mut *body.cast::<Option<F>>() };
         (body.take().unwrap())();
@@ -32,7 +33,7 @@ fn deepest<F: FnOnce()>(body: F) -> usize {
     // SAFETY: a new mapping.
     let stack = unsafe { libc::mmap(std::ptr::null_mut(), STACK, access, libc::MAP_PRIVATE | libc::MAP_ANON, -1, 0) };
     assert_ne!(stack, libc::MAP_FAILED);
-    // SAFETY: mapped just now.
+    // SAFETY: it was mapped above.
     unsafe { stack.cast::<u8>().write_bytes(UNTOUCHED, STACK) };
     // SAFETY: all zeros are a value of this type, which is set up before it is used.
     let mut attributes: libc::pthread_attr_t = unsafe { std::mem::zeroed() };
@@ -51,7 +52,7 @@ fn deepest<F: FnOnce()>(body: F) -> usize {
     // SAFETY: all of it is initialised, and the thread is gone.
     let bytes = unsafe { std::slice::from_raw_parts(stack.cast::<u8>(), STACK) };
     let untouched = bytes.iter().take_while(|byte| **byte == UNTOUCHED).count();
-    // SAFETY: mapped here, and used no more.
+    // SAFETY: it was mapped here, and is not used any more.
     assert_eq!(unsafe { libc::munmap(stack, STACK) }, 0);
     STACK - untouched
 }
@@ -77,7 +78,7 @@ fn calls_need_little_stack() {
 fn measure(mode: WxMode) {
     struct Quiet;
     impl gaia_jit::Observer for Quiet {}
-    // What a process does once, in the loader or in a library, is not what a call needs.
+    // Work that a process does once, in the loader or in a library, does not count.
     drop(small(mode).build().unwrap().publish(&asm::constant(1)).unwrap());
     let name = |what: &str| format!("{mode:?}, {what}");
     let mut arena = None;

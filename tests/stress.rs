@@ -1,11 +1,14 @@
-//! Everything at once, for a while: threads publish, call, drop, patch, trim, look up and pin in
-//! one small arena, while processes are forked and arenas are built until memory runs out; at the
-//! end the books say what the threads counted, and nothing is left behind.
+//! A stress test of everything at once. Threads publish, call, drop, patch, trim, look up and pin
+//! in one small arena. Meanwhile processes are forked, and arenas are built until memory runs out.
+//! At the end the arena's figures have to be those that the threads counted, and nothing may be
+//! left behind.
 //!
-//! Poisoning and huge pages are as the seed says. `GAIA_TEST_STRESS_OPS` sets how many operations
-//! all threads make together in each mode (100,000 unless set), and Poisoning and huge pages are as
-//! the seed says. `GAIA_TEST_STRESS_SEED` the seed that a failed run printed. Threads interleave as
-//! they like, so a seed makes a run alike, not the same.
+//! The seed decides about poisoning and huge pages.
+//!
+//! - `GAIA_TEST_STRESS_OPS` sets how many operations all threads make together in each mode
+//!   (100,000 unless set).
+//! - `GAIA_TEST_STRESS_SEED` sets the seed that a failed run printed. Threads interleave freely, so
+//!   a seed makes a run similar, not equal.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
@@ -27,15 +30,15 @@ fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
 }
 
-/// A function that returns `value`, whose other bytes show it as well, to the last one.
+/// Returns a function that returns `value`. Its other bytes depend on the value as well, to the
+/// last one.
 fn function(value: u32, len: usize) -> Vec<u8> {
     let mut code = asm::constant(value);
     code.resize(len, value as u8 | 1);
     code
 }
 
-/// What the threads share: functions that any of them may replace or call, as offset and result in
-/// one word.
+/// The shared functions, which any thread may replace or call, as offset and result in one word.
 struct Shared {
     arena: CodeArena,
     base: usize,
@@ -45,14 +48,14 @@ struct Shared {
     forks: AtomicUsize,
 }
 
-/// One thread's part.
+/// The state of one thread.
 struct Worker<'s> {
     number: usize,
     shared: &'s Shared,
     rng: Rng,
-    /// Its own blocks and what they return.
+    /// The thread's own blocks and their results.
     blocks: Vec<(CodeBlock, u32)>,
-    /// Blocks that stand in slots, by slot.
+    /// The blocks in slots, by slot.
     shown: Vec<(usize, CodeBlock)>,
 }
 
@@ -63,7 +66,7 @@ impl Worker<'_> {
         (function(value, len), value)
     }
 
-    /// Makes room where the arena is full.
+    /// Makes room if the arena is full.
     fn evict(&mut self) {
         self.shared.full.fetch_add(1, Ordering::Relaxed);
         let keep = self.blocks.len() / 2;
@@ -96,8 +99,8 @@ impl Worker<'_> {
         }
     }
 
-    /// Puts a block where others call it, and retires the one that stood there. Each thread has
-    /// slots of its own for it.
+    /// Stores a block where other threads call it, and retires the old one. Each thread has its own
+    /// slots for this.
     fn show(&mut self) {
         let Some((block, value)) = self.blocks.pop() else { return };
         let slot = self.rng.usize(..SLOTS / THREADS) * THREADS + self.number;
@@ -116,13 +119,13 @@ impl Worker<'_> {
             .filter(|word| *word != 0)
             .collect();
         if self.rng.u8(..) < 64 {
-            // Time for others to drop what was loaded, and to publish.
+            // Time for other threads to drop the loaded function, and to publish.
             thread::yield_now();
         }
         for word in words {
             let (at, value) = ((self.shared.base + word as u32 as usize) as *const u8, (word >> 32) as u32);
             assert_eq!(call_at(at), value, "another function's code ran");
-            // Dropped by now or not; while the guard lives, nothing else begins here.
+            // The block may be dropped by now. While the guard lives, no other block begins here.
             if let Some(hit) = self.shared.arena.lookup(at.wrapping_add(3)) {
                 assert_eq!((hit.start, hit.tag), (at, u64::from(value)));
             }
@@ -141,7 +144,7 @@ impl Worker<'_> {
         }
     }
 
-    /// A child runs what it inherited, changes nothing, and is refused what it must not do.
+    /// A child runs inherited code, changes nothing, and is refused the other calls.
     fn fork(&mut self) {
         // SAFETY: the child calls nothing that takes a lock of another thread's, and ends by
         // `_exit`.
@@ -174,7 +177,7 @@ impl Worker<'_> {
             955..960 => drop(self.shared.arena.stats()),
             960 => drop(self.shared.arena.trim().unwrap()),
             990 => {
-                // Refused where there are no huge pages, or nothing to put into one.
+                // Refused on systems without huge pages, or without code to move into one.
                 let _ = self.shared.arena.collapse();
             }
             991..995 => {
@@ -189,7 +192,7 @@ impl Worker<'_> {
                 let (block, old) = &mut self.blocks[at];
                 // SAFETY: the block is this thread's own, and nobody else runs it.
                 match unsafe { block.patch(0, &asm::constant(value)) } {
-                    // Its tag says what it was published with.
+                    // Its tag contains the value that it was published with.
                     Ok(()) => {
                         // SAFETY: as above.
                         unsafe { block.patch(0, &asm::constant(*old)).unwrap() };
@@ -211,7 +214,7 @@ fn push(batch: &mut Batch, code: &[u8], value: u32) -> Result<(), Error> {
     Ok(())
 }
 
-/// Arenas of other people's, until the system has no memory for more; and again.
+/// Builds arenas of other users until the system has no memory for more; and again.
 fn exhaust(stop: &AtomicBool) -> usize {
     let mut rounds = 0;
     while !stop.load(Ordering::Relaxed) {
@@ -227,7 +230,7 @@ fn exhaust(stop: &AtomicBool) -> usize {
     rounds
 }
 
-/// Whether the address space could be limited: not under all emulators.
+/// Returns whether the address space could be limited. Some emulators do not support it.
 fn limit_address_space() -> bool {
     let bytes = if cfg!(target_pointer_width = "64") { 1 << 30 } else { 400 << 20 };
     let used = memory(0);
@@ -274,7 +277,7 @@ fn run(mode: WxMode, operations: u64, seed: u64, exhausts: bool) {
         let kept: Vec<_> = workers.into_iter().map(|worker| worker.join().unwrap()).collect();
         stop.store(true, Ordering::Relaxed);
         rounds = exhausting.map_or(0, |exhausting| exhausting.join().unwrap());
-        // The books against what the threads hold.
+        // The arena's figures are compared with the blocks of the threads.
         let blocks = || {
             kept.iter()
                 .flat_map(|(own, shown)| own.iter().map(|(block, _)| block).chain(shown.iter().map(|(_, block)| block)))
@@ -296,21 +299,21 @@ fn run(mode: WxMode, operations: u64, seed: u64, exhausts: bool) {
     assert!(calls > 0 && (full > 0 && forks > 0 || operations < 50_000));
 }
 
-/// A figure of `/proc/self/statm` in bytes: 0 is address space, 1 what of it is resident. Under an
-/// emulator these are the emulator's, which can be more than a word of the program holds.
+/// Returns a figure of `/proc/self/statm` in bytes: 0 is address space, 1 is resident memory. Under
+/// an emulator these are the emulator's, and may be larger than a word of the program.
 fn memory(figure: usize) -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
     statm.split(' ').nth(figure).unwrap().parse::<u64>().unwrap() * region::page::size() as u64
 }
 
-/// Has the allocator give back what it keeps for later.
+/// Makes the allocator return the memory that it keeps.
 fn keep_nothing_cached() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: gives back memory that nobody has.
     let _ = unsafe { libc::malloc_trim(0) };
 }
 
-/// What the child does to itself before it begins; whether it could.
+/// Prepares the child before it begins. Returns whether that succeeded.
 type Before = fn() -> bool;
 
 fn all_at_once(name: &str, mode: WxMode, prepare: Before) {
@@ -329,7 +332,7 @@ fn all_at_once(name: &str, mode: WxMode, prepare: Before) {
         }
         let exhausts = !common::sanitized() && limit_address_space();
         keep_nothing_cached();
-        // What the process keeps for itself after such a run: allocators, thread stacks, tables.
+        // Memory that the process keeps after such a run: allocators, thread stacks, tables.
         run(mode, operations / 10, seed, exhausts);
         keep_nothing_cached();
         let before = (mappings(0, usize::MAX / 2).len(), memory(1));
@@ -338,9 +341,9 @@ fn all_at_once(name: &str, mode: WxMode, prepare: Before) {
         let after = (mappings(0, usize::MAX / 2).len(), memory(1));
         println!("mappings {} -> {}, resident {} -> {}", before.0, after.0, before.1, after.1);
         assert!(after.0 <= before.0 + 40, "mappings were left behind");
-        // An emulator keeps what it has translated, a sanitizer what it has seen.
+        // An emulator keeps translated code, a sanitizer its records.
         if !common::sanitized() && common::own_kernel(name) && common::small_pages(name) {
-            // Other allocators cannot be told to give back what they keep.
+            // Other allocators cannot be made to return the memory that they keep.
             let slack = if cfg!(target_env = "gnu") { 1 << 20 } else { 8 << 20 };
             assert!(after.1 <= before.1 + slack, "memory was left behind");
         }
@@ -355,7 +358,7 @@ fn flip() {
     all_at_once("flip", WxMode::Flip, || true);
 }
 
-/// Every publication in pages of its own.
+/// Tests every publication in pages of its own.
 #[test]
 fn flip_without_the_kernel_write() {
     all_at_once("flip_without_the_kernel_write", WxMode::Flip, || {

@@ -1,4 +1,5 @@
-//! Architectures that the crate does not know: an error that says so, and never a silent success.
+//! Tests on architectures that the crate does not support: an error that says so, and never a
+//! silent success.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 use gaia_jit::{CodeArena, Error, JitMemory};

@@ -1,5 +1,5 @@
-//! What only Windows does: reservations without commitment, sections with two views, policies
-//! against generated code.
+//! Tests of Windows: reservations without commitment, sections with two views, policies against
+//! generated code.
 #![cfg(windows)]
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
@@ -16,14 +16,14 @@ fn both_modes_are_there() {
     assert_eq!(modes().collect::<Vec<_>>(), [WxMode::Flip, WxMode::DualMap]);
 }
 
-/// What counts against the system's memory is what code was placed in, not what could hold some.
+/// Only pages in which code was placed count against the system's memory.
 #[test]
 fn memory_is_committed_as_code_is_placed() {
     for mode in modes() {
         let arena = CodeArena::builder().mode(mode).capacity(256 << 20).build().unwrap();
         let block = arena.publish(&asm::constant(1)).unwrap();
         let base = block.as_ptr().addr();
-        // In `DualMap` memory is asked for in larger pieces, and both views count each piece once.
+        // In `DualMap` memory is committed in larger pieces, and both views count each piece once.
         let few = if mode == WxMode::Flip { region::page::size() } else { 64 << 10 };
         assert_eq!(resident(base, 256 << 20), few, "{mode:?}");
         let mut batch = arena.batch();
@@ -42,7 +42,7 @@ fn memory_is_committed_as_code_is_placed() {
             // A section's pages stay committed, and `trim` says so.
             _ => assert_eq!((given, left, arena.stats().resident_bytes), (0, much, before)),
         }
-        // What was given back can be used again.
+        // Space that was given back can be used again.
         let blocks: Vec<_> = (0..100).map(|n| arena.publish(&asm::padded(n, 3_000)).unwrap()).collect();
         assert!((0..).zip(&blocks).all(|(n, block)| call(block) == n));
     }
@@ -66,7 +66,8 @@ fn all_address_space_comes_back() {
         };
         round();
         let before = taken();
-        // In 32 bits, more than there is; an emulation may not say there what is free.
+        // In 32 bits this is more than the address space. An emulation may report wrong free sizes
+        // there.
         let rounds = if cfg!(target_pointer_width = "64") { 40 } else { 100 };
         (0..rounds).for_each(|_| round());
         let after = taken();
@@ -74,8 +75,8 @@ fn all_address_space_comes_back() {
     });
 }
 
-/// What an access violation was about ("EXCEPTION_RECORD structure"); a child that has one ends
-/// with this number.
+/// The kind of an access violation ("EXCEPTION_RECORD structure"). A child that has one ends with
+/// this number.
 const WRITE: i32 = 1;
 const EXECUTE: i32 = 8;
 
@@ -88,7 +89,7 @@ unsafe extern "system" fn end(info: *const EXCEPTION_POINTERS) -> i32 {
     std::process::exit(if violation { record.ExceptionInformation[0] as i32 } else { 99 });
 }
 
-/// The hardware refuses what the pages do not allow.
+/// The hardware refuses accesses that the pages do not allow.
 fn dies(name: &str, of: i32, body: impl FnOnce()) {
     let ended = child::output(name, || {
         // SAFETY: the filter ends the process.
@@ -99,7 +100,7 @@ fn dies(name: &str, of: i32, body: impl FnOnce()) {
 }
 
 fn write_to(block: &CodeBlock) {
-    // SAFETY: none; it is what the test is about.
+    // SAFETY: the access is not sound. The test is about what happens.
     unsafe { block.as_ptr().cast_mut().write_volatile(0xc3) };
 }
 
@@ -124,13 +125,13 @@ fn a_block_that_is_writable_cannot_be_run() {
     dies("a_block_that_is_writable_cannot_be_run", EXECUTE, || {
         let mut jit = JitMemory::new(1).unwrap();
         jit.write(&asm::constant(1)).unwrap();
-        // SAFETY: none; it is what the test is about.
+        // SAFETY: the access is not sound. The test is about what happens.
         let run = unsafe { jit.as_fn::<extern "C" fn() -> u32>() };
         run();
     });
 }
 
-/// There is one view to write to, and it is nowhere near executable.
+/// There is one writable view, and it is not near the executable one.
 #[test]
 fn the_other_view_is_writable_and_not_executable() {
     child::run("the_other_view_is_writable_and_not_executable", || {
@@ -143,12 +144,12 @@ fn the_other_view_is_writable_and_not_executable() {
         let arena = CodeArena::builder().mode(WxMode::DualMap).capacity(4 << 20).build().unwrap();
         let block = arena.publish(&asm::constant(1)).unwrap();
         assert_eq!(mappings(block.as_ptr().addr(), 1), ["r-x"]);
-        // Heaps may have grown, too.
+        // Heaps may have grown as well.
         assert!(count("r-x") == before.0 + 1 && count("rw-") > before.1);
     });
 }
 
-/// Arbitrary Code Guard: a typed error, and no way around it.
+/// Under Arbitrary Code Guard, `build` returns a typed error, and there is no way around it.
 #[test]
 fn a_process_that_forbids_generated_code_gets_an_error() {
     use windows_sys::Win32::System::Threading::{ProcessDynamicCodePolicy, SetProcessMitigationPolicy};
@@ -176,7 +177,7 @@ fn mode_name(mode: WxMode) -> &'static str {
     if mode == WxMode::Flip { "Flip" } else { "DualMap" }
 }
 
-/// Where there is no more address space, that is an error; and with some given back it works again.
+/// Without free address space `build` returns an error. After some is given back it works again.
 #[test]
 fn address_space_that_is_used_up_is_an_error_and_passes() {
     child::run("address_space_that_is_used_up_is_an_error_and_passes", || {

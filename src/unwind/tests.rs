@@ -1,4 +1,4 @@
-//! Call frame information that is wrong in every way.
+//! Tests of call frame information that is wrong in every way.
 #![cfg(all(unix, not(target_arch = "arm")))]
 
 use super::Refusal;
@@ -45,7 +45,7 @@ impl Info {
         entry(&body)
     }
 
-    /// At a distance from the CIE.
+    /// Appends an FDE at a distance from the CIE.
     fn fde(&self, distance: usize) -> Vec<u8> {
         let mut body = (distance as u32 + 4).to_ne_bytes().to_vec();
         body.extend(self.first.to_ne_bytes());
@@ -71,7 +71,7 @@ fn refusal(info: &Info) -> Option<Refusal> {
 fn what_is_right_is_taken_and_moved() {
     let info = Info { first: 8, ..Info::default() };
     let cie = info.cie();
-    // Two functions' worth, the second for what follows the first.
+    // The information of two functions. The second tests the bytes after the first.
     let mut bytes = info.bytes();
     let second = Info { first: 24, len: 40, ..Info::default() };
     bytes.extend(second.fde(bytes.len()));
@@ -93,7 +93,7 @@ fn what_is_right_is_taken_and_moved() {
         assert_eq!((address(8), address(8 + size_of::<usize>())), (first, len));
         assert_eq!((whole % size_of::<usize>(), word(whole)), (0, 0), "a zero follows");
         let home = at.wrapping_add(4).wrapping_sub(word(4) as usize);
-        // SAFETY: the CIE as it was given, which lies before its FDEs.
+        // SAFETY: it is the CIE as given, which lies before its FDEs.
         let copy = unsafe { std::slice::from_raw_parts(home.wrapping_add(4), cie.len() - 4) };
         assert_eq!(copy, &cie[4..]);
     }
@@ -109,7 +109,7 @@ fn augmentations_with_absolute_addresses_are_taken() {
     let with = |augmentation, data| refusal(&Info { augmentation, data, ..Info::default() });
     assert_eq!(with(b"zR", vec![0x1b]), Some(Refusal::Encoding { at: 0, encoding: 0x1b }));
     assert_eq!(with(b"zP", vec![0x9b, 0, 0, 0, 0]), Some(Refusal::Encoding { at: 0, encoding: 0x9b }));
-    // What libgcc aborts at, or reads another byte of.
+    // Augmentations at which libgcc aborts, or reads one byte too many.
     assert_eq!(with(b"zP", vec![0xff]), Some(Refusal::Encoding { at: 0, encoding: 0xff }));
     assert_eq!(with(b"zPR", vec![0xff, 0]), Some(Refusal::Encoding { at: 0, encoding: 0xff }));
     assert_eq!(with(b"zBR", vec![0]), Some(Refusal::Augmentation { at: 0 }));
@@ -117,7 +117,7 @@ fn augmentations_with_absolute_addresses_are_taken() {
     assert_eq!(with(b"zQ", vec![0]), Some(Refusal::Augmentation { at: 0 }));
     assert_eq!(with(b"eh", vec![]), Some(Refusal::Augmentation { at: 0 }));
     assert!(matches!(with(b"zRRR", vec![0]), Some(Refusal::Truncated { .. })));
-    // There is an address of exception tables in each FDE, and here none.
+    // Each FDE has to have an address of exception tables, and here has none.
     assert!(matches!(with(b"zL", vec![0]), Some(Refusal::Truncated { .. })));
 }
 
@@ -156,7 +156,7 @@ fn instructions_are_whole_and_known() {
     for own in [&[0x02][..], &[0x04, 1, 1], &[0x86], &[0x0e, 0x80], &[0x0f, 5, 1], &[0x10, 6], &[0x0e, 0xff, 0xff]] {
         assert!(matches!(with(own), Some(Refusal::Truncated { .. })), "{own:x?}");
     }
-    // A number that is longer than any is cut off, and a length as long as that ends too early.
+    // A number that is too long is cut off. A length that is too large ends too early.
     assert_eq!(with(&[0x0e, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f]), None);
     assert!(with(&[0x0f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01]).is_some());
 }
@@ -218,8 +218,8 @@ fn is_known(pc: *const u8) -> bool {
     !unsafe { _Unwind_Find_FDE(pc, &raw mut bases) }.is_null()
 }
 
-/// Of two unwinders, and of arenas that went without a word, as in a forked child, one entry for an
-/// address is left.
+/// Of two unwinders, and of arenas that were freed without an event, as in a forked child, one
+/// entry for an address is left.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[test]
 fn an_address_is_registered_once() {
@@ -241,13 +241,13 @@ fn an_address_is_registered_once() {
         let block = publish(&second, 0, &part);
         assert_eq!((first.len(), second.len()), (0, 1));
         assert!(is_known(at(8)) && !is_known(at(32)), "what was there before");
-        // Both hear of it.
+        // Both unwinders get the event.
         first.free(&block);
         assert!(!is_known(at(8)));
         second.free(&block);
         publish(&first, 0, &whole);
         publish(&first, 64, &whole);
-        // Nobody says that it is gone, and there is another arena.
+        // No event says that the arena is gone, and there is another arena in its place.
         drop(first);
         let space = Reservation { start: at(0), len: 128, mode: WxMode::Flip };
         second.reserved(&space);
@@ -256,14 +256,14 @@ fn an_address_is_registered_once() {
     }
 }
 
-/// Either way, whatever the unwinder of this machine is.
+/// Both ways of registration, independent of this machine's unwinder.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[test]
 fn what_is_registered_is_found_until_it_is_freed() {
     use super::native::Tables;
     use crate::{BlockInfo, Published, UnwindInfo};
 
-    // In place of code, across several stretches.
+    // The functions lie in memory without code, across several windows.
     let memory = vec![0_u8; 64 << 10];
     let frame = Info { first: 8, ..Info::default() }.bytes();
     let functions: Vec<Published<'_>> = (0..1000)
@@ -277,7 +277,7 @@ fn what_is_registered_is_found_until_it_is_freed() {
         let mut random = fastrand::Rng::with_seed(5);
         for batch in functions.chunks(100) {
             tables.publish(batch, |block, why| panic!("{block:?}: {why}"));
-            // Again, as if attached twice.
+            // Published again, as if attached twice.
             tables.publish(&batch[..3], |block, why| panic!("{block:?}: {why}"));
             live.extend(batch);
             random.shuffle(&mut live);
