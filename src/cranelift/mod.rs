@@ -44,9 +44,9 @@
 //!
 //! - Code is a few mappings, however much is published.
 //! - Writable data is taken from the beginning of the data area, and constants from its end, in
-//!   steps of 64 KiB. A step adds at most one mapping, because Linux does not always join neighbours
-//!   that were written separately: 101 modules had 10 mappings, one had 4. Each module that is being
-//!   written has two more.
+//!   steps of 64 KiB. A step adds at most one mapping, because Linux does not always join
+//!   neighbours that were written separately: 101 modules had 10 mappings, one had 4. Each module
+//!   that is being written has two more.
 //! - If other data takes a hole that a freed module left, this may be one more mapping: at most one
 //!   for each 64 KiB of data.
 //!

@@ -9,7 +9,7 @@ use crate::arena::events::observer::Observer;
 use crate::sync::Arc;
 use crate::sys::{Native, Os};
 
-/// Settings for a new arena, from [`CodeArena::builder`].
+/// Settings for a new arena, from [`CodeArena::builder`](crate::CodeArena::builder).
 ///
 /// ```
 /// use gaia_jit::{CodeArena, WxMode};
@@ -74,9 +74,10 @@ impl ArenaBuilder {
 
     /// Bytes of address space for data beside the code, rounded up to whole pages: memory that is
     /// readable and writable, or readable alone, and never executable for as long as the arena
-    /// lives. Memory is used only as data is placed. There lie [`CodeArena::data`], and constants
-    /// and variables of Cranelift's modules. The two kinds lie apart, 64 KiB each: in an area of
-    /// less than 128 KiB a block of the kind that came second takes whole pages.
+    /// lives. Memory is used only as data is placed. There lie
+    /// [`CodeArena::data`](crate::CodeArena::data), and constants and variables of Cranelift's
+    /// modules. The two kinds lie apart, 64 KiB each: in an area of less than 128 KiB a block of
+    /// the kind that came second takes whole pages.
     ///
     /// An eighth of the capacity unless set, and less where code could not reach that much; 0 for
     /// none. Code reaches all of it by references relative to the instruction: code and data
@@ -98,12 +99,13 @@ impl ArenaBuilder {
         self.modes(&[mode])
     }
 
-    /// Ways to keep W^X, of which the first is used that the system allows. [`CodeArena::refused`]
-    /// says why the ones before it are not.
+    /// Ways to keep W^X, of which the first is used that the system allows.
+    /// [`CodeArena::refused`](crate::CodeArena::refused) says why the ones before it are not.
     ///
     /// A mode is passed over if the system or its configuration refuses it
-    /// ([`Error::Unsupported`]). What passes, as a lack of memory or of descriptors, is an error of
-    /// [`build`](Self::build), because the next mode would be used for as long as the arena lives.
+    /// ([`Error::Unsupported`](crate::Error::Unsupported)). What passes, as a lack of memory or of
+    /// descriptors, is an error of [`build`](Self::build), because the next mode would be used for
+    /// as long as the arena lives.
     ///
     /// ```
     /// use gaia_jit::{CodeArena, WxMode};
@@ -168,8 +170,9 @@ impl ArenaBuilder {
     }
 
     /// Gives memory back to the system by itself when more than `bytes` of it are free, as a drop
-    /// finds it: for users who have nobody to call [`CodeArena::trim`]. Only wholly free spans of
-    /// 64 KiB count; of data beside the code free pages do, up to as much again. Off unless set.
+    /// finds it: for users who have nobody to call [`CodeArena::trim`](crate::CodeArena::trim).
+    /// Only wholly free spans of 64 KiB count; of data beside the code free pages do, up to as much
+    /// again. Off unless set.
     ///
     /// In modes that cannot give memory back while the arena lives, it has no effect.
     ///
@@ -211,9 +214,9 @@ impl ArenaBuilder {
     /// mappings stay when the arena is dropped (`DualMap` and `FileWrite` give their memory back
     /// then).
     ///
-    /// In `Flip` and `PerThread` [`CodeArena::trim`] is refused from then on, and in `Flip` all
-    /// code goes in through the kernel write. Linux since 6.10, on 64 bits (`mseal`); an error
-    /// elsewhere.
+    /// In `Flip` and `PerThread` [`CodeArena::trim`](crate::CodeArena::trim) is refused from then
+    /// on, and in `Flip` all code goes in through the kernel write. Linux since 6.10, on 64 bits
+    /// (`mseal`); an error elsewhere.
     pub fn seal(self, yes: bool) -> Self {
         Self { seal: yes, ..self }
     }
@@ -242,7 +245,8 @@ impl ArenaBuilder {
     /// and a half (`membarrier` with `PRIVATE_EXPEDITED_SYNC_CORE`, Linux since 4.16;
     /// `FlushProcessWriteBuffers` on Windows). On other architectures it is done in any case.
     ///
-    /// [`ArenaBuilder::build`] returns [`Error::Unsupported`] where there is no such call.
+    /// [`ArenaBuilder::build`] returns [`Error::Unsupported`](crate::Error::Unsupported) where
+    /// there is no such call.
     pub fn serialize_cores(self, yes: bool) -> Self {
         Self { serialize_cores: yes, ..self }
     }
@@ -267,8 +271,8 @@ impl ArenaBuilder {
     }
 
     /// Keeps names and unwind information of live functions, so that observers can be
-    /// [attached](CodeArena::attach) later: a profiler that is switched on when it is needed. Off
-    /// unless set.
+    /// [attached](crate::CodeArena::attach) later: a profiler that is switched on when it is
+    /// needed. Off unless set.
     ///
     /// It costs some 100 bytes and the name for each function, and a lock for all of the arena at
     /// each publication and drop.
