@@ -14,7 +14,7 @@ extern "C" fn another() -> u32 {
     1_234
 }
 
-/// The largest distance between two addresses.
+/// Returns whether two addresses are near enough for a direct branch.
 fn in_reach(a: *const u8, b: *const u8) -> bool {
     let reach = if cfg!(target_arch = "aarch64") {
         128 << 20

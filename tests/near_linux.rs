@@ -15,7 +15,7 @@ fn here() -> *const u8 {
     here as *const u8
 }
 
-/// Address space, mapped at a fixed address.
+/// Maps address space at a fixed address.
 #[cfg(target_arch = "x86_64")]
 fn map(at: usize, len: usize) -> Option<usize> {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANON | libc::MAP_FIXED_NOREPLACE;

@@ -292,8 +292,8 @@ fn unwind_information_is_for_the_address_of_the_code() {
     });
 }
 
-/// Call frame information for x86-64 code that begins with `sub rsp, 24`, in four bytes, and ends
-/// with the opposite.
+/// Returns call frame information for x86-64 code that begins with `sub rsp, 24`, in four bytes,
+/// and ends with the opposite.
 fn eh_frame(len: usize) -> Vec<u8> {
     let record = |id: u32, content: &[u8]| {
         let mut body = [&id.to_ne_bytes()[..], content].concat();
@@ -315,7 +315,7 @@ fn fde_at(frames: &[u8]) -> usize {
     4 + u32::from_ne_bytes(*frames.first_chunk().unwrap()) as usize
 }
 
-/// The function at which the debugger stops. Machine code calls it. It is not merged with other
+/// Is the place where the debugger stops. Machine code calls it. It is not merged with other
 /// functions.
 #[inline(never)]
 #[unsafe(no_mangle)]

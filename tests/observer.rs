@@ -214,7 +214,7 @@ mod events {
     use tracing::field::{Field, Visit};
     use tracing::{Event, Metadata, Subscriber, span};
 
-    /// Stores the fields of each event.
+    /// A subscriber that stores the fields of each event.
     struct Heard(Arc<Mutex<Vec<String>>>);
 
     struct Words(String);

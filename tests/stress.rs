@@ -144,7 +144,7 @@ impl Worker<'_> {
         }
     }
 
-    /// A child runs inherited code, changes nothing, and is refused the other calls.
+    /// Forks a child, which runs inherited code, changes nothing, and is refused the other calls.
     fn fork(&mut self) {
         // SAFETY: the child calls nothing that takes a lock of another thread's, and ends by
         // `_exit`.
@@ -313,7 +313,7 @@ fn keep_nothing_cached() {
     let _ = unsafe { libc::malloc_trim(0) };
 }
 
-/// Prepares the child before it begins. Returns whether that succeeded.
+/// A function that prepares the child before it begins. It returns whether that succeeded.
 type Before = fn() -> bool;
 
 fn all_at_once(name: &str, mode: WxMode, prepare: Before) {

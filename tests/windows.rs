@@ -89,7 +89,8 @@ unsafe extern "system" fn end(info: *const EXCEPTION_POINTERS) -> i32 {
     std::process::exit(if violation { record.ExceptionInformation[0] as i32 } else { 99 });
 }
 
-/// The hardware refuses accesses that the pages do not allow.
+/// Checks that the hardware ends a child process at `body`, because the pages do not allow the
+/// access.
 fn dies(name: &str, of: i32, body: impl FnOnce()) {
     let ended = child::output(name, || {
         // SAFETY: the filter ends the process.

@@ -1,4 +1,4 @@
-//! What each call does, on one thread.
+//! Tests of each call, on one thread.
 
 use std::hash::{Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -28,7 +28,7 @@ fn a_key_is_compiled_once() {
         assert_eq!((stats.hits, stats.misses, stats.entries, stats.bytes), (2, 3, 2, 150), "{mode:?}");
         assert_eq!((stats.evictions, stats.held, stats.waited), (0, 0, 0));
         drop(cache);
-        // Held, it outlives the cache.
+        // A held entry outlives the cache.
         assert_eq!((call_entry(&first), arena.stats().live_blocks), (10, 1));
         drop((first, again));
         assert_eq!(arena.stats().live_blocks, 0);
@@ -76,7 +76,7 @@ fn the_budget_evicts_what_was_not_used() {
     }
     assert_eq!(*gone.lock().unwrap(), [(1, Reason::Budget, 1), (3, Reason::Budget, 3)]);
     assert_eq!((cache.stats().evictions, arena.stats().live_blocks), (2, 10));
-    // One that takes all of the budget, and is cached; one that is larger than it, and is not.
+    // An entry that takes the whole budget is cached. A larger one is not.
     ask(&cache, 100, 100, 1_000);
     assert_eq!((cache.stats().entries, cache.stats().bytes, arena.stats().live_blocks), (1, 1_000, 1));
     let large = ask(&cache, 101, 101, 1_001);
@@ -86,8 +86,8 @@ fn the_budget_evicts_what_was_not_used() {
     assert_eq!((cache.stats().held, arena.stats().live_blocks), (0, 1));
 }
 
-/// Held entries are spared as long as there are others; they go if there are none, and are kept by
-/// their holders.
+/// Held entries are spared while there are others. If there are none, held entries leave the cache,
+/// and their holders keep them alive.
 #[test]
 fn what_is_held_outlives_its_eviction() {
     let arena = arena();
@@ -135,7 +135,7 @@ fn what_is_invalidated_is_not_found() {
     assert!(gone.contains(&(5, Reason::Replaced)) && gone.len() == 11);
 }
 
-/// What is invalidated while it is compiled is not cached, whichever call it was.
+/// A key that is invalidated during its compilation is not cached, by whichever call.
 #[test]
 fn what_is_invalidated_meanwhile_is_stale() {
     let arena = arena();
@@ -155,7 +155,7 @@ fn what_is_invalidated_meanwhile_is_stale() {
         assert_eq!((call_entry(&entry), cache.stats().entries, cache.stats().held), (1, 0, 50));
         assert!(cache.get(&1).is_none());
     }
-    // What was put there meanwhile stays.
+    // An entry that was inserted meanwhile stays.
     let compile = |batch: &mut Batch| {
         cache.insert(1, arena.publish(&asm::constant(7))?, ())?;
         code(1, 50)(batch)
@@ -202,7 +202,7 @@ fn a_failure_leaves_nothing() {
 fn a_key_in_its_own_compilation_is_an_error() {
     let cache: CodeCache<u32> = CodeCache::builder(arena()).build();
     let outer = |batch: &mut Batch| {
-        // Another key may be asked for.
+        // Another key may be asked for inside of a compilation.
         ask(&cache, 2, 2, 50);
         let inner = |_: &mut Batch| {
             cache.get_or_compile(&1, |_| -> Result<_, Error> { panic!("not again") })?;
@@ -217,7 +217,7 @@ fn a_key_in_its_own_compilation_is_an_error() {
     ask(&cache, 3, 3, 50);
 }
 
-/// A key whose hash says nothing.
+/// A key with a hash that is always the same.
 #[derive(Clone, PartialEq, Eq)]
 struct Alike(u32);
 
@@ -247,7 +247,8 @@ fn keys_that_hash_alike_are_told_apart() {
     assert!(cache.get(&Alike(1)).is_some());
 }
 
-/// The guards of the cache's arena would not protect it.
+/// A block of another arena is refused, because the guards of the cache's arena would not protect
+/// it.
 #[test]
 fn code_of_another_arena_is_refused() {
     let cache: CodeCache<u32> = CodeCache::builder(arena()).build();

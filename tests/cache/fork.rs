@@ -1,4 +1,4 @@
-//! A forked child.
+//! Tests in a forked child.
 #![cfg(target_os = "linux")]
 
 use std::cell::Cell;
@@ -15,7 +15,7 @@ static CHANGING: AtomicBool = AtomicBool::new(false);
 static DONE: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
-    /// The comparisons of this thread take until `DONE`.
+    /// Comparisons by this thread wait until `DONE`.
     static STOPS: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -45,7 +45,7 @@ fn a_forked_child_finds_and_changes_nothing() {
             let arena = small(mode).build().unwrap();
             let mut cache: Option<CodeCache<Key>> = Some(CodeCache::builder(arena.clone()).build());
             let mut held = Some(ask(cache.as_ref().unwrap(), Key(1), 1, 50));
-            // Another thread is in the middle of a change, and stays there: its locks are held for
+            // Another thread is in the middle of a change, and stays there. Its locks are held for
             // ever in the child.
             let other = cache.clone().unwrap();
             CHANGING.store(false, Ordering::Release);
@@ -71,7 +71,7 @@ fn a_forked_child_finds_and_changes_nothing() {
                     assert_eq!(cache.invalidate_if(|_| true), 0);
                     cache.clear();
                     assert_eq!((cache.stats().entries, call_entry(held.as_ref().unwrap())), (1, 1));
-                    // A cache of its own works.
+                    // A cache that the child makes works.
                     ask(&CodeCache::builder(own).build(), Key(5), 5, 50);
                     drop((cache, held.take()));
                 });
@@ -81,12 +81,12 @@ fn a_forked_child_finds_and_changes_nothing() {
             let cache = cache.unwrap();
             assert_eq!((call_entry(&cache.get(&Key(1)).unwrap()), cache.stats().entries), (11, 1));
             drop(held);
-            // A child that is forked by a compilation.
+            // A compilation forks a child.
             let mut forked = false;
             let compile = |batch: &mut Batch| {
                 forked = true;
                 let parent = std::process::id();
-                // SAFETY: this is the only thread by now.
+                // SAFETY: this is the only thread now.
                 let child = unsafe { libc::fork() };
                 if child == 0 {
                     let slot = batch.push(&asm::constant(6));
@@ -101,7 +101,7 @@ fn a_forked_child_finds_and_changes_nothing() {
             };
             let compiled = cache.get_or_compile(&Key(6), compile);
             if compiled.is_err() {
-                // The last one that the child has of it.
+                // The child's last handle.
                 drop((cache, other));
                 // SAFETY: ends the child without running what belongs to the parent.
                 unsafe { libc::_exit(0) };
@@ -111,7 +111,8 @@ fn a_forked_child_finds_and_changes_nothing() {
     });
 }
 
-/// What `invalidate_if` calls may fork, while another thread is in the middle of a change.
+/// The function that `invalidate_if` calls may fork, while another thread is in the middle of a
+/// change.
 #[test]
 fn a_predicate_may_fork() {
     child::run("fork::a_predicate_may_fork", || {
@@ -134,7 +135,7 @@ fn a_predicate_may_fork() {
                     let mut status = 0;
                     // SAFETY: `status` is valid for the call to write to.
                     unsafe { libc::waitpid(child, &raw mut status, 0) };
-                    // Before what may fail, as the thread waits for it.
+                    // Before assertions that may fail, because the thread waits for it.
                     DONE.store(true, Ordering::Release);
                     assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0);
                 } else {

@@ -1,4 +1,4 @@
-//! A cache of compiled code.
+//! Tests of the cache of compiled code.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 #[path = "../common/mod.rs"]
@@ -17,12 +17,12 @@ use common::{asm, call, call_at};
 use gaia_jit::cache::{CodeCache, Entry};
 use gaia_jit::{Batch, Error, Slot};
 
-/// A function of `len` bytes that returns `n`.
+/// Returns a function of `len` bytes that returns `n`.
 fn code(n: u32, len: usize) -> impl FnOnce(&mut Batch) -> Result<Slot, Error> {
     move |batch| batch.push(&asm::padded(n, len))
 }
 
-/// It compiles what is not there; what it returns is right.
+/// Asks the cache for a key, and compiles it if it is missing. Checks the result.
 fn ask<K: Hash + Eq + Clone + Send + Sync + 'static>(
     cache: &CodeCache<K>,
     key: K,

@@ -1,4 +1,4 @@
-//! Random operations beside a model that knows what may be there.
+//! Tests by random operations, beside a model that knows which entries may be cached.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,11 +15,11 @@ fn random_operations() {
     for (seed, mode) in (0..3).flat_map(|seed| modes().map(move |mode| (seed, mode))) {
         let mut random = fastrand::Rng::with_seed(seed);
         let arena = small(mode).poison(seed == 1).build().unwrap();
-        // Sometimes the budget is what is scarce, sometimes the arena.
+        // In some runs the budget is the limit, in others the arena.
         let budget = if seed == 0 { 100_000 } else { 10 << 20 };
         let cache: CodeCache<u16, u32> = CodeCache::builder(arena.clone()).budget(budget).build();
-        // By key: the number and the size of the last code that was put there, and not taken away
-        // on purpose.
+        // By key: the number and the size of the last code that was added and not removed on
+        // purpose.
         let mut newest: HashMap<u16, (u32, usize)> = HashMap::new();
         let mut held: Vec<Arc<Entry<u16, u32>>> = Vec::new();
         let mut last = 0;
@@ -108,7 +108,7 @@ fn random_operations() {
                 assert_eq!(arena.stats().live_bytes, stats.bytes + stats.held, "{mode:?} {seed} {step}");
             }
         }
-        // A tenth of the steps need not fill the arena.
+        // A tenth of the steps may not fill the arena.
         assert!(cache.stats().evictions > 0 || often(10) < 10 && seed > 0, "{mode:?} {seed}");
         drop(cache);
         held.clear();

@@ -1,4 +1,4 @@
-//! Full arenas, and guards.
+//! Tests with full arenas, and with guards.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,7 +10,7 @@ use gaia_jit::{Batch, CodeArena, DataAccess, Error, WxMode};
 use super::common::{asm, fills_holes, modes, small};
 use super::{ask, call_entry, code};
 
-/// More than one page, so that pages without holes are filled as well.
+/// More than one page, so that pages are filled even where holes are not.
 const LEN: usize = 16_000;
 
 #[test]
@@ -24,8 +24,8 @@ fn a_full_arena_evicts_inside_of_the_compilation() {
         let stats = cache.stats();
         assert!(stats.evictions > 100 && stats.entries > 50, "{mode:?} {stats:?}");
         assert_eq!((stats.held, stats.entries), (0, arena.stats().live_blocks));
-        // A batch of many pushes, of most of the arena: all that was there goes, but not what the
-        // batch has.
+        // A batch of many pushes, which needs most of the arena. All earlier entries are evicted,
+        // but not the functions of the batch.
         let compile = |batch: &mut Batch| {
             let slots = (0..50).map(|n| batch.push(&asm::padded(1_000 + n, LEN))).collect::<Result<Vec<_>, Error>>()?;
             batch.reserve(LEN, 64)?;
@@ -54,7 +54,7 @@ fn a_full_arena_spares_what_is_held() {
         assert!(matches!(full, Error::ArenaFull { waiting: 0, .. }), "{full}");
         assert_eq!((cache.stats().entries, cache.stats().evictions), (held.len(), 0));
         assert!(held.iter().zip(0..).all(|(entry, n)| call_entry(entry) == n));
-        // Let go of, the same succeeds.
+        // After the entries were released, the same compilation succeeds.
         let count = held.len();
         held.truncate(count / 2);
         ask(&cache, 1_000, 1_000, LEN);
@@ -81,12 +81,12 @@ fn a_full_arena_says_what_waits_for_guards() {
             }
             n += 1;
         };
-        // No more than was asked for has gone, and it can still be run.
+        // Only as much as was asked for was evicted, and it can still be run.
         assert!((LEN..3 * LEN).contains(&waiting), "{mode:?} {waiting}");
         let stats = cache.stats();
         assert_eq!((stats.held, stats.entries), (waiting, n as usize - stats.evictions as usize), "{mode:?}");
         assert!(entries.iter().zip(0..).all(|(entry, n)| call_entry(entry) == n));
-        // It says so again, and evicts no more.
+        // The error is the same again, and no more is evicted.
         let again = cache.get_or_compile(&n, code(n, LEN));
         assert!(matches!(again, Err(Error::ArenaFull { waiting: same, .. }) if same == waiting), "{mode:?}");
         assert_eq!(cache.stats().evictions, stats.evictions);
@@ -97,8 +97,8 @@ fn a_full_arena_says_what_waits_for_guards() {
     }
 }
 
-/// What is found under a guard stays, to the last byte, while others evict and publish over what
-/// comes free.
+/// An entry that is found under a guard stays intact, to the last byte, while other threads evict
+/// and publish over freed space.
 #[test]
 fn under_a_guard_entries_stay() {
     for mode in modes() {
@@ -117,7 +117,7 @@ fn under_a_guard_entries_stay() {
         });
         assert_eq!((call_entry(entry), *entry.key(), entry.len()), (1, 1, LEN), "{mode:?}");
         assert!(arena.lookup(entry.as_ptr()).is_some());
-        // One guard more, which comes too late to matter.
+        // One more guard, which is taken too late to matter.
         let late = arena.pin();
         drop(guard);
         assert_eq!(cache.stats().held, 0, "{mode:?}");
@@ -135,7 +135,7 @@ fn a_guard_of_another_arena_finds_nothing() {
     assert!(cache.get_in(&other.pin(), &1).is_none() && cache.get_in(&arena.pin(), &1).is_some());
 }
 
-/// Observers run what users wrote: they may use the cache whose code they hear of.
+/// Observers run the user's code, which may use the cache.
 #[test]
 fn code_is_dropped_outside_of_all_locks() {
     use gaia_jit::cache::WeakCache;
@@ -155,7 +155,7 @@ fn code_is_dropped_outside_of_all_locks() {
             self.heard.fetch_add(1, Ordering::Relaxed);
         }
     }
-    // What goes goes because of the budget, or because the arena is full.
+    // Entries leave because of the budget, or because the arena is full.
     let cases = [(10 * LEN, 20), (usize::MAX, 100)];
     for (mode, (budget, count)) in
         modes().filter(|mode| fills_holes(*mode)).flat_map(|mode| cases.map(|case| (mode, case)))
@@ -182,8 +182,8 @@ fn code_is_dropped_outside_of_all_locks() {
     }
 }
 
-/// A hook may use its cache: it is not called from inside of itself, and what it compiles makes
-/// nothing go.
+/// A hook may use its cache. It is not called from inside of itself, and its compilations evict
+/// nothing.
 #[test]
 fn a_hook_may_use_the_cache() {
     const LATE: u32 = 1 << 20;
@@ -197,7 +197,7 @@ fn a_hook_may_use_the_cache() {
             let cache = own.get().unwrap().upgrade().unwrap();
             assert!(cache.get(entry.key()).is_none());
             match (entry.key(), reason) {
-                // It goes on with the next one, which it hears of later.
+                // The hook removes the next entry, and is called for it later.
                 (0..5, Reason::Invalidated) => assert!(cache.invalidate(&(entry.key() + 1))),
                 (_, Reason::Invalidated) => {}
                 (key, _) => {
@@ -220,7 +220,7 @@ fn a_hook_may_use_the_cache() {
         let stats = cache.stats();
         assert!(stats.evictions > 100 && stats.bytes <= budget && stats.held == 0, "{stats:?}");
         cache.clear();
-        // Cleared entries of low keys asked for others that were gone, had there been any.
+        // The hook would have been called for missing keys too, if there were any.
         (0..6).for_each(|n| drop(ask(&cache, n, n, 50)));
         told.store(0, Ordering::Relaxed);
         assert!(cache.invalidate(&0));
@@ -231,7 +231,7 @@ fn a_hook_may_use_the_cache() {
     }
 }
 
-/// A hook that panics is called again the next time.
+/// A hook that panics is called again for the next entry.
 #[test]
 fn a_hook_may_panic() {
     let told = Arc::new(AtomicUsize::new(0));
@@ -242,14 +242,14 @@ fn a_hook_may_panic() {
     let cache = CodeCache::builder(small(WxMode::Flip).build().unwrap()).budget(100).on_evict(hook).build();
     for n in 0..10 {
         let made = catch_unwind(AssertUnwindSafe(|| drop(ask(&cache, n, n, 80))));
-        // The first evicts nothing.
+        // The first compilation evicts nothing.
         assert_eq!(made.is_err(), n % 2 == 1, "{n}");
         assert_eq!(cache.stats().entries, 1);
     }
     assert_eq!((told.load(Ordering::Relaxed), cache.stats().held), (9, 0));
 }
 
-/// Data is evicted with the code that it belongs to, for the sake of other data.
+/// Data is evicted with its code, to make room for other data.
 #[test]
 fn a_full_data_area_evicts() {
     for mode in modes() {
@@ -263,7 +263,7 @@ fn a_full_data_area_evicts() {
                     batch.push(&asm::constant(n))
                 }
             };
-            // Without data, and never in the way.
+            // An entry without data, which is never evicted for data.
             let plain = |n: u32| cache.get(&n).is_some();
             (1_000..1_010).for_each(|n| drop(ask(&cache, n, n, 50)));
             let held = cache.get_or_compile(&1, with_data(1, 3_000)).unwrap();
@@ -274,7 +274,7 @@ fn a_full_data_area_evicts() {
             let stats = cache.stats();
             assert!(stats.evictions > 100 && stats.entries > 15 && stats.held == 0, "{mode:?} {stats:?}");
             assert!((1_000..1_010).all(plain) && cache.get(&1).is_some());
-            // More than can come free.
+            // More than can become free.
             let full = cache.get_or_compile(&500, with_data(0, 62 << 10));
             assert!(matches!(full, Err(Error::DataFull { .. })), "{mode:?} {full:?}");
             assert!((1_000..1_010).all(plain), "{mode:?}");
@@ -285,8 +285,8 @@ fn a_full_data_area_evicts() {
     }
 }
 
-/// Where the write through the kernel is refused late, each function takes a page, and the cache
-/// makes room for pages.
+/// If the kernel write is refused late, each function takes a page, and the cache makes room for
+/// pages.
 #[cfg(target_os = "linux")]
 #[test]
 fn room_is_made_where_holes_are_not_filled_any_more() {
@@ -298,7 +298,7 @@ fn room_is_made_where_holes_are_not_filled_any_more() {
         if !arena.stats().fills_holes || !super::common::sandbox::deny_kernel_writes() {
             return super::common::not_run(NAME, "no kernel write, or no filters here");
         }
-        // What was staged when it happened fails.
+        // The batch that was staged at that moment fails.
         assert!(matches!(cache.get_or_compile(&1_000, code(1, 100)), Err(Error::OperatingSystem { .. })));
         (1_001..4_000).for_each(|n| drop(ask(&cache, n, n, 100)));
         assert!(cache.stats().evictions > 1_000, "{:?}", cache.stats());

@@ -1,4 +1,4 @@
-//! Many threads at once.
+//! Tests with many threads at once.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
@@ -15,7 +15,7 @@ fn arena() -> CodeArena {
     CodeArena::builder().capacity(1 << 20).build().unwrap()
 }
 
-/// Until so many wait.
+/// Waits until a number of threads wait.
 fn until_waiting<K, V>(cache: &CodeCache<K, V>, count: u64) {
     while cache.stats().waited < count {
         thread::sleep(Duration::from_millis(1));
@@ -43,7 +43,7 @@ fn eight_threads_compile_once() {
     assert!(addresses.iter().all(|address| *address == addresses[0]));
 }
 
-/// An error, a panic, and what became stale: each lets the next one try.
+/// After an error, a panic, or a stale compilation, the next thread compiles.
 #[test]
 fn those_who_wait_try_after_a_failure() {
     let cache: CodeCache<u32> = CodeCache::builder(arena()).build();
@@ -77,8 +77,8 @@ fn those_who_wait_try_after_a_failure() {
     assert_eq!(call_entry(&cache.get(&5).unwrap()), 3);
 }
 
-/// Two compilations that ask for each other's keys: one of the threads is refused, and both end.
-/// Also through two caches.
+/// Two compilations ask for each other's keys. One of the threads is refused, and both end. The
+/// same through two caches.
 #[test]
 fn a_circle_of_compilations_is_an_error() {
     let [one, two]: [CodeCache<u32>; 2] = [(); 2].map(|()| CodeCache::builder(arena()).build());
@@ -109,15 +109,16 @@ fn a_circle_of_compilations_is_an_error() {
     }
 }
 
-/// What was inserted has no part in the order of time: it is made before the call.
+/// An inserted function has a number outside of the order of time, because it is made before the
+/// call.
 const INSERTED: u32 = 1 << 31;
 
-/// What the code of a key returns.
+/// Returns the result of a key's code.
 fn number(n: u32, key: u32) -> u32 {
     (n % 500) << 6 | key
 }
 
-/// All calls at once. Whatever is found is of its key and not freed, and what was invalidated
+/// All calls at once. A result belongs to its key and is not freed. An entry that was invalidated
 /// before the call is not found. `GAIA_TEST_CACHE_OPS` sets how many operations each thread makes.
 #[test]
 fn everything_at_once() {
@@ -125,7 +126,7 @@ fn everything_at_once() {
     const KEYS: u32 = 64;
     let arena = CodeArena::builder().capacity(256 << 10).poison(true).build().unwrap();
     let cache: CodeCache<u32, u32> = CodeCache::builder(arena.clone()).budget(100 << 10).build();
-    // What a key's code returned at the least since it was invalidated.
+    // The smallest result of a key's code since it was invalidated.
     let least: Arc<Vec<AtomicU32>> = Arc::new((0..KEYS).map(|_| AtomicU32::new(0)).collect());
     let (stop, clock) = (AtomicBool::new(false), AtomicU32::new(1));
     thread::scope(|scope| {

@@ -1,7 +1,7 @@
 //! Machine code for tests, by architecture. Instructions of AArch64, Arm and RISC-V are
-//! little-endian whatever the data are; s390x is big-endian throughout.
+//! little-endian, whatever the byte order of data. Those of s390x are big-endian.
 
-/// `extern "C" fn() -> u32 { n }`, `n` below 32,768.
+/// Returns `extern "C" fn() -> u32 { n }`, with `n` below 32,768.
 pub fn constant(n: u32) -> Vec<u8> {
     assert!(n < 32_768);
     if cfg!(any(target_arch = "x86", target_arch = "x86_64")) {
@@ -25,7 +25,7 @@ pub fn constant(n: u32) -> Vec<u8> {
     }
 }
 
-/// `constant(n)`, followed by instructions that do nothing up to `len` bytes.
+/// Returns `constant(n)`, followed by instructions that do nothing, `len` bytes in all.
 pub fn padded(n: u32, len: usize) -> Vec<u8> {
     let mut code = constant(n);
     assert!(len >= code.len());
@@ -33,8 +33,8 @@ pub fn padded(n: u32, len: usize) -> Vec<u8> {
     code
 }
 
-/// `extern "C" fn(a: u32, b: u32) -> u32 { a + b }`, in the calling convention of `extern "C"`
-/// here.
+/// Returns `extern "C" fn(a: u32, b: u32) -> u32 { a + b }`, in this system's calling convention of
+/// `extern "C"`.
 pub fn add() -> Vec<u8> {
     if cfg!(all(target_arch = "x86_64", windows)) {
         vec![0x8d, 0x04, 0x11, 0xc3] // lea eax, [rcx + rdx]; ret
@@ -56,8 +56,8 @@ pub fn add() -> Vec<u8> {
     }
 }
 
-/// `extern "C" fn(flag: *const u32) -> u32`: runs in a loop while `*flag` is 0, returns what it
-/// becomes.
+/// Returns `extern "C" fn(flag: *const u32) -> u32`. It runs in a loop while `*flag` is 0, then
+/// returns the new value.
 pub fn spin() -> Vec<u8> {
     if cfg!(all(target_arch = "x86_64", windows)) {
         vec![0x8b, 0x01, 0x85, 0xc0, 0x74, 0xfa, 0xc3] // mov eax, [rcx]; test eax, eax; je -6; ret
@@ -81,7 +81,7 @@ pub fn spin() -> Vec<u8> {
     }
 }
 
-/// A function of `TAIL_LEN` bytes, to lie at `from`, that jumps to `to`.
+/// Returns a function of `TAIL_LEN` bytes for the address `from`, which jumps to `to`.
 pub fn tail_call(from: *const u8, to: *const u8) -> Vec<u8> {
     let distance = to as isize - from as isize;
     if cfg!(any(target_arch = "x86", target_arch = "x86_64")) {
@@ -107,7 +107,7 @@ pub fn tail_call(from: *const u8, to: *const u8) -> Vec<u8> {
     }
 }
 
-/// Bytes of [`tail_call`].
+/// Returns the length of [`tail_call`] in bytes.
 pub fn tail_len() -> usize {
     tail_call(std::ptr::null(), std::ptr::null()).len()
 }

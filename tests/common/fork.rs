@@ -1,9 +1,9 @@
-//! Forked children that end by themselves.
+//! Forked children.
 
-/// Runs `body` in a forked child; whether it ended well.
+/// Runs `body` in a forked child. Returns whether it ended without an error.
 pub fn fork(body: impl FnOnce()) -> bool {
-    // SAFETY: the children of these tests run code that needs no lock another thread could hold:
-    // the test process has only the test's own thread at work.
+    // SAFETY: the children of these tests need no lock that another thread could hold, because only
+    // the test's own thread works in the test process.
     let child = unsafe { libc::fork() };
     if child == 0 {
         let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).is_ok();

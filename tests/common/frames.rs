@@ -1,4 +1,4 @@
-//! Unwind information of what Cranelift made.
+//! Unwind information of functions that Cranelift compiled.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, reason = "each test file uses a part")]
 
 use cranelift_codegen::Context;
@@ -10,7 +10,7 @@ use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 use gaia_jit::UnwindInfo;
 use gimli::write::{Address, EhFrame, EndianVec, FrameTable};
 
-/// A function's code, with its unwind information behind it where that has to be there.
+/// A function's code, with its unwind information after it on systems that need it there.
 pub struct Compiled {
     pub code: Vec<u8>,
     frame: Vec<u8>,
@@ -33,7 +33,7 @@ pub fn isa() -> OwnedTargetIsa {
     cranelift_native::builder().unwrap().finish(settings::Flags::new(flags)).unwrap()
 }
 
-/// `.eh_frame` of one function, whose first address is counted from its start.
+/// Returns `.eh_frame` of one function. Its first address counts from the function's start.
 pub fn eh_frame(context: &Context, isa: &dyn TargetIsa) -> Vec<u8> {
     let Some(Made::SystemV(made)) = context.compiled_code().unwrap().create_unwind_info(isa).unwrap() else {
         panic!("another form")
@@ -46,7 +46,7 @@ pub fn eh_frame(context: &Context, isa: &dyn TargetIsa) -> Vec<u8> {
     section.0.into_vec()
 }
 
-/// `fn(callee: fn())`, which calls it through `depth` of its own frame's worth of stack.
+/// Compiles `fn(callee: fn())`, which calls `callee`.
 pub fn caller(isa: &dyn TargetIsa) -> Compiled {
     let pointer = isa.pointer_type();
     let mut signature = Signature::new(isa.default_call_conv());
@@ -61,7 +61,7 @@ pub fn caller(isa: &dyn TargetIsa) -> Compiled {
     let callee = function.block_params(block)[0];
     let callee_signature = function.import_signature(callee_signature);
     function.ins().call_indirect(callee_signature, callee, &[]);
-    // Something to do afterwards, so that it is a call and stays one.
+    // Work after the call, so that it is not a jump.
     let zero = function.ins().iconst(types::I32, 0);
     let _ = function.ins().iadd(zero, zero);
     function.ins().return_(&[]);

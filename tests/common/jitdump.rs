@@ -1,15 +1,15 @@
-//! Reads jitdump files, by the format's description.
+//! A reader of jitdump files, after the format's description.
 
 use std::path::Path;
 
 pub struct Dump {
     pub loads: Vec<Load>,
-    /// Whether the last record says that no more will come.
+    /// Whether the last record closes the file.
     pub closed: bool,
 }
 
 pub struct Load {
-    /// Where the record begins in the file.
+    /// The offset of the record in the file.
     pub at: usize,
     pub time: u64,
     pub address: usize,

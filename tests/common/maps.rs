@@ -1,6 +1,6 @@
-//! What the system says about this process's memory.
+//! The system's list of this process's mappings.
 
-/// Mappings of this process that lie in `[start, start + len)`, as their permissions.
+/// Returns the permissions of this process's mappings in `[start, start + len)`.
 pub fn mappings(start: usize, len: usize) -> Vec<String> {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
     let parse = |line: &str| {
@@ -12,8 +12,7 @@ pub fn mappings(start: usize, len: usize) -> Vec<String> {
     maps.lines().filter_map(parse).collect()
 }
 
-/// Where in `[start, start + len)` this process may read and run what is there, as addresses from
-/// and to.
+/// Returns the ranges in `[start, start + len)` that this process may read and run, as addresses.
 pub fn executable(start: usize, len: usize) -> Vec<(usize, usize)> {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
     let parse = |line: &str| {
@@ -26,7 +25,7 @@ pub fn executable(start: usize, len: usize) -> Vec<(usize, usize)> {
     maps.lines().filter_map(parse).collect()
 }
 
-/// Bytes of memory behind `len` bytes at `base`.
+/// Returns how many of `len` bytes at `base` hold memory.
 pub fn resident(base: usize, len: usize) -> usize {
     let page = region::page::size();
     let mut pages = vec![0u8; len / page];

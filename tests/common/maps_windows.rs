@@ -1,11 +1,12 @@
-//! What the system says about this process's memory.
+//! The system's list of this process's mappings.
 
 use windows_sys::Win32::System::Memory::{
     MEM_COMMIT, MEM_FREE, MEMORY_BASIC_INFORMATION, PAGE_EXECUTE, PAGE_EXECUTE_READ, PAGE_EXECUTE_READWRITE,
     PAGE_EXECUTE_WRITECOPY, PAGE_READONLY, PAGE_READWRITE, PAGE_WRITECOPY, VirtualQuery,
 };
 
-/// Start, length, state and protection of what lies in `[start, start + len)`, free space left out.
+/// Returns start, length, state and protection of the regions in `[start, start + len)`, without
+/// free space.
 fn query(start: usize, len: usize) -> Vec<(usize, usize, u32, u32)> {
     let mut found = Vec::new();
     let mut at = start;
@@ -25,7 +26,7 @@ fn query(start: usize, len: usize) -> Vec<(usize, usize, u32, u32)> {
     found
 }
 
-/// Committed stretches of this process that lie in `[start, start + len)`, as their permissions.
+/// Returns the permissions of the committed regions in `[start, start + len)`.
 pub fn mappings(start: usize, len: usize) -> Vec<String> {
     let letters = |protection: u32| match protection & 0xff {
         PAGE_READONLY => "r--",
@@ -39,12 +40,12 @@ pub fn mappings(start: usize, len: usize) -> Vec<String> {
     committed.map(|(_, _, _, protection)| letters(protection).to_string()).collect()
 }
 
-/// Committed bytes among `len` bytes at `base`.
+/// Returns how many of `len` bytes at `base` are committed.
 pub fn resident(base: usize, len: usize) -> usize {
     query(base, len).iter().filter(|(_, _, state, _)| *state == MEM_COMMIT).map(|(_, len, _, _)| len).sum()
 }
 
-/// Bytes of address space in use.
+/// Returns the bytes of address space in use.
 pub fn taken() -> usize {
     query(0, usize::MAX).iter().map(|(_, len, _, _)| len).sum()
 }

@@ -1,4 +1,4 @@
-//! What the integration tests share: machine code for each architecture, and child processes.
+//! Helpers of the integration tests: machine code for each architecture, and child processes.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, reason = "each test file uses a part")]
 
 pub mod asm;
@@ -17,17 +17,17 @@ use std::io::Write;
 
 use gaia_jit::{ArenaBuilder, CodeArena, CodeBlock, Error, WxMode};
 
-/// Bytes of a large arena, which every architecture's branches reach across.
+/// The size of a large arena, which the branches of every architecture can cross.
 pub const LARGE: usize = if cfg!(target_arch = "arm") { 32 << 20 } else { 128 << 20 };
 
-/// How often to do what is done often: a tenth of `n` where the processor is emulated
+/// Returns the number of repetitions: a tenth of `n` on an emulated processor
 /// (`GAIA_TEST_EMULATED`).
 pub fn often(n: usize) -> usize {
     if std::env::var_os("GAIA_TEST_EMULATED").is_some() { n / 10 } else { n }
 }
 
-/// Every mode that this system has. `Flip` it has to have, or a test would pass that has tried
-/// nothing.
+/// Returns every mode that this system has. It must have `Flip`, because otherwise a test would
+/// pass without having tried anything.
 pub fn modes() -> impl Iterator<Item = WxMode> {
     small(WxMode::Flip).build().expect("no executable memory here");
     [WxMode::Flip, WxMode::DualMap, WxMode::PerThread, WxMode::FileWrite]
@@ -35,9 +35,9 @@ pub fn modes() -> impl Iterator<Item = WxMode> {
         .filter(|&mode| small(mode).build().is_ok())
 }
 
-/// Whether the system itself answers for its memory and its limits. A user-mode emulator answers in
-/// its place, and differs: it ignores advice, limits, and what a child is not to inherit. Said
-/// aloud, as output that is not captured.
+/// Returns whether the system itself is responsible for memory and limits, and otherwise prints a
+/// message that is not captured. A user-mode emulator replaces the system and differs from it: it
+/// ignores advice, limits, and what a child must not inherit.
 pub fn own_kernel(test: &str) -> bool {
     let emulated = std::env::var("CROSS_RUNNER").is_ok_and(|runner| runner.contains("qemu"));
     if emulated {
@@ -46,8 +46,8 @@ pub fn own_kernel(test: &str) -> bool {
     !emulated
 }
 
-/// Whether memory comes in pages of the size asked for. Where the system is set to give huge pages
-/// to everyone, more of it is there than was touched.
+/// Returns whether memory is allocated in pages of the usual size. If the system gives huge pages
+/// to all programs, more memory is resident than was touched.
 pub fn small_pages(test: &str) -> bool {
     let setting = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled");
     let always = setting.is_ok_and(|setting| setting.contains("[always]"));
@@ -57,15 +57,15 @@ pub fn small_pages(test: &str) -> bool {
     !always
 }
 
-/// Whether this program is watched by a sanitizer (`GAIA_TEST_SANITIZER`): it lays out the address
-/// space, keeps memory of its own, and aborts the process when it can have no more.
+/// Returns whether a sanitizer watches this program (`GAIA_TEST_SANITIZER`). A sanitizer arranges
+/// the address space, keeps memory of its own, and aborts the process if it gets no more.
 pub fn sanitized() -> bool {
     std::env::var_os("GAIA_TEST_SANITIZER").is_some()
 }
 
-/// Whether an arena that is near to something can be had. A user-mode emulator, whose own memory
-/// may fill all of the space around a program, may have none, said aloud; anywhere else that is an
-/// error.
+/// Returns whether an arena near something can be built. A user-mode emulator may not support it,
+/// because its own memory may fill the space around a program; then a message is printed. On other
+/// systems it is an error.
 pub fn near(test: &str, builder: ArenaBuilder) -> Option<CodeArena> {
     match builder.build() {
         Err(Error::OutOfReach { .. }) if !own_kernel(test) => None,
@@ -73,18 +73,19 @@ pub fn near(test: &str, builder: ArenaBuilder) -> Option<CodeArena> {
     }
 }
 
-/// Says aloud, as output that is not captured, that a test was not run.
+/// Prints that a test was not run. The message is not captured.
 pub fn not_run(test: &str, why: &str) {
     std::io::stderr().write_all(format!("NOT RUN: {test}: {why}\n").as_bytes()).unwrap();
 }
 
-/// Whether functions are placed in pages that hold live code. Elsewhere each that is published by
-/// itself takes a page.
+/// Returns whether functions are placed in pages that hold live code. Otherwise each function that
+/// is published by itself takes a page.
 pub fn fills_holes(mode: WxMode) -> bool {
     small(mode).build().unwrap().stats().fills_holes
 }
 
-/// Publishes functions one by one; together, so that they share pages, where holes are not filled.
+/// Publishes functions one by one. Where holes are not filled, publishes them together, so that
+/// they share pages.
 pub fn publish_all(arena: &CodeArena, codes: impl IntoIterator<Item = Vec<u8>>) -> Vec<CodeBlock> {
     if arena.stats().fills_holes {
         return codes.into_iter().map(|code| arena.publish(&code).unwrap()).collect();
@@ -106,8 +107,7 @@ pub fn call(block: &CodeBlock) -> u32 {
 }
 
 pub fn call_at(address: *const u8) -> u32 {
-    // SAFETY: the tests publish only functions of this type, and keep them alive while they call
-    // them.
+    // SAFETY: the tests publish only functions of this type, and keep them alive during the call.
     let function = unsafe { std::mem::transmute::<*const u8, extern "C" fn() -> u32>(address) };
     function()
 }

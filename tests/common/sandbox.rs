@@ -1,12 +1,12 @@
-//! A sandbox such as browsers and services put themselves into: a filter of system calls.
+//! A sandbox like those of browsers and services: a filter of system calls.
 
-/// From now on this process may not write at offsets of files, so not to its own memory through the
-/// kernel either. Whether that could be had; emulators know no filters.
+/// Forbids this process to write at offsets of files, and so to its own memory through the kernel.
+/// Returns whether that succeeded. Emulators do not support filters.
 pub fn deny_kernel_writes() -> bool {
     deny(libc::SYS_pwrite64)
 }
 
-/// From now on this process may not make a system call. Whether that could be had.
+/// Forbids this process a system call. Returns whether that succeeded.
 pub fn deny(call: libc::c_long) -> bool {
     let statement = |code: u32, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
     let equal =
@@ -21,8 +21,8 @@ pub fn deny(call: libc::c_long) -> bool {
     enter(&mut program)
 }
 
-/// From now on this process is killed when it makes one of these calls with a first argument in one
-/// of these ranges (addresses and lengths). Whether that could be had.
+/// Sets that this process is ended if it makes one of these calls with a first argument in one of
+/// these ranges (addresses and lengths). Returns whether that succeeded.
 pub fn kill_in(calls: &[libc::c_long], ranges: &[(usize, usize)]) -> bool {
     const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
     const JUMP: u32 = libc::BPF_JMP | libc::BPF_K;
@@ -31,15 +31,15 @@ pub fn kill_in(calls: &[libc::c_long], ranges: &[(usize, usize)]) -> bool {
     let (low, high) = if cfg!(target_endian = "little") { (16, 20) } else { (20, 16) };
     let mut program = vec![step(LOAD, 0, 0, 0)];
     for (index, call) in calls.iter().enumerate() {
-        // To behind the statement that lets all others pass.
+        // To the statement after the one that allows all other calls.
         program.push(step(JUMP | libc::BPF_JEQ, *call as u32, (calls.len() - index) as u8, 0));
     }
     program.push(step(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW, 0, 0));
     for &(start, len) in ranges {
         let (first, last) = (start as u64, (start + len - 1) as u64);
         let (first_high, last_high) = ((first >> 32) as u32, (last >> 32) as u32);
-        // Below the first, or above the last: on to the next range. Numbers of 64 bits are compared
-        // by halves.
+        // If the number is below the first or above the last, the next range follows. Numbers of 64
+        // bits are compared by halves.
         program.extend([
             step(LOAD, high, 0, 0),
             step(JUMP | libc::BPF_JGT, first_high, 3, 0),
@@ -58,13 +58,13 @@ pub fn kill_in(calls: &[libc::c_long], ranges: &[(usize, usize)]) -> bool {
     enter(&mut program)
 }
 
-/// From now on this process is killed when it makes any other system call. Whether that could be
-/// had.
+/// Sets that this process is ended if it makes any other system call. Returns whether that
+/// succeeded.
 pub fn allow_only(calls: &[libc::c_long]) -> bool {
     let step = |code: u32, k: u32, jt: u8, jf: u8| libc::sock_filter { code: code as u16, jt, jf, k };
     let mut program = vec![step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0)];
     for call in calls {
-        // The next statement lets it pass.
+        // The next statement allows it.
         program.push(step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, *call as u32, 0, 1));
         program.push(step(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW, 0, 0));
     }

@@ -1,4 +1,4 @@
-//! What the arena adds.
+//! Tests of the parts that an arena adds to `cranelift-jit`.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -11,7 +11,7 @@ use cranelift_module::{DataDescription, Linkage, Module, ModuleError};
 use gaia_jit::cranelift::CodeArenaProvider;
 use gaia_jit::{CodeArena, Error, Observer, Published, UnwindInfo, WxMode};
 
-/// A module with a function, a counter in writable data, and a constant.
+/// Defines a counter in writable data and a constant, and for each of them a function that uses it.
 pub(super) fn with_data(module: &mut JITModule, start: u32) -> [cranelift_module::FuncId; 2] {
     [true, false].map(|writable| {
         let name = if writable { "counter" } else { "constant" };
@@ -86,7 +86,7 @@ fn many_finalizations_share_the_arena_with_everything_else() {
         let runner = scope.spawn(|| {
             let mut calls = 0u64;
             while !stop.load(Ordering::Relaxed) {
-                // The page it lies in is never made writable, or this ends the process.
+                // The page of this code is never made writable. Otherwise this ends the process.
                 assert_eq!(call_at(std::ptr::with_exposed_provenance(running)), 1);
                 calls += 1;
             }
@@ -133,8 +133,8 @@ fn modules_come_and_go_in_flat_memory() {
     assert_eq!(figures[10], figures[999], "{figures:?}");
 }
 
-/// Rounds that use most of the arena and free all of it: the pages of the last round come before
-/// pages that never were used, without a call that counts or trims in between.
+/// Rounds that use most of the arena and free all of it. The pages of the last round are used
+/// before pages that were never used, without a call that counts or trims in between.
 #[test]
 fn freed_pages_are_used_before_fresh_ones() {
     for modules in [60, 100, 160, 240] {
@@ -174,7 +174,7 @@ fn a_dropped_module_leaves_what_was_finalized_and_nothing_else() {
     let stats = arena.stats();
     assert_eq!((stats.live_blocks, stats.batch_bytes), (2, 0), "{stats}");
     drop(arena);
-    // It can be run as long as the process lives.
+    // The code can be run as long as the process lives.
     assert_eq!([call_at(code), call_at(code)], [5, 6]);
 }
 
@@ -199,7 +199,7 @@ fn guards_keep_code_of_a_freed_module() {
     module.finalize_definitions().unwrap();
     let code = module.get_finalized_function(id);
     let guard = arena.pin();
-    // SAFETY: the guard keeps the code, and it has no data.
+    // SAFETY: the guard keeps the code, and the module has no data.
     unsafe { module.free_memory() };
     assert_eq!((arena.stats().pending_blocks, call_at(code)), (1, 7));
     drop(guard);
@@ -283,7 +283,7 @@ fn every_mode_works_or_is_refused() {
     }
 }
 
-/// Elsewhere no module asks for it.
+/// On other architectures no module asks for it.
 #[test]
 fn branch_protection_is_the_arenas() {
     let Ok(with_pads) = small(WxMode::Flip).landing_pads(true).build() else { return };

@@ -7,14 +7,14 @@ use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 use cranelift_jit::{JITBuilder, JITMemoryProvider, JITModule};
 use cranelift_module::{DataId, FuncId, Linkage, Module, default_libcall_names};
 
-/// A module with memory from `provider`.
+/// Returns a module with memory from `provider`.
 pub fn module(provider: impl JITMemoryProvider + Send + 'static) -> JITModule {
     let mut builder = JITBuilder::new(default_libcall_names()).unwrap();
     builder.memory_provider(Box::new(provider));
     JITModule::new(builder)
 }
 
-/// A signature in this system's convention.
+/// Returns a signature in this system's convention.
 pub fn signature(module: &JITModule, params: &[Type], returns: &[Type]) -> Signature {
     let mut signature = module.make_signature();
     signature.params.extend(params.iter().map(|of| AbiParam::new(*of)));
@@ -44,7 +44,7 @@ pub fn define(
     id
 }
 
-/// `fn() -> i32`, the constant `value`.
+/// Defines `fn() -> i32`, which returns the constant `value`.
 pub fn constant(module: &mut JITModule, name: &str, value: i64) -> FuncId {
     let signature = signature(module, &[], &[types::I32]);
     define(module, name, signature, |_, function| {
@@ -53,7 +53,7 @@ pub fn constant(module: &mut JITModule, name: &str, value: i64) -> FuncId {
     })
 }
 
-/// `fn() -> i32`, what `callee` returns and one more.
+/// Defines `fn() -> i32`, which returns the result of `callee` and one more.
 pub fn one_more(module: &mut JITModule, name: &str, callee: FuncId) -> FuncId {
     let signature = signature(module, &[], &[types::I32]);
     define(module, name, signature, |module, function| {
@@ -65,7 +65,7 @@ pub fn one_more(module: &mut JITModule, name: &str, callee: FuncId) -> FuncId {
     })
 }
 
-/// `fn() -> i32`, what `data` holds, of which it then makes one more if it is writable.
+/// Defines `fn() -> i32`, which returns the value of `data`, and adds one to it if it is writable.
 pub fn counter(module: &mut JITModule, name: &str, data: DataId, writable: bool) -> FuncId {
     let signature = signature(module, &[], &[types::I32]);
     define(module, name, signature, |module, function| {
@@ -80,13 +80,13 @@ pub fn counter(module: &mut JITModule, name: &str, data: DataId, writable: bool)
     })
 }
 
-/// Calls a finalized function of these.
+/// Calls a finalized function of this file.
 pub fn call(module: &JITModule, id: FuncId) -> i32 {
     call_at(module.get_finalized_function(id))
 }
 
 pub fn call_at(code: *const u8) -> i32 {
-    // SAFETY: the functions of this file are of this type, and live.
+    // SAFETY: the functions of this file are of this type, and are alive.
     let function = unsafe { std::mem::transmute::<*const u8, extern "C" fn() -> i32>(code) };
     function()
 }

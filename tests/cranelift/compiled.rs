@@ -1,4 +1,4 @@
-//! Functions that Cranelift compiled, put into a batch and linked.
+//! Tests of functions that Cranelift compiled, in a batch.
 
 use crate::common::{modes, small};
 use cranelift_codegen::Context;
@@ -33,7 +33,7 @@ fn callee(function: &mut FunctionBuilder<'_>, namespace: u32, index: u32, coloca
     function.import_function(ExtFuncData { name: ExternalName::User(name), signature, colocated, patchable: false })
 }
 
-/// `fn(i64) -> i64`.
+/// Compiles `fn(i64) -> i64`.
 fn compile(
     isa: &OwnedTargetIsa,
     body: impl FnOnce(&mut FunctionBuilder<'_>, cranelift_codegen::ir::Value) -> cranelift_codegen::ir::Value,
@@ -56,8 +56,8 @@ fn compile(
     context
 }
 
-/// Calls of each other, of the program near and far, function addresses and data:
-/// position-independent and not.
+/// Calls between the functions, calls of the program near and far, addresses of functions, and
+/// data: position-independent and not.
 #[test]
 fn compiled_functions_are_linked() {
     for (mode, pic) in modes().flat_map(|mode| [(mode, false), (mode, true)]) {
@@ -126,7 +126,7 @@ fn compiled_functions_are_linked() {
         let results: Vec<i64> = slots
             .iter()
             .map(|slot| {
-                // SAFETY: this is their type, and all that they call is alive.
+                // SAFETY: this is their type, and everything that they call is alive.
                 unsafe { blocks[slot.index()].typed::<extern "C" fn(i64) -> i64>() }.call(5)
             })
             .collect();

@@ -1,5 +1,5 @@
-//! What `cranelift-jit` tests of a module (`tests/basic.rs` and `examples/jit-minimal.rs` there),
-//! and says of providers.
+//! Tests that `cranelift-jit` has for a module (`tests/basic.rs` and `examples/jit-minimal.rs`
+//! there), and for the documentation of providers.
 
 use std::sync::Arc;
 
@@ -90,7 +90,7 @@ fn empty_data_has_an_address() {
     assert_empty(&arena);
 }
 
-/// What an observer's panic keeps `free_memory` from is done when the module is gone.
+/// If an observer's panic interrupts `free_memory`, the drop of the module does the rest.
 #[test]
 fn memory_is_freed_although_an_observer_panics() {
     struct Panics;
@@ -112,7 +112,7 @@ fn memory_is_freed_although_an_observer_panics() {
     assert_empty(&arena);
 }
 
-// And of its providers (`src/memory/arena.rs` there).
+// Tests that it has for its providers (`src/memory/arena.rs` there).
 
 #[test]
 fn alignments_are_kept_and_addresses_disjoint() {
@@ -141,7 +141,7 @@ fn alignments_are_kept_and_addresses_disjoint() {
     let most = arena.capacity() + arena.stats().data_capacity + (128 << 10);
     assert!(last - first <= most, "all in reach of all");
     provider.finalize(BranchProtection::None).unwrap();
-    // SAFETY: nobody uses any of it any more.
+    // SAFETY: nobody uses the memory any more.
     unsafe { provider.free_memory() };
     assert_empty(&arena);
 }
@@ -163,9 +163,9 @@ fn what_does_not_fit_is_a_typed_error_and_costs_nothing() {
     for align in [0, 3, 128 << 10, 4 << 20, u64::MAX] {
         assert!(matches!(*cause(provider.allocate(1, align, JITMemoryKind::ReadOnly)), Error::BadAlignment { .. }));
     }
-    // SAFETY: allocated above.
+    // SAFETY: the memory was allocated above.
     unsafe { kept.write(1) };
-    // SAFETY: as above.
+    // SAFETY: the memory was allocated above.
     unsafe { code.write(0xc3) };
     // SAFETY: nobody uses it any more.
     unsafe { provider.free_memory() };

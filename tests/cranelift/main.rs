@@ -1,5 +1,5 @@
-//! Modules of Cranelift in an arena: what `cranelift-jit` documents and tests of its own providers,
-//! and what an arena adds.
+//! Tests of Cranelift's modules in an arena: what `cranelift-jit` documents and tests of its own
+//! providers, and what an arena adds.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 #![cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64", target_arch = "s390x"))]
 
@@ -25,7 +25,7 @@ fn provider(arena: &CodeArena) -> CodeArenaProvider {
     CodeArenaProvider::new(arena.clone()).unwrap()
 }
 
-/// All is free again, and holds no memory once trimmed.
+/// Checks that everything is free again, and holds no memory after a trim.
 fn assert_empty(arena: &CodeArena) {
     arena.trim().unwrap();
     let stats = arena.stats();

@@ -1,4 +1,4 @@
-//! How much memory modules take, and who owns it.
+//! Tests of how much memory modules take, and of its owners.
 
 use super::added::with_data;
 use super::clif::{call, call_at, constant, counter, module};
@@ -10,7 +10,7 @@ use cranelift_module::{DataDescription, Linkage, Module, ModuleError};
 use gaia_jit::cranelift::CodeArenaProvider;
 use gaia_jit::{CodeArena, Error};
 
-/// A child would get memory that nothing can come of.
+/// A forked child is refused memory, because it could not publish in it.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_forked_child_is_refused() {
@@ -19,7 +19,7 @@ fn a_forked_child_is_refused() {
         let arena = arena();
         let mut inherited = provider(&arena).tag(1);
         let kinds = || [JITMemoryKind::Writable, JITMemoryKind::ReadOnly, JITMemoryKind::Executable];
-        // With room left for more.
+        // There is room for more.
         for kind in kinds() {
             inherited.allocate(16, 16, kind).unwrap();
         }
@@ -35,7 +35,7 @@ fn a_forked_child_is_refused() {
             }
             let ModuleError::Backend(cause) = inherited.finalize(BranchProtection::None).unwrap_err() else { panic!() };
             assert!(matches!(cause.downcast_ref(), Some(Error::Forked { .. })), "{cause}");
-            // What it inherited runs, and its end is no matter.
+            // Inherited code runs, and can be dropped.
             assert_eq!(call(&whole, seven), 7);
             let own = self::arena();
             let mut mine = module(provider(&own));
@@ -53,7 +53,7 @@ fn a_forked_child_is_refused() {
     });
 }
 
-/// The module tells addresses from then on, so what lies there has to stay.
+/// The module returns addresses from then on, so the memory has to stay.
 #[cfg(target_os = "linux")]
 #[test]
 fn what_finalize_was_called_for_stays_although_it_failed() {
@@ -74,11 +74,11 @@ fn what_finalize_was_called_for_stays_although_it_failed() {
         };
         let data = [at("counter"), at("constant")];
         drop(module);
-        // SAFETY: the module said so, in safe code, and data of a module that was not freed lives
-        // for ever.
+        // SAFETY: the module returned the address in safe code, and data of a module that was not
+        // freed lives for ever.
         assert_eq!(data.map(|at| unsafe { at.read() }), [5, 5]);
         assert_eq!((arena.stats().batch_bytes, arena.stats().data_bytes), before);
-        // Nobody else gets it.
+        // No other module gets this memory.
         let mut other = super::clif::module(provider(&arena));
         let id = other.declare_data("other", Linkage::Export, true, false).unwrap();
         let mut description = DataDescription::new();
@@ -108,14 +108,14 @@ fn what_was_defined_since_comes_back() {
     assert_eq!((arena.stats().data_bytes, arena.stats().live_blocks, arena.stats().batch_bytes), (finalized.0, 2, 0));
 }
 
-/// Mappings are few: writable data and constants come from two ends.
+/// There are few mappings, because writable data and constants are taken from two ends.
 #[cfg(target_os = "linux")]
 #[test]
 fn data_of_many_modules_is_a_few_mappings() {
     use super::common::maps::mappings;
     let arena = CodeArena::builder().capacity(8 << 20).data(32 << 20).build().unwrap();
     let somewhere = arena.publish(&asm::constant(1)).unwrap();
-    // From the code, which comes first, to behind the data.
+    // From the code, which is first, to the end of the data.
     let all = || mappings(somewhere.as_ptr().addr(), 41 << 20);
     let mut modules = Vec::new();
     let (mut first, mut last) = (0, 0);
@@ -214,7 +214,7 @@ fn the_last_owner_frees_the_memory() {
     assert_eq!(arena.stats().live_blocks, 2);
     drop(other);
     assert_empty(&arena);
-    // Freed by hand, nothing is left for the owner.
+    // After `free_memory` nothing is left for the owner.
     let mut provider = self::provider(&arena);
     // SAFETY: as above.
     let memory = unsafe { provider.memory() };

@@ -1,9 +1,9 @@
-//! No call to the system names given memory: a process that makes one is killed.
+//! Tests that no system call names given memory: a process that makes one is ended.
 
 use super::*;
 
-/// From now on the process is killed when a call that maps, unmaps, protects or advises names an
-/// address in these ranges.
+/// Sets that the process is ended if a call that maps, unmaps, protects or advises names an address
+/// in these ranges.
 fn kill_when_named(ranges: &[(usize, usize)]) -> bool {
     let mut calls = vec![
         libc::SYS_munmap,
@@ -21,7 +21,7 @@ fn kill_when_named(ranges: &[(usize, usize)]) -> bool {
     sandbox::kill_in(&calls, ranges)
 }
 
-/// Everything that an arena does with memory.
+/// Does everything that an arena does with memory.
 fn use_all(memory: GivenMemory) {
     let arena = build_with(CodeArena::builder().keep_free(0), memory).unwrap();
     let blocks: Vec<_> = (0..10_000).map(|n| arena.publish(&asm::padded(n, 16 + n as usize % 90)).unwrap()).collect();
@@ -57,7 +57,7 @@ fn no_call_names_the_memory() {
                     return common::not_run(NAME, "no filters here");
                 }
                 let mut memory = views.part(4096 + 48, (3 << 20) + 77, with_function);
-                // Elsewhere it may be out of reach of the code.
+                // On other architectures it may be out of reach of the code.
                 if cfg!(target_arch = "x86_64") {
                     memory.data = Some(NonNull::slice_from_raw_parts(data.alias, data.len));
                 }
@@ -67,7 +67,7 @@ fn no_call_names_the_memory() {
                 }
                 use_all(memory);
                 assert_eq!(Arc::strong_count(&views), 1);
-                // To unmap them would be the end.
+                // Unmapping them would end the process.
                 std::mem::forget((views, data));
             }));
         }
@@ -86,12 +86,12 @@ fn a_call_that_names_the_memory_would_be_seen() {
             std::process::exit(0);
         }
         println!("filtered");
-        // One that names another address passes.
+        // A call that names another address is allowed.
         drop(vec![0_u8; 10 << 20]);
         // SAFETY: a page that nobody uses.
         unsafe { libc::madvise(views.alias.as_ptr().cast(), page, libc::MADV_NORMAL) };
         println!("others pass");
-        // SAFETY: as above; it is expected to be the end.
+        // SAFETY: nobody uses the page. The call is expected to end the process.
         unsafe { libc::madvise(last.cast(), page, libc::MADV_NORMAL) };
         println!("survived");
     });

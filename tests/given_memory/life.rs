@@ -1,9 +1,10 @@
-//! From the first block to the owner being told: traps, observers, threads, children.
+//! Tests of given memory from the first block to the notification of its owner: traps, observers,
+//! threads, children.
 
 use super::places::ODD;
 use super::*;
 
-/// The owner is told once, behind the last of those that use the memory.
+/// The owner is notified once, after the last user of the memory.
 #[test]
 fn the_owner_is_told_once_when_nobody_is_left() {
     if !has_two_views("the_owner_is_told_once_when_nobody_is_left") {
@@ -25,7 +26,7 @@ fn the_owner_is_told_once_when_nobody_is_left() {
     let (clone, batch) = (arena.clone(), arena.batch());
     let (block, raw) =
         (arena.publish(&asm::constant(1)).unwrap(), arena.publish(&asm::constant(2)).unwrap().into_raw());
-    // SAFETY: it came from `into_raw` of this arena, just now.
+    // SAFETY: the pointer came from `into_raw` of this arena, and is taken back once.
     let second = unsafe { arena.from_raw(raw) }.unwrap();
     drop(arena);
     drop(batch);
@@ -35,23 +36,23 @@ fn the_owner_is_told_once_when_nobody_is_left() {
     assert_eq!((seen(), call(&second)), (0, 2));
     drop(second);
     assert_eq!(seen(), 1);
-    // On another thread, with a batch as the last.
+    // On another thread, with a batch as the last user.
     let batch_of = build(memory()).unwrap();
     std::thread::spawn(move || drop(batch_of.batch())).join().unwrap();
     assert_eq!(seen(), 2);
-    // What fails tells it as well.
+    // A failed build notifies the owner as well.
     assert!(build_with(CodeArena::builder().capacity(4096), memory()).is_err());
     let mut short = memory();
     short.executable = NonNull::slice_from_raw_parts(short.executable.cast(), 3);
     assert!(matches!(build(short), Err(Error::ZeroSize)));
     assert_eq!(seen(), 4);
-    // One that was never used tells nothing.
+    // Memory that was never given to an arena gives no notification.
     drop(memory());
     assert_eq!(seen(), 4);
     assert_eq!(Arc::strong_count(&views), 1);
 }
 
-/// Nothing of what was there is left after a trim, from the first byte to the last, and live code
+/// After a trim nothing is left of dropped code, from the first byte to the last, and live code
 /// stays.
 #[test]
 fn trimming_fills_with_traps() {
@@ -70,7 +71,7 @@ fn trimming_fills_with_traps() {
             assert!(arena.stats().resident_bytes <= (2 * page).max(page + 5000));
             drop(arena.publish(&vec![0x77; 100]).unwrap());
             assert_eq!((arena.trim().unwrap(), call(&kept)), (0, 4));
-            // Before it and behind it; what shares its last page was not to be touched.
+            // Before the function and after it. Bytes that share its last page must not be changed.
             let first =
                 (views.executable.as_ptr().addr() + from).next_multiple_of(16) - views.executable.as_ptr().addr();
             let (behind, end) = ((at + 5000).next_multiple_of(page), first + arena.capacity());
@@ -166,7 +167,7 @@ fn many_threads_share_it() {
     }
 }
 
-/// A child runs what it inherited, and writes nothing.
+/// A child runs inherited code, and writes nothing.
 #[test]
 fn a_forked_child_writes_nothing() {
     if !has_two_views("a_forked_child_writes_nothing") {
@@ -180,13 +181,13 @@ fn a_forked_child_writes_nothing() {
             let mut batch = arena.batch();
             let slot = batch.push(&asm::constant(5)).unwrap();
             let before = views.bytes(0..views.len);
-            // It stays the parent's, where a batch that is dropped leaves traps.
+            // The memory belongs to the parent, where a dropped batch leaves traps.
             let mut open = Some(batch);
             assert!(fork(|| {
                 let mut batch = open.take().unwrap();
                 assert_eq!((call(&block), &block.as_bytes()[..]), (4, &asm::constant(4)[..]));
                 assert!(matches!(arena.publish(&asm::constant(1)), Err(Error::Forked { .. })));
-                // SAFETY: refused.
+                // SAFETY: the call is refused.
                 assert!(matches!(unsafe { block.patch(0, &[0]) }, Err(Error::Forked { .. })));
                 assert!(matches!(arena.trim(), Err(Error::Forked { .. })));
                 if !with_function {

@@ -1,6 +1,6 @@
-//! Memory that somebody else mapped: shared with a writable alias, or with a function that writes;
-//! at odd alignments; and in a process that is killed when it maps, unmaps, protects or advises one
-//! of these addresses.
+//! Tests of memory that somebody else mapped: shared with a writable alias, or with a function that
+//! writes; at odd alignments; and in a process that is ended if it maps, unmaps, protects or
+//! advises one of these addresses.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
@@ -20,11 +20,11 @@ use std::sync::{Arc, Mutex};
 use common::{asm, call, call_at, child, fork::fork, sandbox};
 use gaia_jit::{ArenaBuilder, BlockInfo, Code, CodeArena, Error, GivenMemory, GivenWriter, Observer, WxMode};
 
-/// The trap of each architecture that the tests run on, as far as it is one byte repeated.
+/// The trap of each architecture that the tests run on, if it is one byte repeated.
 const TRAP: Option<u8> = if cfg!(any(target_arch = "x86", target_arch = "x86_64")) { Some(0xcc) } else { None };
 
-/// Whether what is written to one view of memory is what runs in another; says so where it is not:
-/// user-mode emulators run code that they translated before.
+/// Returns whether bytes that are written to one view run in the other, and prints a message if
+/// not: user-mode emulators run code that they translated before.
 fn has_two_views(test: &str) -> bool {
     let has = common::modes().any(|mode| mode == WxMode::DualMap);
     if !has {
@@ -33,14 +33,14 @@ fn has_two_views(test: &str) -> bool {
     has
 }
 
-/// Two views of one memory, unmapped when it is dropped.
+/// Two views of one memory. The drop unmaps them.
 struct Views {
     executable: NonNull<u8>,
     alias: NonNull<u8>,
     len: usize,
 }
 
-// SAFETY: addresses; what is there is used by whoever has the arena.
+// SAFETY: these are addresses. Only the code that has the arena uses the memory.
 unsafe impl Send for Views {}
 // SAFETY: as above.
 unsafe impl Sync for Views {}
@@ -63,7 +63,7 @@ impl Views {
             alias: map(libc::PROT_READ | libc::PROT_WRITE),
             len,
         };
-        // SAFETY: a descriptor of ours that nobody needs any more.
+        // SAFETY: the descriptor is this test's own, and is not used any more.
         unsafe { libc::close(file) };
         views
     }
@@ -72,8 +72,8 @@ impl Views {
         NonNull::new(start.as_ptr().wrapping_add(offset)).unwrap()
     }
 
-    /// `len` bytes from `from` on, to be given to an arena. A function writes them instead of the
-    /// alias, if that is wanted.
+    /// Returns `len` bytes from `from` on, to be given to an arena. With `with_function` a function
+    /// writes them instead of the alias.
     fn part(self: &Arc<Self>, from: usize, len: usize, with_function: bool) -> GivenMemory {
         assert!(from + len <= self.len);
         let views = Arc::clone(self);
@@ -81,7 +81,7 @@ impl Views {
             GivenWriter::Copy(Box::new(move |offset, bytes: &[u8]| {
                 assert!(offset + bytes.len() <= len, "outside of what was given");
                 let to = Self::at(views.alias, from + offset);
-                // SAFETY: inside of the view; the arena owns the bytes.
+                // SAFETY: the range is inside of the view, and the arena owns the bytes.
                 unsafe { to.copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len()) };
                 Ok(())
             }))
@@ -97,10 +97,10 @@ impl Views {
         }
     }
 
-    /// The bytes as they stand there.
+    /// Returns the bytes of the view.
     fn bytes(&self, range: std::ops::Range<usize>) -> Vec<u8> {
         assert!(range.end <= self.len);
-        // SAFETY: inside of the view, and no other thread writes there.
+        // SAFETY: the range is inside of the view, and no other thread writes there.
         range.map(|at| unsafe { self.executable.as_ptr().wrapping_add(at).read_volatile() }).collect()
     }
 }
@@ -108,7 +108,7 @@ impl Views {
 impl Drop for Views {
     fn drop(&mut self) {
         for start in [self.executable, self.alias] {
-            // SAFETY: mapped by `new`; nobody uses it any more.
+            // SAFETY: `new` mapped it, and nobody uses it any more.
             assert_eq!(unsafe { libc::munmap(start.as_ptr().cast(), self.len) }, 0);
         }
     }
@@ -119,12 +119,12 @@ fn build(memory: GivenMemory) -> Result<CodeArena, Error> {
 }
 
 fn build_with(builder: ArenaBuilder, memory: GivenMemory) -> Result<CodeArena, Error> {
-    // SAFETY: views of one memory that stay until `release` was called, and that only the arena
-    // uses.
+    // SAFETY: these are views of one memory. They stay until `release` was called, and only the
+    // arena uses them.
     unsafe { builder.build_over(memory) }
 }
 
-/// That all figures add up, and that nothing is taken.
+/// Checks that all figures add up, and that nothing is taken.
 fn check_empty(arena: &CodeArena) {
     let stats = arena.stats();
     assert_eq!(
@@ -147,7 +147,7 @@ fn check_sums(arena: &CodeArena) {
     assert_eq!(live, stats.live_bytes + stats.padding_bytes + stats.batch_bytes);
 }
 
-/// That everything works: single functions, a batch, a patch, guards, lookup; and that nothing is
+/// Checks that everything works: single functions, a batch, a patch, guards, lookup. Nothing is
 /// left taken.
 fn check_works(arena: &CodeArena) {
     assert_eq!(arena.mode(), WxMode::Given);
@@ -179,7 +179,8 @@ fn check_works(arena: &CodeArena) {
     check_empty(arena);
 }
 
-/// Full, empty, and full again, with single functions of all sizes: every granule is handed out.
+/// Fills the arena, empties it, and fills it again, with single functions of all sizes: every
+/// granule is used.
 fn check_cycles(arena: &CodeArena) {
     let mut rng = fastrand::Rng::with_seed(1);
     for _ in 0..3 {

@@ -1,8 +1,8 @@
-//! Where given memory may begin and end, and where in it things lie.
+//! Tests of where given memory may begin and end, and of the places in it.
 
 use super::*;
 
-/// Starts and lengths as they come.
+/// Starts and lengths of any kind.
 pub(super) const ODD: [(usize, usize); 11] = [
     (0, 1 << 20),
     (0, 64 << 10),
@@ -52,7 +52,7 @@ fn bytes_beside_the_memory_stay_as_they_are() {
         return;
     }
     let views = Arc::new(Views::new(1 << 20));
-    // SAFETY: the whole view, which no arena has yet.
+    // SAFETY: it is the whole view, which no arena has yet.
     unsafe { views.alias.as_ptr().write_bytes(0x5a, views.len) };
     let (from, len) = (100_003, 400_000);
     for with_function in [false, true] {
@@ -75,7 +75,7 @@ fn alignments_are_those_of_addresses() {
         let arena = build(views.part(from, len, from % 2 == 1)).unwrap();
         let mut blocks = Vec::new();
         let mut batch = arena.batch();
-        // The largest first: a smaller one may lie where alone a larger one can.
+        // The largest first, because a smaller one may take the only place for a larger one.
         for align in (0..=21).rev().map(|shift| 1 << shift) {
             let slot = batch.push(Code::new(&asm::constant(3)).align(align)).unwrap();
             let block = arena.publish(Code::new(&asm::padded(4, 50)).align(align)).unwrap();

@@ -1,4 +1,4 @@
-//! What cannot be given, and what a function that writes may do wrong.
+//! Tests of memory that cannot be given, and of errors of a function that writes.
 
 use super::*;
 
@@ -33,7 +33,7 @@ fn settings_of_whoever_maps_are_refused() {
     }
     let other = CodeArena::builder().capacity(1 << 20).modes(&[WxMode::Given, WxMode::Flip]).build().unwrap();
     assert_eq!((other.mode(), other.refused()[0].0), (WxMode::Flip, WxMode::Given));
-    // No hint, no effect.
+    // A hint has no effect.
     let arena = build_with(CodeArena::builder().keep_free(0).huge_pages(false), views.part(0, 1 << 20, false)).unwrap();
     drop(arena.publish(&asm::padded(1, 500_000)).unwrap());
     assert_eq!((arena.stats().decommits, arena.stats().resident_bytes > 0), (0, true));
@@ -65,14 +65,14 @@ fn memory_that_cannot_be_used_is_refused() {
     let mut memory = views.part(4096, 1 << 19, false);
     memory.data = Some(NonNull::slice_from_raw_parts(views.executable, 8192));
     assert!(matches!(build(memory), Err(Error::Unsupported { what: "the data", .. })));
-    // A page of which the arena uses nothing is executable all the same.
+    // A page is executable even if the arena uses nothing of it.
     let page = region::page::size();
     let mut memory = views.part(page - 8, 1 << 19, false);
     memory.data = Some(NonNull::slice_from_raw_parts(views.executable, page));
     assert!(matches!(build(memory), Err(Error::Unsupported { what: "the data", .. })));
-    // Another memory's alias: what is written there does not run.
+    // The alias of another memory: bytes that are written there do not run.
     let (other, mut memory) = (Views::new(1 << 20), views.part(0, 1 << 20, false));
-    // SAFETY: the whole view, which no arena has. A function that returns 3 stands there.
+    // SAFETY: it is the whole view, which no arena has. It contains a function that returns 3.
     unsafe {
         views.alias.copy_from_nonoverlapping(NonNull::from(&asm::constant(3)[..]).cast(), asm::constant(3).len());
     };
@@ -82,7 +82,7 @@ fn memory_that_cannot_be_used_is_refused() {
     assert_eq!(Arc::strong_count(&views), 1);
 }
 
-/// What panics once more when a panic that it came with is forgotten.
+/// A payload that panics again when it is dropped.
 struct Bomb;
 
 impl Drop for Bomb {
@@ -91,7 +91,7 @@ impl Drop for Bomb {
     }
 }
 
-/// Whatever the function that writes does, what fails is an error, and nothing is lost.
+/// Whatever the function that writes does, a failure is an error, and nothing is lost.
 #[test]
 fn a_function_that_fails_is_an_error() {
     if !has_two_views("a_function_that_fails_is_an_error") {
@@ -123,7 +123,7 @@ fn a_function_that_fails_is_an_error() {
         let mut batch = arena.batch();
         batch.push(&asm::constant(3)).unwrap();
         assert!(is_system(&batch.publish().unwrap_err()));
-        // SAFETY: nobody runs it meanwhile; the bytes are what is there.
+        // SAFETY: nobody runs the block meanwhile. The bytes are equal to the old ones.
         assert!(is_system(&unsafe { block.patch(0, &asm::constant(1)) }.unwrap_err()));
         drop(dropped);
         assert!(is_system(&arena.trim().unwrap_err()) && call(&block) == 1);

@@ -1,4 +1,4 @@
-//! Observers that come late, and lists of what is live.
+//! Tests of observers that are attached late, and of lists of live blocks.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,7 +11,7 @@ use super::common::{asm, modes, often, small};
 /// Length, tag and name.
 type Told = (usize, u64, Option<String>);
 
-/// What it was told, as a debugger keeps it.
+/// An observer that stores its events, as a debugger does.
 #[derive(Default)]
 struct Listener {
     spaces: Mutex<Vec<Reservation>>,
@@ -70,7 +70,7 @@ fn a_late_observer_hears_of_what_lives() {
         assert_eq!(name(&blocks[0]).as_deref(), Some("in a batch"));
         assert_eq!(name(&blocks[110]).as_deref(), Some("alone"));
         assert_eq!((name(&blocks[111]), name(&short).as_deref()), (None, Some("short")));
-        // From now on as any other.
+        // From now on it is like any other observer.
         assert!(matches!(short.shrink(100), Err(Error::Unsupported { .. })));
         blocks.push(arena.publish(Code::new(&asm::constant(1)).name("late")).unwrap());
         assert_eq!(name(&blocks[112]).as_deref(), Some("late"));
@@ -91,7 +91,8 @@ fn notes_have_to_be_kept() {
     assert!(matches!(refused, Err(Error::Unsupported { .. })), "{refused:?}");
 }
 
-/// Threads publish and drop while an observer is attached: in the end it knows just what lives.
+/// Threads publish and drop while an observer is attached. In the end it knows exactly the live
+/// blocks.
 #[test]
 fn an_observer_that_comes_amid_all_misses_nothing() {
     for mode in modes() {
@@ -135,7 +136,7 @@ fn an_observer_that_comes_amid_all_misses_nothing() {
     }
 }
 
-/// Small blocks in crowded bins, large ones across spans: each once, in order.
+/// Small blocks in crowded bins, and large ones across spans: each is listed once, in order.
 #[test]
 fn the_list_of_blocks_is_complete() {
     for mode in modes() {

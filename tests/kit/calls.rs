@@ -1,5 +1,5 @@
-//! The small calls: where an arena lies and whom it belongs to, code written at its address,
-//! pointers with a lifetime.
+//! Tests of the small calls: the place of an arena and the owner of an address, code that is
+//! written at its address, pointers with a lifetime.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
@@ -25,7 +25,7 @@ fn an_arena_says_where_it_lies_and_what_it_reaches() {
     }
 }
 
-/// All of an arena is in reach of itself, however large it is.
+/// All addresses of an arena are in reach of each other, for every size.
 #[test]
 fn the_largest_arena_reaches_itself() {
     let arena = CodeArena::builder().capacity(super::common::LARGE).build().unwrap();
@@ -35,7 +35,7 @@ fn the_largest_arena_reaches_itself() {
 
 #[test]
 fn a_weak_arena_keeps_nothing() {
-    /// Publishes a function for each one it hears of that is not its own.
+    /// An observer that publishes a function for each event of another function.
     struct Echo(Mutex<Option<WeakArena>>);
     impl Observer for Echo {
         fn published(&self, functions: &[Published<'_>]) {
@@ -58,13 +58,12 @@ fn a_weak_arena_keeps_nothing() {
     drop(batch);
     assert!(weak.upgrade().is_none(), "a block is none");
     assert_eq!(call(&block), 1);
-    // The observer goes with the arena.
+    // The observer is dropped with the arena.
     drop(block);
     assert_eq!(Arc::strong_count(&echo), 1);
 }
 
-/// What is asked for is aligned and begins as traps; what comes back is as long as the function
-/// became.
+/// The reserved bytes are aligned and begin as traps. The block is as long as the function became.
 #[test]
 fn code_is_written_at_its_address() {
     for mode in modes() {
@@ -81,7 +80,7 @@ fn code_is_written_at_its_address() {
                 }
                 let code = asm::tail_call(address, target.as_ptr());
                 bytes[..code.len()].copy_from_slice(&code);
-                // What is written behind the end is nobody's.
+                // Bytes after the end belong to nobody.
                 bytes[used..].fill(0);
                 Ok(used)
             });
@@ -93,10 +92,9 @@ fn code_is_written_at_its_address() {
             assert_eq!(stats.live_bytes, before.live_bytes + used);
             assert_eq!(stats.free_bytes, before.free_bytes - used.next_multiple_of(16), "{mode:?} {len}");
             assert_eq!((stats.batch_bytes, stats.live_blocks), (0, 2));
-            // Where traps were written in opened pages, these hold memory, which a trim has to
-            // find.
+            // If traps were written in opened pages, these hold memory, which a trim has to find.
             assert!(mode != WxMode::Flip || len < 100_000 || stats.resident_bytes >= len, "{stats}");
-            // The space behind is used, and the function stays what it is.
+            // The space after the function is used, and the function is unchanged.
             let next: Vec<_> = (0..40).map(|n| arena.publish(&asm::padded(n, 900)).unwrap()).collect();
             assert!((0..).zip(&next).all(|(n, block)| call(block) == n) && call(&block) == 7);
         }
@@ -136,7 +134,7 @@ fn what_is_not_published_comes_back() {
             catch_unwind(AssertUnwindSafe(|| arena.publish_with(Reserve::new(500), |_, _| panic!("as meant"))));
         assert!(panicked.is_err());
         unchanged("a panic");
-        // No lock is held: the arena can be used, up to its last granule.
+        // No lock is held, so the arena can be used, up to its last granule.
         let nested = arena.publish_with(Reserve::new(500), |_, bytes| {
             let inner = arena.publish(&asm::constant(3))?;
             assert_eq!(call(&inner), 3);
@@ -163,7 +161,7 @@ fn typed_pointers_are_called() {
         // SAFETY: `seven` lives.
         assert_eq!(unsafe { unwinding.get() }(), 7);
         assert!(format!("{add:?}").contains("fn(u32, u32) -> u32"));
-        // It may go to another thread.
+        // It may be sent to another thread.
         std::thread::scope(|scope| assert_eq!(scope.spawn(|| add.call(1, 2)).join().unwrap(), 3));
     }
 }

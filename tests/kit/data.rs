@@ -1,4 +1,4 @@
-//! Data beside code, for everyone.
+//! Tests of data beside code.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -39,7 +39,7 @@ fn data_is_there_as_it_was_written() {
                     "{stats}"
                 );
                 if let Some(at) = block.as_mut_ptr() {
-                    // SAFETY: ours, and writable.
+                    // SAFETY: the block is this test's own, and writable.
                     unsafe { at.write_volatile(78) };
                     assert_eq!(bytes_of(&block)[0], 78);
                 }
@@ -60,7 +60,7 @@ fn what_cannot_be_had_is_said() {
             for align in [0, 3, 128 << 10] {
                 assert!(matches!(place(1, align), Err(Error::BadAlignment { .. })), "{align}");
             }
-            // What a dropped block has left waits for the guard.
+            // The space of a dropped block waits for the guard.
             let whole = place(64 << 10, 1).unwrap();
             let guard = arena.pin();
             drop(whole);
@@ -81,11 +81,11 @@ fn what_cannot_be_had_is_said() {
     }
 }
 
-/// A block of data keeps the arena; a guard keeps a dropped one as it was.
+/// A block of data keeps the arena alive. A guard keeps the bytes of a dropped one.
 #[test]
 fn data_outlives_handles_and_waits_for_guards() {
     for mode in modes() {
-        // Where the kernel does not write to them, each takes a page.
+        // If the kernel does not write to them, each takes a page.
         let arena = small(mode).data(4 << 20).build().unwrap();
         let block = arena.data(64, 8, DataAccess::ReadOnly, |_, bytes| bytes.fill(5)).unwrap();
         let weak = arena.downgrade();
@@ -96,7 +96,7 @@ fn data_outlives_handles_and_waits_for_guards() {
         drop(block);
         let others: Vec<_> =
             (0..50).map(|_| arena.data(64, 8, DataAccess::ReadOnly, |_, bytes| bytes.fill(6)).unwrap()).collect();
-        // SAFETY: not used again before the guard is gone.
+        // SAFETY: the space is not used again before the guard ends.
         assert!((0..64).all(|n| unsafe { at.wrapping_add(n).read_volatile() } == 5), "{mode:?}");
         drop(guard);
         drop(others);
@@ -104,7 +104,7 @@ fn data_outlives_handles_and_waits_for_guards() {
     }
 }
 
-/// Readers of a page are not stopped as others write their constants beside theirs.
+/// Readers of a page are not disturbed while others write constants to it.
 #[test]
 fn readers_go_on_while_constants_are_added() {
     for mode in modes() {
@@ -145,14 +145,13 @@ fn constants_cannot_be_written_to() {
             continue;
         }
         if wanted.is_none() {
-            // SAFETY: no other thread of this test reads or writes the environment meanwhile that
-            // minds this variable.
+            // SAFETY: no other thread of this test uses this variable of the environment meanwhile.
             unsafe { std::env::set_var("GAIA_TEST_MODE", index.to_string()) };
         }
         let output = super::common::child::output(test, || {
             let arena = small(mode).build().unwrap();
             let block = arena.data(16, 8, DataAccess::ReadOnly, |_, bytes| bytes.fill(7)).unwrap();
-            // SAFETY: not sound at all: it is what ends this process.
+            // SAFETY: it is not sound. It is expected to end this process.
             unsafe { block.as_ptr().cast_mut().write_volatile(1) };
         });
         // SAFETY: as above.
@@ -177,7 +176,7 @@ fn a_batch_has_data_or_nothing() {
         assert_eq!((bytes_of(&data[0]), bytes_of(&data[1])), (vec![1; 100], vec![2; 8]));
         assert_eq!([data[0].as_ptr(), data[1].as_ptr()], addresses);
         drop((blocks, data));
-        // Not published, or by the call that returns no data: nothing is left.
+        // If the batch is not published, or by the call that returns no data, nothing is left.
         for publish in [false, true] {
             let mut batch = arena.batch();
             batch.push(&asm::constant(3)).unwrap();
@@ -190,7 +189,7 @@ fn a_batch_has_data_or_nothing() {
             let stats = arena.stats();
             assert_eq!((stats.live_blocks, stats.batch_bytes, stats.data_bytes), (0, 0, 0), "{mode:?}");
         }
-        // Data alone.
+        // A batch with data only.
         let mut batch = arena.batch();
         batch.data(100, 16, DataAccess::ReadOnly, |_, bytes| bytes.fill(4)).unwrap();
         let (blocks, data) = batch.publish_with_data().unwrap();
@@ -198,7 +197,7 @@ fn a_batch_has_data_or_nothing() {
     }
 }
 
-/// A child is refused, and what it drops stays in its parent.
+/// A child is refused, and the data that it drops stays in its parent.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_forked_child_makes_no_data() {
@@ -217,7 +216,7 @@ fn a_forked_child_makes_no_data() {
                 assert_eq!(bytes_of(block.as_ref().unwrap()), [7; 16]);
                 drop(block.take());
                 assert!(matches!(batch.take().unwrap().publish_with_data(), Err(Error::Forked { .. })));
-                // Nothing is counted there.
+                // The child counts nothing.
                 assert_eq!(arena.stats().data_blocks, before);
             }));
             assert_eq!(bytes_of(block.as_ref().unwrap()), [7; 16]);
@@ -249,7 +248,7 @@ fn given_memory_has_data() {
         NonNull::new(start.cast::<u8>()).unwrap()
     };
     let all = map(libc::PROT_READ | libc::PROT_WRITE, 0, 3 * LEN);
-    // SAFETY: inside of a mapping of ours, at whose start code is to run.
+    // SAFETY: it is inside of this test's mapping. Code runs at its start.
     let changed = unsafe { libc::mprotect(all.as_ptr().cast(), LEN, libc::PROT_READ | libc::PROT_EXEC) };
     assert_eq!(changed, 0);
     let alias = map(libc::PROT_READ | libc::PROT_WRITE, 0, LEN);
@@ -261,7 +260,7 @@ fn given_memory_has_data() {
         data: Some(NonNull::slice_from_raw_parts(data, LEN)),
         release: None,
     };
-    // SAFETY: views of one memory that stay for ever.
+    // SAFETY: these are views of one memory that stay for ever.
     let arena = unsafe { CodeArena::builder().build_over(memory) }.unwrap();
     let block = |access| arena.data(40, 8, access, |_, bytes| bytes.fill(3)).unwrap();
     let blocks = [block(DataAccess::ReadOnly), block(DataAccess::ReadWrite), block(DataAccess::ReadOnly)];
@@ -272,8 +271,8 @@ fn given_memory_has_data() {
     assert_eq!(arena.stats().data_bytes, 0);
 }
 
-/// `/proc/self/mem` cannot be opened any more. The first constants that meet it are an error, later
-/// ones take pages.
+/// `/proc/self/mem` cannot be opened any more. The first constants that meet the refusal are an
+/// error. Later ones take pages.
 #[cfg(target_os = "linux")]
 #[test]
 fn constants_where_nothing_can_be_opened_any_more() {
@@ -282,7 +281,7 @@ fn constants_where_nothing_can_be_opened_any_more() {
         return super::common::not_run(NAME, "at its end a sanitizer opens files");
     }
     super::common::child::run(NAME, || {
-        // An arena in `Flip` would keep it open for all.
+        // An arena in `Flip` would keep the descriptor open for all.
         let others = modes().filter(|mode| *mode != gaia_jit::WxMode::Flip);
         let arenas: Vec<_> = others.map(|mode| small(mode).build().unwrap()).collect();
         let place = |arena: &gaia_jit::CodeArena| arena.data(16, 16, DataAccess::ReadOnly, |_, bytes| bytes.fill(1));
@@ -305,7 +304,7 @@ fn constants_where_nothing_can_be_opened_any_more() {
     });
 }
 
-/// As above for want of descriptors, which passes: then constants share pages again.
+/// The same for a lack of descriptors, which passes: then constants share pages again.
 #[cfg(target_os = "linux")]
 #[test]
 fn constants_where_descriptors_are_wanting_for_a_while() {
@@ -334,14 +333,14 @@ fn constants_where_descriptors_are_wanting_for_a_while() {
     });
 }
 
-/// Whoever was to fill constants panicked, and the batch goes on without them.
+/// The closure that was to fill constants panicked, and the batch continues without them.
 #[cfg(target_os = "linux")]
 #[test]
 fn constants_whose_filling_panicked_come_free() {
     const NAME: &str = "data::constants_whose_filling_panicked_come_free";
     super::common::child::run(NAME, || {
         let arenas: Vec<_> = modes().map(|mode| small(mode).build().unwrap()).collect();
-        // With the kernel write, and with pages that a batch has to itself.
+        // With the kernel write, and with pages that belong to one batch.
         for refused in [false, true] {
             if refused && !super::common::sandbox::deny_kernel_writes() {
                 return super::common::not_run(NAME, "no filters here");

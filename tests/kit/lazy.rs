@@ -1,4 +1,4 @@
-//! An arena in a static.
+//! Tests of an arena in a static.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -35,7 +35,7 @@ fn a_failure_is_not_remembered() {
     assert_eq!(ARENA.get().unwrap().capacity(), 1 << 20);
 }
 
-/// A child has an arena of its own, and goes on running what it inherited.
+/// A child gets an arena of its own, and still runs inherited code.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_forked_child_has_another() {
@@ -50,7 +50,7 @@ fn a_forked_child_has_another() {
             assert!(!own.is_inherited() && own.base() != arena.base());
             assert_eq!(ARENA.get().unwrap().base(), own.base());
             assert_eq!((call(&own.publish(&asm::constant(3)).unwrap()), call(&block)), (3, 7));
-            // And a child of the child.
+            // The same for a child of the child.
             assert!(fork(|| assert_ne!(ARENA.get().unwrap().base(), own.base())));
         }));
         assert_eq!(ARENA.get().unwrap().base(), arena.base());

@@ -1,4 +1,4 @@
-//! Relocations, applied and run.
+//! Tests of relocations: they are applied, and the code runs.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -10,8 +10,8 @@ extern "C" fn from_rust() -> u32 {
     40
 }
 
-/// Bytes, and what is to be linked in them: offset, kind, addend. A kind whose low part is in the
-/// same function names that.
+/// Bytes, and their relocations: offset, kind, addend. A low part names the offset of its high
+/// part.
 struct Open {
     code: Vec<u8>,
     places: Vec<(usize, Reloc, i64)>,
@@ -21,7 +21,7 @@ fn words(words: &[u32]) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_le_bytes()).collect()
 }
 
-/// Jumps to the target.
+/// Returns code that jumps to the target.
 fn jump() -> Option<Open> {
     Some(if cfg!(target_arch = "x86_64") {
         Open { code: vec![0xe9, 0, 0, 0, 0], places: vec![(1, Reloc::X86Call32, -4)] }
@@ -34,7 +34,7 @@ fn jump() -> Option<Open> {
     })
 }
 
-/// Loads 32 bits from the target, and returns them.
+/// Returns code that loads 32 bits from the target and returns them.
 fn load() -> Option<Open> {
     Some(if cfg!(target_arch = "x86_64") {
         Open { code: vec![0x8b, 0x05, 0, 0, 0, 0, 0xc3], places: vec![(2, Reloc::X86Pc32, -4)] }
@@ -49,7 +49,7 @@ fn load() -> Option<Open> {
     })
 }
 
-/// Jumps to the target, by its address in a cell.
+/// Returns code that jumps to the target by its address in a cell.
 fn jump_by_cell() -> Option<Open> {
     Some(if cfg!(target_arch = "x86_64") {
         Open { code: vec![0x48, 0x8b, 0x05, 0, 0, 0, 0, 0xff, 0xe0], places: vec![(3, Reloc::X86GotPc32, -4)] }
@@ -71,7 +71,7 @@ fn place(batch: &mut Batch, open: Option<Open>, stubs: usize, target: Target<'_>
     batch.bytes_mut(slot)[..code.len()].copy_from_slice(&code);
     for (offset, kind, addend) in places {
         let target = match kind {
-            // At the first instruction is the high part.
+            // The high part is at the first instruction.
             Reloc::RiscvPcrelLo12I => Target::Slot(slot),
             _ => target,
         };
@@ -80,7 +80,7 @@ fn place(batch: &mut Batch, open: Option<Open>, stubs: usize, target: Target<'_>
     Ok(slot)
 }
 
-/// The architecture's kinds are refused elsewhere; and where there are none, all of them.
+/// The kinds of an architecture are refused on all others.
 #[test]
 fn kinds_of_other_architectures_are_refused() {
     let arena = small(gaia_jit::WxMode::Flip).build().unwrap();
@@ -150,7 +150,7 @@ fn functions_read_data() {
         place(&mut batch, load(), 0, Target::Data(&table)).unwrap();
         place(&mut batch, load(), 0, Target::DataSlot(own)).unwrap();
         let third = place(&mut batch, load(), 0, Target::Data(&table)).unwrap();
-        // With an addend: the third number.
+        // With an addend, it is the third number.
         for (offset, kind, addend) in load().unwrap().places {
             let (target, addend) = match kind {
                 Reloc::RiscvPcrelLo12I => (Target::Slot(third), 0),
@@ -160,13 +160,13 @@ fn functions_read_data() {
         }
         let (blocks, data) = batch.publish_with_data().unwrap();
         assert_eq!(blocks.iter().map(call).collect::<Vec<_>>(), [50, 9, 52], "{mode:?}");
-        // SAFETY: four bytes of ours, which no other thread uses.
+        // SAFETY: these four bytes are this test's own, and no other thread uses them.
         unsafe { data[0].as_mut_ptr().unwrap().cast::<u32>().write_volatile(11) };
         assert_eq!(call(&blocks[1]), 11);
     }
 }
 
-/// Branches to one target share a stub; more targets than stubs are an error that says where.
+/// Branches to one target share a stub. With more targets than stubs, the error says where.
 #[test]
 fn a_far_branch_takes_a_stub_if_there_is_one() {
     let Some(Open { code, places }) = jump() else { return };
@@ -193,7 +193,7 @@ fn a_far_branch_takes_a_stub_if_there_is_one() {
             other => panic!("{other:?}"),
         }
         assert_eq!(batch.bytes_mut(slot), unlinked, "changed by an error");
-        // In the second place it is another one that has the stub already.
+        // The second branch fails, because another target has the stub.
         batch.link(slot, 2 * code.len() + at, kind, Target::Address(far), addend).unwrap();
         // Without a stub at all.
         let bare = batch.push(&code).unwrap();
@@ -206,7 +206,7 @@ fn a_far_branch_takes_a_stub_if_there_is_one() {
     }
 }
 
-/// A cell that the instruction cannot name is not taken either, and serves the next.
+/// A cell that the instruction cannot reach is not used up, and serves the next relocation.
 #[test]
 fn what_is_refused_takes_no_stub() {
     if !cfg!(target_arch = "x86_64") {
@@ -260,7 +260,7 @@ fn what_lies_outside_is_refused() {
         let is_checked = cfg!(target_arch = "aarch64");
         assert_eq!(matches!(refused, Err(Error::Link { why: Misfit::Misaligned, .. })), is_checked, "{refused:?}");
     }
-    // Null may be in reach: on some systems the first gigabytes are where memory comes from.
+    // Null may be in reach, because some systems allocate memory in the first gigabytes.
     let far = batch.address(slot).wrapping_add((usize::MAX / 4) & !0xff);
     let said = link(&mut batch, slot, at, Target::Address(far)).unwrap_err().to_string();
     assert!(said.starts_with(&format!("{kind} at offset {at} of slot 0")) && said.contains("out of range"), "{said}");

@@ -1,4 +1,4 @@
-//! What a long-lived runtime needs beside memory: code written at its address, pointers with a
+//! Tests of the kit for long-lived runtimes: code that is written at its address, pointers with a
 //! lifetime, an arena in a static.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 

@@ -1,4 +1,5 @@
-//! Words of live code that change under running threads, and blocks that become shorter.
+//! Tests of words of live code that change under running threads, and of blocks that become
+//! shorter.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -7,8 +8,7 @@ use gaia_jit::{Batch, CodeBlock, Error, WxMode};
 
 use super::common::{asm, call, modes, often, small};
 
-/// A function with a word at `offset` that changes what it returns: the words, and what each makes
-/// it return.
+/// A function with a word at `offset` that changes its result: the words, and the result of each.
 struct Changing {
     code: Vec<u8>,
     offset: usize,
@@ -47,8 +47,8 @@ fn changing() -> Changing {
     Changing { code, offset: 0, words }
 }
 
-/// Threads run the instruction all the time while it changes: they see one word or the other, and
-/// never a part of each.
+/// Threads run the instruction all the time while it changes. They run the old word or the new one,
+/// and never parts of both.
 #[test]
 fn a_word_changes_in_one_piece_under_running_threads() {
     let mut tried = 0;
@@ -57,7 +57,7 @@ fn a_word_changes_in_one_piece_under_running_threads() {
         let arena = small(mode).build().unwrap();
         let block = arena.publish(&code).unwrap();
         let (stop, calls) = (AtomicBool::new(false), AtomicU64::new(0));
-        // SAFETY: one instruction, or its constant, before and after.
+        // SAFETY: it is one instruction, or its constant, before and after.
         let patch = |n: usize| unsafe { block.patch_word(offset, words[n].0) }.unwrap();
         patch(0);
         let seen = std::thread::scope(|scope| {
@@ -75,7 +75,7 @@ fn a_word_changes_in_one_piece_under_running_threads() {
                 .collect();
             for n in 0.. {
                 patch(n % 2);
-                // What this thread does next runs the new word.
+                // This thread runs the new word from now on.
                 assert_eq!(call(&block), words[n % 2].1, "{mode:?}");
                 if n >= often(20_000) && calls.load(Ordering::Relaxed) > 1_000 {
                     break;
@@ -100,7 +100,7 @@ fn what_no_store_can_do_is_refused() {
         code.resize(code.len().next_multiple_of(16), 0);
         let arena = small(mode).build().unwrap();
         let block = arena.publish(&code).unwrap();
-        // SAFETY: no other thread runs it.
+        // SAFETY: no other thread runs the block.
         let patch = |offset: usize, word: u32| unsafe { block.patch_word(offset, word) };
         if !matches!(mode, WxMode::DualMap | WxMode::PerThread) {
             assert!(matches!(patch(offset, words[1].0), Err(Error::Unsupported { .. })), "{mode:?}");
@@ -113,10 +113,10 @@ fn what_no_store_can_do_is_refused() {
         for amid in 1..4 {
             assert!(matches!(patch(offset + amid, words[1].0), Err(Error::Unsupported { .. })), "{amid}");
         }
-        // SAFETY: as above.
+        // SAFETY: no other thread runs the block.
         let eight = unsafe { block.patch_word(8, 0_u64) };
         assert_eq!(eight.is_ok(), is_eight_bytes, "{eight:?}");
-        // SAFETY: as above.
+        // SAFETY: no other thread runs the block.
         let amid = unsafe { block.patch_word(4, 0_u64) };
         assert!(matches!(amid, Err(Error::Unsupported { .. })));
         if cfg!(target_arch = "aarch64") {
@@ -138,7 +138,7 @@ fn a_forked_child_is_refused() {
             let mut block = Some(arena.publish(&code).unwrap());
             let before = call(block.as_ref().unwrap());
             assert!(fork(|| {
-                // SAFETY: no other thread runs it.
+                // SAFETY: no other thread runs the block.
                 let patched = unsafe { block.as_ref().unwrap().patch_word(offset, words[1].0) };
                 assert!(matches!(patched, Err(Error::Forked { .. })), "{patched:?}");
                 assert!(matches!(block.as_mut().unwrap().shrink(1), Err(Error::Forked { .. })));
@@ -148,8 +148,8 @@ fn a_forked_child_is_refused() {
     });
 }
 
-/// Blocks of all sizes become shorter by any amount: the space behind is used again, and the rest
-/// stays.
+/// Blocks of all sizes become shorter by any amount. The space after them is used again, and the
+/// rest stays.
 #[test]
 fn a_block_becomes_shorter() {
     for mode in modes() {
@@ -178,14 +178,14 @@ fn a_block_becomes_shorter() {
                         .filter(|at| *at >= new)
                         .all(|offset| hit(offset).is_none_or(|(start, _)| start != block.as_ptr()))
                 );
-                // What comes next may lie where the tail was.
+                // The next function may lie in the place of the tail.
                 let next: Vec<CodeBlock> = (0..100).map(|n| arena.publish(&asm::padded(n, 700)).unwrap()).collect();
                 let whole_tail = arena.publish(&asm::padded(7, len.div_ceil(2))).unwrap();
                 assert!((0..).zip(&next).all(|(n, block)| call(block) == n));
                 assert_eq!((call(&block), call(&other), call(&whole_tail)), (9, 8, 7));
                 assert!(next.iter().all(|block| arena.lookup(block.as_ptr()).unwrap().start == block.as_ptr()));
                 let raw = block.into_raw();
-                // SAFETY: given up just now.
+                // SAFETY: the pointer was given up by `into_raw`, and is taken back once.
                 let block = unsafe { arena.from_raw(raw) }.unwrap();
                 assert_eq!((block.len(), call(&block)), (new, 9));
                 drop((block, other, next, whole_tail));
@@ -229,7 +229,7 @@ fn what_is_given_back_waits_for_guards() {
     assert_eq!((block.len(), call(&block)), (1_000, 9));
 }
 
-/// Lookups while blocks become shorter find them all the time.
+/// Lookups always find blocks while these become shorter.
 #[test]
 fn lookups_find_a_block_that_becomes_shorter() {
     let arena = small(WxMode::Flip).build().unwrap();

@@ -1,4 +1,4 @@
-//! Addresses that stay while the code behind them changes.
+//! Tests of addresses that stay while the code behind them changes.
 
 use std::panic::catch_unwind;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -28,11 +28,11 @@ fn calls_follow_the_target() {
             (published.flips, published.kernel_writes, published.flushed_bytes, published.barriers)
         );
         assert!(flips.flushed_bytes <= published.flushed_bytes);
-        // Back, with arguments that arrive.
+        // Back to the first target, with arguments that arrive.
         drop(entry.swap(old).unwrap());
         assert_eq!(call_at(at), 1);
         let add = arena.redirect(arena.publish(&asm::add()).unwrap()).unwrap();
-        // SAFETY: the target is of this type, and stays.
+        // SAFETY: the target is of this type, and stays alive.
         let add = unsafe { add.as_fn::<extern "C" fn(u32, u32) -> u32>() };
         assert_eq!(add(40, 2), 42);
     }
@@ -53,7 +53,7 @@ fn all_of_it_comes_back() {
         drop(guard);
         let stats = arena.stats();
         assert_eq!((stats.pending_blocks, stats.data_bytes, stats.free_bytes), (0, 0, stats.capacity), "{mode:?}");
-        // What cannot be made leaves nothing.
+        // A failure leaves nothing.
         let none = small(mode).data(0).build().unwrap();
         let refused = none.redirect(none.publish(&asm::constant(1)).unwrap());
         assert!(matches!(refused, Err(Error::DataFull { .. })), "{refused:?}");
@@ -73,7 +73,7 @@ fn many_share_pages() {
         let page = region::page::size();
         assert!(stats.data_resident_bytes <= 16_000_usize.next_multiple_of(page), "{stats:#}");
         assert!(stats.resident_bytes <= (1_000 * (16 + 16)) + 16 * page, "{stats:#}");
-        // They are exchanged one by one.
+        // The targets are exchanged one by one.
         for (n, entry) in (0..).zip(&entries).step_by(2) {
             drop(entry.swap(arena.publish(&asm::constant(5_000 + n)).unwrap()).unwrap());
         }
@@ -83,8 +83,8 @@ fn many_share_pages() {
     }
 }
 
-/// Threads call it all the time while others exchange the target and drop the old one, which is
-/// overwritten at once when nobody can be in it.
+/// Threads call the redirect all the time while others exchange the target and drop the old one,
+/// which is overwritten as soon as nobody can be in it.
 #[test]
 fn callers_under_guards_never_meet_a_dropped_target() {
     for mode in modes() {
@@ -122,8 +122,8 @@ fn callers_under_guards_never_meet_a_dropped_target() {
             stop.store(true, Ordering::Relaxed);
         });
         assert_eq!(entry.target(), arena.lookup(entry.target()).unwrap().start);
-        // The pointer and the owner are of one block: nothing else is live but the code of the
-        // redirect.
+        // The pointer and the owner belong to one block: nothing else is live except the code of
+        // the redirect.
         assert_eq!(arena.stats().live_blocks, 2, "{mode:?}");
     }
 }
@@ -147,7 +147,7 @@ extern "C-unwind" fn panics() -> u32 {
     panic!("as meant");
 }
 
-/// It leaves nothing on the stack, so a panic of what is called goes through it.
+/// A redirect leaves nothing on the stack, so a panic of its target passes through it.
 #[test]
 fn a_panic_goes_through() {
     for mode in modes() {
@@ -178,7 +178,7 @@ fn a_forked_child_changes_nothing() {
                 assert_eq!(call_at(entry.as_ptr()), 1);
                 let spare = spare.take().unwrap();
                 let own = small(mode).build().unwrap();
-                // An inherited block may be led to from the child's own arena.
+                // A redirect in the child's own arena may lead to an inherited block.
                 let refused = arena.redirect(own.publish(&asm::constant(3)).unwrap());
                 assert!(matches!(refused, Err(Error::Forked { .. })));
                 let new = own.redirect(spare).unwrap();

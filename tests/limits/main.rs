@@ -1,4 +1,4 @@
-//! What a process can be denied, each in a child process of its own: memory, mappings, file sizes,
+//! Tests of what a process can be denied, each in a child process: memory, mappings, file sizes,
 //! descriptors, the execute permission.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
@@ -13,7 +13,7 @@ use std::os::unix::fs::FileExt;
 use common::{LARGE, asm, call, call_at, child, modes, small};
 use gaia_jit::{CodeArena, Error, JitMemory, WxMode};
 
-// The C library's name for the type differs.
+// C libraries differ in the name of the type.
 #[cfg(target_env = "gnu")]
 type Resource = libc::__rlimit_resource_t;
 #[cfg(not(target_env = "gnu"))]
@@ -54,7 +54,8 @@ fn address_space_limit_is_an_error_and_passes() {
             };
             assert!(matches!(refused, Error::OperatingSystem { .. }), "{refused:?}");
             drop(held);
-            // What was refused left nothing behind: as much as fits can be had again and again.
+            // A refusal leaves nothing behind: the largest arena that fits can be built again and
+            // again.
             for _ in 0..50 {
                 let Ok(arena) = CodeArena::builder().mode(mode).capacity(8 << 20).build() else {
                     assert_eq!(mode, WxMode::DualMap, "Flip works everywhere");
@@ -71,8 +72,8 @@ fn address_space_limit_is_an_error_and_passes() {
     });
 }
 
-/// What the views are made from takes no address space of its own. (The kernel counts a view and
-/// what it replaces both, for a moment.)
+/// The origin of the views takes no address space of its own. (For a moment the kernel counts both
+/// a view and the mapping that it replaces.)
 #[test]
 fn two_views_need_no_third_mapping_of_their_size() {
     if !common::own_kernel("two_views_need_no_third_mapping_of_their_size")
@@ -103,8 +104,7 @@ fn file_size_limit_is_an_error_not_a_signal() {
             other => panic!("{other:?}"),
         }
         for mode in modes() {
-            // Within the limit, and in `Flip` whatever it is: kernel writes are no file of that
-            // kind.
+            // Within the limit, and in `Flip` for every limit, because kernel writes do not count.
             let capacity = if mode == WxMode::Flip { 32 << 20 } else { 1 << 20 };
             let arena = CodeArena::builder().mode(mode).capacity(capacity).build().unwrap();
             let blocks: Vec<_> = (0..300).map(|n| arena.publish(&asm::padded(n, 2_000)).unwrap()).collect();
@@ -120,14 +120,14 @@ fn without_descriptors_building_is_an_error() {
     }
     child::run("without_descriptors_building_is_an_error", || {
         limit_soft(libc::RLIMIT_NOFILE, 0);
-        // Want of descriptors passes; an arena that was built without its kernel write would stay
-        // without.
+        // A lack of descriptors passes, but an arena that was built without its kernel write would
+        // stay without it.
         let refused = small(WxMode::Flip).build();
         assert!(matches!(refused, Err(Error::OperatingSystem { .. })), "{refused:?}");
         limit_soft(libc::RLIMIT_NOFILE, u64::MAX);
         let before: Vec<_> = modes().map(|mode| small(mode).build().unwrap()).collect();
         limit_soft(libc::RLIMIT_NOFILE, 0);
-        // It is one descriptor for all of them.
+        // There is one descriptor for all of them.
         assert_eq!(small(WxMode::Flip).build().unwrap().stats().fills_holes, before[0].stats().fills_holes);
         match small(WxMode::DualMap).build() {
             Err(Error::OperatingSystem { .. }) => {}
@@ -138,13 +138,13 @@ fn without_descriptors_building_is_an_error() {
         for arena in before {
             assert_eq!(call(&arena.publish(&asm::constant(1)).unwrap()), 1);
         }
-        // For leak checkers, which look at the process as it ends.
+        // For leak checkers, which check the process when it ends.
         limit_soft(libc::RLIMIT_NOFILE, u64::MAX);
     });
 }
 
-/// A limit of what is writable (`RLIMIT_DATA`) counts no code: an arena of more than that works,
-/// and one batch after another.
+/// A limit of writable memory (`RLIMIT_DATA`) does not count code: an arena above the limit works,
+/// and so do batches one after another.
 #[test]
 fn a_limit_of_data_counts_no_code() {
     if !common::own_kernel("a_limit_of_data_counts_no_code") || common::sanitized() {
@@ -155,7 +155,7 @@ fn a_limit_of_data_counts_no_code() {
         for mode in modes() {
             let arena = match CodeArena::builder().mode(mode).capacity(LARGE).build() {
                 Ok(arena) => arena,
-                // Its pages are writable for the page tables.
+                // Its pages are writable in the page tables.
                 Err(Error::OperatingSystem { .. }) if mode == WxMode::PerThread => continue,
                 Err(other) => panic!("{mode:?}: {other}"),
             };
@@ -172,7 +172,7 @@ fn a_limit_of_data_counts_no_code() {
     });
 }
 
-/// A size that cannot be had is refused at once, and touches no memory on the way.
+/// A size that is not available is refused at once, and touches no memory.
 #[test]
 fn sizes_that_cannot_be_had_cost_nothing() {
     const NAME: &str = "sizes_that_cannot_be_had_cost_nothing";
@@ -212,9 +212,9 @@ fn sizes_that_cannot_be_had_cost_nothing() {
     });
 }
 
-/// Whether the kernel writes to executable pages of this process, found out without the crate: as
-/// it is for code that is run, overwritten and run again. The kernel flushes the instruction cache,
-/// as a page becomes executable and as it writes.
+/// Returns whether the kernel writes to executable pages of this process. It is found out without
+/// the crate, with code that is run, overwritten and run again. The kernel flushes the instruction
+/// cache when a page becomes executable, and when it writes.
 fn kernel_writes() -> bool {
     let page = region::page::size();
     let (access, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANON);
@@ -222,9 +222,9 @@ fn kernel_writes() -> bool {
     let at = unsafe { libc::mmap(std::ptr::null_mut(), page, access, flags, -1, 0) };
     assert_ne!(at, libc::MAP_FAILED);
     let (first, second) = (asm::constant(1), asm::constant(2));
-    // SAFETY: this test's page, which is larger.
+    // SAFETY: it is this test's page, which is larger.
     unsafe { at.cast::<u8>().copy_from_nonoverlapping(first.as_ptr(), first.len()) };
-    // SAFETY: this test's page.
+    // SAFETY: it is this test's page.
     assert_eq!(unsafe { libc::mprotect(at, page, libc::PROT_READ | libc::PROT_EXEC) }, 0);
     assert_eq!(call_at(at.cast()), 1);
     let memory = std::fs::File::options().write(true).open("/proc/self/mem");
@@ -237,13 +237,14 @@ fn kernel_writes() -> bool {
 
 #[test]
 fn holes_are_filled_where_the_kernel_writes() {
-    // What an emulator has translated may be run on.
+    // An emulator may continue to run code that it translated.
     if common::own_kernel("holes_are_filled_where_the_kernel_writes") {
         assert_eq!(common::fills_holes(WxMode::Flip), kernel_writes());
     }
 }
 
-/// `PR_SET_MDWE`: what was once writable cannot become executable. `Flip` must say so.
+/// `PR_SET_MDWE`: memory that was writable once cannot become executable. `Flip` must return an
+/// error.
 #[test]
 fn a_process_that_denies_flips_gets_an_error() {
     child::run("a_process_that_denies_flips_gets_an_error", || {
@@ -259,7 +260,7 @@ fn a_process_that_denies_flips_gets_an_error() {
             Ok(arena) => assert_eq!(call(&arena.publish(&asm::constant(1)).unwrap()), 1),
             other => panic!("{other:?}"),
         }
-        // A second view is no change of protection.
+        // A second view needs no change of protection.
         if let Ok(arena) = small(WxMode::DualMap).build() {
             assert_eq!(call(&arena.publish(&asm::constant(2)).unwrap()), 2);
         }

@@ -1,11 +1,11 @@
-//! At the limit of mappings.
+//! Tests at the limit of mappings.
 
 use gaia_jit::{CodeArena, Error, JitMemory};
 
 use crate::common::{self, asm, call, child, modes};
 
-/// Whether the program's allocator gets by at the limit of mappings. That of musl makes one for
-/// each few objects, and the tests need memory too.
+/// Returns whether the program's allocator works at the limit of mappings. That of musl makes one
+/// for every few objects, and the tests need memory too.
 fn allocates(test: &str) -> bool {
     let fails = cfg!(target_env = "musl") || common::sanitized();
     if fails {
@@ -14,7 +14,7 @@ fn allocates(test: &str) -> bool {
     !fails
 }
 
-/// Fills the process up with mappings until the system refuses more.
+/// Makes mappings until the system refuses more.
 fn exhaust_mappings(taken: &mut Vec<(usize, usize)>) {
     let page = region::page::size();
     loop {
@@ -37,8 +37,8 @@ fn unmap(mappings: impl IntoIterator<Item = (usize, usize)>) {
     }
 }
 
-/// At the limit of mappings single blocks cannot always be unmapped; their memory is back at once,
-/// and their address space as soon as the system allows it.
+/// At the limit of mappings single blocks cannot always be unmapped. Their memory is returned at
+/// once, and their address space as soon as the system allows it.
 #[test]
 fn single_blocks_are_not_lost_at_the_limit_of_mappings() {
     if !common::own_kernel("single_blocks_are_not_lost_at_the_limit_of_mappings")
@@ -48,15 +48,15 @@ fn single_blocks_are_not_lost_at_the_limit_of_mappings() {
     }
     child::run("mappings::single_blocks_are_not_lost_at_the_limit_of_mappings", || {
         let page = region::page::size();
-        // `None` where nothing is mapped, else whether there is memory.
+        // `None` if nothing is mapped. Otherwise whether there is memory.
         let resident = |address: usize| {
             let mut state = 0u8;
             // SAFETY: there is a byte for the one page asked about.
             let got = unsafe { libc::mincore(std::ptr::without_provenance_mut(address), page, &raw mut state) };
             (got == 0).then_some(state & 1 == 1)
         };
-        // The page by which forks are noticed is mapped when it is first needed. Later it could
-        // come to lie where a block was that the system did take back.
+        // The page by which forks are noticed is mapped when it is first needed. Later it could be
+        // placed where a block was that the system did take back.
         drop(CodeArena::builder().capacity(1 << 20).build().unwrap());
         // Neighbours, which the system merges into one mapping.
         let mut blocks: Vec<_> = (0..200).map(|_| JitMemory::new(page).unwrap()).collect();
@@ -66,7 +66,7 @@ fn single_blocks_are_not_lost_at_the_limit_of_mappings() {
         let dropped: Vec<usize> = blocks.iter().step_by(2).map(|block| block.as_ptr().addr()).collect();
         let mut hoard = Vec::with_capacity(1 << 17);
         exhaust_mappings(&mut hoard);
-        // Every other one, so that each would split a mapping in two.
+        // Every second block, so that each would split a mapping in two.
         let mut index = 0;
         blocks.retain(|_| {
             index += 1;
@@ -75,7 +75,7 @@ fn single_blocks_are_not_lost_at_the_limit_of_mappings() {
         assert!(dropped.iter().any(|&address| resident(address).is_some()), "the system took all back, at its limit");
         assert!(dropped.iter().all(|&address| resident(address) != Some(true)), "memory is lost");
         unmap(hoard.drain(..1_000));
-        // Each release takes some of what waits along.
+        // Each release also returns a part of the waiting address space.
         for _ in 0..dropped.len() {
             drop(JitMemory::new(page).unwrap());
         }
@@ -90,7 +90,7 @@ fn single_blocks_are_not_lost_at_the_limit_of_mappings() {
     });
 }
 
-/// At the limit of mappings an arena that fills holes goes on; nothing is lost, and it recovers.
+/// At the limit of mappings an arena that fills holes continues. Nothing is lost, and it recovers.
 #[test]
 fn an_arena_survives_the_limit_of_mappings() {
     if !common::own_kernel("an_arena_survives_the_limit_of_mappings")
@@ -132,8 +132,8 @@ fn an_arena_survives_the_limit_of_mappings() {
     });
 }
 
-/// Leaves memory to the global allocator that it need not ask the system for, because what a batch
-/// notes could not be had else. What is returned keeps it from being given back.
+/// Gives memory to the global allocator in advance, because the notes of a batch could not be
+/// allocated otherwise. The returned value keeps that memory from being given back.
 fn free_memory() -> [Vec<u8>; 2] {
     let pieces: Vec<Vec<u8>> = (0..40).map(|_| vec![1; 16 << 10]).collect();
     let kept = [vec![1; 100], vec![1; 16 << 10]];

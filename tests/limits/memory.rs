@@ -1,12 +1,12 @@
-//! At the limit of memory, and with memory that is locked.
+//! Tests at the limit of memory, and with locked memory.
 
 use gaia_jit::{CodeArena, Error, WxMode};
 
 use crate::common::{self, LARGE, asm, call, child, modes, small};
 use crate::limit_soft;
 
-/// Running out of memory while code is overwritten, or staged, is an error or is absorbed; it does
-/// not abort.
+/// A lack of memory while code is overwritten or staged is an error or is absorbed. It does not
+/// abort.
 #[test]
 fn large_blocks_at_the_memory_limit_do_not_abort() {
     if !common::own_kernel("large_blocks_at_the_memory_limit_do_not_abort") {
@@ -27,7 +27,7 @@ fn large_blocks_at_the_memory_limit_do_not_abort() {
             drop(blocks);
             let small = arena.publish(&asm::constant(1)).unwrap();
             let mut batch = arena.batch();
-            // All that is left, but not in whole pages: in `Flip` it would have to be staged.
+            // The whole rest, but not in whole pages: in `Flip` it would have to be staged.
             match batch.reserve(LARGE - 16, 16) {
                 Err(Error::OperatingSystem { .. } | Error::ArenaFull { .. }) => {}
                 Ok(_) => assert_eq!(mode, WxMode::DualMap),

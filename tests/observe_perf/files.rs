@@ -1,4 +1,4 @@
-//! The files: who may write them, and what becomes of records that have no room.
+//! Tests of the files: who may write them, and what happens to records without room.
 
 use std::fs;
 use std::path::PathBuf;
@@ -27,7 +27,7 @@ fn a_forked_child_leaves_its_parents_files_alone() {
             drop(publish(&own, "in the child"));
             assert_eq!((map.lost(), dump.lost()), (1, 1));
             assert!(map.flush().is_err() && dump.flush().is_err());
-            // A map of its own it can have.
+            // The child can have a map of its own.
             let mine = Arc::new(PerfMap::new().unwrap());
             assert_ne!(mine.path(), map.path());
             let watched = small(WxMode::Flip).observer(mine.clone()).build().unwrap();
@@ -35,14 +35,14 @@ fn a_forked_child_leaves_its_parents_files_alone() {
             mine.flush().unwrap();
             assert_eq!(lines(mine.path()), [line(&kept, "the child's own")]);
             fs::remove_file(mine.path()).unwrap();
-            // Everything that it inherited is dropped, so far as that goes.
+            // The child drops everything that it inherited.
             drop((block.take(), arena.take(), map_of_child.take(), dump_of_child.take()));
-            // SAFETY: the parent's own handles, in a copy that nobody uses any more.
+            // SAFETY: these are the parent's handles, in a copy that nobody uses any more.
             unsafe { std::ptr::drop_in_place((&raw const map).cast_mut()) };
             // SAFETY: as above.
             unsafe { std::ptr::drop_in_place((&raw const dump).cast_mut()) };
-            // SAFETY: ends the child without running what belongs to the parent, or dropping the
-            // above again.
+            // SAFETY: it ends the child without running the parent's code, and without dropping the
+            // handles again.
             unsafe { libc::_exit(0) };
         }));
         let after = publish(arena.as_ref().unwrap(), "after");
@@ -98,7 +98,7 @@ fn a_limit_on_files_costs_lines_and_nothing_else() {
     });
 }
 
-/// A write that fails halfway is undone: the next ones, when there is room again, follow on a whole
+/// A write that fails halfway is undone. When there is room again, the next records follow a whole
 /// record.
 #[test]
 fn a_full_disk_costs_records_and_nothing_else() {
@@ -109,7 +109,7 @@ fn a_full_disk_costs_records_and_nothing_else() {
         // SAFETY: has no requirements.
         let alone = unsafe { libc::unshare(libc::CLONE_NEWNS) } == 0;
         let (kind, private) = (c"tmpfs".as_ptr(), libc::MS_REC | libc::MS_PRIVATE);
-        // SAFETY: C strings all of them; what is mounted here is seen by this process alone.
+        // SAFETY: all of these are C strings. Only this process sees the mount.
         let private = alone && unsafe { libc::mount(kind, c"/".as_ptr(), kind, private, std::ptr::null()) } == 0;
         let options = c"size=256k".as_ptr().cast();
         // SAFETY: as above.
@@ -134,7 +134,7 @@ fn a_full_disk_costs_records_and_nothing_else() {
         assert_eq!((loads.len(), loads.last().unwrap().name.as_str()), (written + 1, "room again"));
         fs::remove_file(dump.path()).unwrap();
         drop((blocks, arena, dump));
-        // Of a map as many lines are written as there is room for.
+        // As many lines of a map are written as there is room for.
         fs::write(&filler, vec![1; 100 << 10]).unwrap();
         let map = Arc::new(PerfMap::in_directory(&directory).unwrap());
         let arena = CodeArena::builder().capacity(16 << 20).observer(map.clone()).build().unwrap();
@@ -180,14 +180,14 @@ fn what_has_the_name_of_the_map_is_replaced_and_never_written_to() {
         publish();
         assert_eq!(fs::read_to_string(&victim).unwrap(), "untouched");
         assert!(fs::symlink_metadata(&path).unwrap().is_file());
-        // A hard link to something of this user's.
+        // A hard link to another file of this user.
         fs::remove_file(&path).unwrap();
         fs::hard_link(&victim, &path).unwrap();
         publish();
         assert_eq!(fs::read_to_string(&victim).unwrap(), "untouched");
         assert_eq!(lines(&path).len(), 1);
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
-        // What cannot be removed is an error.
+        // A file that cannot be removed is an error.
         fs::remove_file(&path).unwrap();
         fs::create_dir(&path).unwrap();
         assert!(matches!(PerfMap::new(), Err(Error::OperatingSystem { call: "open", .. })));

@@ -1,4 +1,4 @@
-//! What a jitdump holds.
+//! Tests of the contents of a jitdump.
 
 use std::fs;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ fn a_jitdump_has_every_function_with_its_code() {
         let large = batch.publish().unwrap();
         expected.push((large[0].as_ptr().addr(), code, "jit_5".into()));
         dump.flush().unwrap();
-        // The mapping by which perf finds it, and what can be run there.
+        // The mapping by which perf finds the file, and its executable part.
         let maps = fs::read_to_string("/proc/self/maps").unwrap();
         let marker: Vec<_> = maps.lines().filter(|line| line.ends_with(path.to_str().unwrap())).collect();
         assert!(marker.len() == 1 && marker[0].contains(" r-x"), "{marker:?}");
@@ -74,8 +74,8 @@ fn a_jitdump_has_what_eight_threads_published() {
     fs::remove_dir_all(directory).unwrap();
 }
 
-/// An observer may hand on what it is told, from another thread as well, and with another address
-/// in it.
+/// An observer may pass its events on to another, also from another thread, and with another
+/// address.
 #[test]
 fn what_is_read_is_the_function_whatever_the_caller_says() {
     struct Lies(Arc<Jitdump>);

@@ -1,4 +1,4 @@
-//! Perf maps and jitdumps say what was published, whatever else happens.
+//! Tests of perf maps and jitdumps: they contain what was published, whatever else happens.
 #![cfg(all(feature = "perf", target_os = "linux", not(loom)))]
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
@@ -28,7 +28,7 @@ fn lines(path: &Path) -> Vec<Line> {
         let mut number = || usize::from_str_radix(words.next().unwrap(), 16).unwrap();
         (number(), number(), words.next().unwrap().to_string())
     };
-    // Empty ones are what became of half a line.
+    // An empty line is the rest of half a line.
     text.lines().filter(|line| !line.is_empty()).map(parse).collect()
 }
 
@@ -36,14 +36,15 @@ fn line(block: &CodeBlock, name: &str) -> Line {
     (block.as_ptr().addr(), block.len(), name.into())
 }
 
-/// A directory of this test's own.
+/// Returns a directory for this test.
 fn directory(test: &str) -> PathBuf {
     let path = std::env::temp_dir().join(format!("gaia-jit-{test}-{}", std::process::id()));
     fs::create_dir_all(&path).unwrap();
     path
 }
 
-/// Singles and batches, part of them dropped again; what was published.
+/// Publishes single functions and batches, and drops a part of them. Returns everything that was
+/// published.
 fn on_eight_threads(arena: &CodeArena) -> Vec<Line> {
     thread::scope(|scope| {
         let work = |number: u32| {
@@ -60,7 +61,8 @@ fn on_eight_threads(arena: &CodeArena) -> Vec<Line> {
                     }
                     let blocks = batch.publish().unwrap();
                     published.extend(blocks.iter().map(|block| line(block, &name("batch"))));
-                    // Every second round's are dropped at once, and their space is used again.
+                    // The functions of every second round are dropped at once, and their space is
+                    // used again.
                     if round % 2 == 0 {
                         kept.push((single, blocks));
                     }

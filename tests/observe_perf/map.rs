@@ -1,4 +1,4 @@
-//! What a perf map holds.
+//! Tests of the contents of a perf map.
 
 use std::fs;
 use std::path::Path;
@@ -25,7 +25,7 @@ fn a_perf_map_has_every_function() {
             let by_address = format!("jit_{:#x}", nothing.as_ptr().addr());
             let names = ["a name with blanks", "two_lines____é_", "jit_17", &by_address];
             expected.extend([&named, &evil, &tagged, &nothing].into_iter().zip(names).map(|(b, name)| line(b, name)));
-            // `perf` passes over names of less than three bytes.
+            // `perf` skips names of less than three bytes.
             let short = ["f", "go", "é", "abc"].map(|name| arena.publish(Code::new(&code).name(name)).unwrap());
             expected.extend(short.iter().zip(["f  ", "go ", "é ", "abc"]).map(|(block, name)| line(block, name)));
             let mut batch = arena.batch();
@@ -54,7 +54,7 @@ fn a_perf_map_has_what_eight_threads_published() {
         drop(map);
         let mut expected = on_eight_threads(&arena);
         drop(arena);
-        // Dropped with its last arena.
+        // The map is dropped with its last arena.
         let mut found = lines(&path);
         found.sort();
         expected.sort();
@@ -80,7 +80,7 @@ fn an_address_that_is_used_again_has_the_newer_line_last() {
             assert!(again > 1, "{mode:?}: no address was used again");
             map.flush().unwrap();
             let mut found = lines(map.path());
-            // Stable: lines of one address stay in their order.
+            // The sort is stable, so lines of one address stay in order.
             found.sort_by_key(|line| line.0);
             expected.sort_by_key(|line| line.0);
             assert_eq!(found, expected);

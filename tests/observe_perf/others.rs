@@ -1,4 +1,5 @@
-//! Others that write, remove or cut off the same files, or close their descriptors.
+//! Tests of other code that writes, removes or truncates the same files, or closes their
+//! descriptors.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -29,19 +30,20 @@ fn map_path() -> PathBuf {
     format!("/tmp/perf-{}.map", std::process::id()).into()
 }
 
-/// Numbers of descriptors of this process that lead to a file.
+/// Returns the descriptors of this process that lead to a file.
 fn descriptors(path: &Path) -> Vec<i32> {
     let list = fs::read_dir("/proc/self/fd").unwrap().flatten();
     let here = list.filter(|entry| fs::read_link(entry.path()).is_ok_and(|target| target == path));
     here.map(|entry| entry.file_name().to_str().unwrap().parse().unwrap()).collect()
 }
 
-/// Makes the only descriptor of a file lead to another, as after it was closed and its number came
-/// again.
+/// Makes the only descriptor of a file lead to another file, as if it was closed and its number was
+/// used again.
 fn taken_over(path: &Path, other: &File) -> i32 {
     let numbers = descriptors(path);
     assert_eq!(numbers.len(), 1, "{numbers:?}");
-    // SAFETY: a descriptor of this test's own, and one that the test takes from its owner.
+    // SAFETY: one descriptor is this test's own. The test takes the other from its owner on
+    // purpose.
     assert_eq!(unsafe { libc::dup2(other.as_raw_fd(), numbers[0]) }, numbers[0]);
     numbers[0]
 }
@@ -49,7 +51,7 @@ fn taken_over(path: &Path, other: &File) -> i32 {
 #[test]
 fn two_runtimes_of_a_process_write_one_map() {
     child::run("others::two_runtimes_of_a_process_write_one_map", || {
-        // The other comes first, and stays.
+        // The other writer is first, and stays.
         let mut other = File::options().create_new(true).append(true).open(map_path()).unwrap();
         writeln!(other, "1000 10 other 1").unwrap();
         let map = Arc::new(PerfMap::new().unwrap());
@@ -71,7 +73,7 @@ fn two_runtimes_of_a_process_write_one_map() {
         }
         assert!(text.starts_with("1000 10 other 1\n") && text.contains("\n3000 10 other 3\n"), "{text}");
         drop((first, second, third, arena, map));
-        // One that has written all it wanted, and may come back.
+        // A writer that has finished for now, and may come back.
         drop(other);
         drop(PerfMap::new().unwrap());
         assert!(fs::read_to_string(map_path()).unwrap().starts_with("1000 10 other 1\n"));
@@ -86,7 +88,7 @@ fn a_map_of_an_earlier_process_is_replaced() {
         writeln!(old, "1000 10 old").unwrap();
         let ago = |seconds| SystemTime::now() - Duration::from_secs(seconds);
         old.set_modified(ago(3600)).unwrap();
-        // As long as this process has it open, it is one of its own.
+        // While this process has the file open, it counts as its own.
         drop(PerfMap::new().unwrap());
         assert_eq!(lines(&map_path()).len(), 1);
         old.set_modified(ago(3600)).unwrap();
@@ -112,13 +114,13 @@ fn names_survive_the_removal_of_the_map() {
             map.flush().unwrap();
             assert_eq!((sorted(lines(map.path())), map.lost()), (sorted(expected.clone()), 0));
             fs::remove_file(map.path()).unwrap();
-            // Another may have made one of its own.
+            // Another test may have made its own.
             if round == 1 {
                 fs::write(map.path(), "1000 10 other\n").unwrap();
                 expected.push((0x1000, 0x10, "other".into()));
             }
         }
-        // Nothing is to be written, so nothing is made.
+        // There is nothing to write, so nothing is created.
         drop((arena, map));
         assert!(!map_path().exists());
     });
@@ -158,7 +160,7 @@ fn nothing_is_written_where_a_descriptor_leads_elsewhere() {
         let expected = vec![line(&before, "before"), line(&after, "after")];
         assert_eq!(sorted(lines(map.path())), sorted(expected));
         assert_eq!(jitdump::read(dump.path()).loads.len(), 2);
-        // Once more, and the files have gone as well.
+        // Once more, and the files are removed as well.
         let again = [map.path(), dump.path()].map(|path| taken_over(path, &victim));
         for path in [map.path(), dump.path()] {
             fs::remove_file(path).unwrap();
@@ -198,7 +200,7 @@ fn what_is_removed_for_good_is_counted() {
             assert_eq!(*named, *path);
         }
         assert_eq!((map.lost(), dump.lost()), (1, 1));
-        // The directory is there again, and the map has all that it had.
+        // The directory exists again, and the map has all its content.
         fs::create_dir(&directory).unwrap();
         let last = publish(&arena, "last");
         map.flush().unwrap();
@@ -209,7 +211,7 @@ fn what_is_removed_for_good_is_counted() {
     });
 }
 
-/// Of another container that shares the directory.
+/// A process in another container that shares the directory.
 #[test]
 fn a_file_of_another_process_is_left_alone() {
     child::run("others::a_file_of_another_process_is_left_alone", || {
@@ -222,7 +224,7 @@ fn a_file_of_another_process_is_left_alone() {
         // SAFETY: each is valid for the call to write to.
         pipes.iter_mut().for_each(|pipe| assert_eq!(unsafe { libc::pipe(pipe.as_mut_ptr()) }, 0));
         let [[ready, is_ready], [done, is_done]] = pipes;
-        // SAFETY: the child makes calls that are safe in a child, and ends.
+        // SAFETY: the child makes only calls that are safe in a child, and ends.
         let child = unsafe { libc::fork() };
         if child == 0 {
             for path in [&map, &dump] {
@@ -231,7 +233,7 @@ fn a_file_of_another_process_is_left_alone() {
                 assert_eq!(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_SH) }, 0);
                 std::mem::forget(file);
             }
-            // So that it ends with its parent, however that ends.
+            // The child ends with its parent, however that ends.
             // SAFETY: this process's own descriptor.
             unsafe { libc::close(is_done) };
             let mut byte = 0_u8;
@@ -298,13 +300,13 @@ fn a_forked_child_has_a_map_with_all_that_it_inherited() {
             let block = publish(&arena, &name);
             expected.push(line(&block, &name));
             blocks.push(block);
-            // Most of it is written, some is queued, and some is in a buffer.
+            // Most records are written, some are queued, and some are in a buffer.
             if round == 10 {
                 map.flush().unwrap();
             }
         }
         assert!(matches!(map.for_child(), Err(Error::Unsupported { .. })));
-        // A child that closed all descriptors before reads the map by its name.
+        // A child that closed all descriptors reads the map by its name.
         assert!(fork(|| {
             // SAFETY: nothing else in this child needs its descriptors.
             if unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) } == 0 {

@@ -1,4 +1,4 @@
-//! What is executable: functions, and traps.
+//! Tests of what is executable: functions and traps only.
 
 use gaia_jit::{CodeArena, CodeBlock, WxMode};
 
@@ -7,13 +7,13 @@ use super::{PAGE, arena, builder, pages_of_code, stops};
 
 const GRANULE: usize = 16;
 
-/// Executable granules of an arena that are neither traps nor a function's: the offset of the
-/// first, and how many there are.
+/// Returns executable granules of an arena that are neither traps nor part of a function: the
+/// offset of the first, and their number.
 fn neither_code_nor_traps(arena: &CodeArena) -> Option<(usize, usize)> {
     executable(arena, |bytes| bytes != [0xcc; GRANULE])
 }
 
-/// Executable granules of an arena that are `wrong`, unless they are a function's.
+/// Returns executable granules of an arena that are `wrong` and not part of a function.
 fn executable(arena: &CodeArena, wrong: impl Fn(&[u8]) -> bool) -> Option<(usize, usize)> {
     let (base, len) = (arena.base(), arena.capacity());
     let mut is_code = vec![false; len / GRANULE];
@@ -24,7 +24,7 @@ fn executable(arena: &CodeArena, wrong: impl Fn(&[u8]) -> bool) -> Option<(usize
     let mut found = Vec::new();
     for (from, to) in common::maps::executable(base.addr(), len) {
         let start = from - base.addr();
-        // SAFETY: mapped and readable, and nobody writes there meanwhile.
+        // SAFETY: the memory is mapped and readable, and nobody writes there meanwhile.
         let bytes = unsafe { std::slice::from_raw_parts(base.wrapping_add(start), to - from) };
         let granules = (start / GRANULE..).zip(bytes.chunks(GRANULE));
         found.extend(granules.filter(|(at, bytes)| !is_code[*at] && wrong(bytes)).map(|(at, _)| at * GRANULE));
@@ -32,7 +32,7 @@ fn executable(arena: &CodeArena, wrong: impl Fn(&[u8]) -> bool) -> Option<(usize
     found.first().map(|first| (*first, found.len()))
 }
 
-/// The last page that a function was cut off in holds memory, so it is executable, to its end.
+/// The last page in which a function was placed holds memory, so it is executable to its end.
 #[test]
 fn a_page_that_a_cut_ends_in_is_full_of_traps() {
     for mode in modes() {
@@ -50,7 +50,7 @@ fn a_page_that_a_cut_ends_in_is_full_of_traps() {
     }
 }
 
-/// Whatever is done, what is executable is code or traps.
+/// After any operations, everything executable is code or traps.
 #[test]
 fn what_is_executable_is_code_or_traps() {
     for mode in modes() {
@@ -65,7 +65,7 @@ fn what_is_executable_is_code_or_traps() {
     }
 }
 
-/// What the system may come to refuse, and how to bring that about.
+/// The refusals of the system, and how to cause them.
 type Refusal = (&'static str, fn() -> bool);
 
 fn refusals() -> Vec<Refusal> {
@@ -85,13 +85,13 @@ fn refusals() -> Vec<Refusal> {
     ]
 }
 
-/// The same whatever the system comes to refuse amid all that.
+/// The same if the system refuses calls in the middle of these operations.
 #[test]
 fn what_is_executable_is_no_zeros_whatever_is_refused() {
     const NAME: &str = "executable::what_is_executable_is_no_zeros_whatever_is_refused";
     child::run(NAME, || {
         for (refused, refuse) in refusals() {
-            // Sanitizers map memory of their own, and end the process if they cannot.
+            // Sanitizers map memory of their own, and end the process if they get none.
             if refused == "mmap" && common::sanitized() {
                 common::not_run(NAME, "a sanitizer needs mmap");
                 continue;
@@ -103,14 +103,14 @@ fn what_is_executable_is_no_zeros_whatever_is_refused() {
             for mode in modes() {
                 for seed in 0..3 {
                     let live = || {
-                        // So that the global allocator need not ask the system.
+                        // Memory for the global allocator, so that it does not ask the system.
                         drop(vec![1_u8; 8 << 20]);
                         let arena = arena(mode, true);
                         let mut life = Life { rng: fastrand::Rng::with_seed(seed), blocks: Vec::new() };
                         let mut batch = arena.batch();
                         for n in 0..40 {
                             if n == 10 {
-                                // One that meets it as it is published.
+                                // A batch that meets the refusal when it is published.
                                 batch = arena.batch();
                                 (0..30).for_each(|_| drop(batch.push(&vec![0xc3; 4_000])));
                                 assert!(refuse());
@@ -119,11 +119,12 @@ fn what_is_executable_is_no_zeros_whatever_is_refused() {
                                     .extend(std::mem::replace(&mut batch, arena.batch()).publish().unwrap_or_default());
                             }
                             let step = life.step(&arena);
-                            // (Where a write is refused, what was to be overwritten stays.)
+                            // (If a write is refused, the bytes that it was to overwrite stay.)
                             let found = executable(&arena, |bytes| bytes.contains(&0));
                             assert_eq!(found, None, "{mode:?}, {refused} refused, seed {seed}, step {n}: {step}");
                         }
-                        // What the system would not take back then, the end of the process does.
+                        // Memory that the system did not take back is released when the process
+                        // ends.
                         std::mem::forget((life, batch, arena));
                     };
                     assert!(common::fork::fork(live), "{mode:?}: {refused} refused");
@@ -133,8 +134,7 @@ fn what_is_executable_is_no_zeros_whatever_is_refused() {
     });
 }
 
-/// Pages that cannot be kept from being executable keep their memory; in `Flip` fresh ones take
-/// their place.
+/// Pages that cannot be made non-executable keep their memory. In `Flip` fresh pages replace them.
 #[test]
 fn a_trim_leaves_what_it_cannot_keep_from_being_executable() {
     const NAME: &str = "executable::a_trim_leaves_what_it_cannot_keep_from_being_executable";
@@ -150,7 +150,7 @@ fn a_trim_leaves_what_it_cannot_keep_from_being_executable() {
         }
         for (arena, mut blocks) in arenas.iter().zip(all) {
             let mode = arena.mode();
-            // With `keep_free` this gives memory back already.
+            // With `keep_free` this returns memory already.
             blocks.truncate(50);
             assert_eq!(neither_code_nor_traps(arena), None, "{mode:?}: dropped");
             for _ in 0..3 {
@@ -165,7 +165,7 @@ fn a_trim_leaves_what_it_cannot_keep_from_being_executable() {
                     (_, other) => panic!("{mode:?}: {other:?}"),
                 }
             }
-            // What holds memory is used again.
+            // Pages with memory are used again.
             let again = arena.publish(&asm::padded(9, 40 * PAGE)).unwrap();
             assert_eq!((call(&again), call(&blocks[3])), (9, 3), "{mode:?}");
         }
@@ -178,7 +178,7 @@ struct Life {
 }
 
 impl Life {
-    /// Does one step, whatever the system says to it; returns what it was.
+    /// Does one step, and ignores refusals of the system. Returns the step.
     fn step(&mut self, arena: &CodeArena) -> String {
         let Self { rng, blocks } = self;
         match rng.u8(..9) {
@@ -234,9 +234,9 @@ impl Life {
     }
 }
 
-/// Where nothing becomes executable that was not before, pages cannot be kept from it either, and
-/// all is as without poison. An arena that was there before goes on: in `Flip` with all of its
-/// space, elsewhere in the pages that hold memory.
+/// If nothing can become executable that was not before, pages cannot be barred either, and
+/// everything is as without poison. An arena that was built before continues: in `Flip` with its
+/// whole space, in other modes in the pages that hold memory.
 #[test]
 fn a_policy_against_new_executable_pages() {
     const NAME: &str = "executable::a_policy_against_new_executable_pages";
@@ -250,7 +250,7 @@ fn a_policy_against_new_executable_pages() {
         }
         for (arena, block) in before.iter().zip(&blocks) {
             let mode = arena.mode();
-            // There is room in its page.
+            // There is room in the page.
             if arena.stats().fills_holes {
                 assert_eq!(call(&arena.publish(&asm::constant(2)).unwrap()), 2, "{mode:?}");
             }

@@ -1,8 +1,8 @@
-//! A stale call stops: in a function that was dropped, trimmed or not, in the padding, in a page
-//! that never held code, and at an address that a batch named which was given up.
+//! Tests that a stale call stops: in a function that was dropped, trimmed or not; in the padding;
+//! in a page that never held code; and at an address of a batch that was given up.
 //!
-//! Each call is made in a forked child, with `rax` at memory of its own: zeros are `add [rax], al`,
-//! which would run on into the next function and return.
+//! Each call is made in a forked child, with `rax` pointing to the child's memory: zeros are `add
+//! [rax], al`, which would run on into the next function and return.
 #![cfg(all(unix, target_arch = "x86_64"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
@@ -26,19 +26,20 @@ fn builder(mode: WxMode, poison: bool) -> ArenaBuilder {
     CodeArena::builder().capacity(1 << 20).mode(mode).poison(poison)
 }
 
-/// The signal that ends a call, or `None` if it returned.
+/// Returns the signal that ends a call, or `None` if it returned.
 fn ends_by(address: *const u8) -> Option<i32> {
     // SAFETY: the child makes one call and ends; it takes no lock.
     let child = unsafe { libc::fork() };
     if child == 0 {
-        // SAFETY: takes a number only. Whatever it runs, it ends.
+        // SAFETY: the call takes a number only. It ends the child in any case.
         unsafe { libc::alarm(10) };
         for signal in [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGTRAP] {
-            // SAFETY: the default is to end the process.
+            // SAFETY: the default action is to end the process.
             unsafe { libc::signal(signal, libc::SIG_DFL) };
         }
         let mut own = [0_u8; 256];
-        // SAFETY: that it is no function is the point; what comes of it ends with the child.
+        // SAFETY: it is not a function, which is the point of the test. The effects end with the
+        // child.
         unsafe {
             std::arch::asm!("call {f}", f = in(reg) address, inout("rax") own.as_mut_ptr() => _, clobber_abi("C"));
         }
@@ -58,7 +59,7 @@ fn stops(address: *const u8, what: &str) {
     assert!(stopped, "{what}: {ended:?}");
 }
 
-/// Page by page, so that what runs on out of one page gets into a function.
+/// Calls each page, so that code that runs on out of one page gets into a function.
 fn pages_of_code(arena: &CodeArena, count: u32) -> Vec<CodeBlock> {
     let mut batch = arena.batch();
     (0..count).for_each(|n| assert!(batch.push(&asm::padded(n, PAGE)).is_ok()));

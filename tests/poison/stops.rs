@@ -1,4 +1,4 @@
-//! Calls that stop.
+//! Tests of calls that stop.
 
 use gaia_jit::{CodeArena, CodeBlock, WxMode};
 
@@ -9,7 +9,7 @@ use super::{PAGE, arena, ends_by, pages_of_code, stops};
 fn a_dropped_function_stops_and_after_a_trim_too() {
     child::run("stops::a_dropped_function_stops_and_after_a_trim_too", || {
         for mode in modes() {
-            // Staged, and in pages of their own.
+            // Staged batches, and batches in pages of their own.
             for count in [4, 40] {
                 let arena = arena(mode, true);
                 let mut blocks = pages_of_code(&arena, count);
@@ -23,7 +23,7 @@ fn a_dropped_function_stops_and_after_a_trim_too() {
                     stops(address, &format!("{mode:?}: trimmed"));
                     stops(address.wrapping_add(PAGE - 16), &format!("{mode:?}: trimmed"));
                 }
-                // And the space serves again.
+                // The space can be used again.
                 blocks.extend(pages_of_code(&arena, 1));
                 let again = arena.publish(&asm::constant(77)).unwrap();
                 assert_eq!(call(&again), 77);
@@ -37,7 +37,7 @@ fn a_dropped_function_stops_and_after_a_trim_too() {
     });
 }
 
-/// What the calls above would do where pages without memory are executable.
+/// The control: what the calls above do if pages without memory are executable.
 #[test]
 fn the_control_runs_on() {
     child::run("stops::the_control_runs_on", || {
@@ -59,7 +59,7 @@ fn padding_stops() {
                 let arena = arena(mode, poison);
                 let short: Vec<_> =
                     [6, 500, 1_017].iter().map(|len| arena.publish(&asm::padded(1, *len)).unwrap()).collect();
-                // For longer ones it would be a second call of the system.
+                // For longer padding a second system call would be necessary.
                 let long =
                     [3_001, 70_001].iter().filter(|_| poison).map(|len| arena.publish(&asm::padded(1, *len)).unwrap());
                 let long: Vec<_> = long.collect();
@@ -90,7 +90,7 @@ fn a_page_that_never_held_code_stops() {
             for offset in [48, PAGE - 16, PAGE, 5 * PAGE + 64, (1 << 20) - PAGE] {
                 stops(at(offset), &format!("{mode:?}: at {offset}"));
             }
-            // What a batch opened and did not use, and what it left out for alignment.
+            // Pages that a batch opened and did not use, and gaps for alignment.
             let mut batch = arena.batch();
             let slots: Vec<_> = (0..70).map(|n| batch.push(&asm::padded(n, 1_010)).unwrap()).collect();
             let aligned = batch.reserve(8, 3 * PAGE / 3).unwrap();
@@ -117,15 +117,15 @@ fn an_address_of_a_batch_that_was_given_up_stops() {
                 let mut batch = arena.batch();
                 let slots: Vec<_> = (0..count).map(|n| batch.push(&asm::padded(n, 1_000)).unwrap()).collect();
                 if count == 5 {
-                    // Written, and to be written again.
+                    // Written already, and to be written again.
                     batch.bytes_mut(slots[2])[0] = asm::constant(1)[0];
                 }
                 let named: Vec<_> = slots.iter().map(|slot| batch.address(*slot)).collect();
                 drop(batch);
                 let behind = arena.publish(&asm::padded(4, 3 * PAGE)).unwrap();
                 let live = |address: &&*const u8| arena.lookup(**address).is_none();
-                // What is in ordinary memory until it is published never came there. What was there
-                // before is another matter.
+                // Bytes in ordinary memory were never in the arena before they are published. The
+                // arena may hold older bytes.
                 let staged = !poison && matches!(mode, WxMode::Flip | WxMode::FileWrite);
                 for address in named.iter().filter(live) {
                     if staged {
@@ -140,7 +140,7 @@ fn an_address_of_a_batch_that_was_given_up_stops() {
     });
 }
 
-/// What a function reserved and did not need holds nothing that was written there.
+/// The part that a function reserved and did not need does not hold bytes that were written there.
 #[test]
 fn the_end_that_was_not_needed_stops() {
     child::run("stops::the_end_that_was_not_needed_stops", || {
@@ -167,12 +167,12 @@ fn the_end_that_was_not_needed_stops() {
 }
 
 fn read(address: *const u8) -> [u8; 6] {
-    // SAFETY: inside of the arena, whose pages are mapped and readable.
+    // SAFETY: it is inside of the arena, and its pages are mapped and readable.
     unsafe { address.cast::<[u8; 6]>().read() }
 }
 
-/// Memory of free stretches goes back, is used again, is put into huge pages: whatever is placed,
-/// it runs.
+/// Memory of free runs is returned, used again, and moved to huge pages. Every function that is
+/// placed there runs.
 #[test]
 fn what_is_placed_runs_whatever_was_trimmed() {
     for mode in modes() {

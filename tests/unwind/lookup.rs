@@ -1,4 +1,4 @@
-//! Unwinders that look functions up: in signal handlers, in children, after drops.
+//! Tests of lookups by unwinders: in signal handlers, in children, after drops.
 
 use gaia_jit::WxMode;
 use gaia_jit::unwind::{Refusal, Unwinder};
@@ -10,14 +10,14 @@ unsafe extern "C" {
     fn _Unwind_Find_FDE(pc: *const u8, bases: *mut [usize; 3]) -> *const u8;
 }
 
-/// Whether the process's unwinder knows of code at `pc`.
+/// Returns whether the process's unwinder finds code at `pc`.
 fn is_known(pc: *const u8) -> bool {
     let mut bases = [0; 3];
-    // SAFETY: it writes the three addresses of its `struct dwarf_eh_bases`.
+    // SAFETY: the call writes the three addresses of `struct dwarf_eh_bases`.
     !unsafe { _Unwind_Find_FDE(pc, &raw mut bases) }.is_null()
 }
 
-/// Bytes that the C library has given out. No thread but this one may be at work.
+/// Returns the bytes that the C library has allocated. No other thread may work meanwhile.
 fn given_out() -> usize {
     // SAFETY: has no requirements.
     unsafe { libc::mallinfo2() }.uordblks
@@ -44,7 +44,7 @@ fn nothing_is_left_to_allocate_for_the_first_search() {
     });
 }
 
-/// A profiler that walks the stack in its handler, while functions come and go.
+/// A profiler that walks the stack in its handler, while functions are published and dropped.
 #[test]
 fn a_profiler_may_walk_in_a_signal_handler() {
     const NAME: &str = "lookup::a_profiler_may_walk_in_a_signal_handler";
@@ -60,16 +60,16 @@ fn a_profiler_may_walk_in_a_signal_handler() {
     common::child::run(NAME, || {
         // SAFETY: has no requirements; the signal ends a child that hangs.
         unsafe { libc::alarm(100) };
-        // What is loaded when it is first needed is loaded.
+        // Loads everything that is loaded on first use.
         backtrace_addresses();
         let unwinder = Unwinder::new().unwrap();
         let arena = arena(&unwinder, WxMode::Flip);
         let function = caller(&*isa());
-        // SAFETY: makes calls that are as safe in a handler as what is tested.
+        // SAFETY: the handler makes calls that are as safe in a handler as the tested code.
         unsafe { libc::signal(libc::SIGPROF, sample as *const () as usize) };
         let every = libc::timeval { tv_sec: 0, tv_usec: 500 };
         let timer = libc::itimerval { it_interval: every, it_value: every };
-        // SAFETY: a timer to read; nothing is asked for back.
+        // SAFETY: the timer is valid to read, and a null pointer asks for no old one.
         unsafe { libc::setitimer(libc::ITIMER_PROF, &raw const timer, std::ptr::null_mut()) };
         let mut live = std::collections::VecDeque::new();
         while SAMPLES.load(std::sync::atomic::Ordering::Relaxed) < 200 {
@@ -82,8 +82,8 @@ fn a_profiler_may_walk_in_a_signal_handler() {
     });
 }
 
-/// Children of a process that publishes just then publish, or are told that they cannot; none
-/// waits for ever.
+/// Children of a process that publishes at that moment either publish, or get an error. None waits
+/// for ever.
 #[test]
 fn children_forked_while_others_publish_go_on() {
     const NAME: &str = "lookup::children_forked_while_others_publish_go_on";

@@ -1,4 +1,4 @@
-//! Panics and backtraces through published functions.
+//! Tests of panics and backtraces through published functions.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 #![cfg(any(target_arch = "x86_64", all(target_arch = "aarch64", unix), target_arch = "s390x"))]
 
@@ -28,14 +28,14 @@ fn publish(arena: &CodeArena, function: &Compiled) -> CodeBlock {
     arena.publish(Code::new(&function.code).unwind(function.unwind())).unwrap()
 }
 
-/// Has a published function call `callee`.
+/// Calls `callee` through a published function.
 fn call_through(code: *const u8, callee: Callee) {
-    // SAFETY: the function takes a function and calls it, and lives.
+    // SAFETY: the function takes a function and calls it, and is alive.
     let function = unsafe { std::mem::transmute::<*const u8, extern "C-unwind" fn(Callee)>(code) };
     function(callee);
 }
 
-/// Return addresses, from the caller outwards.
+/// Returns the return addresses, from the caller outwards.
 fn backtrace_addresses() -> Vec<usize> {
     let mut addresses = Vec::new();
     backtrace::trace(|frame| {
@@ -46,7 +46,7 @@ fn backtrace_addresses() -> Vec<usize> {
 }
 
 static SEEN: Mutex<Vec<usize>> = Mutex::new(Vec::new());
-/// One test at a time may look.
+/// Only one test at a time may read the stack.
 static LOOKING: Mutex<()> = Mutex::new(());
 
 extern "C-unwind" fn look() {
@@ -54,17 +54,17 @@ extern "C-unwind" fn look() {
 }
 
 extern "C-unwind" fn fail() {
-    // Without the hook's output.
+    // Without the output of the panic hook.
     std::panic::resume_unwind(Box::new(42));
 }
 
-/// What `f` panics with.
+/// Returns the payload of the panic of `f`.
 fn catch(f: impl FnOnce()) -> Box<dyn Any + Send> {
     catch_unwind(AssertUnwindSafe(f)).unwrap_err()
 }
 
-/// What a look from inside of the function sees: whether the function, and whether this function
-/// here behind it.
+/// Reads the stack inside of the function. Returns whether the function is there, and whether this
+/// Rust function is behind it.
 fn seen_from(block: &CodeBlock) -> (bool, bool) {
     let _one = LOOKING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     #[inline(never)]
@@ -76,7 +76,7 @@ fn seen_from(block: &CodeBlock) -> (bool, bool) {
     let seen = SEEN.lock().unwrap();
     let start = block.as_ptr().addr();
     let at = seen.iter().position(|address| (start..start + block.len() + 1).contains(address));
-    // Behind it are as many frames as there are outside.
+    // There are as many frames behind it as outside.
     (at.is_some(), at.is_some_and(|at| seen.len() - at + 2 > depth))
 }
 
@@ -108,8 +108,8 @@ fn panics_pass_through() {
     }
 }
 
-/// A redirect has no frame of its own: what unwinds sees its target, called by whoever called the
-/// redirect.
+/// A redirect has no frame of its own. The unwinder sees its target, as called by the redirect's
+/// caller.
 #[test]
 fn panics_pass_through_a_redirect() {
     let unwinder = Unwinder::new().unwrap();
@@ -162,7 +162,7 @@ fn functions_of_a_batch_are_freed_one_by_one() {
         random.shuffle(&mut blocks);
         blocks.truncate(5 + round);
         assert_eq!(unwinder.registered(), blocks.len());
-        // Each in the holes of others.
+        // Each function is in holes of others.
         for block in &blocks {
             assert_eq!(seen_from(block), (true, true));
             catch(|| call_through(block.as_ptr(), fail));
@@ -185,7 +185,7 @@ fn dropped_functions_are_known_as_long_as_guards_keep_them() {
     drop(guard);
     arena.stats();
     assert_eq!(unwinder.registered(), 0);
-    // What waits when the arena goes is forgotten with it.
+    // Functions that wait when the arena is dropped are deregistered with it.
     let block = publish(&arena, &caller(&*isa()));
     let guard = arena.pin();
     drop(block);
@@ -215,14 +215,14 @@ fn what_is_not_whole_is_counted_and_not_registered() {
 fn one_unwinder_serves_arenas_and_threads() {
     let unwinder = Unwinder::new().unwrap();
     let function = caller(&*isa());
-    // Beside the threads' own an arena where each unwinds through neighbours of what the others
-    // publish and drop.
+    // Besides the threads' own arenas there is one in which each unwinds through neighbours of
+    // functions that the others publish and drop.
     let shared = arena(&unwinder, WxMode::Flip);
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
                 let mut neighbours = Vec::new();
-                // Attached twice is attached.
+                // An arena that is attached twice works.
                 let arena = unwinder.attach(unwinder.attach(small(WxMode::Flip))).build().unwrap();
                 let mut blocks: Vec<CodeBlock> = Vec::new();
                 for n in 0..300 {
@@ -243,8 +243,8 @@ fn one_unwinder_serves_arenas_and_threads() {
     assert_eq!(unwinder.registered(), 0);
 }
 
-/// A process whose unwinder is LLVM's, while some library has brought libgcc along: all goes to the
-/// one that is used.
+/// A process with LLVM's unwinder, in which some library loaded libgcc as well: everything is
+/// registered with the one that is used.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[test]
 fn another_unwinder_serves_beside_libgcc() {
@@ -264,7 +264,7 @@ fn another_unwinder_serves_beside_libgcc() {
     }
 }
 
-/// A module's functions, of which its memory is told nothing but by labels.
+/// Functions of a module, which get names and unwind information only by labels.
 #[cfg(all(feature = "cranelift", unix))]
 #[test]
 fn panics_pass_through_modules() {
@@ -285,7 +285,7 @@ fn panics_pass_through_modules() {
     let mut signature = module.make_signature();
     signature.params.push(AbiParam::new(pointer));
     let mut last = None;
-    // The first calls what it is given, the second the first with it.
+    // The first function calls its argument. The second calls the first with its own argument.
     for name in ["first", "second"] {
         let id = module.declare_function(name, Linkage::Export, &signature).unwrap();
         let mut context = module.make_context();
