@@ -14,8 +14,8 @@ use gaia_jit::cache::{CodeCache, Entry};
 use gaia_jit::{Batch, Code, CodeArena, CodeBlock, Error, Guard, Slot, Target};
 
 use crate::common::failure::Failure;
+use crate::counters::Counters;
 use crate::native::{self, Object};
-use crate::tally::Tally;
 use crate::workload::Unit;
 
 /// The number of attempts to publish a program while others hold the space that it needs, and the
@@ -26,16 +26,16 @@ const PAUSE: Duration = Duration::from_micros(100);
 pub(crate) struct Cache<'a> {
     code: CodeCache<usize>,
     units: &'a [Unit],
-    tally: &'a Tally,
+    counters: &'a Counters,
 }
 
 impl<'a> Cache<'a> {
-    pub(crate) fn new(arena: &CodeArena, units: &'a [Unit], tally: &'a Arc<Tally>) -> Self {
-        let evicted = Arc::clone(tally);
+    pub(crate) fn new(arena: &CodeArena, units: &'a [Unit], counters: &'a Arc<Counters>) -> Self {
+        let evicted = Arc::clone(counters);
         let hook = move |entry: &Entry<usize>, _| evicted.evicted_functions.add(entry.blocks().len());
         // Some space is left for programs that are not evicted.
         let budget = arena.capacity() / 8 * 7;
-        Self { code: CodeCache::builder(arena.clone()).budget(budget).on_evict(hook).build(), units, tally }
+        Self { code: CodeCache::builder(arena.clone()).budget(budget).on_evict(hook).build(), units, counters }
     }
 
     pub(crate) fn code(&self) -> &CodeCache<usize> {
@@ -72,17 +72,17 @@ impl<'a> Cache<'a> {
             match made {
                 Ok(entry) if inside.get().is_zero() => return Ok(entry),
                 Ok(entry) => {
-                    self.tally.publish_time.add_time(start.elapsed().saturating_sub(inside.get()));
-                    self.tally.programs.add(1);
-                    self.tally.functions.add(entry.blocks().len());
-                    self.tally.bytes.add(entry.len());
+                    self.counters.publish_time.add_time(start.elapsed().saturating_sub(inside.get()));
+                    self.counters.programs.add(1);
+                    self.counters.functions.add(entry.blocks().len());
+                    self.counters.bytes.add(entry.len());
                     self.check_lookup(unit, entry.blocks());
                     return Ok(entry);
                 }
                 // Evicted code waits for the guard of a thread that does not run now, or all code
                 // is in use.
                 Err(Failure::Arena(Error::ArenaFull { .. })) => {
-                    self.tally.full.add(1);
+                    self.counters.full.add(1);
                     thread::sleep(PAUSE);
                 }
                 Err(failure) => return Err(failure),
@@ -97,8 +97,8 @@ impl<'a> Cache<'a> {
         let slots = place(batch, &self.units[unit].object, unit)?;
         let placed = Instant::now();
         link(batch, &self.units[unit].object, &slots)?;
-        self.tally.push_time.add_time(placed - start);
-        self.tally.link_time.add_time(placed.elapsed());
+        self.counters.push_time.add_time(placed - start);
+        self.counters.link_time.add_time(placed.elapsed());
         slots.last().copied().ok_or_else(|| Failure::Run("a program without functions".to_owned()))
     }
 
@@ -109,7 +109,7 @@ impl<'a> Cache<'a> {
             let found = self.code.arena().lookup(inside).map(|info| (info.start, info.tag));
             if found != Some((block.as_ptr(), tag(unit, number))) {
                 let name = &self.units[unit].object.pieces[number].name;
-                self.tally.mismatch(|| format!("{name}: lookup of its last byte gives {found:?}"));
+                self.counters.mismatch(|| format!("{name}: lookup of its last byte gives {found:?}"));
             }
         }
     }

@@ -32,12 +32,12 @@
 mod cache;
 #[path = "../common/mod.rs"]
 mod common;
+mod counters;
 mod language;
 mod native;
 mod observers;
 mod options;
 mod report;
-mod tally;
 mod tiers;
 mod worker;
 mod workload;
@@ -55,10 +55,10 @@ use common::failure::{Failure, exit};
 use common::format;
 use common::progress::bar;
 use common::threads::on_threads;
+use counters::Counters;
 use language::machine::STACK_BYTES;
 use options::{HELP, Options};
 use report::Snapshot;
-use tally::Tally;
 use tiers::Tiers;
 use worker::Worker;
 use workload::Unit;
@@ -85,18 +85,18 @@ fn run() -> Result<(), Failure> {
     bar.finish_and_clear();
     check_capacity(&options, &units)?;
 
-    let tally = Arc::new(Tally::default());
-    let tiers = Tiers::new(&arena, &units, &tally, options.tier_up_calls)?;
-    let cache = Cache::new(&arena, &units, &tally);
-    let snapshot = call_programs(&options, &cache, &tiers, &units, &tally)?;
-    report::print(&options, &units, &tally, &snapshot, tiers.count());
+    let counters = Arc::new(Counters::default());
+    let tiers = Tiers::new(&arena, &units, &counters, options.tier_up_calls)?;
+    let cache = Cache::new(&arena, &units, &counters);
+    let snapshot = call_programs(&options, &cache, &tiers, &units, &counters)?;
+    report::print(&options, &units, &counters, &snapshot, tiers.count());
     report::draw(&options, &snapshot, picture)
         .map_err(|error| Failure::Run(format!("{}: {error}", picture_path.display())))?;
     println!("picture of the arena: {}", picture_path.display());
 
     drop((cache, tiers));
     check_empty(&arena)?;
-    match tally.first_mismatch.get() {
+    match counters.first_mismatch.get() {
         Some(mismatch) => Err(Failure::Run(format!("mismatch: {mismatch}"))),
         None => Ok(()),
     }
@@ -124,18 +124,18 @@ fn call_programs(
     cache: &Cache<'_>,
     tiers: &Tiers<'_>,
     units: &[Unit],
-    tally: &Tally,
+    counters: &Counters,
 ) -> Result<Snapshot, Failure> {
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         let watch = scope.spawn(|| {
-            watch(options.run_time, tally, &stop);
+            watch(options.run_time, counters, &stop);
             let snapshot = Snapshot::take(cache.code());
             stop.store(true, Ordering::Relaxed);
             snapshot
         });
         let work = |number| {
-            let worker = Worker::new(number, options, cache, tiers, units, tally);
+            let worker = Worker::new(number, options, cache, tiers, units, counters);
             // A thread that fails stops the others.
             worker.and_then(|worker| worker.work(&stop)).inspect_err(|_| stop.store(true, Ordering::Relaxed))
         };
@@ -145,14 +145,14 @@ fn call_programs(
 }
 
 /// Shows the progress until time is up or the threads have stopped.
-fn watch(run_time: Duration, tally: &Tally, stop: &AtomicBool) {
+fn watch(run_time: Duration, counters: &Counters, stop: &AtomicBool) {
     let bar = bar("running   [{bar:40}] {msg}");
     bar.set_length(run_time.as_millis() as u64);
     let start = Instant::now();
     while start.elapsed() < run_time && !stop.load(Ordering::Relaxed) {
         thread::sleep(Duration::from_millis(50));
         bar.set_position(start.elapsed().as_millis() as u64);
-        bar.set_message(format!("{} calls, {} functions published", tally.calls.get(), tally.functions.get()));
+        bar.set_message(format!("{} calls, {} functions published", counters.calls.get(), counters.functions.get()));
     }
     bar.finish_and_clear();
 }

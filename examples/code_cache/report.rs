@@ -10,8 +10,8 @@ use gaia_jit::{CodeArena, Map, Stats};
 
 use crate::common::failure::Failure;
 use crate::common::format::{grouped, size};
+use crate::counters::{Counters, Timed};
 use crate::options::Options;
-use crate::tally::{Tally, Timed};
 use crate::workload::Unit;
 
 /// The figures of the arena while the threads ran.
@@ -38,12 +38,12 @@ fn mappings(arena: &CodeArena) -> Option<usize> {
 }
 
 /// Prints the table.
-pub(crate) fn print(options: &Options, units: &[Unit], tally: &Tally, snapshot: &Snapshot, kernels: usize) {
+pub(crate) fn print(options: &Options, units: &[Unit], counters: &Counters, snapshot: &Snapshot, kernels: usize) {
     let functions: usize = units.iter().map(|unit| unit.object.pieces.len()).sum();
     let bytes: usize = units.iter().map(|unit| unit.object.bytes()).sum();
     let (stats, cache) = (&snapshot.stats, &snapshot.cache);
-    let [interpreted, compiled] = &tally.tiers;
-    let found = tally.found.get();
+    let [interpreted, compiled] = &counters.tiers;
+    let found = counters.found.get();
     let per_function = |time: u64, functions: u64| match functions {
         0 => "n/a".to_owned(),
         _ => format!("{} ns", time / functions),
@@ -51,34 +51,34 @@ pub(crate) fn print(options: &Options, units: &[Unit], tally: &Tally, snapshot: 
     let timed = |calls: &Timed| format!("{} calls, {} ns each", grouped(calls.calls()), grouped(calls.mean()));
     let percent = |part: u64, rest: u64| 100.0 * part as f64 / (part + rest).max(1) as f64;
     let seconds = options.run_time.as_secs().max(1);
-    let published = tally.functions.get();
+    let published = counters.functions.get();
     let rows: Vec<(&str, String)> = vec![
         ("mode, capacity, threads", setting(options)),
         ("working set", format!("{functions} functions in {} programs, {}", units.len(), size(bytes))),
-        ("calls", format!("{} ({} a second)", grouped(tally.calls.get()), grouped(tally.calls.get() / seconds))),
-        ("mismatches", grouped(tally.mismatches.get())),
-        ("tier-up", format!("{} of {kernels} kernels", tally.tiered_up.get())),
+        ("calls", format!("{} ({} a second)", grouped(counters.calls.get()), grouped(counters.calls.get() / seconds))),
+        ("mismatches", grouped(counters.mismatches.get())),
+        ("tier-up", format!("{} of {kernels} kernels", counters.tiered_up.get())),
         ("interpreted before", timed(interpreted)),
         ("compiled after", timed(compiled)),
         ("found in the cache", format!("{} ({:.1} %)", grouped(found), percent(found, cache.misses))),
-        ("missed", format!("{}, {} compiled anew", grouped(cache.misses), grouped(tally.recompiled.get()))),
-        ("waited", format!("{} for a compilation, {} for space", grouped(cache.waited), grouped(tally.full.get()))),
+        ("missed", format!("{}, {} compiled anew", grouped(cache.misses), grouped(counters.recompiled.get()))),
+        ("waited", format!("{} for a compilation, {} for space", grouped(cache.waited), grouped(counters.full.get()))),
         (
             "published",
             format!(
                 "{} functions, {} programs, {}",
                 grouped(published),
-                grouped(tally.programs.get()),
-                size(tally.bytes.get() as usize)
+                grouped(counters.programs.get()),
+                size(counters.bytes.get() as usize)
             ),
         ),
         (
             "evicted",
-            format!("{} functions, {} programs", grouped(tally.evicted_functions.get()), grouped(cache.evictions)),
+            format!("{} functions, {} programs", grouped(counters.evicted_functions.get()), grouped(cache.evictions)),
         ),
-        ("push, per function", per_function(tally.push_time.get(), published)),
-        ("linking calls, per function", per_function(tally.link_time.get(), published)),
-        ("publish and evict, per function", per_function(tally.publish_time.get(), published)),
+        ("push, per function", per_function(counters.push_time.get(), published)),
+        ("linking calls, per function", per_function(counters.link_time.get(), published)),
+        ("publish and evict, per function", per_function(counters.publish_time.get(), published)),
         (
             "cached",
             format!("{} programs, {}; {} held or under guards", cache.entries, size(cache.bytes), size(cache.held)),

@@ -14,11 +14,11 @@ use gaia_jit::{Code, CodeArena, CodeBlock, Error, Redirect};
 
 use crate::cache::{link, place};
 use crate::common::failure::Failure;
+use crate::counters::Counters;
 use crate::language::ast::Program;
 use crate::language::interpreter;
 use crate::language::machine::Machine;
 use crate::native::{Entry, compiler::Compiler};
-use crate::tally::Tally;
 use crate::workload::{Case, Unit};
 
 /// The number of programs with an address that stays, at most. Their code is not evicted.
@@ -27,7 +27,7 @@ const MOST: usize = 64;
 pub(crate) struct Tiers<'a> {
     arena: &'a CodeArena,
     units: &'a [Unit],
-    tally: &'a Tally,
+    counters: &'a Counters,
     /// The number of calls in the interpreter before a program is compiled.
     calls: u32,
     /// The first programs, with their redirects.
@@ -63,7 +63,12 @@ unsafe extern "C" fn interpret(machine: *mut Machine, arguments: *const i64, pro
 
 impl<'a> Tiers<'a> {
     /// Makes redirects for the first programs that come from a file.
-    pub(crate) fn new(arena: &'a CodeArena, units: &'a [Unit], tally: &'a Tally, calls: u32) -> Result<Self, Failure> {
+    pub(crate) fn new(
+        arena: &'a CodeArena,
+        units: &'a [Unit],
+        counters: &'a Counters,
+        calls: u32,
+    ) -> Result<Self, Failure> {
         let mut compiler = Compiler::for_host().map_err(Failure::Input)?;
         let mut batch = arena.batch();
         for unit in units.iter().take_while(|unit| unit.is_from_file).take(MOST) {
@@ -81,7 +86,7 @@ impl<'a> Tiers<'a> {
             })
         };
         let kernels = batch.publish()?.into_iter().map(kernel).collect::<Result<_, Failure>>()?;
-        Ok(Self { arena, units, tally, calls, kernels })
+        Ok(Self { arena, units, counters, calls, kernels })
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -100,7 +105,7 @@ impl<'a> Tiers<'a> {
         let start = Instant::now();
         // SAFETY: the same conditions hold as for programs in the cache.
         let given = unsafe { entry(machine, case.arguments.as_ptr()) };
-        self.tally.tiers[usize::from(is_compiled)].add(start.elapsed());
+        self.counters.tiers[usize::from(is_compiled)].add(start.elapsed());
         drop(guard);
         if !is_compiled && kernel.calls.fetch_add(1, Ordering::Relaxed) + 1 >= self.calls {
             self.tier_up(kernel, unit)?;
@@ -129,7 +134,7 @@ impl<'a> Tiers<'a> {
         drop(kernel.entry.swap(trampoline)?);
         *callees = blocks;
         kernel.is_compiled.store(true, Ordering::Relaxed);
-        self.tally.tiered_up.add(1);
+        self.counters.tiered_up.add(1);
         Ok(())
     }
 

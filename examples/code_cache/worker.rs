@@ -6,11 +6,11 @@ use fastrand::Rng;
 
 use crate::cache::Cache;
 use crate::common::failure::Failure;
+use crate::counters::Counters;
 use crate::language::machine::Machine;
 use crate::native::Entry;
 use crate::native::compiler::Compiler;
 use crate::options::Options;
-use crate::tally::Tally;
 use crate::tiers::Tiers;
 use crate::workload::{Case, Unit};
 
@@ -25,7 +25,7 @@ pub(crate) struct Worker<'a> {
     cache: &'a Cache<'a>,
     tiers: &'a Tiers<'a>,
     units: &'a [Unit],
-    tally: &'a Tally,
+    counters: &'a Counters,
     recompile_percent: u8,
     compiler: Compiler,
     machine: Machine,
@@ -40,13 +40,13 @@ impl<'a> Worker<'a> {
         cache: &'a Cache<'a>,
         tiers: &'a Tiers<'a>,
         units: &'a [Unit],
-        tally: &'a Tally,
+        counters: &'a Counters,
     ) -> Result<Self, Failure> {
         Ok(Self {
             cache,
             tiers,
             units,
-            tally,
+            counters,
             recompile_percent: options.recompile_percent,
             compiler: Compiler::for_host().map_err(Failure::Input)?,
             machine: Machine::new(),
@@ -88,7 +88,7 @@ impl<'a> Worker<'a> {
         let cache = self.cache;
         let guard = cache.pin();
         if let Some(entry) = cache.find(&guard, unit) {
-            self.tally.found.add(1);
+            self.counters.found.add(1);
             self.run(unit, entry);
             return Ok(());
         }
@@ -107,9 +107,9 @@ impl<'a> Worker<'a> {
     fn recompile(&mut self, unit: usize) -> Result<(), Failure> {
         let Unit { program, object, .. } = &self.units[unit];
         if self.compiler.compile(program).map_err(Failure::Run)? != *object {
-            self.tally.mismatch(|| format!("{}: compiled to other code than before", program.name.text));
+            self.counters.mismatch(|| format!("{}: compiled to other code than before", program.name.text));
         }
-        self.tally.recompiled.add(1);
+        self.counters.recompiled.add(1);
         Ok(())
     }
 
@@ -132,9 +132,9 @@ impl<'a> Worker<'a> {
     }
 
     fn check(&self, unit: usize, case: &Case, given: i64) {
-        self.tally.calls.add(1);
+        self.counters.calls.add(1);
         if given != case.expected {
-            self.tally.mismatch(|| {
+            self.counters.mismatch(|| {
                 let (name, expected) = (&self.units[unit].program.name.text, case.expected);
                 format!("{name}{:?} gives {given} as machine code, {expected} in the interpreter", case.arguments)
             });

@@ -47,7 +47,7 @@ impl Timed {
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct Tally {
+pub(crate) struct Counters {
     /// Runs of programs.
     pub(crate) calls: Count,
     /// Programs that were asked for and in the cache.
@@ -76,7 +76,7 @@ pub(crate) struct Tally {
     pub(crate) first_mismatch: OnceLock<String>,
 }
 
-impl Tally {
+impl Counters {
     pub(crate) fn mismatch(&self, what: impl FnOnce() -> String) {
         self.mismatches.add(1);
         self.first_mismatch.get_or_init(what);
