@@ -219,8 +219,8 @@ fn translate<'t>(
     resolve: impl FnOnce(&Name) -> Option<Target<'t>>,
 ) -> Result<Open<'t>, Error> {
     const WHAT: &str = "a relocation of Cranelift";
-    let kind =
-        kind(reloc.kind).ok_or_else(|| Error::unsupported(WHAT, format!("{:?} has no kind here", reloc.kind)))?;
+    let kind = kind(reloc.kind)
+        .ok_or_else(|| Error::unsupported(WHAT, format!("`Reloc` has no kind for {:?}", reloc.kind)))?;
     let (target, addend) = match &reloc.target {
         FinalizedRelocTarget::Func(offset) => (Target::Slot(slot), reloc.addend + i64::from(*offset)),
         FinalizedRelocTarget::ExternalName(name) => {
@@ -230,7 +230,8 @@ fn translate<'t>(
                 ExternalName::KnownSymbol(symbol) => Name::KnownSymbol(*symbol),
                 ExternalName::TestCase(_) => Name::TestCase(name.display(None).to_string()),
             };
-            let target = resolve(&name).ok_or_else(|| Error::unsupported(WHAT, format!("{name:?} is not resolved")))?;
+            let target = resolve(&name)
+                .ok_or_else(|| Error::unsupported(WHAT, format!("`resolve` returned no target for {name:?}")))?;
             (target, reloc.addend)
         }
     };

@@ -141,12 +141,14 @@ impl CodeArenaProvider {
     fn check_protection(&self, protection: BranchProtection) -> Result<(), Error> {
         let pads = self.arena.has_landing_pads();
         match protection {
-            BranchProtection::None if pads && self.memory.code.len() > 0 => {
-                Err(Error::unsupported("code without landing pads", "this arena was built with `landing_pads`"))
-            }
-            BranchProtection::BTI if !pads && processor_has_landing_pads() => {
-                Err(Error::unsupported("branch protection", "this arena was built without `landing_pads`"))
-            }
+            BranchProtection::None if pads && self.memory.code.len() > 0 => Err(Error::unsupported(
+                "code without landing pads",
+                "the arena was built with `landing_pads`; enable the module's branch protection",
+            )),
+            BranchProtection::BTI if !pads && processor_has_landing_pads() => Err(Error::unsupported(
+                "branch protection",
+                "the arena was built without `landing_pads`; build it with them, or disable the module's branch protection",
+            )),
             _ => Ok(()),
         }
     }

@@ -82,7 +82,10 @@ pub(super) fn claim(what: &'static str, path: &Path, kind: Kind) -> Result<(File
             }
             if here || locked {
                 let who = if here { "other code of this process" } else { "another process of the same number" };
-                return Err(Error::unsupported(what, format!("{who} is writing {}", path.display())));
+                return Err(Error::unsupported(
+                    what,
+                    format!("{who} writes {}; use another directory", path.display()),
+                ));
             }
             // Another process may have replaced the file meanwhile. Then the file that was locked
             // is not the one with the name.
@@ -105,7 +108,7 @@ pub(super) fn join(path: &Path) -> io::Result<(File, bool)> {
     }
     let file = open(path, Kind::Lines)?;
     if !is_ours(&file.metadata()?) {
-        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "somebody else's file has its name"));
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "a file of another user has its name"));
     }
     lock(&file, libc::LOCK_SH);
     Ok((file, false))

@@ -156,7 +156,7 @@ impl Gdb {
     pub fn new() -> Result<Self, Error> {
         match MACHINE {
             Some(_) => Ok(Self(())),
-            None => Err(Error::unsupported("Gdb", "ELF has no name for this architecture")),
+            None => Err(Error::unsupported("Gdb", "this architecture has no number in ELF")),
         }
     }
 

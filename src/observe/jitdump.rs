@@ -125,7 +125,7 @@ impl Jitdump {
     ///   mapped executable because its file system is mounted `noexec`.
     pub fn in_directory(directory: impl AsRef<Path>) -> Result<Self, Error> {
         let Some(machine) = MACHINE else {
-            return Err(Error::unsupported("Jitdump", "ELF has no name for this architecture"));
+            return Err(Error::unsupported("Jitdump", "this architecture has no number in ELF"));
         };
         // Absolute, because perf may run in another directory.
         let directory = std::path::absolute(directory);

@@ -175,7 +175,7 @@ impl Output {
         if !self.is_at_descriptor() {
             let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOFOLLOW).open(&self.path)?;
             if id(&file)? != self.id || file.metadata()?.len() < self.end {
-                return Err(io::Error::other("its descriptor was closed, and another file has its name"));
+                return Err(io::Error::other("other code closed its descriptor, and another file has its name"));
             }
             self.change(file);
         }

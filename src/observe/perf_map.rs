@@ -160,7 +160,10 @@ impl PerfMap {
     ///   created, or no thread can be started.
     pub fn for_child(&self) -> Result<Self, Error> {
         if self.sink.is_own() {
-            return Err(Error::unsupported("a map for a child", "this process made the map itself"));
+            return Err(Error::unsupported(
+                "a map for a child",
+                "this process made the map itself; call it in a forked child",
+            ));
         }
         let inherited = self.sink.inherited().map_err(|source| Error::of_file("read", self.path(), source))?;
         let path = self.path().with_file_name(format!("perf-{}.map", std::process::id()));

@@ -117,12 +117,18 @@ impl Sink {
     pub(super) fn create(what: &'static str, path: PathBuf, kind: Kind, head: &[u8]) -> Result<(Self, File), Error> {
         let generation = generation();
         let Some(mut open) = OPEN.lock() else {
-            return Err(Error::unsupported(what, "this process was forked while another thread made such a file"));
+            return Err(Error::unsupported(
+                what,
+                "this process was forked while another thread made such a file; fork at another moment",
+            ));
         };
         let there = claim::id_at(&path);
         let is_it = |other: &Open| other.path == path || there == Some(other.id);
         if open.iter().any(|other| other.generation == generation && is_it(other)) {
-            return Err(Error::unsupported(what, format!("this process is writing {} already", path.display())));
+            return Err(Error::unsupported(
+                what,
+                format!("this process writes {} already; share the existing observer between arenas", path.display()),
+            ));
         }
         let (file, is_new) = claim::claim(what, &path, kind)?;
         let made = Self::begin(generation, &path, kind, head, file);

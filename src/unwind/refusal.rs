@@ -5,16 +5,16 @@
 #[non_exhaustive]
 pub enum Refusal {
     /// The information ends too early, or a part of it reaches past the end of its entry.
-    #[error("call frame information ends too early, at offset {at}")]
+    #[error("the call frame information ends too early, at offset {at}")]
     Truncated {
         /// The offset of the part that is cut off.
         at: usize,
     },
     /// The information describes no function.
-    #[error("call frame information without a function")]
+    #[error("the call frame information describes no function")]
     NoFunction,
     /// An entry refers to no CIE before it.
-    #[error("the entry at offset {at} belongs to no CIE before it")]
+    #[error("the entry at offset {at} refers to no CIE before it")]
     NoCie {
         /// The offset of the entry.
         at: usize,
@@ -34,7 +34,7 @@ pub enum Refusal {
         at: usize,
     },
     /// An address that is not absolute, and so would change with its place.
-    #[error("the CIE at offset {at} has addresses in encoding {encoding:#x}, not absolute")]
+    #[error("the CIE at offset {at} has addresses in encoding {encoding:#x}; only absolute ones (0) are accepted")]
     Encoding {
         /// The offset of the CIE.
         at: usize,
@@ -43,7 +43,7 @@ pub enum Refusal {
     },
     /// A call frame instruction that is not known, is not allowed at its place, or sets an absolute
     /// address.
-    #[error("the call frame instruction {opcode:#x} at offset {at} cannot be taken")]
+    #[error("the call frame instruction {opcode:#x} at offset {at} is not known or not allowed")]
     Instruction {
         /// The offset of the instruction.
         at: usize,
@@ -52,7 +52,9 @@ pub enum Refusal {
     },
     /// An entry for no bytes, for bytes outside of the function, or for bytes that another entry
     /// describes too.
-    #[error("the entry at offset {at} is for {len} bytes at {start} in a function of {size} bytes, or for some twice")]
+    #[error(
+        "the entry at offset {at} describes {len} bytes at {start}: they are not in the function of {size} bytes, or another entry describes some of them"
+    )]
     Range {
         /// The offset of the entry.
         at: usize,
@@ -64,11 +66,13 @@ pub enum Refusal {
         size: usize,
     },
     /// The information is not in the form of this system's unwinder.
-    #[error("unwind information in the form of another system")]
+    #[error("the unwind information is in the form of another system")]
     Form,
     /// The `UNWIND_INFO` of Windows is not in the function at a multiple of 4, its code is not
     /// before it, or it is of a kind that refers to other places (chained, with a handler).
-    #[error("the unwind information at offset {at} of a function of {size} bytes cannot be taken")]
+    #[error(
+        "the unwind information at offset {at} of a function of {size} bytes is misplaced, or of a kind that is not accepted"
+    )]
     Windows {
         /// The offset of the information in the function.
         at: usize,
@@ -77,9 +81,9 @@ pub enum Refusal {
     },
     /// The process was forked while another thread registered a function, so nothing can be
     /// registered in it any more.
-    #[error("the process was forked while another thread registered a function")]
+    #[error("the process was forked while another thread registered a function, so nothing can be registered in it")]
     Forked,
     /// The system refused a function table for the arena.
-    #[error("the system took no function table for this arena")]
+    #[error("the system refused a function table for this arena")]
     NoTable,
 }

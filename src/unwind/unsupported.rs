@@ -8,7 +8,7 @@ pub(super) struct Tables;
 
 impl Tables {
     pub(super) fn new() -> Result<Self, Error> {
-        Err(Error::unsupported("unwinding", "this system's unwinder takes no tables at run time"))
+        Err(Error::unsupported("unwinding", "this system's unwinder accepts no tables at run time"))
     }
 
     pub(super) fn len(&self) -> usize {
