@@ -384,9 +384,10 @@ fn debug(test: &str, mode: &str, stop: &str) {
     let context = format!("{text}\n{errors}");
     assert!(text.contains("jit_calls_back in section .text of <in-memory@"), "{context}");
     let frames: Vec<_> = text.lines().filter(|line| line.starts_with('#')).collect();
-    let called = frames.iter().position(|frame| frame.contains("gaia_test_called_back (argument"));
+    let called = frames.iter().position(|frame| frame.contains("gaia_test_called_back ("));
     let called = called.unwrap_or_else(|| panic!("{context}"));
     assert!(frames[called + 1].contains("jit_calls_back"), "{context}");
-    assert!(frames[called + 2].contains("observe_gdb::debuggee"), "{context}");
+    // (With less debug information it is named without its module.)
+    assert!(frames[called + 2].contains("debuggee"), "{context}");
     assert!(text.contains("the debuggee is done, 0 objects left"), "{context}");
 }
