@@ -1,4 +1,4 @@
-//! A published function.
+//! A published function, and the value that owns it.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -13,27 +13,35 @@ use super::lookup::Entry;
 use crate::Error;
 use crate::units::GRANULE;
 
-/// A live, executable block of an arena. Dropping it retires it.
+/// A live, executable block of an arena. Dropping it retires the function.
 ///
-/// The block keeps its arena's memory alive: handles and blocks may be dropped in any order.
+/// The block keeps the memory of its arena alive, so handles and blocks may be dropped in any
+/// order.
 ///
-/// Dropping takes the block out of [`lookup`](crate::CodeArena::lookup) at once; its space is used
-/// again when no guard that was taken before the drop is left. Without guards that is at once too:
-/// whoever drops a block must know that no thread is running it, or take guards. In a forked child
-/// a drop changes nothing.
+/// Dropping removes the block from [`lookup`](crate::CodeArena::lookup) at once. Its space is used
+/// again when every guard that was taken before the drop has ended. If there is no such guard, it
+/// may be used again at once. So before you drop a block, be sure that no thread is running it, or
+/// that every thread that may run it holds a [guard](crate::CodeArena::pin).
+///
+/// # Signal safety
+/// A signal handler must not drop a block, because the drop takes a lock.
+///
+/// # Fork
+/// In a forked child a drop changes nothing.
 pub struct CodeBlock {
-    /// Kept by this block, which is counted in a heap.
+    /// The shared state of the arena. This block keeps it alive, because a heap counts the block.
     core: NonNull<Core>,
     start: u32,
     len: u32,
 }
 
-// A runtime keeps one for each function.
+// A runtime keeps one of these for each function, so it is small.
 const _: () = assert!(
     size_of::<CodeBlock>() == size_of::<usize>() + 8 && size_of::<Option<CodeBlock>>() == size_of::<CodeBlock>()
 );
 
-// SAFETY: it is used like an `Arc` of the core, which is both; the block itself is never changed.
+// SAFETY: the block is used like an `Arc` of the core, which is `Send` and `Sync`. The block itself
+// is never changed.
 unsafe impl Send for CodeBlock {}
 // SAFETY: as above.
 unsafe impl Sync for CodeBlock {}
@@ -42,22 +50,22 @@ impl CodeBlock {
     /// Returns the block of an entry.
     ///
     /// # Safety
-    /// - The entry is live in the handle's arena and counted in a heap, and no other value owns it.
+    /// - The entry is live in the handle's arena and counted in a heap. No other value owns it.
     pub(crate) unsafe fn new(handle: &Handle, entry: Entry) -> Self {
         Self { core: handle.core(), start: entry.start, len: entry.len }
     }
 
     pub(super) fn core(&self) -> &Core {
-        // SAFETY: this block is counted in a heap, which keeps the core.
+        // SAFETY: this block is counted in a heap, and that count keeps the core alive.
         unsafe { self.core.as_ref() }
     }
 
-    /// The block as it was entered, without its tag.
+    /// Returns the block as it was entered in the lookup, without its tag.
     fn entry(&self) -> Entry {
         Entry::new(self.start, self.len, 0)
     }
 
-    /// The address of the first byte, aligned as asked for.
+    /// Returns the address of the first byte. It has the alignment that was asked for.
     pub fn as_ptr(&self) -> *const u8 {
         self.core().memory.address(self.offset())
     }
@@ -66,16 +74,20 @@ impl CodeBlock {
         self.start as usize * GRANULE
     }
 
-    /// Bytes of code, as published.
+    /// Returns the bytes of code, without padding.
     #[allow(clippy::len_without_is_empty, reason = "no block is empty")]
     pub fn len(&self) -> usize {
         self.len as usize
     }
 
-    /// The code, as it stands in memory; a copy of it in [`PerThread`](crate::WxMode::PerThread),
-    /// where threads differ in what they may read, and in a forked child in modes with shared
-    /// memory, where it is what the parent has there now. A copy is allocated, so a signal handler
-    /// may call this only where there is none.
+    /// Returns the code as it is in memory.
+    ///
+    /// The bytes are a copy in [`PerThread`](crate::WxMode::PerThread), because threads differ in
+    /// what they may read. They are also a copy in a forked child in modes with shared memory; the
+    /// copy shows what the parent has there at that moment.
+    ///
+    /// # Signal safety
+    /// A signal handler may call this only where it makes no copy, because a copy is allocated.
     ///
     /// ```
     /// # let arena = gaia_jit::CodeArena::builder().capacity(1 << 20).build()?;
@@ -84,16 +96,17 @@ impl CodeBlock {
     /// # Ok::<(), gaia_jit::Error>(())
     /// ```
     pub fn as_bytes(&self) -> Cow<'_, [u8]> {
-        // SAFETY: this block's, which lives for as long as it is borrowed.
+        // SAFETY: these are the bytes of this block, which lives as long as it is borrowed.
         unsafe { Live::new(&self.core().memory, self.offset(), self.len()) }.bytes()
     }
 
-    /// What [`Code::tag`](crate::Code::tag) said.
+    /// Returns the number that [`Code::tag`](crate::Code::tag) set.
     pub fn tag(&self) -> u64 {
         self.core().lookup.at(self.start).map_or(0, |entry| entry.tag)
     }
 
-    /// The first byte as a function pointer. Its size is checked when the program is compiled.
+    /// Returns the address of the first byte as a function pointer. The size of `F` is checked when
+    /// the program is compiled.
     ///
     /// ```
     /// # #[cfg(target_arch = "x86_64")] {
@@ -108,28 +121,30 @@ impl CodeBlock {
     /// ```
     ///
     /// # Safety
-    /// - `F` is a function pointer type (`extern` and, as a rule, `unsafe`) that the code is
-    ///   written for.
-    /// - The pointer is not called after the block was dropped, but for a thread that holds a guard
-    ///   taken before.
+    /// - `F` is a function pointer type (`extern`, and usually `unsafe`) that the code is written
+    ///   for.
+    /// - The pointer is not called after the block was dropped, except by a thread that holds a
+    ///   guard taken before the drop.
     pub unsafe fn as_fn<F: Copy>(&self) -> F {
         self.core().memory.let_read();
         // SAFETY: passed on to the caller.
         unsafe { crate::entry::cast(self.as_ptr()) }
     }
 
-    /// Gives the block up without retiring it: it lives until
-    /// [`CodeArena::from_raw`](crate::CodeArena::from_raw), and keeps the arena's memory alive.
+    /// Gives the block up without retiring it, and returns its address. The function lives until
+    /// [`CodeArena::from_raw`](crate::CodeArena::from_raw) takes it back, and keeps the memory of
+    /// the arena alive.
     pub fn into_raw(self) -> *const u8 {
         ManuallyDrop::new(self).as_ptr()
     }
 
-    /// Gives back what lies behind the first `len` bytes, for code that became shorter than what
-    /// was published. To the last byte that stays it is what it was; lookups, in signal handlers
-    /// too, see the old length or the new one.
+    /// Frees the space behind the first `len` bytes, for code that became shorter than the
+    /// published bytes. The first `len` bytes do not change. A lookup sees the old length or the
+    /// new one, also in a signal handler.
     ///
-    /// The space waits for guards as that of a dropped block does: a thread may be running it. Less
-    /// than 16 bytes, and what is left of the last 16, stay with the block.
+    /// The freed space waits for guards, as the space of a dropped block does, because a thread may
+    /// be running it. Space is freed in units of 16 bytes, so the rest of the last 16 bytes stays
+    /// with the block.
     ///
     /// ```
     /// # let arena = gaia_jit::CodeArena::builder().capacity(1 << 20).build()?;
@@ -141,11 +156,12 @@ impl CodeBlock {
     /// ```
     ///
     /// # Errors
-    /// - [`Error::ZeroSize`] for no bytes, [`Error::PastCapacity`] for more than there are.
-    /// - [`Error::Unsupported`] in an arena with observers: profilers and unwinders know functions
-    ///   by the length with which they were published, and another function may come to lie within.
-    ///   [`CodeArena::publish_with`][with] cuts before it tells them.
-    /// - [`Error::Forked`] in a child.
+    /// - [`Error::ZeroSize`] if `len` is 0.
+    /// - [`Error::PastCapacity`] if `len` is more than the block has.
+    /// - [`Error::Unsupported`] if the arena has observers. Profilers and unwinders know a function
+    ///   by the length with which it was published, and another function may later lie in the freed
+    ///   space. [`CodeArena::publish_with`][with] shortens a function before observers are called.
+    /// - [`Error::Forked`] in a forked child.
     ///
     /// [with]: crate::CodeArena::publish_with
     pub fn shrink(&mut self, len: usize) -> Result<(), Error> {
@@ -170,21 +186,22 @@ impl CodeBlock {
         Ok(())
     }
 
-    /// Overwrites code that may be in use. The bytes are flushed, and other cores brought up to
-    /// date, before it returns.
+    /// Overwrites published code. When this returns, the bytes were flushed and other cores were
+    /// synchronised.
     ///
     /// # Errors
-    /// [`Error::PastCapacity`] outside the block; [`Error::Unsupported`] in `Flip` where the system
-    /// has no kernel write; [`Error::Forked`] in a child. [`Error::OperatingSystem`] if the write
-    /// is refused, or other cores cannot be reached any more: then some of the bytes may be there,
-    /// or all of them but not for every core, and the block is not to be run before a patch of the
-    /// same bytes succeeds.
+    /// - [`Error::PastCapacity`] if the bytes do not lie inside the block.
+    /// - [`Error::Unsupported`] in `Flip` if the system has no kernel write.
+    /// - [`Error::Forked`] in a forked child.
+    /// - [`Error::OperatingSystem`] if the system refuses the write, or if other cores cannot be
+    ///   synchronised. Some of the bytes may then be written, or all of them but not visible to
+    ///   every core. Do not run the block before a patch of the same bytes succeeds.
     ///
     /// # Safety
     /// - No other thread writes the same bytes, and no slice from [`CodeBlock::as_bytes`] is used
     ///   from now on. No observer is being [attached](crate::CodeArena::attach).
-    /// - No thread runs the bytes while they change, or the architecture permits just this change
-    ///   under a running thread. The store is not promised to be one piece.
+    /// - No thread runs the bytes while they change, or the architecture permits this change under
+    ///   a running thread. The write may take more than one store.
     pub unsafe fn patch(&self, offset: usize, bytes: &[u8]) -> Result<(), Error> {
         if offset.checked_add(bytes.len()).is_none_or(|end| end > self.len()) {
             return Err(Error::PastCapacity { offset, len: bytes.len(), capacity: self.len() });
@@ -195,7 +212,7 @@ impl CodeBlock {
             return Ok(());
         }
         let at = self.offset() + offset;
-        // SAFETY: inside this live block; the rest is passed on to the caller.
+        // SAFETY: the bytes lie inside this live block. The rest is passed on to the caller.
         unsafe { memory.write(at, bytes)? };
         memory.counters.flushed.add(bytes.len() as u64);
         memory.flush(at..at + bytes.len())?;
@@ -203,13 +220,14 @@ impl CodeBlock {
     }
 }
 
-// What is behind a block is whole after a panic, whoever panicked: calls of code can be caught.
+// A block stays valid after a panic, because no panic leaves it half changed. So calls of code can
+// be caught.
 impl UnwindSafe for CodeBlock {}
 impl RefUnwindSafe for CodeBlock {}
 
 impl Drop for CodeBlock {
     fn drop(&mut self) {
-        // SAFETY: this block owns its entry, and is gone after this.
+        // SAFETY: this block owns its entry, and is not used after this.
         unsafe { handle::retire(self.core, self.start, self.len) };
     }
 }

@@ -1,11 +1,11 @@
-//! What is published: bytes, and what goes with them.
+//! The code that is passed to `publish`: bytes, and what belongs to them.
 #![forbid(unsafe_code)]
 
 use crate::units::GRANULE;
 
-/// Machine code to publish, with its alignment, tag and name.
+/// Machine code to publish, with its alignment, tag, name and unwind information.
 ///
-/// A byte slice converts, so that `arena.publish(&bytes[..])` works.
+/// A byte slice converts into it: `arena.publish(&bytes[..])` works.
 ///
 /// ```
 /// use gaia_jit::{Code, CodeArena};
@@ -26,51 +26,53 @@ pub struct Code<'a> {
 }
 
 impl<'a> Code<'a> {
-    /// Position-independent code, or code linked for the address that
-    /// [`Batch::address`](crate::Batch::address) gave.
+    /// Wraps code that is position-independent, or that was linked for the address that
+    /// [`Batch::address`](crate::Batch::address) returned.
     pub fn new(bytes: &'a [u8]) -> Self {
         Self { bytes, align: GRANULE, tag: 0, name: None, unwind: None }
     }
 
-    /// Alignment of the first byte: a power of two up to 2 MiB, and in a smaller arena up to its
-    /// capacity rounded up to one. At least 16 in any case.
+    /// Sets the alignment of the first byte: a power of two up to 2 MiB. In an arena of less than 2
+    /// MiB the limit is its capacity, rounded up to a power of two. Every block is aligned to 16
+    /// bytes at least.
     pub fn align(self, align: usize) -> Self {
         Self { align, ..self }
     }
 
-    /// A number of the caller's, returned by [`CodeArena::lookup`](crate::CodeArena::lookup); 0
-    /// unless set.
+    /// Sets a number of the caller's, which [`CodeArena::lookup`](crate::CodeArena::lookup)
+    /// returns. It is 0 unless set.
     pub fn tag(self, tag: u64) -> Self {
         Self { tag, ..self }
     }
 
-    /// A name for the arena's [`Observer`](crate::Observer).
+    /// Sets the name that the arena's [`Observer`](crate::Observer) gets.
     pub fn name(self, name: &'a str) -> Self {
         Self { name: Some(name), ..self }
     }
 
-    /// How to find the caller's frame from inside of the code, for the arena's
-    /// [`Observer`](crate::Observer).
+    /// Sets the unwind information that the arena's [`Observer`](crate::Observer) gets: how to find
+    /// the frame of the caller from inside the code.
     pub fn unwind(self, info: UnwindInfo<'a>) -> Self {
         Self { unwind: Some(info), ..self }
     }
 }
 
-/// How to unwind a stack through a function, in the form that its system's unwinder takes. None of
-/// it depends on where the function will lie.
+/// The way to unwind a stack through a function, in the form that the system's unwinder takes. It
+/// does not depend on the address of the function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum UnwindInfo<'a> {
-    /// Call frame information as in a section `.eh_frame`: one CIE or more, then FDEs. Each FDE's
-    /// first address is absolute (`DW_EH_PE_absptr`, the only encoding that is taken) and counted
-    /// from the start of the function, so as a rule 0.
+    /// Call frame information, as in a section `.eh_frame`: one CIE or more, then FDEs. The first
+    /// address of each FDE is absolute (`DW_EH_PE_absptr`, the only encoding that is accepted) and
+    /// is counted from the start of the function, so it is usually 0.
     EhFrame(&'a [u8]),
-    /// The `UNWIND_INFO` of Windows, which has to be near the code, stands in the function's own
-    /// bytes.
+    /// The `UNWIND_INFO` of Windows. It has to be near the code, so it is a part of the function's
+    /// own bytes.
     Windows {
-        /// Where it begins, in bytes from the start of the function; a multiple of 4.
+        /// The offset of the `UNWIND_INFO`, in bytes from the start of the function; a multiple of
+        /// 4.
         offset: usize,
-        /// Bytes of the function that are code, from its start.
+        /// The bytes of the function that are code, counted from its start.
         code: usize,
     },
 }

@@ -1,14 +1,40 @@
-//! The code cache.
+//! The code cache: many functions in one reservation of address space.
 //!
-//! - [`CodeArena`], [`builder`], [`block`], [`batch`], [`code`], [`reserve`], [`typed`], [`weak`]:
-//!   what users hold. `waiting`: what else waits for guards.
-//! - [`core`](mod@core): what all of them share; [`handle`]: who keeps it alive.
-//! - [`heaps`]: who owns which space, and the locks. [`life`]: from placed to given back.
-//! - [`lookup`]: from an address to a block. [`guards`]: which threads may be running what was
-//!   dropped.
-//! - [`events`]: what observers are told. [`figures`]: statistics and maps.
-//! - [`data`]: data beside the code. `in_place`: code that somebody else writes at its final
-//!   address, for Cranelift.
+//! ```text
+//! reservation   | no access | code                                       | no access | data area | no access |
+//!                           | span 0 | span 1 | span 2 | span 3 | ...      64 KiB each, never less than a page
+//! owner                       heap 1   heap 1   heap 2   pool
+//! blocks                      [a][b].[ c      ]..[d].    (free)            [x] block   . hole
+//!                                  \ a block may lie across spans of one owner
+//!
+//! heap      lock, cursor, hints (small holes), index (large holes), blocks that wait for guards, counts
+//! lookup    one word for each span -> one line for each bin of 2 KiB -> start and length of a block
+//! guards    16 counters, each with its epoch
+//! ```
+//!
+//! The life of a block:
+//!
+//! ```text
+//!            heap's lock            no lock                      heap's lock          heap's lock
+//!   free ----------------> placed ----------> live ----------> retired ----------> free
+//!          granules taken,         bytes copied,     drop: the          no guard of its
+//!          lookup entered          flushed, cores    lookup forgets     epoch or before
+//!                                  synchronised      the block          it is left
+//! ```
+//!
+//! - [`CodeArena`], [`builder`], [`block`], [`batch`], [`code`], [`reserve`], [`typed`], [`patch`]
+//!   and [`weak`] are the public interface.
+//! - [`core`](mod@core) is the state that they share. [`handle`] keeps it alive.
+//! - [`heaps`] owns the space, and has the locks. [`life`] leads from placing to decommitting.
+//! - [`lookup`] finds the block at an address.
+//! - [`guards`] counts the guards. `waiting` lists what waits for them beside blocks.
+//! - [`events`] calls the observers. [`figures`] has statistics and maps.
+//! - [`data`] places data beside the code. `in_place` is for Cranelift, which writes code at its
+//!   final address.
+//!
+//! Locks are taken in this order: `system` (held while the system or an observer is called about
+//! granules that are in flight), the heaps by their numbers, then the pool or the epochs of the
+//! guards. A thread that holds one heap only tries to lock others.
 
 mod batch;
 mod block;
@@ -72,8 +98,8 @@ use crate::units::GRANULE;
 
 /// A code cache: one reservation of address space into which many functions are packed.
 ///
-/// A handle; clones share the arena. The memory lives as long as any handle, block, batch or guard
-/// does.
+/// This type is a handle. Its clones share the arena. The memory lives as long as any handle,
+/// block, batch or guard of the arena.
 ///
 /// ```
 /// use gaia_jit::CodeArena;
@@ -95,8 +121,8 @@ impl UnwindSafe for CodeArena {}
 impl RefUnwindSafe for CodeArena {}
 
 impl CodeArena {
-    /// An arena with the default settings: `Flip`, 256 MiB of address space (128 MiB on AArch64, 32
-    /// MiB on 32 bits).
+    /// Builds an arena with the default settings: `Flip`, and 256 MiB of address space (128 MiB on
+    /// AArch64, 32 MiB on 32-bit systems).
     ///
     /// # Errors
     /// As for [`ArenaBuilder::build`].
@@ -104,7 +130,7 @@ impl CodeArena {
         Self::builder().build()
     }
 
-    /// Settings for an arena.
+    /// Returns the default settings, to be changed before the arena is built.
     pub fn builder() -> ArenaBuilder {
         ArenaBuilder::new()
     }
@@ -123,7 +149,8 @@ impl CodeArena {
         &self.handle
     }
 
-    /// Sends this thread to one of the heaps, which are made as far as there may be so many.
+    /// Sends this thread to one of the heaps. Heaps up to that number are made, as far as the arena
+    /// may have so many.
     #[cfg(all(any(test, fuzzing), not(loom)))]
     pub(crate) fn go_to_heap(&self, index: usize) {
         self.core().heaps.go_to(index);
@@ -131,33 +158,49 @@ impl CodeArena {
 
     /// Copies `code` into the arena and makes it executable.
     ///
-    /// When this returns, a thread that receives the address by any synchronising means runs the
-    /// new bytes, also where the address was used before.
+    /// When this returns, a thread that receives the address by any means of synchronisation runs
+    /// the new bytes, even if the address was used before.
+    ///
+    /// A signal handler must not call this, because it takes locks.
     ///
     /// # Errors
-    /// [`Error::ArenaFull`] is the cue to evict. [`Error::ZeroSize`], [`Error::TooLarge`],
-    /// [`Error::BadAlignment`], [`Error::OperatingSystem`], [`Error::Forked`]. Whatever failed, the
-    /// arena is as it was.
+    /// After an error the arena is as it was before the call.
+    ///
+    /// - [`Error::ArenaFull`] if no hole is large enough. Evict code and try again.
+    /// - [`Error::ZeroSize`] if there are no bytes.
+    /// - [`Error::TooLarge`] if the code is larger than the capacity.
+    /// - [`Error::BadAlignment`] if the alignment is no power of two, or above the limit of
+    ///   [`Code::align`].
+    /// - [`Error::OperatingSystem`] if a system call fails.
+    /// - [`Error::Forked`] in a forked child.
+    ///
+    /// # Panics
+    /// If an [`Observer`] panics. The code is then dropped again.
     pub fn publish<'c>(&self, code: impl Into<Code<'c>>) -> Result<CodeBlock, Error> {
         Core::publish(&self.handle, code.into())
     }
 
-    /// Begins a batch: many functions, one publication.
+    /// Begins a batch: functions that are published together.
     pub fn batch(&self) -> Batch {
         Batch::new(Arc::clone(&self.handle))
     }
 
-    /// Declares that this thread may be running code of the arena, until the guard is dropped.
+    /// Takes a guard, which declares that this thread may be running code of the arena. It lasts
+    /// until the guard is dropped.
     ///
-    /// Space of code that is dropped from now on is not used again before; space of code dropped
-    /// earlier is. Take the guard *before* reading the pointer to call from wherever it is
-    /// published, and drop it after the last return.
+    /// The space of code that is dropped from now on is not used again while the guard lives. Code
+    /// that was dropped earlier is not protected. Take the guard *before* you read the address of a
+    /// function from the place where it is published. Drop the guard after the last return from the
+    /// code.
     ///
-    /// Costs the same however many guards there are, and allocates nothing: a signal handler may
-    /// call it, and may drop the guard. Guards of 16 ages are told apart. While guards of that many
-    /// ages are held, a block that is dropped may also wait for guards taken after its drop: for
-    /// those taken before the first call that drops, places or counts code once one of these ages
-    /// has ended.
+    /// The cost does not depend on the number of guards. At most 16 ages of guards are told apart.
+    /// While guards of so many ages are held, a dropped block may also wait for guards that were
+    /// taken after its drop: for those taken before the first call that drops, places or counts
+    /// code after one of these ages has ended.
+    ///
+    /// # Signal safety
+    /// A signal handler may call this and may drop the guard, because neither allocates or takes a
+    /// lock.
     ///
     /// ```
     /// # let arena = gaia_jit::CodeArena::builder().capacity(1 << 20).build()?;
@@ -174,11 +217,19 @@ impl CodeArena {
         self.core().guards.pin()
     }
 
-    /// The live block that holds the byte at `address`: wait-free, allocates nothing, safe in a
-    /// signal handler.
+    /// Returns the live block that contains the byte at `address`.
     ///
-    /// A block is found from a moment before its publication returns, when its bytes may not all be
-    /// there yet. A guard protects a block that was found under it, unless its publication fails.
+    /// The lookup is wait-free: it takes no lock, and its number of steps is bounded.
+    ///
+    /// A block is found from a moment before its publication returns. Its bytes may not all be
+    /// there at that moment. A guard protects a block that was found under it, unless the
+    /// publication of the block fails.
+    ///
+    /// # Signal safety
+    /// A signal handler may call this, because it allocates nothing and takes no lock.
+    ///
+    /// # Fork
+    /// A forked child may call this.
     ///
     /// ```
     /// # use gaia_jit::Code;
@@ -194,12 +245,18 @@ impl CodeArena {
         self.core().lookup.find(offset).map(|entry| self.core().info(entry))
     }
 
-    /// As [`CodeArena::lookup`] for many addresses at once, for instance of a whole stack: their
-    /// cache misses overlap, so each costs a fraction. The shorter of the two slices counts; what
-    /// is left of `found` becomes `None`. Each answer is right for its address at some moment
-    /// during the call, which need not be the same moment for all.
+    /// Looks up many addresses at once, for instance those of a whole stack. Each costs a fraction
+    /// of a [`lookup`](Self::lookup), because their cache misses overlap.
     ///
-    /// A return address may lie behind the last byte of the function that called; ask for `pc - 1`.
+    /// If the slices differ in length, the shorter one counts. The rest of `found` becomes `None`.
+    /// Each answer is right for its address at some moment during the call. That moment may differ
+    /// from address to address.
+    ///
+    /// A return address may lie behind the last byte of the function that made the call. Look up
+    /// `pc - 1` instead.
+    ///
+    /// # Signal safety
+    /// As for [`lookup`](Self::lookup).
     ///
     /// ```
     /// # let arena = gaia_jit::CodeArena::builder().capacity(1 << 20).build()?;
@@ -226,7 +283,7 @@ impl CodeArena {
         }
     }
 
-    /// Takes back a block given up with [`CodeBlock::into_raw`].
+    /// Takes back a block that was given up with [`CodeBlock::into_raw`].
     ///
     /// ```
     /// # let arena = gaia_jit::CodeArena::builder().capacity(1 << 20).build()?;
@@ -238,7 +295,7 @@ impl CodeArena {
     /// ```
     ///
     /// # Errors
-    /// [`Error::NotInArena`] if no live block of this arena begins there.
+    /// - [`Error::NotInArena`] if no live block of this arena begins at `address`.
     ///
     /// # Safety
     /// - The block was given up with `into_raw` and not taken back since.
@@ -248,45 +305,53 @@ impl CodeArena {
         let found =
             offset.and_then(|offset| self.core().lookup.find(offset).filter(|e| e.start as usize * GRANULE == offset));
         let entry = found.ok_or(Error::NotInArena { address: address.addr() })?;
-        // SAFETY: found live just now; its block was forgotten in `into_raw`, and by the caller
-        // nobody else took it back.
+        // SAFETY: the lookup found it live just now. `into_raw` forgot its block, and the caller
+        // promises that nobody else took it back.
         Ok(unsafe { CodeBlock::new(&self.handle, entry) })
     }
 
-    /// What the arena holds, and what it has asked of the system. In a forked child whose parent
-    /// was just at work, only the counters are known.
+    /// Returns figures of the arena: what it holds, and how often it called the system.
+    ///
+    /// # Fork
+    /// If a thread of the parent was inside a call of the arena at the fork, the child gets the
+    /// counters of system calls only.
     pub fn stats(&self) -> Stats {
         self.core().stats()
     }
 
-    /// What every page holds, and the largest holes. Empty in a forked child whose parent was just
-    /// at work.
+    /// Returns the use of every page, and the largest holes.
+    ///
+    /// # Fork
+    /// If a thread of the parent was inside a call of the arena at the fork, the map is empty in
+    /// the child.
     pub fn map(&self) -> Map {
         self.core().map()
     }
 
-    /// Gives the memory of wholly empty pages back to the system; returns the bytes. The address
-    /// space stays.
+    /// Returns the memory of wholly empty pages to the system, and the number of these bytes to the
+    /// caller. The address space stays reserved.
     ///
-    /// In `DualMap` only Linux takes memory back while it is mapped. Elsewhere it goes with the
-    /// arena, and this returns 0. In [`Given`](WxMode::Given) memory the pages are filled with
-    /// traps, and this returns 0.
+    /// In `DualMap` only Linux takes memory back while it is mapped. Elsewhere this returns 0, and
+    /// the memory is returned when the arena is dropped. In [`Given`](WxMode::Given) memory the
+    /// pages are filled with traps, and this returns 0.
     ///
     /// # Errors
-    /// [`Error::OperatingSystem`] if the system refuses; pages that it did take back stay so, and
-    /// nothing is lost. [`Error::Unsupported`] in `Flip` and `PerThread` if the arena is sealed;
-    /// [`Error::Forked`] in a child.
+    /// - [`Error::OperatingSystem`] if the system refuses. Pages that it took back before stay
+    ///   decommitted. The arena remains usable.
+    /// - [`Error::Unsupported`] in `Flip` and `PerThread` if the arena is
+    ///   [sealed](ArenaBuilder::seal).
+    /// - [`Error::Forked`] in a forked child.
     pub fn trim(&self) -> Result<usize, Error> {
         self.core().trim()
     }
 
-    /// Puts code into huge pages, now: each stretch of 2 MiB of which at least three quarters hold
-    /// memory. Returns the bytes.
+    /// Moves code into huge pages now: every 2 MiB of which at least three quarters hold memory.
+    /// Returns the number of bytes in these huge pages.
     ///
-    /// Code runs on meanwhile, but a thread that needs a page being moved waits for it, so this is
-    /// for a quiet moment after much was published. It works whatever [`ArenaBuilder::huge_pages`]
-    /// said. What is published into such a stretch later, in `Flip` by a large batch, can break it
-    /// up again.
+    /// Code can run meanwhile, but a thread that needs a page that is being moved waits for it. So
+    /// call this at a quiet moment, after much code was published. It does not depend on
+    /// [`ArenaBuilder::huge_pages`]. Code that is published there later can break a huge page up
+    /// again, in `Flip` if it is in a large batch.
     ///
     /// ```
     /// # let arena = gaia_jit::CodeArena::builder().capacity(8 << 20).build()?;
@@ -299,34 +364,35 @@ impl CodeArena {
     /// ```
     ///
     /// # Errors
-    /// [`Error::OperatingSystem`] where the system cannot (Linux can since 6.1, in `Flip` since
-    /// 6.18) or has no memory, for any stretch. Stretches in which a batch has pages open are
-    /// passed over. [`Error::Unsupported`] over [`Given`](WxMode::Given) memory. [`Error::Forked`]
-    /// in a child.
+    /// - [`Error::OperatingSystem`] if the system cannot move code into huge pages, or has no
+    ///   memory for any of them. Linux can since 6.1, and since 6.18 in `Flip`. A part in which a
+    ///   batch has pages open is left out.
+    /// - [`Error::Unsupported`] over [`Given`](WxMode::Given) memory.
+    /// - [`Error::Forked`] in a forked child.
     pub fn collapse(&self) -> Result<usize, Error> {
         self.core().collapse()
     }
 
-    /// The modes that were asked for before [`CodeArena::mode`] and that the system refuses, each
-    /// with the reason.
+    /// Returns the modes that the system refused before it allowed [`CodeArena::mode`], each with
+    /// the reason.
     ///
-    /// Empty unless the arena was built with [`ArenaBuilder::modes`].
+    /// The list is empty unless the arena was built with [`ArenaBuilder::modes`].
     pub fn refused(&self) -> &[(WxMode, Error)] {
         &self.core().refused
     }
 
-    /// How this arena keeps W^X.
+    /// Returns the mode of the arena: how it keeps W^X.
     pub fn mode(&self) -> WxMode {
         self.core().memory.mode()
     }
 
-    /// The address of the first byte that can be code.
+    /// Returns the address of the first byte that can be code.
     pub fn base(&self) -> *const u8 {
         self.core().memory.address(self.core().memory.first())
     }
 
-    /// Whether a direct branch reaches from all of the arena to `address`, and back: without a
-    /// [stub](crate::Batch::reserve_with_stubs).
+    /// Returns whether a direct branch reaches from every byte of the arena to `address` and back,
+    /// without a [stub](crate::Batch::reserve_with_stubs).
     ///
     /// ```
     /// # use gaia_jit::CodeArena;
@@ -339,18 +405,19 @@ impl CodeArena {
         self.core().reaches(address)
     }
 
-    /// Whether the arena belongs to the process that forked this one: then its code can be run,
-    /// looked up and dropped here, and every other call is [`Error::Forked`].
+    /// Returns whether this process is a forked child that inherited the arena. Its code can then
+    /// be run, looked up and dropped here. Every other call returns [`Error::Forked`].
     pub fn is_inherited(&self) -> bool {
         !self.core().memory.is_own()
     }
 
-    /// Bytes of address space for code.
+    /// Returns the bytes of address space for code.
     pub fn capacity(&self) -> usize {
         self.core().memory.capacity()
     }
 
-    /// Whether `address` lies in this arena's address space for code or for data, used or not.
+    /// Returns whether `address` lies in the arena's address space for code or for data, whether or
+    /// not it is in use.
     pub fn contains(&self, address: *const u8) -> bool {
         self.core().memory.contains(address)
     }

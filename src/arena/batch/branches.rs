@@ -1,9 +1,9 @@
-//! Branches out of the arena: a direct branch to what it may not reach goes to a stub behind the
-//! function's own code.
+//! Branches out of the arena: if a direct branch may not reach its target, it is sent to a stub
+//! behind the function's own code.
 //!
-//! Stubs belong to the function that uses them: they lie in its block and are freed with it, so
-//! there is nothing to count and nothing to share. A function that is rarely moved costs a granule
-//! for each far target; two functions of a batch that call the same target have a stub each.
+//! A stub belongs to the function that uses it. It lies in the function's block and is freed with
+//! it, so stubs need no counts and are not shared. Each far target costs the function a granule.
+//! Two functions of a batch that call the same target have one stub each.
 
 use crate::Error;
 use crate::arena::batch::stubs::Stubs;
@@ -12,10 +12,12 @@ use crate::icache::stub;
 use crate::units::{GRANULE, branch_reaches, round_up};
 
 impl Batch {
-    /// As [`Batch::reserve`], with room for `stubs` stubs behind the `len` bytes of code: one for
-    /// each target that may be out of reach of a direct branch. They are part of the function: of
-    /// its length, and of what is freed with it. [`Batch::link`] uses them by itself; for code
-    /// generators that take addresses there is [`Batch::branch_target`].
+    /// Adds a function as [`Batch::reserve`] does, with space for `stubs` stubs behind the `len`
+    /// bytes of code: one for each target that may be out of reach of a direct branch.
+    ///
+    /// Stubs are a part of the function. They count to its length and are freed with it.
+    /// [`Batch::link`] uses them by itself. For code generators that take addresses there is
+    /// [`Batch::branch_target`].
     ///
     /// ```
     /// # #[cfg(all(target_arch = "x86_64", unix))] {
@@ -53,12 +55,13 @@ impl Batch {
         Ok(slot)
     }
 
-    /// Where a direct branch in `slot` has to go so as to arrive at `target`: there, if it is in
-    /// reach of every byte of the slot, or else to a stub of the slot's own. The same target gets
-    /// the same stub.
+    /// Returns the address to which a direct branch in `slot` has to lead to arrive at `target`:
+    /// the target itself if it is in reach of every byte of the slot, else a stub of the slot. The
+    /// same target gets the same stub.
     ///
     /// # Errors
-    /// - [`Error::NoStub`] if all stubs of the slot lead elsewhere, or it was reserved without any.
+    /// - [`Error::NoStub`] if all stubs of the slot have other targets, or if the slot was reserved
+    ///   without stubs.
     /// - [`Error::OtherBatch`] if it is a slot of another batch.
     pub fn branch_target(&mut self, slot: Slot, target: *const u8) -> Result<*const u8, Error> {
         let start = self.address(slot);
@@ -69,7 +72,7 @@ impl Batch {
         self.stub_to(slot, target)
     }
 
-    /// A stub of the slot's own that leads to `target`; the same target gets the same stub.
+    /// Returns a stub of this slot that leads to `target`. The same target gets the same stub.
     pub(crate) fn stub_to(&mut self, slot: Slot, target: *const u8) -> Result<*const u8, Error> {
         let stub = self.next_stub_to(slot, target)?;
         let own = self.stubs.binary_search_by_key(&slot.index(), |stubs| stubs.slot).ok();
@@ -84,13 +87,14 @@ impl Batch {
         Ok(stub)
     }
 
-    /// Where [`Batch::stub_to`] has its stub, or would have it. Nothing is changed.
+    /// Returns the address of the stub that [`Batch::stub_to`] returns or would make. Nothing is
+    /// changed.
     pub(crate) fn next_stub_to(&self, slot: Slot, target: *const u8) -> Result<*const u8, Error> {
         let start = self.address(slot);
         if start.is_null() {
             return Err(Error::OtherBatch { slot: slot.index() });
         }
-        // Slots come in order, and so do their stubs.
+        // Slots are made in order, and so are their stubs.
         let own = self.stubs.binary_search_by_key(&slot.index(), |stubs| stubs.slot).ok();
         let none = Error::NoStub { slot: slot.index(), stubs: 0 };
         let Some(stubs) = own.and_then(|own| self.stubs.get(own)) else { return Err(none) };

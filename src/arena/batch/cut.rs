@@ -1,4 +1,4 @@
-//! The last function of a batch becomes shorter than it was reserved.
+//! Shortening the last function of a batch.
 #![forbid(unsafe_code)]
 
 use super::{Batch, Slot, Source};
@@ -10,7 +10,7 @@ use crate::space::Run;
 use crate::units::GRANULE;
 
 impl Batch {
-    /// Gives back what lies behind the first `len` bytes of the last slot. Nothing may have been
+    /// Frees the space behind the first `len` bytes of the last slot. No slot may have been
     /// reserved since.
     pub(in crate::arena) fn cut(&mut self, slot: Slot, len: usize) -> Result<(), Error> {
         let Some(old) = self.entry(slot).copied() else {
@@ -25,7 +25,7 @@ impl Batch {
             _ => {}
         }
         let new = Entry { len: len as u32, ..old };
-        // Instructions begin at their alignment, so the padding is filled from its end.
+        // Instructions begin at their alignment, so the padding is filled with traps from its end.
         if let Some(padding) = self.granules_mut(slot).get_mut(len..new.run().len() as usize * GRANULE) {
             icache::fill_with_traps(padding);
         }
@@ -37,12 +37,13 @@ impl Batch {
         let poison = self.core.poison;
         let at_last = self.core.memory.rules().way_in == WayIn::WriteAtLast;
         match self.sources[slot.index] {
-            // It is a part of pages that are sealed first. What was written there holds memory.
+            // The function is a part of pages that are sealed first. The pages of the tail hold
+            // memory.
             Source::Run => {
                 self.core.note_resident(tail);
                 if poison {
-                    // Up to the end of its last page, which holds memory and so becomes executable.
-                    // Nothing lies behind the last slot, and a run is whole pages.
+                    // Filled up to the end of its last page, which holds memory and so becomes
+                    // executable. Nothing lies behind the last slot, and a run is whole pages.
                     let page = (self.core.memory.page_size() / GRANULE) as u32;
                     self.core.fill_opened(Run { start: tail.start, end: tail.end.next_multiple_of(page) });
                 }
@@ -53,7 +54,7 @@ impl Batch {
                 }
             }
             Source::View | Source::Written | Source::Staged(_) => {
-                // Where it is not in ordinary memory until it is published.
+                // Only bytes that are not staged until the batch is published.
                 if poison && !at_last {
                     self.core.give_up([tail]);
                 }

@@ -1,4 +1,9 @@
 //! Data that is published together with functions.
+//!
+//! Writable data is filled in its place at once. Constants are filled in ordinary memory; when the
+//! batch is published, the kernel writes them into read-only pages, or they are stored into whole
+//! pages that then become read-only (see [`Way`]). Data is written before the code becomes
+//! executable.
 
 use std::ptr::NonNull;
 
@@ -12,7 +17,8 @@ use crate::arena::{DataAccess, DataBlock};
 use crate::space::Run;
 use crate::sync::Arc;
 
-/// Data in a batch, and in the list of data that [`Batch::publish_with_data`] returns.
+/// Data of a batch. It is also the index of its block in the list that [`Batch::publish_with_data`]
+/// returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct DataSlot {
     batch: u64,
@@ -20,24 +26,25 @@ pub struct DataSlot {
 }
 
 impl DataSlot {
-    /// Its place in the order of the data, from 0.
+    /// Returns the number of the data, counted from 0 in the order in which data was added.
     pub fn index(self) -> usize {
         self.index
     }
 }
 
-/// The data of a batch. Dropped, it gives everything back.
+/// The data of a batch. Its drop frees all of the space.
 #[derive(Default)]
 pub(super) struct PlacedData {
     placed: Vec<Placed>,
-    /// Whole pages for constants, where they are not written by the kernel. They own the granules
-    /// of such constants.
+    /// Whole pages for constants, if the kernel does not write them. They own the granules of these
+    /// constants.
     pages: Option<DataPages>,
-    /// Granules of those pages that are nobody's, because whoever was to fill them panicked.
+    /// Granules of those pages that no data owns, because the closure that was to fill them
+    /// panicked.
     lost: Vec<Run>,
 }
 
-/// Space for data, and where its bytes are until they are published.
+/// Space for data, and its bytes if they are not in their place.
 enum Space {
     InPlace(DataBlock),
     Shared(DataBlock, Vec<u8>),
@@ -52,19 +59,19 @@ struct Placed {
 }
 
 enum State {
-    /// In its place.
+    /// The bytes are in their place.
     Written(DataBlock),
-    /// To be written by the kernel.
+    /// The kernel will write the bytes.
     Shared(DataBlock, Vec<u8>),
-    /// To be stored to open pages.
+    /// The bytes will be stored to open pages.
     Staged(Vec<u8>),
-    /// Stored, and owned by the pages.
+    /// The bytes were stored. The pages own the granules.
     Stored,
 }
 
-// SAFETY: the address is that of granules which this value owns.
+// SAFETY: the address is that of granules that this value owns.
 unsafe impl Send for Placed {}
-// SAFETY: as above; they are written to through `&mut` alone.
+// SAFETY: as above. They are written to through `&mut` only.
 unsafe impl Sync for Placed {}
 
 impl PlacedData {
@@ -76,17 +83,18 @@ impl PlacedData {
         self.placed.len()
     }
 
-    /// Writes what is read only to its place, and makes the pages read-only.
+    /// Writes constants to their place, and makes whole pages read-only.
     pub(super) fn write(&mut self, core: &Core) -> Result<(), Error> {
         for placed in &mut self.placed {
             match &placed.state {
                 State::Written(_) | State::Stored => {}
                 State::Shared(block, bytes) => {
-                    // SAFETY: taken by this batch, whose code nobody runs yet.
+                    // SAFETY: the run was taken by this batch, and nobody runs its code yet.
                     unsafe { core.write_shared(block.run(), bytes)? };
                 }
                 State::Staged(bytes) => {
-                    // SAFETY: reserved for as many bytes, in pages that are writable.
+                    // SAFETY: the granules were reserved for this number of bytes, in pages that
+                    // are writable.
                     unsafe { Core::store(placed.at, bytes) };
                     placed.state = State::Stored;
                 }
@@ -95,7 +103,7 @@ impl PlacedData {
         self.pages.as_mut().map_or(Ok(()), DataPages::make_read_only)
     }
 
-    /// Hands everything over to blocks. It was written.
+    /// Hands the data over to blocks. [`PlacedData::write`] came before.
     pub(super) fn take(&mut self, core: &Arc<Handle>, blocks: &mut Vec<DataBlock>) {
         if let Some(pages) = self.pages.take() {
             pages.give_up_used();
@@ -109,9 +117,10 @@ impl PlacedData {
 }
 
 impl Batch {
-    /// Places data that is published together with the functions, as
-    /// [`CodeArena::data`](crate::CodeArena::data) does by itself. [`Batch::publish_with_data`]
-    /// returns it; if that fails or the batch is dropped, nothing is left of it.
+    /// Places data that is published together with the functions.
+    /// [`CodeArena::data`](crate::CodeArena::data) does the same outside of a batch.
+    /// [`Batch::publish_with_data`] returns the block. If publishing fails or the batch is dropped,
+    /// the space of the data is freed.
     ///
     /// ```
     /// # #[cfg(target_arch = "x86_64")] {
@@ -133,7 +142,8 @@ impl Batch {
     /// ```
     ///
     /// # Errors
-    /// As for [`CodeArena::data`](crate::CodeArena::data); the batch is then as it was before.
+    /// As for [`CodeArena::data`](crate::CodeArena::data). After an error the batch is as it was
+    /// before the call.
     pub fn data(
         &mut self,
         len: usize,
@@ -157,7 +167,7 @@ impl Batch {
                 Placed { at: block.start(), run: block.run(), len, state: State::Shared(block, bytes) }
             }
             Space::Pages(at, run, mut bytes) => {
-                // It may panic.
+                // `fill` may panic.
                 self.data.lost.push(run);
                 fill(at.as_ptr(), &mut bytes[..len]);
                 self.data.lost.pop();
@@ -168,7 +178,7 @@ impl Batch {
         Ok(DataSlot { batch: self.id, index: self.data.placed.len() - 1 })
     }
 
-    /// Space for data, not filled yet.
+    /// Takes space for data, which is not filled yet.
     fn data_space(&mut self, len: usize, align: usize, access: DataAccess) -> Result<Space, Error> {
         let core = &self.core;
         let (granules, granules_align) = (core.data_granules(len)?, core.data_align(align)?);
@@ -193,7 +203,7 @@ impl Batch {
         }
     }
 
-    /// The address of data; null for data of another batch.
+    /// Returns the address of data. It is null for data of another batch.
     pub fn data_address(&self, slot: DataSlot) -> *const u8 {
         match self.data.placed.get(slot.index).filter(|_| slot.batch == self.id) {
             Some(placed) => placed.at.as_ptr(),

@@ -1,4 +1,4 @@
-//! A batch that is not published gives everything back.
+//! The drop of a batch that was not published: all of its space is freed.
 #![forbid(unsafe_code)]
 
 use std::fmt;
@@ -19,8 +19,9 @@ impl Drop for Batch {
             let placed = self.entries.iter().zip(&self.sources).filter(|(_, source)| **source != Source::Run);
             placed.map(|(entry, _)| entry.run())
         };
-        // Whoever knows an address that this batch named finds no code there. Staged bytes may have
-        // been written, or some of them. (What was written at once may be staged by now.)
+        // A thread that got an address from this batch must find no code there. Staged bytes may
+        // have been written, all of them or some. (Bytes that were written at once may be staged by
+        // now.)
         let at_once = self.core.memory.rules().way_in == WayIn::WriteAtOnce;
         let again = at_once || self.written && self.core.poison;
         let known = self.entries.iter().zip(&self.sources).filter(|(_, source)| match source {

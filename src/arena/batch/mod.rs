@@ -1,15 +1,28 @@
-//! Many functions, one publication.
+//! Batches: functions that are published together.
 //!
-//! In `DualMap` a slot's bytes go straight to the second view. In `Flip` there are two ways in, and
-//! a batch starts with the first and goes over to the second as it grows: small batches are
-//! *staged* in ordinary memory and written by the kernel into holes of pages that are executable
-//! already, contiguous slots in one call; from [`STAGED`] bytes on, the batch opens *runs* of whole
-//! empty pages, writes in place, and seals each run once. (Measured: up to 64 KiB a kernel write is
-//! cheaper than opening and sealing, from there on dearer.) Without the kernel write all goes to
-//! runs.
+//! A function of a batch has its final address as soon as it is reserved. Where its bytes are until
+//! the batch is published depends on the mode:
 //!
-//! In `PerThread` pushed bytes are written to their place at once, and what is still to be changed
-//! is staged: so pages are writable while the crate copies, and never while the caller's code runs.
+//! ```text
+//! DualMap, Given with an alias          View     stored to the second view at once
+//! PerThread                             Written  pushed bytes: written to their place at once
+//!                                       Staged   bytes that may still change: kept in ordinary memory
+//! FileWrite, Given with a function      Staged   written when the batch is published
+//! Flip                                  Staged   the first 64 KiB: written by the kernel into holes, one call for adjacent functions
+//!                                       Run      the rest: stored into runs of whole empty pages, opened and sealed once each
+//! ```
+//!
+//! In `Flip` a batch stages its first [`STAGED`] bytes and opens pages for the rest. Up to 64 KiB a
+//! kernel write is cheaper than opening and sealing pages; for more bytes it costs more. Without
+//! the kernel write all functions are placed in runs.
+//!
+//! In `PerThread` pages are writable for a thread only while the crate copies, and never while code
+//! of the caller runs. So bytes that the caller may still change are staged.
+//!
+//! `place` finds space for a function, `pieces` joins adjacent functions, `publish` writes and
+//! seals, and `ends` frees the space of a batch that is not published. `branches` and `stubs` send
+//! far branches through stubs. `data` places data with the functions. `room` asks a cache to evict
+//! when the arena is full. A batch holds no lock between two calls.
 
 mod branches;
 mod cut;
@@ -41,12 +54,13 @@ use pieces::Source;
 use room::MakeRoom;
 use stubs::Stubs;
 
-/// Bytes that a `Flip` batch stages before it opens pages.
+/// The bytes that a `Flip` batch stages before it opens pages.
 pub(in crate::arena) const STAGED: usize = 64 << 10;
-/// The longest run of pages that a batch opens ahead of its needs.
+/// The longest run of pages that a batch opens ahead of its needs, in bytes.
 pub(in crate::arena) const LONGEST_RUN: usize = 2 << 20;
 
-/// A place in a batch, and in the list of blocks that [`Batch::publish`] returns.
+/// A function of a batch. It is also the index of its block in the list that [`Batch::publish`]
+/// returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Slot {
     batch: u64,
@@ -54,7 +68,7 @@ pub struct Slot {
 }
 
 impl Slot {
-    /// Its place in the order of the slots, from 0.
+    /// Returns the number of the slot, counted from 0 in the order in which slots were made.
     pub fn index(self) -> usize {
         self.index
     }
@@ -63,9 +77,9 @@ impl Slot {
 /// Functions that are published together: all of them or none. Made by
 /// [`CodeArena::batch`](crate::CodeArena::batch).
 ///
-/// Every slot's final address is known before its bytes are, so functions can call each other. A
-/// batch that is dropped gives everything back. It may be sent to another thread, which goes on
-/// with it.
+/// The final address of every slot is known before its bytes are, so functions can call each other.
+/// A batch that is dropped frees all of its space. A batch may be sent to another thread, which
+/// continues it.
 ///
 /// ```
 /// # #[cfg(target_arch = "x86_64")] {
@@ -87,32 +101,32 @@ impl Slot {
 pub struct Batch {
     core: Arc<Handle>,
     id: u64,
-    /// By slot.
+    /// The functions, by slot.
     entries: Vec<Entry>,
     sources: Vec<Source>,
     notes: Notes,
-    /// By slot, of those that have any.
+    /// The stubs of each slot that has any, in the order of the slots.
     pub(in crate::arena) stubs: Vec<Stubs>,
     staging: Vec<u8>,
     runs: Vec<OpenRun>,
     data: PlacedData,
-    /// High parts of addresses that were linked, on RISC-V.
+    /// The high parts of addresses that were linked, on RISC-V.
     pub(crate) highs: Vec<HighPart>,
-    /// What was staged has been written, or some of it.
+    /// Whether staged bytes were written, all of them or some.
     written: bool,
-    /// There were no whole pages to open: not asked for again.
+    /// Whether there were no whole pages to open. They are not asked for again.
     no_pages: bool,
-    /// Bytes that this batch will come to, as far as the last ones tell.
+    /// The bytes that this batch will probably come to, judged by the last two batches.
     expected: usize,
-    /// There will be one function: no more pages are opened than it needs.
+    /// Whether the batch will have one function only. Then no more pages are opened than it needs.
     single: bool,
-    /// It goes to pages of its own, whatever holes there are.
+    /// Whether the batch takes pages of its own, even if there are holes.
     in_pages: bool,
-    /// Whom to ask for room when the arena is full.
+    /// The owner of code that can be evicted, which is asked for room when the arena is full.
     on_full: Option<Arc<dyn MakeRoom>>,
 }
 
-// Another thread may go on with a batch and publish it: no mode has a window open for one thread
+// Another thread may continue a batch and publish it, because no mode gives one thread a right
 // between two calls.
 const _: () = {
     const fn is_sent_and_shared<T: Send + Sync>() {}
@@ -124,7 +138,7 @@ impl Batch {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         let recent = core.recent.load(Ordering::Relaxed);
-        // The smaller of the last two, so that one large batch among small ones deceives nobody.
+        // The smaller of the last two, so that one large batch among small ones has no effect.
         let expected = (recent >> 32).min(recent & u64::from(u32::MAX)) as usize;
         Self {
             core,
@@ -146,32 +160,39 @@ impl Batch {
         }
     }
 
-    /// For one function.
+    /// Makes a batch for one function.
     pub(in crate::arena) fn single(core: Arc<Handle>) -> Self {
         let mut batch = Self::new(core);
         batch.single = true;
         batch
     }
 
-    /// For one function in pages of its own.
+    /// Makes a batch for one function in pages of its own.
     pub(in crate::arena) fn in_pages(core: Arc<Handle>) -> Self {
         let mut batch = Self::single(core);
         batch.in_pages = true;
         batch
     }
 
-    /// Adds a function. Its bytes can still be changed until the batch is published.
+    /// Adds a function. Its bytes can be changed until the batch is published.
     ///
     /// # Errors
-    /// [`Error::ZeroSize`], [`Error::TooLarge`], [`Error::BadAlignment`], [`Error::ArenaFull`],
-    /// [`Error::OperatingSystem`], [`Error::Forked`]; the batch is then as it was before.
+    /// After an error the batch is as it was before the call.
+    ///
+    /// - [`Error::ArenaFull`] if no hole is large enough.
+    /// - [`Error::ZeroSize`] if there are no bytes.
+    /// - [`Error::TooLarge`] if the code is larger than the capacity.
+    /// - [`Error::BadAlignment`] if the alignment is no power of two, or above the limit of
+    ///   [`Code::align`](crate::Code::align).
+    /// - [`Error::OperatingSystem`] if a system call fails.
+    /// - [`Error::Forked`] in a forked child.
     pub fn push<'c>(&mut self, code: impl Into<Code<'c>>) -> Result<Slot, Error> {
         let code = code.into();
         let slot = self.add(code.bytes.len(), code.align, code.tag, Some(code.bytes))?;
         if !matches!(self.sources[slot.index], Source::Written) {
             let granules = self.granules_mut(slot);
-            // The code first: stores that go forward are prefetched, and the padding's cache line
-            // is then at hand.
+            // The code comes first, because stores in ascending order are prefetched. The cache
+            // line of the padding is then present.
             let (code_bytes, padding) = granules.split_at_mut(code.bytes.len());
             code_bytes.copy_from_slice(code.bytes);
             icache::fill_with_traps(padding);
@@ -185,7 +206,8 @@ impl Batch {
         Ok(slot)
     }
 
-    /// Adds a function of `len` bytes whose code comes later; until then it is filled with traps.
+    /// Adds a function of `len` bytes that are written later. Until then the slot is filled with
+    /// traps.
     ///
     /// # Errors
     /// As for [`Batch::push`].
@@ -195,35 +217,37 @@ impl Batch {
         Ok(slot)
     }
 
-    /// Sets the tag of a slot; without effect on a slot of another batch.
+    /// Sets the tag of a slot. It has no effect on a slot of another batch.
     pub fn set_tag(&mut self, slot: Slot, tag: u64) {
         if let Some(entry) = self.entries.get_mut(slot.index).filter(|_| slot.batch == self.id) {
             entry.tag = tag;
         }
     }
 
-    /// Sets the name of a slot, for the arena's [`Observer`](crate::Observer); without effect on a
-    /// slot of another batch.
+    /// Sets the name of a slot, which the arena's [`Observer`](crate::Observer) gets. It has no
+    /// effect on a slot of another batch.
     pub fn set_name(&mut self, slot: Slot, name: &str) {
         if self.is_noted(slot) {
             self.notes.name(slot.index, name);
         }
     }
 
-    /// Sets how to unwind through a slot, as [`Code::unwind`](crate::Code::unwind) does; without
-    /// effect on a slot of another batch.
+    /// Sets the unwind information of a slot, as [`Code::unwind`](crate::Code::unwind) does. It has
+    /// no effect on a slot of another batch.
     pub fn set_unwind(&mut self, slot: Slot, info: UnwindInfo<'_>) {
         if self.is_noted(slot) {
             self.notes.unwind(slot.index, info);
         }
     }
 
-    /// Whether it is a slot of this batch, and somebody is there to be told of it, or may come.
+    /// Returns whether this is a slot of this batch, and the arena has observers or may get some
+    /// later.
     fn is_noted(&self, slot: Slot) -> bool {
         self.entry(slot).is_some() && (self.core.kept.is_some() || !self.core.observers.is_empty())
     }
 
-    /// The address at which the slot's code will run; null for a slot of another batch.
+    /// Returns the address at which the slot's code will run. It is null for a slot of another
+    /// batch.
     pub fn address(&self, slot: Slot) -> *const u8 {
         match self.entry(slot) {
             Some(entry) => self.core.memory.address(bytes_of(entry.run()).start),
@@ -231,24 +255,25 @@ impl Batch {
         }
     }
 
-    /// The slot's bytes, to write to; empty for a slot of another batch, and in a forked child,
-    /// which cannot publish.
+    /// Returns the slot's bytes, to be written to. They are empty for a slot of another batch. They
+    /// are also empty in a forked child, which cannot publish.
     pub fn bytes_mut(&mut self, slot: Slot) -> &mut [u8] {
         let len = self.entry(slot).map_or(0, |entry| entry.len as usize);
         self.granules_mut(slot).get_mut(..len).unwrap_or_default()
     }
 
-    /// The slot's bytes and the padding behind them.
+    /// Returns the slot's bytes and the padding behind them.
     fn granules_mut(&mut self, slot: Slot) -> &mut [u8] {
         let (Some(entry), Some(source)) = (self.entry(slot).copied(), self.sources.get_mut(slot.index)) else {
             return &mut [];
         };
         let at = bytes_of(entry.run());
         if *source == Source::Written {
-            // Written a second time when the batch is published.
+            // These bytes are written a second time when the batch is published.
             *source = Source::Staged(self.staging.len() as u32);
             self.core.memory.let_read();
-            // SAFETY: mapped and readable, and nobody writes there while this batch has the place.
+            // SAFETY: mapped and readable, and nobody writes there while this batch has the
+            // granules.
             let written = unsafe { std::slice::from_raw_parts(self.core.memory.address(at.start), at.len()) };
             if self.staging.try_reserve(written.len()).is_err() {
                 *source = Source::Written;
@@ -259,37 +284,37 @@ impl Batch {
         let source = *source;
         match source {
             Source::Staged(from) => &mut self.staging[from as usize..from as usize + at.len()],
-            // The writable view was not inherited.
+            // A child does not inherit the writable view.
             Source::View if !self.core.memory.is_own() => &mut [],
             Source::View | Source::Run | Source::Written => {
                 let start = self.core.memory.writable(at.start);
                 // SAFETY: the granules were placed for this batch alone and are not published, so
-                // no other reference to them exists; the view (or the open page) is mapped,
-                // writable and initialised, at the least to zeros. `&mut self` makes the slice the
-                // only one.
+                // no other reference to them exists. The view (or the open page) is mapped,
+                // writable and initialised, at least to zeros. `&mut self` makes the slice the only
+                // one.
                 unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), at.len()) }
             }
         }
     }
 
-    /// The slots that come next, before they are there.
+    /// Returns the slots that will be made next.
     #[cfg(feature = "cranelift")]
     pub(crate) fn next_slots(&self, count: usize) -> Vec<Slot> {
         (self.entries.len()..self.entries.len() + count).map(|index| Slot { batch: self.id, index }).collect()
     }
 
-    /// Whether a direct branch reaches from all of the arena to `address`.
+    /// Returns whether a direct branch reaches from all of the arena to `address`.
     #[cfg(feature = "cranelift")]
     pub(crate) fn reaches(&self, address: *const u8) -> bool {
         self.core.reaches(address)
     }
 
-    /// Slots so far.
+    /// Returns the number of slots.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether there are no slots yet.
+    /// Returns whether there are no slots.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }

@@ -1,5 +1,6 @@
-//! What is said of functions until they are published, for an arena's observers: in one piece for
-//! all of them, so that a name costs no allocation of its own.
+//! Names and unwind information of functions until they are published, for an arena's observers.
+//! All names lie in one string and all frames in one buffer, so a name costs no allocation of its
+//! own.
 #![forbid(unsafe_code)]
 
 use std::ops::Range;
@@ -8,12 +9,12 @@ use crate::arena::code::UnwindInfo;
 use crate::arena::events::described::Described;
 use crate::arena::lookup::Entry;
 
-/// Notes on functions, by their number.
+/// The notes on functions, by the number of the function.
 #[derive(Debug, Default)]
 pub(crate) struct Notes {
     names: String,
     frames: Vec<u8>,
-    /// As far as anything was said.
+    /// One note for each function, up to the last one that has a note.
     of: Vec<Note>,
 }
 
@@ -38,7 +39,7 @@ impl Notes {
         self.note(function).name = Some(range);
     }
 
-    /// Says how to unwind through a function.
+    /// Sets the unwind information of a function.
     pub(crate) fn unwind(&mut self, function: usize, info: UnwindInfo<'_>) {
         let unwind = match info {
             UnwindInfo::EhFrame(bytes) => {
@@ -58,7 +59,7 @@ impl Notes {
         &mut self.of[function]
     }
 
-    /// A function with its notes, if it has any.
+    /// Returns the description of a function: its entry, with the notes that it has.
     pub(in crate::arena) fn describe(&self, function: usize, entry: Entry) -> Described<'_> {
         let note = self.of.get(function);
         Described {

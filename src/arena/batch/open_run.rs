@@ -1,25 +1,33 @@
-//! Pages that a batch has opened for writing, and how it hands them out: one item after another.
+//! A run of pages that a batch opened for writing. Its granules are handed out one item after
+//! another.
+//!
+//! ```text
+//! run.start                               next                        run.end
+//!     | item | item |  gap  | item | item |           tail            |
+//!                     alignment
+//! used:  the items        rest:  the gaps and the tail
+//! ```
 #![forbid(unsafe_code)]
 
 use crate::space::Run;
 use crate::units::GRANULE;
 
-/// Whole pages, open for writing.
+/// A run of whole pages that are open for writing.
 pub(in crate::arena) struct OpenRun {
     pub(in crate::arena) run: Run,
-    /// The first granule not handed out.
+    /// The first granule that was not handed out.
     next: u32,
-    /// Skipped for alignment.
+    /// Granules that were skipped for alignment.
     gaps: Vec<Run>,
     pub(in crate::arena) sealed: bool,
-    /// It was tried: pages may be executable, some of them even where the system refused.
+    /// Whether sealing was tried. Pages may be executable, some of them even if the system refused.
     pub(in crate::arena) tried: bool,
-    /// What was written may be gone.
+    /// Whether written bytes may be lost.
     pub(in crate::arena) lost: bool,
-    /// Nothing more is handed out: pages whose protection was to change may have changed, some of
-    /// them even where the system refused.
+    /// Whether no more granules are handed out, because the protection of pages was to change. It
+    /// may have changed for some of them even if the system refused.
     pub(in crate::arena) closed: bool,
-    /// All of it holds memory.
+    /// Whether every page of the run holds memory.
     pub(in crate::arena) populated: bool,
 }
 
@@ -37,7 +45,7 @@ impl OpenRun {
         }
     }
 
-    /// Hands out granules, from where it left off.
+    /// Hands out the next granules.
     pub(in crate::arena) fn take(&mut self, granules: u32, align: u32) -> Option<Run> {
         if self.closed {
             return None;
@@ -51,30 +59,30 @@ impl OpenRun {
         Some(Run { start, end })
     }
 
-    /// Takes back the end of what was handed out last.
+    /// Takes back the end of the granules that were handed out last.
     pub(in crate::arena) fn give_back(&mut self, tail: Run) {
         debug_assert!(self.run.start <= tail.start && tail.end == self.next);
         self.next = tail.start;
     }
 
-    /// What holds memory: all that was handed out, or all there is.
+    /// Returns the part that holds memory: everything up to the last item, or the whole run.
     pub(in crate::arena) fn resident(&self) -> Run {
         if self.populated { self.run } else { Run { start: self.run.start, end: self.next } }
     }
 
-    /// Bytes from the start of the run that may have been written to.
+    /// Returns the number of bytes from the start of the run that may have been written to.
     pub(in crate::arena) fn written(&self) -> usize {
         (self.next - self.run.start) as usize * GRANULE
     }
 
-    /// What items took: everything handed out but for the gaps.
+    /// Returns the granules of items: everything that was handed out, without the gaps.
     pub(in crate::arena) fn used(&self) -> impl Iterator<Item = Run> {
         let starts = std::iter::once(self.run.start).chain(self.gaps.iter().map(|gap| gap.end));
         let ends = self.gaps.iter().map(|gap| gap.start).chain(std::iter::once(self.next));
         starts.zip(ends).filter(|(start, end)| start < end).map(|(start, end)| Run { start, end })
     }
 
-    /// What no item took.
+    /// Returns the granules that no item took.
     pub(in crate::arena) fn rest(&self) -> impl Iterator<Item = Run> {
         let tail = Run { start: self.next, end: self.run.end };
         self.gaps.iter().copied().chain((tail.len() > 0).then_some(tail))

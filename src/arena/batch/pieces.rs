@@ -1,4 +1,4 @@
-//! Where the bytes of a batch come from when it is published, and which functions are written and
+//! The places of a batch's bytes until it is published, and the functions that are written and
 //! flushed together.
 #![forbid(unsafe_code)]
 
@@ -6,29 +6,29 @@ use crate::arena::core::bytes_of;
 use crate::arena::lookup::Entry;
 use crate::space::Run;
 
-/// Where a function's bytes are until they are published.
+/// The place of a function's bytes until they are published.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(in crate::arena) enum Source {
-    /// In the second view.
+    /// The second view.
     View,
-    /// In a run of open pages.
+    /// A run of open pages.
     Run,
-    /// In their place, which is writable no more.
+    /// Their final place, which this thread cannot write to any more.
     Written,
-    /// At this offset of the staging memory.
+    /// This offset of the staging memory.
     Staged(u32),
 }
 
-/// Functions that lie one after another, in the arena and in the staging memory: written and
-/// flushed with one call.
+/// Functions that lie one after another, in the arena and in the staging memory. They are written
+/// and flushed with one call.
 pub(in crate::arena) struct Piece {
     pub(in crate::arena) run: Run,
-    /// Where it begins in the staging memory.
+    /// The offset of the piece in the staging memory.
     pub(in crate::arena) staged: Option<usize>,
 }
 
 impl Piece {
-    /// All functions of a batch, in the order of the slots.
+    /// Joins the functions of a batch to pieces, in the order of the slots.
     pub(in crate::arena) fn of(entries: &[Entry], sources: &[Source]) -> Vec<Self> {
         let mut pieces: Vec<Self> = Vec::new();
         for (entry, source) in entries.iter().zip(sources) {

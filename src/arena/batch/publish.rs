@@ -1,4 +1,8 @@
-//! The end of a batch: everything becomes executable, or nothing is left of it.
+//! Publishing a batch: all of its functions become executable, or all of its space is freed.
+//!
+//! The order is: write constants; seal runs, write staged bytes and flush; synchronise cores once;
+//! enter the functions in the lookup; make the blocks; call the observers. Every step up to the
+//! lookup can fail, and the drop of the batch then frees everything.
 
 use super::Batch;
 use super::pieces::Piece;
@@ -13,13 +17,16 @@ impl Batch {
     /// Makes all functions executable and returns their blocks, in the order of the slots.
     ///
     /// # Errors
-    /// Whatever the error, nothing is published and everything is given back.
+    /// After an error nothing is published, and all of the space is free again.
     ///
-    /// - [`Error::OperatingSystem`] if the system refuses memory, to write, or to change
-    ///   protections.
-    /// - [`Error::Unsupported`] if the batch has data, which [`Batch::publish_with_data`] returns:
-    ///   nobody would own it.
-    /// - [`Error::Forked`] in a child.
+    /// - [`Error::OperatingSystem`] if the system refuses memory, a write or a change of
+    ///   protection.
+    /// - [`Error::Unsupported`] if the batch has data. Use [`Batch::publish_with_data`], which
+    ///   returns the data too.
+    /// - [`Error::Forked`] in a forked child.
+    ///
+    /// # Panics
+    /// If an [`Observer`](crate::Observer) panics. The blocks are then dropped again.
     pub fn publish(self) -> Result<Vec<CodeBlock>, Error> {
         if !self.data.is_empty() {
             return Err(Error::unsupported("`publish`", "the batch has data, which `publish_with_data` returns"));
@@ -27,13 +34,16 @@ impl Batch {
         Ok(self.publish_with_data()?.0)
     }
 
-    /// Makes all functions executable, and data that is to be read only so. Returns the blocks of
-    /// both, in the order of their slots.
+    /// Makes all functions executable and all constants read-only. Returns the blocks of both, in
+    /// the order of their slots.
     ///
-    /// The code does not keep the data: whoever keeps the one has to keep the other.
+    /// Code does not keep the data that it uses. Keep the data for as long as the code can run.
     ///
     /// # Errors
-    /// As for [`Batch::publish`], but for data.
+    /// As for [`Batch::publish`], except that data is no error.
+    ///
+    /// # Panics
+    /// As for [`Batch::publish`].
     pub fn publish_with_data(mut self) -> Result<(Vec<CodeBlock>, Vec<DataBlock>), Error> {
         let core = Arc::clone(&self.core);
         core.memory.check_own("publish")?;
@@ -49,13 +59,13 @@ impl Batch {
         self.data.take(&core, &mut data);
         let entries = std::mem::take(&mut self.entries);
         self.runs.clear();
-        // Owned by blocks from here on, whatever an observer does.
+        // From here on blocks own the functions, even if an observer panics.
         // SAFETY: entered and counted just now, for this call alone.
         let block = |entry: &Entry| unsafe { CodeBlock::new(&core, *entry) };
         blocks.extend(entries.iter().map(block));
         if !entries.is_empty() {
             let described = entries.iter().enumerate().map(|(slot, entry)| self.notes.describe(slot, *entry));
-            // SAFETY: published, and returned or dropped behind this.
+            // SAFETY: the functions are published. Their blocks are returned or dropped after this.
             unsafe { core.announce(described) };
         }
         Ok((blocks, data))
@@ -69,7 +79,7 @@ impl Batch {
         for piece in Piece::of(&self.entries, &self.sources) {
             let at = bytes_of(piece.run);
             if let Some(from) = piece.staged {
-                // SAFETY: granules placed for this batch alone, not published yet.
+                // SAFETY: the granules were placed for this batch alone and are not published yet.
                 unsafe { self.core.memory.write(at.start, &self.staging[from..from + at.len()])? };
             }
             self.core.memory.flush(at)?;

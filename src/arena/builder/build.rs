@@ -1,4 +1,4 @@
-//! From settings to an arena.
+//! From settings to an arena: `build` and `build_over`.
 
 use std::ffi::CString;
 
@@ -14,13 +14,17 @@ use crate::region::Plan;
 use crate::units::{BRANCH_REACH, DATA_GAP, DATA_REACH, DEFAULT_CAPACITY, round_up};
 
 impl ArenaBuilder {
-    /// Reserves the address space and tries the mode out.
+    /// Reserves the address space, tries the mode out, and returns the arena.
     ///
     /// # Errors
-    /// [`Error::ZeroSize`] and [`Error::TooLarge`] for the capacity, and `TooLarge` for the data;
-    /// [`Error::Unsupported`] if the system or its configuration refuses the mode, or every mode of
-    /// a list, or if the list is empty; [`Error::OutOfReach`] if there is no room near the address;
-    /// [`Error::OperatingSystem`] for everything else that the system refuses.
+    /// - [`Error::ZeroSize`] if the capacity is 0.
+    /// - [`Error::TooLarge`] if the capacity is above the range of a direct branch, or if the data
+    ///   is more than code can reach beside that capacity.
+    /// - [`Error::Unsupported`] if the system or its configuration refuses the mode, or every mode
+    ///   of the list, or a setting. Also if the list of modes is empty.
+    /// - [`Error::OutOfReach`] if no free address space is in reach of the address given to
+    ///   [`near`](Self::near).
+    /// - [`Error::OperatingSystem`] if the system refuses anything else, for example memory.
     pub fn build(self) -> Result<CodeArena, Error> {
         icache::check()?;
         let most = if self.near.is_some() { BRANCH_REACH / 2 } else { BRANCH_REACH };
@@ -63,13 +67,13 @@ impl ArenaBuilder {
         Ok(CodeArena::from_core(core))
     }
 
-    /// An arena over memory that somebody else mapped, in [`WxMode::Given`]: for systems on which
-    /// only the embedder may map code.
+    /// Builds an arena over memory that the embedder mapped, in [`WxMode::Given`]. It is for
+    /// systems on which only the embedder may map code.
     ///
-    /// The arena makes no system call that names the memory. It flushes instruction caches, and
+    /// The arena makes no system call that names the memory. It flushes instruction caches and
     /// synchronises other cores, as in every mode. Of the settings, [`poison`](Self::poison),
-    /// [`observer`](Self::observer) and [`keep_notes`](Self::keep_notes) count; `keep_free` has no
-    /// effect.
+    /// [`observer`](Self::observer), [`keep_notes`](Self::keep_notes) and
+    /// [`serialize_cores`](Self::serialize_cores) count. `keep_free` has no effect.
     ///
     /// ```
     /// # #[cfg(all(target_os = "linux", target_arch = "x86_64"))] {
@@ -116,28 +120,30 @@ impl ArenaBuilder {
     /// # Errors
     /// Whatever the error, [`GivenMemory::release`] was called when this returns.
     ///
-    /// [`Error::Unsupported`] for settings that whoever mapped the memory decides on: `capacity`,
-    /// `data`, `mode`, `modes`, `near`, `seal`, `name`, `huge_pages`, `landing_pads`. The same if
-    /// an alias or the data lies in the executable memory, if the data is out of reach or holds no
-    /// whole page, and if what is written there is not what runs. [`Error::ZeroSize`] if there is
-    /// no whole granule in the memory; [`Error::TooLarge`] if there is more than branches reach;
-    /// [`Error::OperatingSystem`] if the function that writes fails.
+    /// - [`Error::Unsupported`] for a setting that is decided by whoever mapped the memory:
+    ///   `capacity`, `data`, `mode`, `modes`, `near`, `seal`, `name`, `huge_pages`, `landing_pads`.
+    /// - [`Error::Unsupported`] if an alias or the data lies in the executable memory, if the data
+    ///   is out of reach or contains no whole page, or if written bytes are not the bytes that run.
+    /// - [`Error::ZeroSize`] if the memory contains no whole granule.
+    /// - [`Error::TooLarge`] if the memory is larger than the range of a direct branch.
+    /// - [`Error::OperatingSystem`] if the function that writes fails.
     ///
     /// # Safety
-    /// Until `release` is called, or for ever without one:
-    /// - The executable memory is mapped, readable and executable. Nobody else writes there, or
-    ///   runs or reads what the arena did not publish there, and no one changes the mapping or the
-    ///   protection.
-    /// - An alias is mapped, readable and writable for as many bytes, and used by nobody else. What
-    ///   is stored there is at once what is read at the executable address. A forked child that
-    ///   inherits it writes to no slice of [`Batch::bytes_mut`][bytes_mut] that was there before.
-    /// - A function that writes may be called on any thread. When it returns `Ok`, the bytes are
-    ///   what is read at the executable address, and it has written nothing else there.
-    /// - Data is mapped, readable and writable, and used by nobody else.
+    /// Until `release` is called, or for ever if there is no `release`:
+    /// - The executable memory is mapped, readable and executable. Nobody else writes there. Nobody
+    ///   else runs or reads anything there that the arena did not publish. Nobody changes the
+    ///   mapping or the protection.
+    /// - An alias is mapped, readable and writable for the same number of bytes, and nobody else
+    ///   uses it. Bytes that are stored there can be read at the executable address at once. A
+    ///   forked child that inherits the alias writes to no slice of [`Batch::bytes_mut`][bytes_mut]
+    ///   that existed before the fork.
+    /// - A function that writes may be called on any thread. When it returns `Ok`, the bytes can be
+    ///   read at the executable address, and it has written nothing else there.
+    /// - Data is mapped, readable and writable, and nobody else uses it.
     ///
     /// [bytes_mut]: crate::Batch::bytes_mut
     pub unsafe fn build_over(self, memory: GivenMemory) -> Result<CodeArena, Error> {
-        // From here on its owner is told, whatever fails.
+        // From here on its `release` is called, whatever fails.
         let memory = Taken::new(memory);
         self.check_given()?;
         icache::check()?;
@@ -153,7 +159,7 @@ impl ArenaBuilder {
         Ok(CodeArena::from_core(core))
     }
 
-    /// Whether nothing is set that whoever maps the memory decides on.
+    /// Checks that no setting is set that is decided by whoever maps the memory.
     fn check_given(&self) -> Result<(), Error> {
         let set = [
             ("capacity", self.capacity.is_some()),
@@ -173,7 +179,8 @@ impl ArenaBuilder {
         }
     }
 
-    /// Memory in the first mode that the system allows, and why it refuses those before.
+    /// Returns memory in the first mode that the system allows, and the reasons why it refuses the
+    /// modes before it.
     fn first_mode(&self, plan: &Plan) -> Result<(CodeMemory, Vec<(WxMode, Error)>), Error> {
         let mut refused = Vec::new();
         for &mode in self.modes.as_deref().unwrap_or(&[WxMode::Flip]) {
@@ -194,7 +201,7 @@ impl ArenaBuilder {
     }
 }
 
-/// A name as the kernel takes it (`prctl(2)`, `PR_SET_VMA_ANON_NAME`).
+/// Returns a name in the form that the kernel takes (`prctl(2)`, `PR_SET_VMA_ANON_NAME`).
 fn mapping_name(name: &str) -> CString {
     let allowed = |c: char| (c.is_ascii_graphic() || c == ' ') && !matches!(c, '\\' | '`' | '$' | '[' | ']');
     let kept: String = name.chars().take(64).map(|c| if allowed(c) { c } else { '_' }).collect();

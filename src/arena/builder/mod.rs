@@ -1,4 +1,12 @@
-//! How an arena is made: the settings.
+//! The settings of an arena.
+//!
+//! [`ArenaBuilder`] collects settings and checks nothing. `build` (in `build.rs`) checks them,
+//! reserves the address space in the first mode that the system allows, and makes the tables.
+//! `build_over` does the same over memory that the embedder mapped.
+//!
+//! ```text
+//! settings --> checks --> Plan --> CodeMemory (one mode, tried out) --> Core --> CodeArena
+//! ```
 
 mod build;
 
@@ -9,7 +17,7 @@ use crate::arena::events::observer::Observer;
 use crate::sync::Arc;
 use crate::sys::{Native, Os};
 
-/// Settings for a new arena, from [`CodeArena::builder`](crate::CodeArena::builder).
+/// Settings for a new arena, made by [`CodeArena::builder`](crate::CodeArena::builder).
 ///
 /// ```
 /// use gaia_jit::{CodeArena, WxMode};
@@ -21,11 +29,11 @@ use crate::sys::{Native, Os};
 #[derive(Clone)]
 #[must_use = "nothing is made before `build`"]
 pub struct ArenaBuilder {
-    /// Unless the default is meant.
+    /// `None` stands for the default.
     capacity: Option<usize>,
-    /// Likewise.
+    /// `None` stands for the default.
     data: Option<usize>,
-    /// In the order in which they are tried. Likewise.
+    /// The modes in the order in which they are tried. `None` stands for the default.
     modes: Option<Vec<WxMode>>,
     huge_pages: bool,
     poison: bool,
@@ -60,29 +68,34 @@ impl ArenaBuilder {
         }
     }
 
-    /// Bytes of address space for code, rounded up to whole pages. Memory is used only as code is
-    /// placed; in a process that locks what it will map (`mlockall(MCL_FUTURE)`) `Flip`, `DualMap`
-    /// and `FileWrite` take all of it when they are built.
+    /// Sets the bytes of address space for code, rounded up to whole pages.
     ///
-    /// 256 MiB unless set; 128 MiB on AArch64 and 32 MiB on 32-bit systems, but no more than half
-    /// of what branches reach if the arena is to be [`near`](Self::near) something, which may lie
-    /// in the middle of it. All code of an arena lies in branch range of all other, so no more than
-    /// that range is possible: 2 GiB on x86-64, a page less on RISC-V, 128 MiB on AArch64.
+    /// Memory is used only as code is placed. The exception is a process that locks its future
+    /// mappings (`mlockall(MCL_FUTURE)`): there `Flip`, `DualMap` and `FileWrite` take all of the
+    /// memory when they are built.
+    ///
+    /// The default is 256 MiB, but 128 MiB on AArch64 and 32 MiB on 32-bit systems. If the arena is
+    /// to be [`near`](Self::near) an address, the default is at most half of the range of a direct
+    /// branch, because the address may lie in the middle of the arena. All code of an arena lies in
+    /// branch range of all its other code. So the limit is that range: 2 GiB on x86-64, one page
+    /// less on RISC-V, 128 MiB on AArch64.
     pub fn capacity(self, bytes: usize) -> Self {
         Self { capacity: Some(bytes), ..self }
     }
 
-    /// Bytes of address space for data beside the code, rounded up to whole pages: memory that is
-    /// readable and writable, or readable alone, and never executable for as long as the arena
-    /// lives. Memory is used only as data is placed. There lie
-    /// [`CodeArena::data`](crate::CodeArena::data), and constants and variables of Cranelift's
-    /// modules. The two kinds lie apart, 64 KiB each: in an area of less than 128 KiB a block of
-    /// the kind that came second takes whole pages.
+    /// Sets the bytes of address space for data beside the code, rounded up to whole pages. 0
+    /// stands for no data area.
     ///
-    /// An eighth of the capacity unless set, and less where code could not reach that much; 0 for
-    /// none. Code reaches all of it by references relative to the instruction: code and data
-    /// together are at most 2 GiB on x86-64 and RISC-V, 4 GiB on AArch64 and s390x, 1 GiB on 32-bit
-    /// systems.
+    /// The memory of the data area is readable and writable, or only readable. It is never
+    /// executable while the arena lives. Memory is used only as data is placed.
+    /// [`CodeArena::data`](crate::CodeArena::data) places data there, and so do Cranelift's modules
+    /// with their constants and variables. Writable data and constants are kept apart, in units of
+    /// 64 KiB. In an area of less than 128 KiB, blocks of the kind that was placed second take
+    /// whole pages.
+    ///
+    /// The default is an eighth of the capacity, or less if code cannot reach so much. Code reaches
+    /// all of the data area by references relative to the instruction. So code and data together
+    /// are at most 2 GiB on x86-64 and RISC-V, 4 GiB on AArch64 and s390x, 1 GiB on 32-bit systems.
     ///
     /// ```
     /// # use gaia_jit::CodeArena;
@@ -94,18 +107,19 @@ impl ArenaBuilder {
         Self { data: Some(bytes), ..self }
     }
 
-    /// How W^X is kept; [`WxMode::Flip`] unless set.
+    /// Sets the mode: how the arena keeps W^X. The default is [`WxMode::Flip`].
     pub fn mode(self, mode: WxMode) -> Self {
         self.modes(&[mode])
     }
 
-    /// Ways to keep W^X, of which the first is used that the system allows.
-    /// [`CodeArena::refused`](crate::CodeArena::refused) says why the ones before it are not.
+    /// Sets a list of modes, of which the arena uses the first that the system allows.
+    /// [`CodeArena::refused`](crate::CodeArena::refused) returns the reasons why the modes before
+    /// it are not used.
     ///
-    /// A mode is passed over if the system or its configuration refuses it
-    /// ([`Error::Unsupported`](crate::Error::Unsupported)). What passes, as a lack of memory or of
-    /// descriptors, is an error of [`build`](Self::build), because the next mode would be used for
-    /// as long as the arena lives.
+    /// A mode is left out if the system or its configuration refuses it
+    /// ([`Error::Unsupported`](crate::Error::Unsupported)). A temporary lack, such as one of memory
+    /// or of descriptors, is an error of [`build`](Self::build) instead. Otherwise the arena would
+    /// use the next mode for as long as it lives.
     ///
     /// ```
     /// use gaia_jit::{CodeArena, WxMode};
@@ -121,60 +135,65 @@ impl ArenaBuilder {
         Self { modes: Some(modes.to_vec()), ..self }
     }
 
-    /// Asks the system for huge pages. A hint: where there are none, small pages serve.
+    /// Asks the system for huge pages. This is a hint: if there are none, small pages are used.
     pub fn huge_pages(self, yes: bool) -> Self {
         Self { huge_pages: yes, ..self }
     }
 
-    /// Makes a stale call stop at once, wherever in the arena it goes: whatever is executable is
-    /// live code or trap instructions.
+    /// Makes a stale call stop at once, wherever in the arena it leads: everything that is
+    /// executable is live code or trap instructions.
     ///
     /// - Freed code is overwritten with traps, before its space is used again and before its memory
-    ///   goes back to the system.
-    /// - So is what a batch wrote that was given up or could not be published. (Without poison too,
-    ///   where that takes no call of the system.)
-    /// - The padding behind every function is traps. (Without poison that of functions above 1 KiB
-    ///   is what was there before, in `Flip` and `FileWrite`.)
-    /// - On Linux and Android a page that holds no memory is not executable on x86, x86-64 and Arm,
-    ///   where it would run as zeros and zeros are an instruction: one that never held code, and
-    ///   one that was trimmed. It is filled with traps before it becomes executable.
+    ///   is returned to the system.
+    /// - The code of a batch that was given up or could not be published is overwritten too.
+    ///   (Without poison this is done only where it takes no system call.)
+    /// - The padding behind every function is filled with traps. (Without poison the padding of
+    ///   functions above 1 KiB keeps its old content in `Flip` and `FileWrite`.)
+    /// - On Linux and Android, on x86, x86-64 and Arm, a page without memory is not executable: a
+    ///   page that never held code, or one that was trimmed. Such a page would run as zeros, and
+    ///   zeros are an instruction there. It is filled with traps before it becomes executable.
     ///
-    /// What it costs: each drop writes (in `Flip` and `FileWrite` a call of the system), a trim
-    /// changes protections once more for each run of pages, and the first function in a page
-    /// without memory pays for writing to the page and for a change of protection, while other
-    /// threads wait for its heap. There may be two mappings for each run of pages that hold memory.
+    /// Costs:
+    /// - Each drop writes. In `Flip` and `FileWrite` the write is a system call.
+    /// - A trim changes protections once more for each run of pages.
+    /// - The first function in a page without memory pays for a write to the page and for a change
+    ///   of protection. Other threads wait for its heap meanwhile.
+    /// - There may be two mappings for each run of pages that hold memory.
     ///
-    /// Where it is less:
+    /// Limits:
     /// - In `Flip` without the kernel write ([`Stats::fills_holes`](crate::Stats::fills_holes)),
-    ///   code stays until its pages are empty and used again or trimmed.
-    /// - With [`seal`](Self::seal), and where nothing may become executable that was not before
-    ///   (`PR_SET_MDWE`, systemd's `MemoryDenyWriteExecute`) when the arena is built, pages that
-    ///   never held code are executable zeros, and so are trimmed ones.
-    /// - In [`Given`](WxMode::Given) pages that never held code are what the embedder left there.
-    /// - On Windows a page that never held code is as a rule not accessible; in `DualMap`, what is
-    ///   committed ahead (64 KiB at a time) is zeros. On other Unix systems pages that never held
-    ///   code are zeros; trimmed ones are not accessible.
-    /// - In `FileWrite` on x86 and Arm, `perf record` hears of pages that become executable as
-    ///   parts of a file that it cannot find, and looks nothing up in a perf map.
-    /// - Of a block that became shorter ([`CodeBlock::shrink`](crate::CodeBlock::shrink)) the rest
-    ///   of its last 16 bytes stays.
-    /// - While the system refuses a write, what was to be overwritten stays as it is, and its space
-    ///   is not used.
+    ///   freed code stays until its pages are empty and are used again or trimmed.
+    /// - Pages that never held code, and trimmed pages, are executable zeros with
+    ///   [`seal`](Self::seal). The same holds if nothing may become executable that was not
+    ///   executable before (`PR_SET_MDWE`, systemd's `MemoryDenyWriteExecute`) when the arena is
+    ///   built.
+    /// - In [`Given`](WxMode::Given) pages that never held code have the content that the embedder
+    ///   left there.
+    /// - On Windows a page that never held code is usually not accessible. In `DualMap`, memory
+    ///   that is committed ahead (64 KiB at a time) is zeros. On other Unix systems pages that
+    ///   never held code are zeros, and trimmed pages are not accessible.
+    /// - In `FileWrite` on x86 and Arm, `perf record` reports pages that become executable as parts
+    ///   of a file that it cannot find. It does not use a perf map for them.
+    /// - If a block became shorter ([`CodeBlock::shrink`](crate::CodeBlock::shrink)), the rest of
+    ///   its last 16 bytes is not overwritten.
+    /// - While the system refuses a write, the old code stays as it is, and its space is not used.
     ///
-    /// Where the system comes to refuse changes of protection on Linux and Android, `trim` and
-    /// [`keep_free`](Self::keep_free) give no memory back that would stay executable as zeros: it
-    /// stays full of traps and is used again, and `trim` is an error. In `Flip` fresh pages take
-    /// the place of such pages, and the memory goes back.
+    /// If the system begins to refuse changes of protection, on Linux and Android, then `trim` and
+    /// [`keep_free`](Self::keep_free) return no memory that would stay executable as zeros. This
+    /// memory stays full of traps and is used again, and `trim` returns an error. In `Flip` fresh
+    /// pages replace such pages, and the memory is returned.
     pub fn poison(self, yes: bool) -> Self {
         Self { poison: yes, ..self }
     }
 
-    /// Gives memory back to the system by itself when more than `bytes` of it are free, as a drop
-    /// finds it: for users who have nobody to call [`CodeArena::trim`](crate::CodeArena::trim).
-    /// Only wholly free spans of 64 KiB count; of data beside the code free pages do, up to as much
-    /// again. Off unless set.
+    /// Returns memory to the system by itself, whenever a drop finds more than `bytes` of free
+    /// memory. It is for users who have no moment to call
+    /// [`CodeArena::trim`](crate::CodeArena::trim). It is off unless set.
     ///
-    /// In modes that cannot give memory back while the arena lives, it has no effect.
+    /// Of the code, only wholly free spans of 64 KiB count. Of the data beside the code, free pages
+    /// count, up to the same number of bytes again.
+    ///
+    /// It has no effect in modes that cannot return memory while the arena lives.
     ///
     /// ```
     /// # use gaia_jit::CodeArena;
@@ -189,8 +208,8 @@ impl ArenaBuilder {
         Self { keep_free: bytes, ..self }
     }
 
-    /// Places the arena so that a direct branch reaches from all of it to `address` and back, or
-    /// fails.
+    /// Places the arena so that a direct branch reaches from all of it to `address` and back. If
+    /// that is impossible, [`build`](Self::build) fails.
     ///
     /// ```
     /// # use gaia_jit::{CodeArena, Error};
@@ -209,78 +228,85 @@ impl ArenaBuilder {
         Self { near: Some(address.addr()), ..self }
     }
 
-    /// Has the system refuse every later change to the protections of the arena's memory for code,
-    /// by anyone: for arenas that live as long as the process. What is for data stays as it is. The
-    /// mappings stay when the arena is dropped (`DualMap` and `FileWrite` give their memory back
-    /// then).
+    /// Makes the system refuse every later change to the protection of the arena's memory for code,
+    /// by any caller. It is for arenas that live as long as the process.
     ///
-    /// In `Flip` and `PerThread` [`CodeArena::trim`](crate::CodeArena::trim) is refused from then
-    /// on, and in `Flip` all code goes in through the kernel write. Linux since 6.10, on 64 bits
-    /// (`mseal`); an error elsewhere.
+    /// The memory for data is not sealed. The mappings stay when the arena is dropped. (`DualMap`
+    /// and `FileWrite` return their memory then.)
+    ///
+    /// In `Flip` and `PerThread`, [`CodeArena::trim`](crate::CodeArena::trim) is refused from then
+    /// on. In `Flip` all code is written through the kernel. It needs Linux 6.10 on 64 bits
+    /// (`mseal`). Elsewhere building the arena is an error.
     pub fn seal(self, yes: bool) -> Self {
         Self { seal: yes, ..self }
     }
 
-    /// Lets indirect branches into the arena arrive at landing pads only: Branch Target
-    /// Identification, on AArch64 Linux (`PROT_BTI`); an error elsewhere.
+    /// Restricts indirect branches into the arena to landing pads: Branch Target Identification, on
+    /// AArch64 Linux (`PROT_BTI`). Elsewhere building the arena is an error.
     ///
-    /// What is reached through a pointer then has to begin with a landing pad: `bti c` on AArch64.
-    /// On other architectures the system switches such a check on for the process, or not, and no
-    /// mapping has to say so; there code has to begin with `endbr64` (x86-64), `endbr32` (i386) or
-    /// `lpad` (RISC-V) where the process runs with it. The arena's own code (stubs, and what tries
-    /// the mode out) begins with one everywhere, because it does nothing where nobody asks.
+    /// Code that is reached through a pointer then has to begin with a landing pad: `bti c` on
+    /// AArch64. On other architectures such a check is on for the whole process or off, and a
+    /// mapping need not ask for it. If the process runs with the check, code has to begin with
+    /// `endbr64` (x86-64), `endbr32` (i386) or `lpad` (RISC-V). The arena's own code (stubs, and
+    /// the code that tries the mode out) begins with a landing pad everywhere, because it has no
+    /// effect without the check.
     pub fn landing_pads(self, yes: bool) -> Self {
         Self { landing_pads: yes, ..self }
     }
 
-    /// Has every core of the process execute a serialising instruction before new code is given
+    /// Makes every core of the process execute a serialising instruction before new code is given
     /// out, once for each publication (a batch is one) and for each patch.
     ///
-    /// x86 and x86-64: there nothing else is done for other cores, because the hardware keeps their
-    /// instruction caches coherent. The manuals of Intel ask for such an instruction where code is
-    /// changed through another linear address than the one that runs, which all modes do but the
-    /// batches of `Flip` that fill whole pages; they call that no practical concern, no failure is
-    /// known, and no other JIT does it. This is for those who want the letter. It costs a system
-    /// call that interrupts every core that runs a thread of the process, half a microsecond to one
-    /// and a half (`membarrier` with `PRIVATE_EXPEDITED_SYNC_CORE`, Linux since 4.16;
-    /// `FlushProcessWriteBuffers` on Windows). On other architectures it is done in any case.
+    /// This setting is for x86 and x86-64. On other architectures it is done in any case. On x86
+    /// nothing else is done for other cores, because the hardware keeps their instruction caches
+    /// coherent. The manuals of Intel ask for such an instruction if code is changed through
+    /// another linear address than the one that runs. All modes do that, except for the batches of
+    /// `Flip` that fill whole pages. The manuals call this no practical concern, no failure is
+    /// known, and no other JIT does it. So the setting is for users who want to follow the manuals
+    /// to the letter.
     ///
-    /// [`ArenaBuilder::build`] returns [`Error::Unsupported`](crate::Error::Unsupported) where
-    /// there is no such call.
+    /// It costs a system call that interrupts every core that runs a thread of the process: half a
+    /// microsecond to one and a half. The call is `membarrier` with `PRIVATE_EXPEDITED_SYNC_CORE`
+    /// (Linux since 4.16), or `FlushProcessWriteBuffers` on Windows. Without such a call,
+    /// [`ArenaBuilder::build`] returns [`Error::Unsupported`](crate::Error::Unsupported).
     pub fn serialize_cores(self, yes: bool) -> Self {
         Self { serialize_cores: yes, ..self }
     }
 
-    /// What the arena's mappings are called in the system's list of them: `[anon:NAME]` in
-    /// `/proc/self/maps` (Linux 5.17, where the kernel was built with such names),
-    /// `[anon_shmem:NAME]` in `DualMap` (Linux 6.2), `/memfd:NAME` in `FileWrite`. Backslashes,
-    /// brackets, `$` and what cannot be printed become `_`; up to 64 bytes are kept. A hint,
-    /// without effect elsewhere.
+    /// Sets the name of the arena's mappings in the system's list of mappings.
     ///
-    /// Unset, mappings have no name, and profilers that do not know named ones take them for what
-    /// they are.
+    /// | mode | name | needs |
+    /// |---|---|---|
+    /// | `DualMap` | `[anon_shmem:NAME]` in `/proc/self/maps` | Linux 6.2 |
+    /// | `FileWrite` | `/memfd:NAME` | |
+    /// | others | `[anon:NAME]` | Linux 5.17, if the kernel was built with such names |
+    ///
+    /// Backslashes, brackets, `$` and characters that cannot be printed become `_`. At most 64
+    /// bytes are kept. It is a hint, without effect on other systems.
+    ///
+    /// Without a name, profilers that do not know named mappings recognise the memory as anonymous.
     pub fn name(self, name: impl Into<String>) -> Self {
         Self { name: Some(name.into()), ..self }
     }
 
-    /// One more that hears of every function that is published or retired. The first that was added
-    /// hears it first.
+    /// Adds an observer, which is called about every function that is published or retired.
+    /// Observers are called in the order in which they were added.
     pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
         self.observers.push(observer);
         self
     }
 
     /// Keeps names and unwind information of live functions, so that observers can be
-    /// [attached](crate::CodeArena::attach) later: a profiler that is switched on when it is
-    /// needed. Off unless set.
+    /// [attached](crate::CodeArena::attach) later. An example is a profiler that is switched on
+    /// when it is needed. It is off unless set.
     ///
-    /// It costs some 100 bytes and the name for each function, and a lock for all of the arena at
-    /// each publication and drop.
+    /// It costs about 100 bytes and the name for each function, and a lock of the whole arena at
+    /// each publication and each drop.
     pub fn keep_notes(self, yes: bool) -> Self {
         Self { keep_notes: yes, ..self }
     }
 
-    /// Another system than the real one.
+    /// Replaces the real system by another one.
     #[cfg(all(any(test, fuzzing), not(loom)))]
     pub(crate) fn os(self, os: &'static dyn Os) -> Self {
         Self { os, ..self }
