@@ -1,21 +1,31 @@
-//! What keeps an arena's memory: handles, and blocks.
+//! The lifetime of an arena: handles and blocks keep it.
 //!
-//! Handles (clones of an arena, open batches) share one count. Blocks are counted where they are
-//! published and dropped anyway, under the lock of a heap, so that threads that publish and drop
-//! write to no common count. When the last handle goes it locks all heaps, marks each as closed and
-//! adds the blocks up. From then on each block that is dropped is counted out of that sum, and the
+//! Handles (clones of an arena, open batches) share one count. Blocks are counted in their heap,
+//! under its lock, which publishing and dropping take in any case. So threads that publish and drop
+//! write to no common count. The last handle locks all heaps when it is dropped, marks each as
+//! closed, and adds up the blocks. From then on each dropped block is subtracted from that sum. The
 //! last one frees the arena.
 //!
-//! # Why nobody touches an arena that is gone
+//! ```text
+//! while handles exist     heap 1: 5 blocks     heap 2: 3 blocks
+//! last handle dropped     closed               closed             left = 5 + 3 + 1 (the handle itself)
+//! afterwards              each drop and the handle subtract 1; the one that reaches 0 frees the arena
+//! ```
 //!
-//! A block is counted out of its heap as the last thing that its drop does under a lock. If that
-//! comes before the heap is closed, the sum does not contain the block, and the drop ends with the
-//! unlocking, which comes before the last handle can lock that heap. If it comes after, the drop
-//! subtracts from the sum as the last thing of all, and whoever comes to zero is the last. The last
-//! handle counts in the sum itself, because it has locks to release when the sum is made.
+//! # Why nobody uses an arena that was freed
 //!
-//! A forked child neither locks nor counts, because a lock may be held for ever there. What it
-//! inherits stays mapped in it.
+//! A drop counts its block out of the heap as its last step under the lock. There are two cases:
+//!
+//! - The heap was not closed yet. Then the sum does not contain the block. The drop ends with
+//!   unlocking the heap, and the last handle can lock it only afterwards.
+//! - The heap was closed. Then the drop subtracts from the sum as its very last step, and only the
+//!   thread that reaches zero frees the arena.
+//!
+//! The last handle is itself a part of the sum, because it has locks to release after the sum is
+//! made.
+//!
+//! A forked child neither locks nor counts, because a lock may be held for ever there. The memory
+//! that it inherits stays mapped.
 
 use std::ops::Deref;
 use std::panic::resume_unwind;
@@ -24,12 +34,12 @@ use std::ptr::NonNull;
 use super::core::Core;
 use crate::sync::Ordering;
 
-/// A count of all handles of an arena: kept in an `Arc`.
+/// One handle of an arena. The `Arc` around it counts all of them.
 pub(crate) struct Handle {
     core: NonNull<Core>,
 }
 
-// SAFETY: it is used like an `Arc` of the core, which is both.
+// SAFETY: it is used like an `Arc` of the core, which is `Send` and `Sync`.
 unsafe impl Send for Handle {}
 // SAFETY: as above.
 unsafe impl Sync for Handle {}
@@ -39,7 +49,7 @@ impl Handle {
         Self { core: NonNull::from(Box::leak(Box::new(core))) }
     }
 
-    /// The core, for blocks that are counted in a heap.
+    /// Returns the core, for blocks that are counted in a heap.
     pub(super) fn core(&self) -> NonNull<Core> {
         self.core
     }
@@ -49,7 +59,7 @@ impl Deref for Handle {
     type Target = Core;
 
     fn deref(&self) -> &Core {
-        // SAFETY: it lives as long as this handle at the least.
+        // SAFETY: the core lives at least as long as this handle.
         unsafe { self.core.as_ref() }
     }
 }
@@ -63,29 +73,32 @@ impl Drop for Handle {
         let blocks = all.close();
         self.left.store(blocks + 1, Ordering::Relaxed);
         drop(all);
-        // SAFETY: the sum contains this handle, which does nothing more.
+        // SAFETY: the sum contains this handle, which does nothing after this.
         unsafe { count_out(self.core) };
     }
 }
 
-/// Counts out one of those that are left once no handle is, and frees the core after the last.
+/// Subtracts one from the number of blocks and handles that are left, and frees the core after the
+/// last.
 ///
 /// # Safety
-/// - The caller is one that the sum contains, and touches the core no more.
+/// - The sum contains the caller, who does not use the core after this.
 unsafe fn count_out(core: NonNull<Core>) {
-    // SAFETY: the core is there until all that the sum contains are counted out.
+    // SAFETY: the core exists until everything that the sum contains was subtracted.
     let left = unsafe { &(*core.as_ptr()).left };
-    // Release: what was done with the core comes before it is freed. Acquire: by whoever frees it.
+    // Release: everything that was done with the core comes before it is freed. Acquire: for the
+    // thread that frees it.
     if left.fetch_sub(1, Ordering::AcqRel) == 1 {
-        // SAFETY: made from a box in `Handle::new`; nobody is left.
+        // SAFETY: it was made from a box in `Handle::new`, and nobody is left.
         drop(unsafe { Box::from_raw(core.as_ptr()) });
     }
 }
 
-/// Drops a block of `len` bytes that begins at a granule.
+/// Drops the block of `len` bytes that begins at granule `start`.
 ///
 /// # Safety
-/// - The block is live and counted in a heap of `core`, and the caller owns it and uses it no more.
+/// - The block is live and counted in a heap of `core`. The caller owns it and does not use it
+///   after this.
 pub(super) unsafe fn retire(core: NonNull<Core>, start: u32, len: u32) {
     let mut panicked = None;
     // SAFETY: the block keeps the core until it is counted out.
@@ -93,11 +106,12 @@ pub(super) unsafe fn retire(core: NonNull<Core>, start: u32, len: u32) {
     let mut closed = false;
     if let Some(mut heap) = heap {
         closed = heap.let_go();
-        // Here, in a function that holds no reference to the core.
+        // The heap is unlocked in a function that holds no reference to the core.
         drop(heap);
     }
     if closed {
-        // SAFETY: the sum contains the block, as the heap was closed before it was counted out.
+        // SAFETY: the sum contains the block, because the heap was closed before the block was
+        // counted out.
         unsafe { count_out(core) };
     }
     if let Some(panic) = panicked {

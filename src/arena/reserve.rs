@@ -1,4 +1,4 @@
-//! One function whose bytes depend on its address.
+//! Publishing one function with bytes that depend on its address.
 #![forbid(unsafe_code)]
 
 use super::batch::Batch;
@@ -7,7 +7,7 @@ use crate::Error;
 use crate::sync::Arc;
 use crate::units::GRANULE;
 
-/// Space for a function whose bytes depend on where it lies, for [`CodeArena::publish_with`].
+/// Space for a function with bytes that depend on its address, for [`CodeArena::publish_with`].
 #[derive(Clone, Copy, Debug)]
 pub struct Reserve<'a> {
     len: usize,
@@ -18,38 +18,39 @@ pub struct Reserve<'a> {
 }
 
 impl<'a> Reserve<'a> {
-    /// Space for at most `len` bytes.
+    /// Asks for space for at most `len` bytes.
     pub fn new(len: usize) -> Self {
         Self { len, align: GRANULE, tag: 0, name: None, unwind: None }
     }
 
-    /// Alignment of the first byte, as for [`Code::align`](crate::Code::align).
+    /// Sets the alignment of the first byte, as [`Code::align`](crate::Code::align) does.
     pub fn align(self, align: usize) -> Self {
         Self { align, ..self }
     }
 
-    /// A number of the caller's, as for [`Code::tag`](crate::Code::tag).
+    /// Sets a number of the caller's, as [`Code::tag`](crate::Code::tag) does.
     pub fn tag(self, tag: u64) -> Self {
         Self { tag, ..self }
     }
 
-    /// A name for the arena's [`Observer`](crate::Observer).
+    /// Sets the name that the arena's [`Observer`](crate::Observer) gets.
     pub fn name(self, name: &'a str) -> Self {
         Self { name: Some(name), ..self }
     }
 
-    /// How to unwind through the function, as for [`Code::unwind`](crate::Code::unwind).
+    /// Sets the unwind information, as [`Code::unwind`](crate::Code::unwind) does.
     pub fn unwind(self, info: UnwindInfo<'a>) -> Self {
         Self { unwind: Some(info), ..self }
     }
 }
 
 impl CodeArena {
-    /// Publishes a function that `write` writes, given the address at which it will run.
+    /// Publishes a function that `write` writes. `write` gets the address at which the function
+    /// will run, and the bytes.
     ///
-    /// The bytes begin as traps. `write` returns how many of them the function took; the rest of
-    /// the space is free again. No lock is held while it runs, so it may use the arena. If it
-    /// panics or returns an error, all of the space is free again.
+    /// The bytes are traps at first. `write` returns how many of them the function takes. The rest
+    /// of the space is freed. No lock is held while `write` runs, so it may use the arena. If it
+    /// panics or returns an error, all of the space is freed.
     ///
     /// ```
     /// # #[cfg(target_arch = "x86_64")] {
@@ -82,18 +83,21 @@ impl CodeArena {
     /// ```
     ///
     /// # Errors
-    /// Whatever the error, the arena is as it was.
+    /// After an error the arena is as it was before the call.
     ///
-    /// - The error of `write`.
-    /// - [`Error::PastCapacity`] if `write` says more bytes than there are, [`Error::ZeroSize`] if
-    ///   it says none.
+    /// - The error that `write` returns.
+    /// - [`Error::PastCapacity`] if `write` returns more bytes than there are.
+    /// - [`Error::ZeroSize`] if `write` returns 0.
     /// - As for [`CodeArena::publish`].
+    ///
+    /// # Panics
+    /// As for [`CodeArena::publish`], and if `write` panics.
     pub fn publish_with(
         &self,
         reserve: Reserve<'_>,
         write: impl FnOnce(*const u8, &mut [u8]) -> Result<usize, Error>,
     ) -> Result<CodeBlock, Error> {
-        // It gives everything back when it is dropped, also by a panic.
+        // Its drop frees everything, also after a panic.
         let mut batch = Batch::single(Arc::clone(&self.handle));
         let slot = batch.reserve(reserve.len, reserve.align)?;
         batch.set_tag(slot, reserve.tag);

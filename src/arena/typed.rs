@@ -1,14 +1,14 @@
-//! Function pointers that cannot outlive what keeps their code.
+//! Function pointers that cannot outlive the owner of their code.
 
 use std::fmt;
 use std::marker::PhantomData;
 
 use super::{CodeBlock, Guard};
 
-/// A function pointer that cannot outlive the block, or the guard, it was taken from.
+/// A function pointer that cannot outlive the block, or the guard, that it was taken from.
 ///
-/// What the code is has been said once, when it was made. From then on calls are safe:
-/// [`call`](Self::call) is there for pointers of up to six arguments that are not `unsafe`
+/// The type of the code is asserted once, when this value is made. From then on calls are safe.
+/// [`call`](Self::call) exists for pointers of up to six arguments that are not `unsafe`
 /// themselves, in the conventions `C`, `C-unwind`, `system`, and on x86-64 `sysv64`. For all others
 /// there is [`get`](Self::get).
 ///
@@ -46,7 +46,7 @@ impl<F: Copy> Typed<'_, F> {
     /// Returns the function pointer itself.
     ///
     /// # Safety
-    /// - It is not called once what this was taken from is gone.
+    /// - The function is not called after the block or the guard of this pointer was dropped.
     pub unsafe fn get(&self) -> F {
         self.function
     }
@@ -59,25 +59,26 @@ impl<F> fmt::Debug for Typed<'_, F> {
 }
 
 impl CodeBlock {
-    /// The first byte as a function pointer that cannot outlive the block. The size of `F` is
-    /// checked when the program is compiled.
+    /// Returns the address of the first byte as a function pointer that cannot outlive the block.
+    /// The size of `F` is checked when the program is compiled.
     ///
     /// # Safety
     /// - `F` is a function pointer type that the code is written for. If it is not an `unsafe` one,
     ///   the code is sound for all arguments of its types.
-    /// - All that the code reaches, other blocks and data too, is alive as long as the pointer is
-    ///   called.
-    /// - The code is not changed meanwhile, but as the safety lists of [`CodeBlock::patch`] allow.
+    /// - Everything that the code reaches, such as other blocks and data, is alive as long as the
+    ///   pointer is called.
+    /// - The code does not change meanwhile, except as the safety lists of [`CodeBlock::patch`] and
+    ///   [`CodeBlock::patch_word`] allow.
     /// - In a forked child, in modes with shared memory, the parent keeps the block as long as the
     ///   child calls the pointer.
     pub unsafe fn typed<F: Copy>(&self) -> Typed<'_, F> {
-        // SAFETY: passed on to the caller; the block lives as long as what is returned.
+        // SAFETY: passed on to the caller. The block lives as long as the returned value.
         Typed { function: unsafe { self.as_fn() }, keeper: PhantomData }
     }
 }
 
 impl Guard<'_> {
-    /// The code at `address` as a function pointer that cannot outlive the guard.
+    /// Returns the code at `address` as a function pointer that cannot outlive the guard.
     ///
     /// ```
     /// # #[cfg(target_arch = "x86_64")] {
@@ -95,9 +96,9 @@ impl Guard<'_> {
     /// ```
     ///
     /// # Safety
-    /// - `address` is the first byte of a block of the guard's arena, or of an entry point in it,
-    ///   and was read after the guard was taken, from a place that names no block that was dropped
-    ///   before.
+    /// - `address` is the first byte of a block of the guard's arena, or of an entry point in it.
+    ///   It was read after the guard was taken, from a place that contains no block that was
+    ///   dropped before.
     /// - As for [`CodeBlock::typed`].
     pub unsafe fn typed<F: Copy>(&self, address: *const u8) -> Typed<'_, F> {
         // SAFETY: passed on to the caller.

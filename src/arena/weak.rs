@@ -1,4 +1,4 @@
-//! A reference to an arena that does not keep it.
+//! A weak reference to an arena.
 #![forbid(unsafe_code)]
 
 use std::fmt;
@@ -9,11 +9,11 @@ use super::CodeArena;
 use super::handle::Handle;
 use crate::sync::Arc;
 
-/// A reference to an arena that does not keep it alive, for what the arena itself keeps: an
-/// observer that uses its arena.
+/// A reference to an arena that does not keep it alive. It is for things that the arena itself
+/// keeps, such as an observer that uses its arena.
 ///
 /// (An observer with a [`CodeArena`] would keep the arena that keeps the observer, so neither would
-/// ever go.)
+/// ever be freed.)
 ///
 /// ```
 /// # use gaia_jit::CodeArena;
@@ -34,8 +34,8 @@ impl UnwindSafe for WeakArena {}
 impl RefUnwindSafe for WeakArena {}
 
 impl WeakArena {
-    /// Returns the arena, as long as there is a handle of it: a [`CodeArena`], an open batch, or
-    /// data. Blocks alone keep the memory, but not the arena.
+    /// Returns the arena, as long as it has a handle: a [`CodeArena`], an open batch, or data.
+    /// Blocks alone keep the memory, but not the arena.
     pub fn upgrade(&self) -> Option<CodeArena> {
         Some(CodeArena { handle: self.handle.upgrade()? })
     }

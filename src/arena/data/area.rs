@@ -1,4 +1,13 @@
-//! The data area, and what it asks of the system.
+//! The data area, and its calls of the system.
+//!
+//! The lock of the area is held while the system is called, because data is placed rarely. Under it
+//! only the lock of the guards' epochs is taken. Dropped data waits for guards in a list of this
+//! area, because it is in no lookup.
+//!
+//! ```text
+//! free --take--> taken --retire, no older guard--------------> free --trim, keep_free--> memory given back
+//!                      `-retire, older guards--> waiting --reclaim--^
+//! ```
 
 use std::ops::Range;
 
@@ -10,27 +19,28 @@ use crate::space::Run;
 use crate::sync::checked::{Mutex, MutexGuard};
 use crate::units;
 
-/// How many runs one call reclaims, unless it would fail otherwise or has to be exact.
+/// The number of runs that one call reclaims, unless it would fail otherwise or has to be exact.
 const RECLAIMED: usize = 64;
 
-/// The data area of an arena. Its lock is held while the system is called. Under it only that of
-/// the guards' ages is taken.
+/// The data area of an arena. Its lock is held while the system is called. Under it only the lock
+/// of the guards' epochs is taken.
 pub(in crate::arena) struct DataArea(Mutex<Option<Box<Space>>>);
 
 impl DataArea {
-    /// Nothing is in use.
+    /// Makes an area of which nothing is in use.
     pub(in crate::arena) fn new() -> Self {
         Self(Mutex::new(None))
     }
 
-    /// Not in a forked child, where it may be locked for ever.
+    /// Locks the area. A forked child must not call this, because the lock may be held for ever
+    /// there.
     pub(super) fn lock(&self) -> MutexGuard<'_, Option<Box<Space>>> {
         self.0.lock()
     }
 }
 
 impl Core {
-    /// The area's bookkeeping, which is made if there is none.
+    /// Locks the area's bookkeeping, and makes it if there is none.
     pub(super) fn data_space(&self) -> Result<MutexGuard<'_, Option<Box<Space>>>, Error> {
         let mut area = self.data.lock();
         if area.is_none() {
@@ -39,21 +49,20 @@ impl Core {
         Ok(area)
     }
 
-    /// Takes granules of the data area, in pages that are writable. What stands there is whatever
-    /// it is.
+    /// Takes granules of the data area, in pages that are writable. They may have any content.
     pub(in crate::arena) fn take_data(&self, kind: DataKind, len: u32, align: u32) -> Result<Run, Error> {
         self.memory.check_own("reserve data")?;
         let mut area = self.data_space()?;
         let Some(space) = area.as_mut() else { return Err(Error::out_of_memory()) };
         let run = self.take_or_reclaim(space, kind, len, align)?;
-        // Where opened pages count as memory, used or not, none are opened ahead.
+        // Pages are not opened ahead if opened pages count as memory, used or not.
         let ahead = kind == DataKind::Writable && !self.memory.commits();
         let pages = if ahead { space.pages_ahead(run) } else { space.pages(run) };
         let mut at = pages.start;
         while let Some(closed) = space.writable.next_run(at..pages.end, false) {
             space.read_only.remove(closed.clone());
-            // SAFETY: pages of the data area that hold nothing that is to stay read-only: they are
-            // free, or this run's, or shared with data that is writable.
+            // SAFETY: pages of the data area without anything that has to stay read-only. They are
+            // free, or of this run, or shared with writable data.
             if let Err(refused) = unsafe { self.memory.open_data(self.data_bytes(closed.clone())) } {
                 space.free(run);
                 return Err(refused);
@@ -65,7 +74,8 @@ impl Core {
         Ok(run)
     }
 
-    /// Takes granules, if need be after all is free again that waits for no guard.
+    /// Takes granules. If there are none, reclaims everything that waits for no guard and tries
+    /// again.
     pub(super) fn take_or_reclaim(
         &self,
         space: &mut Space,
@@ -81,21 +91,21 @@ impl Core {
         space.take(kind, len, align).ok_or_else(|| space.full(len))
     }
 
-    /// Bytes of pages of the data area.
+    /// Returns the byte offsets of pages of the data area.
     pub(super) fn data_bytes(&self, pages: Range<usize>) -> Range<usize> {
         let page = self.memory.page_size();
         pages.start * page..pages.end * page
     }
 
-    /// Makes whole pages of the data area read-only. When this fails, some of them may be.
+    /// Makes whole pages of the data area read-only. After an error some of them may be read-only.
     ///
     /// # Safety
-    /// - The pages are the caller's, all of them, and nobody writes to them any more.
+    /// - The caller owns all of the pages, and nobody writes to them any more.
     pub(super) unsafe fn close_data(&self, run: Run) -> Result<(), Error> {
         let mut area = self.data.lock();
         if let Some(space) = area.as_mut() {
-            // Whatever the system says, they are made writable, or read-only, before they are used
-            // again.
+            // Whatever the system answers, the pages are made writable, or read-only, before they
+            // are used again.
             let pages = space.pages(run);
             space.writable.remove(pages);
         }
@@ -103,12 +113,12 @@ impl Core {
         unsafe { self.memory.close_data(bytes_of(run)) }
     }
 
-    /// Whether taken granules lie where constants are placed, and nothing else.
+    /// Returns whether taken granules lie in a place for constants only.
     pub(super) fn is_among_constants(&self, run: Run) -> bool {
         self.data.lock().as_ref().is_some_and(|space| space.is_among_constants(run))
     }
 
-    /// Makes granules of the data area free.
+    /// Frees granules of the data area.
     pub(in crate::arena) fn free_data(&self, runs: impl IntoIterator<Item = Run>) {
         let mut area = self.data.lock();
         let Some(space) = area.as_mut() else { return };
@@ -123,17 +133,17 @@ impl Core {
         }
     }
 
-    /// Makes granules of a dropped block of data free, as soon as no older guard is left.
+    /// Frees the granules of a dropped block of data when no older guard is left.
     pub(super) fn retire_data(&self, run: Run) {
         let mut area = self.data.lock();
         let Some(space) = area.as_mut() else { return };
         space.blocks -= 1;
-        // Locking was the read-modify-write between what made the data unreachable and the look at
-        // the guards.
+        // The lock was the read-modify-write between making the data unreachable and looking at the
+        // guards.
         if self.guards.any() {
             let epoch = self.guards.next_epoch();
             space.wait(Waiting { epoch, run });
-            // More than one, so that what waits stays in proportion to what is dropped.
+            // More than one, so that the number of waiting blocks stays in proportion to the drops.
             self.reclaim_data(space, 2);
         } else {
             space.free(run);
@@ -141,13 +151,13 @@ impl Core {
         self.give_data_back(space);
     }
 
-    /// Makes up to `most` runs free that need not wait any more, the oldest first.
+    /// Frees up to `most` runs that need not wait any more, the oldest first.
     fn reclaim_data(&self, space: &mut Space, most: usize) {
         if !space.is_waited() {
             return;
         }
         self.guards.catch_up();
-        // Behind the lock, so it counts for all that waits here (see the guards).
+        // Read after the lock was taken, so it counts for all runs that wait here (see the guards).
         let oldest = self.guards.oldest();
         for _ in 0..most {
             match space.next_waiting().filter(|epoch| oldest.is_none_or(|oldest| *epoch < oldest)) {
@@ -157,7 +167,7 @@ impl Core {
         }
     }
 
-    /// Gives memory of free pages back if there is more of it than the arena is to keep.
+    /// Gives memory of free pages back, if there is more of it than the arena is to keep.
     fn give_data_back(&self, space: &mut Space) {
         if space.figures().resident as u64 <= self.least_kept {
             return;
@@ -168,7 +178,8 @@ impl Core {
         }
     }
 
-    /// Gives the memory of free pages of the data area back to the system; returns the bytes.
+    /// Gives the memory of free pages of the data area back to the system. Returns the number of
+    /// bytes.
     pub(in crate::arena) fn trim_data(&self) -> Result<usize, Error> {
         let mut area = self.data.lock();
         area.as_mut().map_or(Ok(0), |space| {
@@ -185,7 +196,7 @@ impl Core {
         for run in space.empty_pages() {
             // SAFETY: free pages of the data area, which nobody gets while its lock is held.
             unsafe { self.memory.decommit_data(bytes_of(run))? };
-            // What decommitting leaves them as differs from system to system.
+            // The protection after decommitting differs from system to system.
             let empty = space.pages(run);
             space.writable.remove(empty.clone());
             space.read_only.remove(empty);
@@ -194,7 +205,8 @@ impl Core {
         Ok(pages * self.memory.page_size())
     }
 
-    /// `None` where the lock may be held for ever: in a child forked while another thread held it.
+    /// Returns the figures of the area. They are `None` if the lock may be held for ever: in a
+    /// child that was forked while another thread held it.
     pub(in crate::arena) fn data_figures(&self) -> Option<Figures> {
         if !self.memory.is_own() {
             let area = self.data.0.try_lock()?;
@@ -206,10 +218,10 @@ impl Core {
         Some(space.figures())
     }
 
-    /// Checks a size against what the data area could hold empty.
+    /// Checks a size against the size of the empty data area.
     pub(in crate::arena) fn data_granules(&self, bytes: usize) -> Result<u32, Error> {
         match self.memory.data_len() {
-            // Full is what it is, rather than too small.
+            // An area of no bytes is reported as full instead of as too small.
             0 if bytes > 0 => Err(Error::DataFull { asked: bytes, free: 0, largest_hole: 0, waiting: 0 }),
             most => units::granules(bytes, most),
         }
@@ -217,7 +229,7 @@ impl Core {
 
     /// Checks an alignment of data, and returns it in granules.
     pub(in crate::arena) fn data_align(&self, align: usize) -> Result<u32, Error> {
-        // The area begins at a multiple of that and no more.
+        // The area begins at a multiple of this limit, and not of more.
         let limit = self.memory.data_alignment();
         units::align_granules(align, limit)
     }

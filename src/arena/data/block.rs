@@ -1,4 +1,4 @@
-//! Data beside code, for everyone.
+//! A block of data beside code, and the value that owns it.
 
 use std::fmt;
 use std::panic::{RefUnwindSafe, UnwindSafe};
@@ -13,26 +13,29 @@ use crate::space::Run;
 use crate::sync::Arc;
 use crate::units::GRANULE;
 
-/// What may be done with data.
+/// The access to data after it was placed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DataAccess {
-    /// It is read. No thread can write to it once it is there.
+    /// Data that is only read. No thread can write to it after it was placed.
     ///
-    /// Blocks share pages where the kernel writes to read-only pages (`/proc/self/mem`: Linux,
-    /// unless it is refused); a page with constants is never made writable. Elsewhere each block
-    /// takes whole pages, and so do the constants of a batch together. Over
-    /// [`Given`](crate::WxMode::Given) memory it stays writable.
+    /// Blocks share pages if the kernel can write to read-only pages (`/proc/self/mem`: on Linux,
+    /// unless it is refused). A page with constants is never made writable. Otherwise each block
+    /// takes whole pages, and the constants of a batch together take whole pages. Over
+    /// [`Given`](crate::WxMode::Given) memory constants stay writable.
     ReadOnly,
-    /// It is read and written to, by the program and by code. Blocks share pages.
+    /// Data that is read and written, by the program and by code. Blocks share pages.
     ReadWrite,
 }
 
-/// Data in reach of an arena's code: never executable, and freed like a block when it is dropped.
-/// Made by [`CodeArena::data`] or in a [`Batch`](crate::Batch::data).
+/// Data in reach of an arena's code. It is never executable, and its drop frees it as the drop of a
+/// block does. Made by [`CodeArena::data`] or in a [`Batch`](crate::Batch::data).
 ///
-/// Dropping it makes its space free as soon as no guard is left that was taken before: code may
-/// still be using it. It keeps the arena alive, as a handle does.
+/// Code may still use the data when it is dropped. So its space is freed when every guard that was
+/// taken before the drop has ended. Data keeps the arena alive, as a handle does.
+///
+/// # Fork
+/// In a forked child a drop changes nothing.
 pub struct DataBlock {
     core: Arc<Handle>,
     run: Run,
@@ -46,11 +49,11 @@ impl RefUnwindSafe for DataBlock {}
 
 impl CodeArena {
     /// Places data in reach of the arena's code, by references relative to the instruction. `fill`
-    /// gets the address and the bytes to write there, zeros at first, which need not lie at that
-    /// address.
+    /// gets the final address and the bytes to write. The bytes are zeros at first. They need not
+    /// be at the final address yet.
     ///
-    /// It lies in the arena's data area ([`ArenaBuilder::data`](crate::ArenaBuilder::data)), in
-    /// multiples of 16 bytes.
+    /// The data lies in the arena's data area ([`ArenaBuilder::data`](crate::ArenaBuilder::data)).
+    /// It takes a multiple of 16 bytes.
     ///
     /// ```
     /// # #[cfg(target_arch = "x86_64")] {
@@ -75,14 +78,15 @@ impl CodeArena {
     /// ```
     ///
     /// # Errors
-    /// Whatever the error, or if `fill` panics, nothing is left of it.
+    /// After an error, or if `fill` panics, the space is free again.
     ///
-    /// - [`Error::DataFull`] if there is no hole for it.
-    /// - [`Error::ZeroSize`] for no bytes, [`Error::TooLarge`] for more than the area has.
-    /// - [`Error::BadAlignment`] for an alignment that is no power of two, or above that of the
-    ///   area (64 KiB).
-    /// - [`Error::OperatingSystem`] if the system refuses memory, or to protect it.
-    /// - [`Error::Forked`] in a child.
+    /// - [`Error::DataFull`] if no hole is large enough, or if the arena has no data area.
+    /// - [`Error::ZeroSize`] if `len` is 0.
+    /// - [`Error::TooLarge`] if the data is larger than the data area.
+    /// - [`Error::BadAlignment`] if the alignment is no power of two, or above that of the area (64
+    ///   KiB).
+    /// - [`Error::OperatingSystem`] if the system refuses memory, or refuses to protect it.
+    /// - [`Error::Forked`] in a forked child.
     pub fn data(
         &self,
         len: usize,
@@ -110,7 +114,7 @@ impl CodeArena {
                 let run = core.take_shared(granules, granules_align)?;
                 let block = DataBlock::new(&self.handle, run, len, access);
                 fill(block.as_ptr(), &mut bytes[..len]);
-                // SAFETY: taken just now, and known to nobody but `fill`.
+                // SAFETY: the run was taken just now, and only `fill` knows its address.
                 unsafe { core.write_shared(run, &bytes)? };
                 Ok(block)
             }
@@ -119,7 +123,8 @@ impl CodeArena {
                 let mut pages = self.data_pages(DataKind::Constant);
                 let at = pages.reserve(len, align)?;
                 fill(at.as_ptr(), &mut bytes[..len]);
-                // SAFETY: reserved for as many bytes, in pages that are writable.
+                // SAFETY: the granules were reserved for this number of bytes, in pages that are
+                // writable.
                 unsafe { Core::store(at, &bytes) };
                 pages.make_read_only()?;
                 let run = pages.run_at(at, granules);
@@ -130,7 +135,7 @@ impl CodeArena {
     }
 }
 
-/// Zeros for the bytes of so many granules.
+/// Returns zeros for the bytes of `granules` granules.
 pub(in crate::arena) fn zeros(granules: u32) -> Result<Vec<u8>, Error> {
     let (mut bytes, len) = (Vec::new(), granules as usize * GRANULE);
     bytes.try_reserve_exact(len).map_err(|_| Error::out_of_memory())?;
@@ -139,7 +144,7 @@ pub(in crate::arena) fn zeros(granules: u32) -> Result<Vec<u8>, Error> {
 }
 
 impl DataBlock {
-    /// Owns taken granules from now on.
+    /// Makes a block that owns granules that were taken.
     pub(in crate::arena) fn new(handle: &Arc<Handle>, run: Run, len: usize, access: DataAccess) -> Self {
         handle.count_data();
         Self { core: Arc::clone(handle), run, len, access }
@@ -149,37 +154,37 @@ impl DataBlock {
         self.core.memory.data_start(bytes_of(self.run).start)
     }
 
-    /// `Err` in a forked child.
+    /// Returns [`Error::Forked`] in a forked child.
     pub(crate) fn check_own(&self, what: &'static str) -> Result<(), Error> {
         self.core.memory.check_own(what)
     }
 
-    /// The granules that it takes.
+    /// Returns the granules of the block.
     pub(in crate::arena) fn run(&self) -> Run {
         self.run
     }
 
-    /// Bytes that come free with it.
+    /// Returns the number of bytes that its drop frees.
     #[cfg(all(feature = "cache", not(loom)))]
     pub(crate) fn reserved(&self) -> usize {
         bytes_of(self.run).len()
     }
 
-    /// Lets the caller write to memory that is writable, in its place.
+    /// Lets the caller write to writable memory, in its place.
     pub(in crate::arena) fn fill_in_place(&self, fill: impl FnOnce(*const u8, &mut [u8])) {
         let start = self.start();
-        // SAFETY: granules of this block, in pages that are writable.
+        // SAFETY: the granules of this block, in pages that are writable.
         unsafe { start.write_bytes(0, bytes_of(self.run).len()) };
-        // SAFETY: as above, initialised just now; nobody else has the address yet.
+        // SAFETY: as above. They were initialised just now, and nobody else has the address yet.
         fill(start.as_ptr(), unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), self.len) });
     }
 
-    /// The address of the first byte.
+    /// Returns the address of the first byte.
     pub fn as_ptr(&self) -> *const u8 {
         self.start().as_ptr()
     }
 
-    /// The address of the first byte, to write to; `None` for data that is read only.
+    /// Returns the address of the first byte, to be written to. It is `None` for constants.
     ///
     /// ```
     /// # use gaia_jit::{CodeArena, DataAccess};
@@ -194,13 +199,13 @@ impl DataBlock {
         (self.access == DataAccess::ReadWrite).then(|| self.start().as_ptr())
     }
 
-    /// Bytes, as asked for.
+    /// Returns the number of bytes that were asked for.
     #[allow(clippy::len_without_is_empty, reason = "no block is empty")]
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// What may be done with it.
+    /// Returns the access that the data was placed for.
     pub fn access(&self) -> DataAccess {
         self.access
     }
@@ -208,7 +213,7 @@ impl DataBlock {
 
 impl Drop for DataBlock {
     fn drop(&mut self) {
-        // In a forked child a lock may be held for ever, and what was inherited stays.
+        // In a forked child a lock may be held for ever. The inherited memory stays mapped.
         if self.core.memory.is_own() {
             self.core.retire_data(self.run);
         }

@@ -1,27 +1,31 @@
-//! Data beside the code: memory of the arena's own that is readable and writable, or readable
-//! alone, and never executable for as long as the arena lives.
+//! The data area: memory beside the code that is readable and writable, or only readable. It is
+//! never executable while the arena lives.
 //!
 //! ```text
 //! reservation   | no access | code ...           | no access | data ...  | no access |
+//!                                                              | span | span |  ...  | span |
+//!                                                                writable -->   <-- constants
 //! ```
 //!
-//! The area has an allocator of its own, of the same parts as that of the code: two heaps of spans,
-//! one for data that stays writable and one for data that becomes read-only, so that few mappings
-//! arise. Its bookkeeping is made when it is first used.
+//! The area has its own allocator, with the same parts as that of the code: two heaps of spans
+//! under one lock. One heap is for data that stays writable, the other for data that becomes
+//! read-only. They take spans from opposite ends, so that there are few mappings. The bookkeeping
+//! is made at the first use.
 //!
-//! Pages are made writable when something is placed in them that was not writable there before, and
-//! stay what they are when it goes. Memory goes back with [`trim`](crate::CodeArena::trim), or by
-//! itself under `keep_free`.
+//! Pages are made writable when data is placed in them that was not writable there before. They
+//! keep that protection when the data is freed. [`trim`](crate::CodeArena::trim) and `keep_free`
+//! give their memory back.
 //!
-//! # How constants get into pages that others are read from
+//! # Constants in shared pages
 //!
-//! A page with constants is never made writable, not for a moment: it would be writable for every
-//! thread. So constants of different blocks share pages only where the kernel writes to read-only
-//! pages ([`constants`], [`Way::Kernel`]). Elsewhere each batch of constants takes whole pages,
-//! which are written to and then made read-only once ([`Way::Pages`]).
+//! A page with constants is never made writable, not even for a moment, because it would be
+//! writable for every thread. So constants of different blocks share pages only if the kernel
+//! writes to read-only pages ([`constants`], [`Way::Kernel`]). Otherwise each batch of constants
+//! takes whole pages, which are written and then made read-only once ([`Way::Pages`]).
 //!
-//! `space` has the bookkeeping, `area` what it asks of the system, `pages` hands out whole pages,
-//! [`block`] is what users hold.
+//! `space` is the bookkeeping, `area` calls the system, `pages` hands out whole pages, and
+//! [`block`] is the public interface. Under the lock of the area only the lock of the guards'
+//! epochs is taken.
 
 mod area;
 pub(super) mod block;
@@ -32,22 +36,22 @@ mod space;
 pub(super) use area::DataArea;
 pub(crate) use pages::DataPages;
 
-/// What data may become.
+/// The use of data after it is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DataKind {
-    /// It stays readable and writable.
+    /// Data that stays readable and writable.
     Writable,
-    /// It becomes readable alone.
+    /// Data that becomes read-only.
     Constant,
 }
 
-/// How the bytes of constants get to their place.
+/// The way by which the bytes of constants get to their place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::arena) enum Way {
-    /// By stores: memory that others mapped is writable, and stays so.
+    /// Stores. The memory was mapped by others, is writable, and stays writable.
     Stores,
-    /// By the kernel, into pages that are read-only already.
+    /// Writes by the kernel, into pages that are already read-only.
     Kernel,
-    /// By stores, into whole pages that are made read-only behind that.
+    /// Stores into whole pages that are made read-only afterwards.
     Pages,
 }

@@ -1,4 +1,4 @@
-//! Data of one kind that belongs to one module of code.
+//! Whole pages for data of one kind that belongs to one module of code.
 
 use std::ptr::NonNull;
 
@@ -12,26 +12,27 @@ use crate::space::Run;
 use crate::sync::Arc;
 use crate::units::GRANULE;
 
-/// The longest run of pages that is taken ahead.
+/// The longest run of pages that is taken ahead, in bytes.
 const LONGEST_RUN: usize = 64 << 10;
 
 impl CodeArena {
-    /// No data yet.
+    /// Makes an empty set of pages.
     pub(crate) fn data_pages(&self, kind: DataKind) -> DataPages {
         DataPages::new(&self.handle, kind)
     }
 }
 
-/// Data of one kind. Dropped, it gives it back.
+/// Data of one kind. Its drop frees the data.
 pub(crate) struct DataPages {
     core: Arc<Handle>,
     kind: DataKind,
-    /// Whole pages for constants, of which `sealed` are read-only; just what was asked for else.
+    /// Whole pages for constants, of which `sealed` ones are read-only. For writable data, runs of
+    /// the size that was asked for.
     runs: Vec<OpenRun>,
-    /// How many of them have a part that may be in use.
+    /// The number of runs of which a part may be in use.
     used: usize,
-    /// Where those begin of which one piece takes all: where writable data is placed, what was left
-    /// of a page of constants, or came free in it, would be opened for such data.
+    /// The starts of runs that belong to one piece of data alone. If their rest became free,
+    /// writable data could be placed in a page of constants and open it.
     alone: Vec<u32>,
 }
 
@@ -40,7 +41,8 @@ impl DataPages {
         Self { core: Arc::clone(handle), kind, runs: Vec::new(), used: 0, alone: Vec::new() }
     }
 
-    /// `len` zero bytes, writable; constants until [`DataPages::make_read_only`].
+    /// Reserves `len` zero bytes, writable. Constants are writable until
+    /// [`DataPages::make_read_only`].
     pub(crate) fn reserve(&mut self, len: usize, align: usize) -> Result<NonNull<u8>, Error> {
         let core = Arc::clone(&self.core);
         let granules = core.data_granules(len)?;
@@ -52,7 +54,7 @@ impl DataPages {
             None => self.open(granules, align)?,
         };
         let (at, bytes) = (core.memory.data_start(bytes_of(run).start), bytes_of(run).len());
-        // SAFETY: granules of this value's own in pages that are writable.
+        // SAFETY: granules that this value owns, in pages that are writable.
         unsafe { at.write_bytes(0, bytes) };
         Ok(at)
     }
@@ -62,8 +64,8 @@ impl DataPages {
             DataKind::Writable => self.core.take_data(self.kind, granules, align)?,
             DataKind::Constant => {
                 let page = (self.core.memory.page_size() / GRANULE) as u32;
-                // What is not used of a run is lost for as long as the module lives, so the first
-                // is as short as can be: of the module, and after each time that constants became
+                // The unused rest of a run is lost as long as the module lives. So the first run of
+                // the module is as short as possible, and so is the first after constants became
                 // read-only.
                 let last = self.runs.last().filter(|last| !last.closed);
                 let ahead = last.map_or(0, |last| 2 * last.run.len()).min((LONGEST_RUN / GRANULE) as u32);
@@ -84,13 +86,13 @@ impl DataPages {
         taken.ok_or(Error::ZeroSize)
     }
 
-    /// What was reserved before may be in use from here on.
+    /// Notes that everything that was reserved may be in use from now on.
     #[cfg(feature = "cranelift")]
     pub(crate) fn use_all(&mut self) {
         self.used = self.runs.len();
     }
 
-    /// Makes all constants read-only. When this fails, some may be.
+    /// Makes all constants read-only. After an error some of them may be read-only.
     pub(crate) fn make_read_only(&mut self) -> Result<(), Error> {
         let core = Arc::clone(&self.core);
         if self.runs.iter().any(|open| !open.sealed) {
@@ -98,15 +100,15 @@ impl DataPages {
         }
         self.runs.iter_mut().for_each(|open| open.closed = true);
         for open in self.runs.iter_mut().filter(|open| !open.sealed) {
-            // SAFETY: whole pages of this value's, written to no more.
+            // SAFETY: whole pages that this value owns, which nobody writes to any more.
             unsafe { core.close_data(open.run)? };
             open.sealed = true;
         }
         Ok(())
     }
 
-    /// The granules of what was reserved at an address: of a piece that is alone in its pages, all
-    /// of them.
+    /// Returns the granules that were reserved at an address. A piece that is alone in its pages
+    /// has all of their granules.
     pub(in crate::arena) fn run_at(&self, at: NonNull<u8>, granules: u32) -> Run {
         let first = self.core.memory.data_start(0).addr().get();
         let run = Run::new(((at.addr().get() - first) / GRANULE) as u32, granules);
@@ -114,15 +116,16 @@ impl DataPages {
         alone.map(|open| open.run).find(|all| all.start <= run.start && run.end <= all.end).unwrap_or(run)
     }
 
-    /// Leaves what was reserved to others, who own it from now on as [`DataPages::run_at`] says,
-    /// and gives the rest back.
+    /// Leaves the reserved granules to others, who own them from now on as [`DataPages::run_at`]
+    /// says. Frees the rest.
     pub(in crate::arena) fn give_up_used(mut self) {
         let runs = std::mem::take(&mut self.runs);
         let shared = runs.iter().filter(|open| !self.alone.contains(&open.run.start));
         self.core.free_data(shared.flat_map(OpenRun::rest));
     }
 
-    /// Leaves what may be in use so for ever, and the arena with it, and gives the rest back.
+    /// Leaves everything that may be in use allocated for ever, and the arena with it. Frees the
+    /// rest.
     #[cfg(feature = "cranelift")]
     pub(crate) fn leak(&mut self) {
         let used = std::mem::take(&mut self.used);
@@ -133,7 +136,7 @@ impl DataPages {
         self.clear();
     }
 
-    /// Gives all of it back.
+    /// Frees all of it.
     pub(crate) fn clear(&mut self) {
         self.used = 0;
         let runs = std::mem::take(&mut self.runs);

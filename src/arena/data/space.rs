@@ -1,5 +1,10 @@
-//! Which granules of the data area are free, which of its pages hold memory, and which are
-//! writable.
+//! The bookkeeping of the data area: which granules are free, which pages hold memory, and which
+//! are writable.
+//!
+//! It is plain data, without memory and system. Two heaps ([`DataKind`]) take whole spans from the
+//! two ends of the area, and free granules of a span are used for one kind only. Protection is
+//! known for each page: writable, surely read-only, or neither (after a refused call, or when
+//! memory was given back).
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
@@ -33,23 +38,23 @@ pub(super) struct Waiting {
     pub(super) run: Run,
 }
 
-/// What is where in the data area.
+/// The state of the data area.
 pub(super) struct Space {
     pub(super) tables: Tables,
     pool: Pool,
-    /// By [`DataKind`].
+    /// The heaps, by [`DataKind`].
     heaps: [Heap; 2],
     /// Pages that are writable now.
     pub(super) writable: BitSet,
     /// Pages that are surely read-only now.
     pub(super) read_only: BitSet,
-    /// How constants get to their place, once that was found out.
+    /// The way by which constants get to their place, if it was found out.
     pub(super) way: Option<Way>,
-    /// Blocks that were not dropped.
+    /// The number of blocks that were not dropped.
     pub(super) blocks: usize,
-    /// In the order of their epochs.
+    /// Dropped blocks that wait for guards, in the order of their epochs.
     waiting: VecDeque<Waiting>,
-    /// Their granules.
+    /// The number of their granules.
     granules_waiting: usize,
 }
 
@@ -69,7 +74,7 @@ impl Space {
         }))
     }
 
-    /// Takes granules: first such as were used before.
+    /// Takes granules, if possible some that were used before.
     pub(super) fn take(&mut self, kind: DataKind, len: u32, align: u32) -> Option<Run> {
         let Self { tables, pool, heaps, .. } = self;
         let (own, other) = match (kind, heaps) {
@@ -79,7 +84,8 @@ impl Space {
             return Some(run);
         }
         for resident in [true, false] {
-            // From either end, so that pages of one kind lie together and are one mapping.
+            // The kinds take spans from opposite ends, so that pages of one kind lie together and
+            // are one mapping.
             let spans = match kind {
                 DataKind::Writable => pool.take_run(&tables.granules, len, align, resident),
                 DataKind::Constant => pool.take_last_run(&tables.granules, len, align, resident),
@@ -91,28 +97,28 @@ impl Space {
         if let Some(run) = own.alloc_exactly(tables, len, align) {
             return Some(run);
         }
-        // What is of the other kind shares no page with it.
+        // Data of the other kind shares no page with it.
         let page = tables.granules.page();
         other.alloc_exactly(tables, len.next_multiple_of(page), align.max(page))
     }
 
-    /// Puts a dropped block among those that wait. Its epoch is no earlier than theirs.
+    /// Adds a dropped block to those that wait. Its epoch is not earlier than theirs.
     pub(super) fn wait(&mut self, block: Waiting) {
         self.granules_waiting += block.run.len() as usize;
         self.waiting.push_back(block);
     }
 
-    /// Whether anything waits.
+    /// Returns whether a block waits.
     pub(super) fn is_waited(&self) -> bool {
         !self.waiting.is_empty()
     }
 
-    /// The epoch of the block that waits longest.
+    /// Returns the epoch of the block that waits longest.
     pub(super) fn next_waiting(&self) -> Option<u64> {
         self.waiting.front().map(|block| block.epoch)
     }
 
-    /// Makes the block free that waits longest.
+    /// Frees the block that waits longest.
     pub(super) fn free_waiting(&mut self) {
         if let Some(Waiting { run, .. }) = self.waiting.pop_front() {
             self.granules_waiting -= run.len() as usize;
@@ -129,12 +135,12 @@ impl Space {
         }
     }
 
-    /// Which heap the spans of a run belong to that has something taken.
+    /// Returns the number of the heap that owns the spans of a taken run.
     fn owner(&self, run: Run) -> usize {
         usize::from(self.tables.granules.owner_at(run.start) == Some(2))
     }
 
-    /// Whether taken granules lie in spans of the heap for constants.
+    /// Returns whether taken granules lie in spans of the heap for constants.
     pub(super) fn is_among_constants(&self, run: Run) -> bool {
         self.owner(run) == 1
     }
@@ -143,14 +149,14 @@ impl Space {
         self.tables.granules.page()
     }
 
-    /// The pages that a run lies in, by number.
+    /// Returns the numbers of the pages of a run.
     pub(super) fn pages(&self, run: Run) -> Range<usize> {
         let page = self.granules_in_page();
         (run.start / page) as usize..run.end.div_ceil(page) as usize
     }
 
-    /// As [`Space::pages`], and free ones behind them as far as the span reaches, so that the next
-    /// run there needs no call.
+    /// Returns the pages of a run, and the free pages behind them up to the end of the span, so
+    /// that the next run there needs no call.
     pub(super) fn pages_ahead(&self, run: Run) -> Range<usize> {
         let page = self.granules_in_page();
         let mut pages = self.pages(run);
@@ -187,7 +193,7 @@ impl Space {
         Error::DataFull { asked: bytes(asked), free: bytes(free), largest_hole: bytes(largest), waiting }
     }
 
-    /// Free runs of whole pages of which some hold memory, each with one owner.
+    /// Returns free runs of whole pages of which some hold memory. Each run has one owner.
     pub(super) fn empty_pages(&self) -> Vec<Run> {
         let (granules, page) = (&self.tables.granules, self.granules_in_page());
         let spans = (0..granules.spans()).map(|span| granules.span(span));
@@ -204,7 +210,7 @@ impl Space {
         self.heaps[owner].touch(&self.tables, run);
     }
 
-    /// Notes that free pages hold no memory any more; returns how many did.
+    /// Notes that free pages hold no memory any more. Returns how many of them did.
     pub(super) fn gone(&mut self, run: Run) -> u32 {
         let Self { tables, pool, heaps, .. } = self;
         match tables.granules.owner_at(run.start) {
