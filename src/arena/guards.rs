@@ -1,13 +1,13 @@
-//! Guards: which threads may be running code that was dropped.
+//! Guards: they say which threads may be running code that was dropped.
 //!
 //! # Algorithm
 //!
-//! Guards are counted by *age*. There are [`AGES`] counters, and one of them is the youngest: every
-//! new guard adds one to it, and subtracts one from that same counter when it is dropped. Each
-//! counter carries the epoch in which it became the youngest. A block dropped while guards exist is
-//! marked with the epoch of now; then another counter that stands at zero becomes the youngest,
-//! with the next epoch. The block's space is free once every counter of its epoch or an earlier one
-//! stands at zero.
+//! Guards are counted by *age*. There are [`AGES`] counters. One of them is the youngest: a new
+//! guard adds one to it, and subtracts one from the same counter when it is dropped. Each counter
+//! has the epoch in which it became the youngest. A block that is dropped while guards exist is
+//! marked with the present epoch. Then another counter that is zero becomes the youngest, with the
+//! next epoch. The space of the block is free when every counter of its epoch or an earlier one is
+//! zero.
 //!
 //! ```text
 //! counter   0     1     2     3    ...        a block marked with epoch 5 waits for counters 0 and 2
@@ -15,75 +15,74 @@
 //! epoch     3     4     5     6 (youngest)
 //! ```
 //!
-//! A pin is one addition, however many guards there are or ever were. It allocates nothing and
-//! touches no thread-local variable, so it may be called in a signal handler. The counters are kept
-//! several times over ([`SHARDS`]), because threads that add to one cache line wait for each other;
-//! a thread is sent to a shard by the address of its stack.
+//! A pin is one addition, whatever the number of guards. It allocates nothing and uses no
+//! thread-local variable, so a signal handler may call it. There are several copies of the counters
+//! ([`SHARDS`]), because threads that add to one cache line wait for each other. The address of a
+//! thread's stack decides which copy it uses.
 //!
-//! # When no counter stands at zero
+//! # When no counter is zero
 //!
-//! Then guards of [`AGES`] different ages are held, and the youngest counter stays the youngest:
-//! guards that are taken now count as old as the guards before them. A block that is dropped now
-//! waits for all of the other ages in any case, because they are older than its drop. Once one of
-//! them has ended, the next call that drops or places code under the lock, or counts, makes its
-//! counter the youngest. So a guard younger than the drop can delay a block only if it was taken
+//! Then guards of [`AGES`] different ages are held, and the youngest counter stays the youngest.
+//! New guards count as old as the guards before them. A block that is dropped now waits for all of
+//! the other ages in any case, because they are older than its drop. After one of them has ended,
+//! the next call that drops or places code under the lock, or counts, makes its counter the
+//! youngest. So a guard that is younger than the drop can delay the block only if it was taken
 //! before that call.
 //!
 //! # Why it is right
 //!
-//! A thread takes a guard, then reads the runtime's table of functions; another takes the function
-//! out of that table, then drops it and looks at the counters. Both have a sequentially consistent
-//! fence in between, so either the looker sees the guard, or the guarded thread sees the table
-//! without the function (the store-buffering pattern; crossbeam-epoch and hazard pointers rest on
-//! the same).
+//! A thread takes a guard and then reads the runtime's table of functions. Another thread removes
+//! the function from that table, then drops it and reads the counters. Both have a sequentially
+//! consistent fence between these steps. So either the dropping thread sees the guard, or the
+//! guarded thread sees the table without the function. (This is the store-buffering pattern.
+//! Crossbeam-epoch and hazard pointers rely on it too.)
 //!
-//! A drop that sees a guard is marked, under a lock, with the epoch of now. No counter carries a
-//! later epoch then. Every change of a counter's epoch that comes after takes that lock too, so it
-//! comes behind the drop's fence: it cannot see a counter at zero to which a guard has added that
-//! the drop has to wait for. So that guard's counter keeps an epoch that is no later than the
-//! drop's as long as the guard is there. It does not matter which counter the guard added to, nor
-//! whether that counter was still the youngest by then: a guard that looks older than it is only
-//! delays.
+//! A drop that sees a guard is marked, under a lock, with the present epoch. No counter has a later
+//! epoch at that moment. Every later change of a counter's epoch takes that lock too, so it comes
+//! after the drop's fence. Therefore it cannot see a counter as zero if a guard has added to it for
+//! which the drop has to wait. So as long as that guard exists, its counter keeps an epoch that is
+//! not later than the drop's. It does not matter which counter the guard added to, or whether that
+//! counter was still the youngest, because a guard that looks older than it is only causes a delay.
 //!
-//! Only the end of a guard has no fence. Its subtraction releases, and whoever looks acquires, also
-//! if others have added or subtracted since, because these are read-modify-writes ("release
-//! sequence" in the C++ standard).
+//! The end of a guard has no fence. Its subtraction releases, and a thread that reads the counter
+//! acquires. This holds even if others have added or subtracted since, because these are
+//! read-modify-writes ("release sequence" in the C++ standard).
 //!
-//! Whoever reclaims reads the epochs without the lock. It may read an earlier epoch of a counter
-//! than there is now, which only delays, or a later one, if the guards that it saw are gone and
-//! others have come; those are younger.
+//! A thread that reclaims reads the epochs without the lock. It may read an epoch of a counter that
+//! is too early, which only causes a delay. Or it may read a later one, if the guards that it saw
+//! have ended and others were taken. Those are younger.
 
 use crate::sync::Ordering;
 use crate::sync::checked::{AtomicU64, Mutex, fence};
 
-/// Guards of so many ages are told apart.
+/// The number of ages of guards that are told apart.
 const AGES: usize = if cfg!(loom) { 3 } else { 16 };
-/// Copies of the counters: a power of two.
+/// The number of copies of the counters: a power of two.
 const SHARDS: usize = if cfg!(loom) { 2 } else { 16 };
-/// Where the number of the youngest counter begins, in the word that holds it with its epoch.
+/// The bit at which the epoch begins in `youngest`. The number of the youngest counter is below it.
 const AGE_BITS: u32 = 4;
 
-/// The counters of some threads, alone on their cache lines and those fetched along with them.
+/// The counters of some threads. They have their cache lines for themselves, and those that are
+/// fetched with them.
 #[repr(align(128))]
 struct Shard([AtomicU64; AGES]);
 
 pub(crate) struct Guards {
-    /// The epoch, and in its lowest bits the number of the youngest counter. Written under
+    /// The present epoch, and in the lowest bits the number of the youngest counter. Written under
     /// `changing`.
     youngest: AtomicU64,
     /// The epoch in which each counter became the youngest. Written under `changing`.
     epochs: [AtomicU64; AGES],
     changing: Mutex<()>,
-    /// Not zero if there was no counter for younger guards when a block was dropped last. Written
-    /// under `changing`.
+    /// Not zero if the last drop found no counter for younger guards. Written under `changing`.
     owed: AtomicU64,
-    /// A bit for each shard that was ever added to.
+    /// One bit for each shard that was ever added to.
     used: AtomicU64,
     shards: [Shard; SHARDS],
 }
 
-/// Keeps the space of code dropped from now on from being used again; see
-/// [`CodeArena::pin`](crate::CodeArena::pin).
+/// A guard: it keeps the space of code that is dropped from now on from being used again. Made by
+/// [`CodeArena::pin`](crate::CodeArena::pin). A guard may be dropped on another thread.
 #[must_use = "code is protected only while the guard lives"]
 pub struct Guard<'a> {
     counter: &'a AtomicU64,
@@ -97,15 +96,15 @@ impl std::fmt::Debug for Guard<'_> {
 
 impl Drop for Guard<'_> {
     fn drop(&mut self) {
-        // Whoever sees the counter at zero may overwrite the code, after all that was done under
-        // the guard.
+        // A thread that sees the counter as zero may overwrite the code. That comes after
+        // everything that was done under the guard.
         self.counter.fetch_sub(1, Ordering::Release);
     }
 }
 
-/// A sequentially consistent fence, after an atomic read-modify-write that can stand for it. On x86
-/// that is a locked instruction, and so a full barrier already (Intel SDM volume 3, "Memory
-/// Ordering"); a fence beside it would only cost.
+/// Executes a sequentially consistent fence, after an atomic read-modify-write that may replace it.
+/// On x86 the read-modify-write is a locked instruction, and so already a full barrier (Intel SDM
+/// volume 3, "Memory Ordering"). A fence beside it would only cost time.
 pub(super) fn fence_after_rmw() {
     if cfg!(any(loom_x86, all(any(target_arch = "x86", target_arch = "x86_64"), not(any(miri, loom))))) {
         std::sync::atomic::compiler_fence(Ordering::SeqCst);
@@ -114,10 +113,10 @@ pub(super) fn fence_after_rmw() {
     }
 }
 
-/// The shard of this thread, by the megabyte that its stack lies in.
+/// Returns the shard of this thread, by the megabyte in which its stack lies.
 fn shard() -> usize {
     if cfg!(loom) {
-        // All threads of a model meet.
+        // All threads of a model use one shard.
         return 0;
     }
     let marker = 0u8;
@@ -139,7 +138,7 @@ impl Guards {
 
     pub(crate) fn pin(&self) -> Guard<'_> {
         let shard = shard();
-        // Before the fence, so that whoever must see the guard looks at its shard.
+        // Set before the fence, so that a thread that must see the guard looks at its shard.
         if self.used.load(Ordering::Relaxed) >> shard & 1 == 0 {
             self.used.fetch_or(1 << shard, Ordering::Relaxed);
         }
@@ -150,14 +149,14 @@ impl Guards {
         Guard { counter }
     }
 
-    /// Whether a guard is one of these.
+    /// Returns whether a guard is one of these.
     #[cfg_attr(any(not(feature = "cache"), loom), allow(dead_code, reason = "for the cache"))]
     pub(crate) fn holds(&self, guard: &Guard<'_>) -> bool {
         let shards = self.shards.as_ptr_range();
         (shards.start.addr()..shards.end.addr()).contains(&std::ptr::from_ref(guard.counter).addr())
     }
 
-    /// The counters of one age.
+    /// Returns the counters of one age.
     fn counters(&self, age: usize) -> impl Iterator<Item = &AtomicU64> {
         self.used_shards().map(move |Shard(counters)| &counters[age])
     }
@@ -171,8 +170,8 @@ impl Guards {
         self.counters(age).any(|counter| counter.load(Ordering::Acquire) != 0)
     }
 
-    /// Whether there is a guard. Between this and what makes the block unfindable there is an
-    /// atomic read-modify-write on this thread (the lock of a heap).
+    /// Returns whether there is a guard. This thread made an atomic read-modify-write (the lock of
+    /// a heap) after it made the block unfindable and before this call.
     pub(crate) fn any(&self) -> bool {
         fence_after_rmw();
         if self.used.load(Ordering::Relaxed) == 0 {
@@ -181,18 +180,19 @@ impl Guards {
         self.used_shards().flat_map(|Shard(counters)| counters).any(|counter| counter.load(Ordering::Acquire) != 0)
     }
 
-    /// Returns the epoch of the oldest guard; `None` without guards. It needs no fence of its own:
-    /// every block that waits in a heap was marked behind the fence of [`Guards::any`], and the
-    /// heap's lock passes that on.
+    /// Returns the epoch of the oldest guard, or `None` without guards. It needs no fence, because
+    /// every block that waits in a heap was marked after the fence of [`Guards::any`], and the
+    /// heap's lock passes that order on.
     pub(crate) fn oldest(&self) -> Option<u64> {
         let held = (0..AGES).filter(|&age| self.is_held(age));
-        // Acquire: where the guard that was seen has ended meanwhile, and its counter has a later
-        // epoch by now, what was done under it comes before what is done to the code next.
+        // Acquire, because the guard that was seen may have ended, and its counter may have a later
+        // epoch. Then everything that was done under the guard comes before the code is
+        // overwritten.
         held.map(|age| self.epochs[age].load(Ordering::Acquire)).min()
     }
 
-    /// Returns the epoch of a drop that has to wait for the guards of now: those that
-    /// [`Guards::any`] saw before, on this thread.
+    /// Returns the epoch of a drop that has to wait for the present guards, which [`Guards::any`]
+    /// saw before on this thread.
     pub(crate) fn next_epoch(&self) -> u64 {
         let changing = self.changing.lock();
         let epoch = self.epoch();
@@ -206,8 +206,7 @@ impl Guards {
         self.youngest.load(Ordering::Relaxed) >> AGE_BITS
     }
 
-    /// Lets a counter that stands at zero be the youngest if there was none when a block was
-    /// dropped, and there is one now.
+    /// Makes a counter that is zero the youngest, if the last drop found none and there is one now.
     #[inline]
     pub(crate) fn catch_up(&self) {
         if self.owed.load(Ordering::Relaxed) != 0 {
@@ -215,7 +214,7 @@ impl Guards {
         }
     }
 
-    /// Lets a counter that stands at zero be the youngest from now on, if there is one.
+    /// Makes a counter that is zero the youngest, if there is one.
     #[cold]
     pub(crate) fn advance(&self) {
         let _changing = self.changing.lock();
@@ -229,7 +228,7 @@ impl Guards {
         self.owed.store(u64::from(next.is_none()), Ordering::Relaxed);
         if let Some(age) = next {
             let epoch = (youngest >> AGE_BITS) + 1;
-            // Release: the ends of its guards were acquired by `is_held`.
+            // Release, because `is_held` acquired the ends of the guards of this counter.
             self.epochs[age].store(epoch, Ordering::Release);
             self.youngest.store(epoch << AGE_BITS | age as u64, Ordering::Relaxed);
         }

@@ -1,10 +1,10 @@
-//! One word of published code, changed in one piece under running threads.
+//! Changing one word of published code while threads run it.
 
 use super::CodeBlock;
 use crate::Error;
 use crate::sys::Word as Stored;
 
-/// What [`CodeBlock::patch_word`] stores: `u32` or `u64`.
+/// A word that [`CodeBlock::patch_word`] can store: `u32` or `u64`.
 pub trait Word: sealed::Word {}
 
 impl Word for u32 {}
@@ -14,7 +14,7 @@ mod sealed {
     pub trait Word {
         const LEN: usize;
 
-        /// The word, in the low bits.
+        /// Returns the word, in the low bits.
         fn bits(self) -> u64;
     }
 
@@ -38,35 +38,35 @@ mod sealed {
 const WHAT: &str = "patching a word";
 
 impl CodeBlock {
-    /// Changes four or eight bytes of code, by one store that no thread sees in parts. Threads may
+    /// Changes four or eight bytes of code by one store that no thread sees in parts. Threads may
     /// be running them: each runs the old bytes or the new ones. When this returns, a thread that
-    /// learns of it by any synchronising means runs the new ones.
+    /// learns of it by any means of synchronisation runs the new bytes.
     ///
-    /// The word has the byte order of the machine. It is for branches that are sent elsewhere, for
-    /// instructions that are switched on and off, and for constants among instructions. In
-    /// `DualMap` and `PerThread` only: elsewhere the kernel copies, and does not say in what
-    /// pieces. (A pointer in data does for most of this, in every mode: see
+    /// The word has the byte order of the machine. Uses are: to give a branch another target, to
+    /// switch an instruction on or off, and to change a constant in an instruction. Only `DualMap`
+    /// and `PerThread` support it. In other modes the kernel copies, and does not promise to do so
+    /// in one piece. (A pointer in data serves most of these uses, in every mode: see
     /// [`Redirect`](crate::Redirect).)
     ///
-    /// # What architectures promise
+    /// # Promises of the architectures
     ///
     /// - *AArch64* (Arm ARM, B2.2.5, "Concurrent modification and execution of instructions"): if
-    ///   the instruction before and the one after are each one of `B`, `BL`, `BRK`, `HVC`, `ISB`,
-    ///   `NOP`, `SMC` and `SVC`, another core executes the one or the other. Of all others it
-    ///   promises nothing, so they are refused here, and so are eight bytes.
+    ///   the old and the new instruction are each one of `B`, `BL`, `BRK`, `HVC`, `ISB`, `NOP`,
+    ///   `SMC` and `SVC`, another core executes the old one or the new one. For all other
+    ///   instructions nothing is promised, so they are refused here, and so are eight bytes.
     /// - *x86* (Intel SDM volume 3, "Handling Self- and Cross-Modifying Code"; AMD APM volume 2,
     ///   "Cross-Modifying Code"): an aligned store within a cache line is one piece for instruction
-    ///   fetch as well. That a core runs the new bytes is promised after it serialises; the store
-    ///   is made through another linear address in `DualMap`, and through the same one in
-    ///   `PerThread`. All known processors notice it in either case.
+    ///   fetch too. A core is promised to run the new bytes after it serialises. In `DualMap` the
+    ///   store is made through another linear address, in `PerThread` through the same one. All
+    ///   known processors notice the store in both cases.
     /// - *RISC-V* (unprivileged specification, "Zifencei" and "Ziccif"): fetches of aligned words
-    ///   up to the width of a register are one piece; other cores see the store after a `fence.i`
-    ///   of their own, which this call has them make.
+    ///   up to the width of a register are one piece. Other cores see the store after they execute
+    ///   a `fence.i`, which this call makes them do.
     /// - *s390x* (Principles of Operation, "Block-Concurrent References" and "Conceptual
-    ///   Sequence"): aligned words are stored and fetched in one piece; other cores see it after
-    ///   they serialise, which this call has them do.
-    /// - *32-bit Arm* (Arm ARM for A and R profiles, A3.5.4): the same list as AArch64, in its
-    ///   encoding. It is not looked at here.
+    ///   Sequence"): aligned words are stored and fetched in one piece. Other cores see the store
+    ///   after they serialise, which this call makes them do.
+    /// - *32-bit Arm* (Arm ARM for A and R profiles, A3.5.4): the same list as for AArch64, in its
+    ///   own encoding. This call does not check it.
     ///
     /// ```
     /// # #[cfg(target_arch = "x86_64")] {
@@ -83,21 +83,23 @@ impl CodeBlock {
     /// ```
     ///
     /// # Errors
-    /// - [`Error::Unsupported`] in other modes than `DualMap` and `PerThread`; if `offset` is no
-    ///   multiple of the word's length; on AArch64 for eight bytes, and from or to an instruction
-    ///   that is not on the list.
-    /// - [`Error::PastCapacity`] outside the block.
-    /// - [`Error::Forked`] in a child.
-    /// - [`Error::OperatingSystem`] if other cores cannot be reached any more: then the word is
-    ///   there, but not for every core.
+    /// - [`Error::Unsupported`] in other modes than `DualMap` and `PerThread`.
+    /// - [`Error::Unsupported`] if `offset` is no multiple of the word's length.
+    /// - [`Error::Unsupported`] on AArch64 for eight bytes, and if the old or the new instruction
+    ///   is not on the list.
+    /// - [`Error::PastCapacity`] if the word does not lie inside the block.
+    /// - [`Error::Forked`] in a forked child.
+    /// - [`Error::OperatingSystem`] if other cores cannot be synchronised. The word is then
+    ///   written, but not visible to every core.
     ///
     /// # Safety
     /// - No other thread writes the same bytes, and no slice from [`CodeBlock::as_bytes`] is used
     ///   from now on. No observer is being [attached](crate::CodeArena::attach).
-    /// - Wherever in the word a thread may be about to run an instruction, one begins before and
-    ///   after the change: a thread may have run a part of the word's instructions. The word is one
-    ///   whole instruction, a part of one, or padding behind it.
-    /// - The program is right whichever of the two words a thread runs.
+    /// - At each byte of the word where a thread may begin to run an instruction, an instruction
+    ///   begins before and after the change, because a thread may already have run a part of the
+    ///   instructions in the word. The word is one whole instruction, a part of one, or padding
+    ///   behind it.
+    /// - The program is correct whether a thread runs the old word or the new one.
     pub unsafe fn patch_word<W: Word>(&self, offset: usize, word: W) -> Result<(), Error> {
         let word = if W::LEN == 4 { Stored::Four(word.bits() as u32) } else { Stored::Eight(word.bits()) };
         if offset.checked_add(word.len()).is_none_or(|end| end > self.len()) {
@@ -111,11 +113,12 @@ impl CodeBlock {
         let at = self.offset() + offset;
         if cfg!(target_arch = "aarch64") {
             memory.let_read();
-            // SAFETY: inside this live block, readable; aligned, as blocks begin at a granule.
+            // SAFETY: inside this live block, and readable. It is aligned, because blocks begin at
+            // a granule.
             let old = unsafe { memory.address(at).cast::<u32>().read_volatile() };
             check_instructions(old, word)?;
         }
-        // SAFETY: inside this live block, and aligned; the rest is passed on to the caller.
+        // SAFETY: inside this live block, and aligned. The rest is passed on to the caller.
         unsafe { memory.write_word(at, word)? };
         memory.counters.flushed.add(word.len() as u64);
         memory.flush(at..at + word.len())?;
@@ -123,7 +126,7 @@ impl CodeBlock {
     }
 }
 
-/// Whether the change is one that AArch64 allows under running threads.
+/// Checks that AArch64 allows this change under running threads.
 fn check_instructions(old: u32, new: Stored) -> Result<(), Error> {
     let Stored::Four(new) = new else {
         return Err(Error::unsupported(WHAT, "on AArch64 it is four bytes, one instruction"));
@@ -136,10 +139,11 @@ fn check_instructions(old: u32, new: Stored) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether an instruction of AArch64 is `B`, `BL`, `BRK`, `HVC`, `ISB`, `NOP`, `SMC` or `SVC`.
+/// Returns whether an instruction of AArch64 is `B`, `BL`, `BRK`, `HVC`, `ISB`, `NOP`, `SMC` or
+/// `SVC`.
 fn may_change(word: u32) -> bool {
     let is = |mask: u32, value: u32| word & mask == value;
-    // B and BL; exceptions by the number of bits that tell them apart; hints and barriers.
+    // B and BL; exceptions, by the bits that tell them apart; hints and barriers.
     is(0x7c00_0000, 0x1400_0000)
         || is(0xffe0_001f, 0xd400_0001)
         || is(0xffe0_001f, 0xd400_0002)

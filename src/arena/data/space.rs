@@ -1,10 +1,10 @@
 //! The bookkeeping of the data area: which granules are free, which pages hold memory, and which
 //! are writable.
 //!
-//! It is plain data, without memory and system. Two heaps ([`DataKind`]) take whole spans from the
-//! two ends of the area, and free granules of a span are used for one kind only. Protection is
-//! known for each page: writable, surely read-only, or neither (after a refused call, or when
-//! memory was given back).
+//! It is plain data, and never calls the system. Two heaps ([`DataKind`]) take spans from the two
+//! ends of the area. If the area is nearly full, a kind takes whole pages in spans of the other.
+//! The protection is known for each page: writable, surely read-only, or neither (after a refused
+//! call, or when memory was given back).
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;

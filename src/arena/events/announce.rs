@@ -1,5 +1,5 @@
-//! What an arena tells its observers, and when. No heap is locked meanwhile; only `freed` is told
-//! while others are kept from looking after free space.
+//! The calls of an arena's observers. No heap is locked during a call. Only `freed` is called while
+//! `system` is locked, so other threads do not look for free space meanwhile.
 
 use crate::arena::core::{Core, bytes_of};
 use crate::arena::events::described::Described;
@@ -12,15 +12,17 @@ impl Core {
         Reservation { start: memory.address(memory.first()), len: memory.capacity(), mode: memory.mode() }
     }
 
-    /// The arena is there.
+    /// Calls `reserved`: the arena was built.
     pub(in crate::arena) fn announce_reserved(&self) {
         self.observers.tell(|observer| observer.reserved(&self.reservation()));
     }
 
-    /// Functions are live. Costs nothing without observers: `functions` is not even looked at.
+    /// Calls `published`: functions are live. Without observers `functions` is not iterated, so it
+    /// costs nothing.
     ///
     /// # Safety
-    /// - Their blocks are published, and not dropped before this returns or unwinds.
+    /// - The blocks of the functions are published, and are not dropped before this returns or
+    ///   unwinds.
     pub(in crate::arena) unsafe fn announce<'a>(&self, functions: impl Iterator<Item = Described<'a>>) {
         if self.kept.is_none() && self.observers.is_empty() {
             return;
@@ -29,7 +31,8 @@ impl Core {
         if let Some(kept) = &self.kept {
             kept.add(&functions);
         }
-        // Behind the notes: an observer that is attached looks at them once it is among the others.
+        // After the notes were kept, because an attached observer reads the notes after it was
+        // added to the list.
         if self.observers.is_empty() {
             return;
         }
@@ -40,7 +43,7 @@ impl Core {
         self.observers.tell(|observer| observer.published(&published));
     }
 
-    /// The same for one function, without memory for a list.
+    /// Calls `published` for one function, without memory for a list.
     ///
     /// # Safety
     /// - As for [`Core::announce`].
@@ -48,7 +51,7 @@ impl Core {
         if let Some(kept) = &self.kept {
             kept.add(std::slice::from_ref(&function));
         }
-        // Behind the notes, as above.
+        // After the notes were kept, as above.
         if self.observers.is_empty() {
             return;
         }
@@ -58,32 +61,34 @@ impl Core {
         self.observers.tell(|observer| observer.published(&published));
     }
 
+    /// Describes a function for observers.
+    ///
     /// # Safety
-    /// - The block is published, and stays so while what is returned is used.
+    /// - The block is published, and stays so while the returned value is used.
     pub(super) unsafe fn published<'a>(&'a self, function: Described<'a>) -> Published<'a> {
         let (block, start) = (self.info(function.entry), bytes_of(function.entry.run()).start);
-        // SAFETY: where the block lies; the rest is passed on to the caller.
+        // SAFETY: this is the place of the block. The rest is passed on to the caller.
         let code = unsafe { Live::new(&self.memory, start, block.len) };
         Published { block, name: function.name, unwind: function.unwind, code }
     }
 
-    /// A block was dropped.
+    /// Calls `retired`: a block was dropped.
     pub(in crate::arena) fn announce_retired(&self, block: &BlockInfo) {
         self.memory.let_read();
         self.observers.tell(|observer| observer.retired(block));
     }
 
-    /// The space of dropped blocks is about to be free.
+    /// Calls `freed`: the space of dropped blocks is about to be free.
     pub(in crate::arena) fn announce_freed(&self, blocks: impl IntoIterator<Item = BlockInfo>) {
         blocks.into_iter().for_each(|block| self.observers.tell_quietly(|observer| observer.freed(&block)));
     }
 
-    /// Memory went back to the system, as it was asked to.
+    /// Calls `trimmed`: memory was returned to the system because the user asked for it.
     pub(in crate::arena) fn announce_trimmed(&self, bytes: usize) {
         self.observers.tell(|observer| observer.trimmed(bytes));
     }
 
-    /// Memory went back to the system by itself.
+    /// Calls `trimmed`: memory was returned to the system because of `keep_free`.
     pub(in crate::arena) fn announce_shrunk(&self, bytes: usize) {
         self.observers.tell_quietly(|observer| observer.trimmed(bytes));
     }

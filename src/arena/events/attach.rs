@@ -1,4 +1,4 @@
-//! Observers that come late, and lists of what is live.
+//! Attaching observers late, and listing live blocks.
 
 use std::fmt;
 
@@ -10,21 +10,21 @@ use crate::arena::lookup::{BlockInfo, Entry};
 use crate::space::granules::SPAN;
 use crate::sync::Arc;
 
-/// How many functions are told of at once.
+/// The number of functions in one call of an observer.
 const TOLD: usize = 256;
 
 impl CodeArena {
-    /// Adds an observer to an arena that is in use, for profilers and debuggers that come late. It
-    /// is told of the arena and of all functions that are live, with their names and unwind
-    /// information, and from then on of what happens, behind the other observers.
+    /// Adds an observer to an arena that is in use, for example a profiler or a debugger that is
+    /// switched on later. It is called about the arena and about all live functions, with their
+    /// names and unwind information. From then on it is called about every event, after the other
+    /// observers.
     ///
-    /// No function is missed. While others publish and drop, an observer may hear of a function
-    /// twice, of a drop before the function and then once more, and of the drop of a function that
-    /// it never heard of. It stays for as long as the arena. If it panics here, the panic goes on
-    /// to the caller.
+    /// No function is missed. If other threads publish and drop meanwhile, an observer may be
+    /// called about a function twice, about a drop before the function and then once more, and
+    /// about the drop of a function that it was never called about. It stays as long as the arena.
     ///
-    /// A thread must not [patch](crate::CodeBlock::patch) code meanwhile. The
-    /// [`unwind`](crate::guide) feature's unwinder cannot come late.
+    /// A thread must not [patch](crate::CodeBlock::patch) code meanwhile. The unwinder of the
+    /// feature [`unwind`](crate::guide) cannot be attached late.
     ///
     /// ```
     /// use std::sync::{Arc, Mutex};
@@ -49,9 +49,12 @@ impl CodeArena {
     /// ```
     ///
     /// # Errors
-    /// - [`Error::Unsupported`] unless the arena was built with
+    /// - [`Error::Unsupported`] if the arena was not built with
     ///   [`keep_notes`](crate::ArenaBuilder::keep_notes).
-    /// - [`Error::Forked`] in a child.
+    /// - [`Error::Forked`] in a forked child.
+    ///
+    /// # Panics
+    /// If the observer panics.
     pub fn attach(&self, observer: Arc<dyn Observer>) -> Result<(), Error> {
         let core = self.core();
         core.memory.check_own("attach an observer")?;
@@ -60,16 +63,18 @@ impl CodeArena {
         };
         observer.reserved(&core.reservation());
         core.observers.attach(Arc::clone(&observer));
-        // From here on it hears of everything. What is noted now was not dropped before the guard,
-        // so its bytes stay; and whoever publishes or drops after this look at the notes sees the
-        // observer, because both lock them.
+        // From here on the observer is called about everything. A function that is noted now was
+        // not dropped before the guard was taken, so its bytes stay. A thread that publishes or
+        // drops after this reads the notes sees the observer, because both lock the notes.
         let _guard = self.pin();
         for notes in kept.all().chunks(TOLD) {
-            // SAFETY: published, and not used again under the guard.
+            // SAFETY: the functions are published, and under the guard their space is not used
+            // again.
             let published = notes.iter().map(|note| unsafe { core.published(note.describe()) });
             let published: Vec<Published<'_>> = published.collect();
             observer.published(&published);
-            // It may have heard of a drop before it heard of the function.
+            // The observer may have been called about a drop before it was called about the
+            // function.
             for note in notes.iter().filter(|note| !kept.has(note)) {
                 observer.retired(&core.info(note.entry()));
             }
@@ -77,12 +82,12 @@ impl CodeArena {
         Ok(())
     }
 
-    /// Returns the blocks that are live, in the order of their addresses.
+    /// Returns the live blocks, in the order of their addresses.
     ///
-    /// No lock is taken. What is published or dropped meanwhile may be among them or not, and each
-    /// is as [`lookup`](Self::lookup) would find it; a guard keeps what was found from being used
-    /// again. Without a guard one start may come twice, if the block there is dropped and another
-    /// is placed there meanwhile.
+    /// It takes no lock. A block that is published or dropped meanwhile may be listed or not. Each
+    /// block is as [`lookup`](Self::lookup) would find it. A guard keeps the space of found blocks
+    /// from being used again. Without a guard one start may be listed twice, if the block there is
+    /// dropped and another is placed there meanwhile.
     ///
     /// ```
     /// # use gaia_jit::{Code, CodeArena};
@@ -101,7 +106,7 @@ impl CodeArena {
 /// The live blocks of an arena. Made by [`CodeArena::blocks`].
 pub struct Blocks<'a> {
     core: &'a Core,
-    /// The span that is looked through next, and what was found in the one before.
+    /// The span that is searched next, and the blocks that were found in the span before it.
     span: u32,
     found: std::vec::IntoIter<Entry>,
 }

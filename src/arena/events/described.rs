@@ -4,7 +4,7 @@
 use crate::arena::code::UnwindInfo;
 use crate::arena::lookup::Entry;
 
-/// A function, and what is said of it.
+/// A function, with its name and its unwind information.
 pub(in crate::arena) struct Described<'a> {
     pub(in crate::arena) entry: Entry,
     pub(in crate::arena) name: Option<&'a str>,

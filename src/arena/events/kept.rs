@@ -1,4 +1,4 @@
-//! What was said of live functions, kept for observers that come late.
+//! Notes on live functions, kept for observers that are attached late.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -9,12 +9,12 @@ use crate::arena::lookup::Entry;
 use crate::sync::Arc;
 use crate::sync::checked::Mutex;
 
-/// Notes on all functions that are live, by the granule they begin at. A function is noted once its
-/// bytes are there, before observers are told of it, and forgotten before they are told that it
-/// goes. The lock is taken alone, and not in a forked child.
+/// The notes on all live functions, by their first granule. A function is noted when its bytes are
+/// in place, before observers are called. It is removed before observers are called about its drop.
+/// No other lock is held with this one, and a forked child does not take it.
 pub(in crate::arena) struct Kept(Mutex<BTreeMap<u32, Arc<Note>>>);
 
-/// A live function.
+/// The note on a live function.
 pub(in crate::arena) struct Note {
     entry: Entry,
     name: Option<Box<str>>,
@@ -59,20 +59,20 @@ impl Kept {
         Self(Mutex::new(BTreeMap::new()))
     }
 
-    /// Functions are live.
+    /// Notes functions that became live.
     pub(super) fn add(&self, functions: &[Described<'_>]) {
         let notes: Vec<Arc<Note>> = functions.iter().map(|function| Arc::new(Note::new(function))).collect();
         self.0.lock().extend(notes.into_iter().map(|note| (note.entry.start, note)));
     }
 
-    /// A function goes.
+    /// Removes the note on a dropped function.
     pub(in crate::arena) fn remove(&self, start: u32) {
-        // Dropped without the lock.
+        // The note is dropped after the lock.
         let _note = self.0.lock().remove(&start);
     }
 
-    /// Notes that a function has become shorter, unless `refuse` says no, which is asked under the
-    /// lock; returns whether it did.
+    /// Notes that a function has become shorter, unless `refuse` returns true. It is called under
+    /// the lock. Returns whether the function is noted as shorter.
     pub(in crate::arena) fn cut(&self, start: u32, len: u32, refuse: impl FnOnce() -> bool) -> bool {
         let mut notes = self.0.lock();
         if refuse() {
@@ -85,12 +85,12 @@ impl Kept {
         true
     }
 
-    /// All functions that are live now.
+    /// Returns the notes on all functions that are live now.
     pub(super) fn all(&self) -> Vec<Arc<Note>> {
         self.0.lock().values().cloned().collect()
     }
 
-    /// Whether a function still is live.
+    /// Returns whether a function is still live.
     pub(super) fn has(&self, note: &Arc<Note>) -> bool {
         self.0.lock().get(&note.entry.start).is_some_and(|now| Arc::ptr_eq(now, note))
     }

@@ -1,6 +1,14 @@
-//! What observers are told: the trait ([`observer`]), the list of one arena ([`observers`]), the
-//! events ([`announce`]) of functions as they are [`described`], and what is kept for those that
-//! come late ([`kept`], [`attach`]).
+//! Events: calls of an arena's observers.
+//!
+//! [`observer`] is the trait. [`observers`] is the list of one arena. [`announce`] makes the calls,
+//! with functions as they are [`described`]. [`kept`] keeps the notes for observers that are added
+//! late, and [`attach`] adds them.
+//!
+//! ```text
+//! publish --> notes are kept --> published(...)      no lock is held
+//! drop    --> notes are removed --> retired(...)     no heap is locked
+//!         --> no guard is left --> freed(...)        `system` is held: the observer must not use the arena
+//! ```
 
 pub(super) mod announce;
 pub(super) mod attach;

@@ -1,4 +1,4 @@
-//! Listening to an arena: what profilers, debuggers and unwinders need to know.
+//! The trait of observers, for profilers, debuggers and unwinders.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -8,13 +8,19 @@ use crate::arena::code::UnwindInfo;
 use crate::arena::lookup::BlockInfo;
 use crate::modes::{CodeMemory, Readers};
 
-/// Hears of what happens in an arena. Registered with
-/// [`ArenaBuilder::observer`](crate::ArenaBuilder::observer).
+/// A receiver of the events of an arena, registered with
+/// [`ArenaBuilder::observer`](crate::ArenaBuilder::observer). Every method does nothing unless it
+/// is implemented.
 ///
-/// The calls come on the thread that publishes, drops or trims, without any lock held; calls of
-/// different threads overlap. An observer may use the arena. A forked child's arena tells nobody
-/// anything. If an observer panics, the further ones hear of the event as well; then the panic goes
-/// on to whoever called the arena, and nothing is lost.
+/// The methods are called on the thread that publishes, drops or trims, and no lock is held (except
+/// for [`freed`](Self::freed)). Calls of different threads overlap. An observer may use the arena.
+///
+/// # Panics
+/// If an observer panics, the other observers are called all the same. Then the panic continues in
+/// the caller of the arena. The arena stays valid.
+///
+/// # Fork
+/// In a forked child an inherited arena calls no observer.
 ///
 /// ```
 /// use std::sync::{Arc, Mutex};
@@ -37,49 +43,51 @@ use crate::modes::{CodeMemory, Readers};
 /// # Ok::<(), gaia_jit::Error>(())
 /// ```
 pub trait Observer: Send + Sync {
-    /// An arena was built: all of its code will lie in this address space.
+    /// Is called when an arena was built. All of its code will lie in this address space.
     fn reserved(&self, space: &Reservation) {
         let _ = space;
     }
 
-    /// Functions can be run from now on, those of one batch together; the publishing call has not
-    /// returned yet, and their bytes can be read here ([`Published::code`]).
+    /// Is called when functions can be run, with all functions of a batch at once. The publishing
+    /// call has not returned yet. The bytes can be read here ([`Published::code`]).
     fn published(&self, functions: &[Published<'_>]) {
         let _ = functions;
     }
 
-    /// `block` was dropped; its space is not used again before this returns. Threads that hold a
-    /// guard may still run it.
+    /// Is called when `block` was dropped. Its space is not used again before this returns. Threads
+    /// that hold a guard may still run it.
     fn retired(&self, block: &BlockInfo) {
         let _ = block;
     }
 
-    /// The space of a block that was dropped is about to be used again: no guard is left that could
-    /// keep a thread in it. Without guards this comes right after [`retired`](Self::retired), else
-    /// on whatever thread finds that they are gone. For blocks that still wait when the arena goes
-    /// it does not come.
+    /// Is called when the space of a dropped block is about to be used again, because no guard is
+    /// left that could keep a thread in it. Without guards this call follows
+    /// [`retired`](Self::retired) at once. With guards it is made by the thread that finds that the
+    /// guards have ended. It is not made for blocks that still wait when the arena is freed.
     ///
-    /// Unlike elsewhere, an observer must not use the arena here, and a panic ends here. It can
-    /// come within any call into the arena but `pin` and `lookup`, and makes other such calls wait;
-    /// so a lock that is taken here must not be held, by an observer or anybody else, while the
-    /// arena is called.
+    /// An observer must not use the arena in this method, and a panic of this method is discarded.
+    /// It can be called within any call of the arena except `pin` and `lookup`, and other such
+    /// calls wait for it. So if it takes a lock, no thread may hold that lock while it calls the
+    /// arena.
     fn freed(&self, block: &BlockInfo) {
         let _ = block;
     }
 
-    /// Space of dropped blocks that had waited for guards came free; told at the next occasion
-    /// without a lock.
+    /// Is called after the space of dropped blocks that waited for guards became free, at the next
+    /// moment when no lock is held.
     fn reclaimed(&self, blocks: u64, bytes: u64) {
         let _ = (blocks, bytes);
     }
 
-    /// [`CodeArena::trim`](crate::CodeArena::trim) gave so many bytes back to the system.
+    /// Is called after memory was returned to the system, by
+    /// [`CodeArena::trim`](crate::CodeArena::trim) or
+    /// [`keep_free`](crate::ArenaBuilder::keep_free).
     fn trimmed(&self, bytes: usize) {
         let _ = bytes;
     }
 
-    /// The arena is gone: all of its blocks were retired, and its address space is about to be
-    /// given up.
+    /// Is called when the last owner of the arena is gone. All of its blocks were retired, and its
+    /// address space is about to be released.
     fn released(&self, space: &Reservation) {
         let _ = space;
     }
@@ -91,13 +99,13 @@ pub trait Observer: Send + Sync {
 pub struct Reservation {
     /// The first byte that can be code.
     pub start: *const u8,
-    /// Bytes of code there can be.
+    /// The bytes of address space for code.
     pub len: usize,
-    /// How the arena keeps W^X.
+    /// The mode of the arena: how it keeps W^X.
     pub mode: WxMode,
 }
 
-// SAFETY: an address and a number; to follow the pointer takes `unsafe` code of its own.
+// SAFETY: an address and a number. Following the pointer takes `unsafe` code elsewhere.
 unsafe impl Send for Reservation {}
 // SAFETY: as for `Send`.
 unsafe impl Sync for Reservation {}
@@ -106,31 +114,31 @@ unsafe impl Sync for Reservation {}
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Published<'a> {
-    /// Where it is, and its tag.
+    /// Its address, length and tag.
     pub block: BlockInfo,
-    /// What [`Code::name`](crate::Code::name) said.
+    /// The name that [`Code::name`](crate::Code::name) set.
     pub name: Option<&'a str>,
-    /// What [`Code::unwind`](crate::Code::unwind) said.
+    /// The unwind information that [`Code::unwind`](crate::Code::unwind) set.
     pub unwind: Option<UnwindInfo<'a>>,
-    /// Where its bytes are. Not what `block` says: whoever has a copy of this can write another
-    /// address there.
+    /// The place of its bytes. It is not taken from `block`, because anybody who has a copy of this
+    /// struct can store another address there.
     pub(in crate::arena) code: Live<'a>,
 }
 
 impl<'a> Published<'a> {
-    /// Its code; a copy in [`PerThread`](WxMode::PerThread), where threads differ in what they may
-    /// read.
+    /// Returns the code. It is a copy in [`PerThread`](WxMode::PerThread), because threads differ
+    /// in what they may read.
     pub fn code(&self) -> Cow<'a, [u8]> {
         self.code.bytes()
     }
 
-    /// As [`Published::code`], without a copy.
+    /// Reads the code without a copy.
     #[cfg_attr(not(all(feature = "perf", target_os = "linux")), allow(dead_code, reason = "for `perf`"))]
     pub(crate) fn with_code<T>(&self, read: impl FnOnce(&[u8]) -> T) -> T {
         self.code.with_bytes(read)
     }
 
-    /// As if published, for bytes that are no code.
+    /// Makes a description of bytes that are no code and were not published.
     #[cfg(test)]
     #[allow(dead_code, reason = "for tests of `unwind`")]
     pub(crate) fn pretended(block: BlockInfo, unwind: Option<UnwindInfo<'a>>) -> Self {
@@ -138,16 +146,18 @@ impl<'a> Published<'a> {
     }
 }
 
-/// The bytes of a block that stays published for as long as this lives.
+/// The bytes of a block that stays published as long as this value lives.
 #[derive(Clone, Copy)]
 pub(in crate::arena) struct Live<'a> {
-    /// `None`: there are no bytes, in a test.
+    /// The memory of the arena. `None` if there are no bytes, in a test.
     memory: Option<&'a CodeMemory>,
     start: usize,
     len: usize,
 }
 
 impl<'a> Live<'a> {
+    /// Names the bytes of a published block.
+    ///
     /// # Safety
     /// - `len` bytes from offset `start` belong to a block that is published, and stays so for
     ///   `'a`.
@@ -161,14 +171,17 @@ impl<'a> Live<'a> {
 
     pub(in crate::arena) fn bytes(self) -> Cow<'a, [u8]> {
         match self.memory {
-            // The parent of a forked child may drop its block and write another into memory that
-            // both share: these are the bytes that are there now, and no slice of them is made.
+            // The parent of a forked child may drop its block and write another one into the memory
+            // that both share. The result has the bytes that are there now, and no slice of them is
+            // made.
             Some(memory) if memory.rules().readers == Readers::SharedWithParent && !memory.is_own() => {
                 let start = memory.address(self.start);
-                // SAFETY: mapped and readable; volatile, as another process may write there.
+                // SAFETY: mapped and readable. The reads are volatile, because another process may
+                // write there.
                 Cow::Owned((0..self.len).map(|at| unsafe { start.wrapping_add(at).read_volatile() }).collect())
             }
-            // Another thread may have no right to read them, and could be sent the slice.
+            // Another thread may have no right to read the bytes, and the slice could be sent to
+            // it.
             Some(memory) if memory.rules().readers == Readers::EachThreadByItself => {
                 Cow::Owned(self.readable().to_vec())
             }
@@ -176,13 +189,13 @@ impl<'a> Live<'a> {
         }
     }
 
-    /// For this thread alone.
+    /// Returns a slice that only this thread can be sure to read.
     fn readable(self) -> &'a [u8] {
         let Some(memory) = self.memory else { return &[] };
         memory.let_read();
-        // SAFETY: published bytes are mapped, readable by this thread and initialised, and in the
-        // process they belong to they stay as they are while the block lives; `CodeBlock::patch`,
-        // which changes them, is unsafe and forbids it while such a slice is in use.
+        // SAFETY: published bytes are mapped, readable by this thread and initialised. In their own
+        // process they do not change while the block lives. `CodeBlock::patch`, which changes them,
+        // is unsafe and forbids that while such a slice is in use.
         unsafe { std::slice::from_raw_parts(memory.address(self.start), self.len) }
     }
 }

@@ -1,4 +1,4 @@
-//! The observers of one arena: a list, and how all of them are told of an event.
+//! The observers of one arena: a list, and the call of all of them.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -9,14 +9,14 @@ use crate::sync::{Arc, AtomicU64, Ordering};
 
 pub(crate) struct Observers {
     list: Vec<Arc<dyn Observer>>,
-    /// Those that came later.
+    /// Observers that were attached late.
     attached: Link,
-    /// What came free under the lock and was not told yet.
+    /// Blocks that were freed under a lock. Observers were not called about them yet.
     reclaimed_blocks: AtomicU64,
     reclaimed_bytes: AtomicU64,
 }
 
-/// A list that grows at its end and is read without a lock. Nothing leaves it.
+/// A list that grows at its end and is read without a lock. No element is ever removed.
 struct Link(OnceLock<Box<(Arc<dyn Observer>, Link)>>);
 
 impl Link {
@@ -35,8 +35,8 @@ impl Observers {
         self.list.is_empty() && self.attached.0.get().is_none()
     }
 
-    /// One more, which is told behind all others. Not in a forked child, which may have been forked
-    /// amid this.
+    /// Adds an observer, which is called after all others. A forked child must not do this, because
+    /// the fork may have happened in the middle of it.
     pub(in crate::arena) fn attach(&self, observer: Arc<dyn Observer>) {
         let mut last = &self.attached;
         let mut new = Box::new((observer, Link::new()));
@@ -57,7 +57,7 @@ impl Observers {
         self.list.iter().chain(attached.map(|link| &link.0))
     }
 
-    /// Notes that a block's space came free, to be told when no lock is held.
+    /// Counts a block as freed. Observers are called about it when no lock is held.
     pub(in crate::arena) fn note_reclaimed(&self, bytes: usize) {
         if !self.is_empty() {
             self.reclaimed_blocks.fetch_add(1, Ordering::Relaxed);
@@ -65,13 +65,13 @@ impl Observers {
         }
     }
 
-    /// Tells all, also if one of them panics; the first panic goes on behind that.
+    /// Calls all observers, even if one of them panics. The first panic continues afterwards.
     pub(in crate::arena) fn tell(&self, event: impl Fn(&dyn Observer)) {
         let mut panicked = self.tell_each(event);
         if self.reclaimed_blocks.load(Ordering::Relaxed) > 0 {
             let (blocks, bytes) =
                 (self.reclaimed_blocks.swap(0, Ordering::Relaxed), self.reclaimed_bytes.swap(0, Ordering::Relaxed));
-            // Another thread may have told it meanwhile.
+            // Another thread may have made the call meanwhile.
             if blocks > 0 {
                 match (self.tell_each(|observer| observer.reclaimed(blocks, bytes)), &panicked) {
                     (Some(payload), Some(_)) => discard(payload),
@@ -85,15 +85,15 @@ impl Observers {
         }
     }
 
-    /// Tells all, from where a panic has nowhere to go, half-way through giving space back. So it
-    /// ends here.
+    /// Calls all observers from a place where a panic must not continue, because space is half
+    /// freed. So a panic is discarded.
     pub(in crate::arena) fn tell_quietly(&self, event: impl Fn(&dyn Observer)) {
         if let Some(payload) = self.tell_each(event) {
             discard(payload);
         }
     }
 
-    /// What the first one panicked with, if any did.
+    /// Calls all observers. Returns the payload of the first panic, if there was one.
     fn tell_each(&self, event: impl Fn(&dyn Observer)) -> Option<Box<dyn Any + Send>> {
         let mut first = None;
         for observer in self.each() {
@@ -107,7 +107,7 @@ impl Observers {
     }
 }
 
-/// Drops what a panic carried, which may panic as well, and so may what that one carries.
+/// Drops the payload of a panic. The drop may panic too, and so may the drop of that payload.
 fn discard(payload: Box<dyn Any + Send>) {
     let drop_it = |payload| catch_unwind(AssertUnwindSafe(|| drop(payload)));
     let _ = drop_it(payload).or_else(drop_it).map_err(std::mem::forget);

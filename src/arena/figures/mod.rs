@@ -1,4 +1,4 @@
-//! What an arena holds, as numbers ([`stats`]) and page by page ([`map`]).
+//! Figures of an arena: numbers ([`stats`]), and its use page by page ([`map`]).
 
 pub(super) mod map;
 pub(super) mod stats;

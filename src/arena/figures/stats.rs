@@ -1,4 +1,13 @@
-//! What an arena holds, and what it has asked of the system.
+//! Numbers: the use of an arena, and its calls of the system.
+//!
+//! [`Stats`] is made with all heaps locked and everything reclaimed, so its figures belong to one
+//! moment:
+//!
+//! ```text
+//! capacity = live_bytes + padding_bytes + pending_bytes + batch_bytes + free_bytes
+//! ```
+//!
+//! Only `batch_bytes` is not counted. It is the rest, so it includes granules that are in flight.
 #![forbid(unsafe_code)]
 
 use std::fmt;
@@ -8,61 +17,60 @@ use crate::arena::heaps::{All, Counts};
 use crate::modes::Unfilled;
 use crate::units::GRANULE;
 
-/// Figures of an arena at one moment; bytes unless said otherwise. `{}` prints the most important
-/// ones in a line, `{:#}` all of them as a short table.
+/// Figures of an arena at one moment, in bytes unless said otherwise. `{}` prints the most
+/// important ones as a line, `{:#}` prints all as a short table.
 ///
-/// `live_bytes + padding_bytes + pending_bytes + batch_bytes + free_bytes == capacity`, exactly,
-/// when no other thread is at work; else what is on its way is counted to `batch_bytes`.
+/// `live_bytes + padding_bytes + pending_bytes + batch_bytes + free_bytes == capacity` holds
+/// exactly if no other thread uses the arena. Otherwise space in flight counts to `batch_bytes`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
 #[non_exhaustive]
 pub struct Stats {
-    /// Address space for code.
+    /// The address space for code.
     pub capacity: usize,
-    /// Published blocks that were not dropped.
+    /// The number of published blocks that were not dropped.
     pub live_blocks: usize,
-    /// Their code.
+    /// The code of these blocks.
     pub live_bytes: usize,
-    /// What rounding to granules adds to it.
+    /// The space that rounding to granules adds to the code.
     pub padding_bytes: usize,
-    /// Dropped blocks whose space waits for a guard.
+    /// The number of dropped blocks that wait for a guard.
     pub pending_blocks: usize,
-    /// The space they take.
+    /// The space of these blocks.
     pub pending_bytes: usize,
-    /// Space taken by batches that are open now, and by pages that wait to be made executable
-    /// again.
+    /// The space of batches that are open now, and of pages that wait to be made executable again.
     pub batch_bytes: usize,
-    /// Space that can be placed in.
+    /// The space that is free.
     pub free_bytes: usize,
-    /// The largest piece of it.
+    /// The largest hole of the free space.
     pub largest_hole: usize,
-    /// Memory of pages that code was placed in since they were last trimmed; without what huge
-    /// pages bring with them.
+    /// The memory of pages that code was placed in since they were last trimmed. Memory that huge
+    /// pages add is not counted.
     pub resident_bytes: usize,
-    /// Address space for data beside the code.
+    /// The address space for data beside the code.
     pub data_capacity: usize,
-    /// What of it is in use, with what waits for a guard.
+    /// The part of it that is in use or waits for a guard.
     pub data_bytes: usize,
-    /// Blocks of data that were not dropped ([`DataBlock`](crate::DataBlock)).
+    /// The number of blocks of data that were not dropped ([`DataBlock`](crate::DataBlock)).
     pub data_blocks: usize,
-    /// Space of dropped blocks of data that waits for a guard.
+    /// The space of dropped blocks of data that waits for a guard.
     pub pending_data_bytes: usize,
-    /// Memory of pages that data was placed in since they were last trimmed.
+    /// The memory of pages that data was placed in since they were last trimmed.
     pub data_resident_bytes: usize,
-    /// Whether holes in pages with live code are filled: in `Flip` where the system allows the
-    /// kernel write, in all other modes always.
+    /// Whether holes in pages with live code are filled. In `Flip` this needs the kernel write. In
+    /// all other modes it is always so.
     pub fills_holes: bool,
-    /// Why they are not.
+    /// The reason why holes are not filled.
     pub unfilled: Option<Unfilled>,
-    /// Protection changes of runs of pages, as calls.
+    /// The number of calls that changed the protection of a run of pages.
     pub flips: u64,
-    /// Writes through the kernel to executable pages, as calls.
+    /// The number of writes through the kernel to executable pages.
     pub kernel_writes: u64,
-    /// Returns of memory to the system, as calls.
+    /// The number of calls that returned memory to the system.
     pub decommits: u64,
-    /// Code passed to the instruction-cache flush.
+    /// The bytes of code that the instruction-cache flush was called for.
     pub flushed_bytes: u64,
-    /// Barriers on other cores, as calls.
+    /// The number of barriers on other cores.
     pub barriers: u64,
 }
 
@@ -104,13 +112,13 @@ impl Core {
         stats.batch_bytes = stats.capacity.saturating_sub(known);
         stats.flushed_bytes = live.flushed() + counters.flushed.get();
         stats.largest_hole = self.largest_hole(&mut all) as usize * GRANULE;
-        // Memory that others mapped may be part of a page at its ends.
+        // Memory that others mapped may begin or end in the middle of a page.
         stats.resident_bytes = (resident * self.memory.page_size()).min(stats.capacity);
         stats
     }
 
-    /// Locks all heaps with everything reclaimed; `None` where a lock may be held for ever: in a
-    /// child forked while another thread held it.
+    /// Reclaims everything and locks all heaps. Returns `None` if a lock may be held for ever: in a
+    /// child that was forked while another thread held it.
     pub(in crate::arena) fn all_to_read(&self) -> Option<All<'_>> {
         if !self.memory.is_own() {
             return self.heaps.try_all();
@@ -120,7 +128,7 @@ impl Core {
     }
 }
 
-/// Bytes in a unit that keeps them short.
+/// Bytes, printed in a unit that keeps the number short.
 struct Bytes(usize);
 
 impl fmt::Display for Bytes {

@@ -1,4 +1,4 @@
-//! What each page of an arena holds, and where its largest holes are.
+//! The use of each page of an arena, and its largest holes.
 #![forbid(unsafe_code)]
 
 mod picture;
@@ -12,11 +12,11 @@ use crate::space::Run;
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Map {
-    /// Bytes in a page.
+    /// The bytes of a page.
     pub page_size: usize,
     /// All pages of the capacity, in order.
     pub pages: Vec<PageUse>,
-    /// The largest holes, the largest first: eight at the most.
+    /// The largest holes, at most eight, the largest first.
     pub holes: Vec<Hole>,
 }
 
@@ -25,9 +25,9 @@ pub struct Map {
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct PageUse {
-    /// Bytes that live blocks and open batches take.
+    /// The bytes of live blocks and open batches.
     pub live: u32,
-    /// Bytes of dropped blocks that wait for a guard.
+    /// The bytes of dropped blocks that wait for a guard.
     pub pending: u32,
     /// Whether the page holds memory.
     pub resident: bool,
@@ -38,13 +38,13 @@ pub struct PageUse {
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Hole {
-    /// Bytes from the start of the arena.
+    /// The offset from the start of the arena, in bytes.
     pub offset: usize,
-    /// Bytes that are free.
+    /// The length in bytes.
     pub len: usize,
 }
 
-/// Holes that a map lists.
+/// The number of holes in a map.
 const HOLES: usize = 8;
 
 impl Core {

@@ -1,5 +1,16 @@
-//! An arena as a picture: one square for each page, coloured by what is in it, and frames around
-//! the largest holes.
+//! A picture of an arena: one square for each page, coloured by its content, and frames around the
+//! largest holes.
+//!
+//! ```text
+//! title
+//!   +0 MiB  [][][][][][][][]      squares in rows, the lowest address first
+//!   +4 MiB  [][][]#########       # a frame around a hole
+//! legend    the colours, and the number of squares of each
+//! lines     text of the caller
+//! ```
+//!
+//! If there are more pages than squares that fit, several pages share a square. All squares of one
+//! colour are one SVG path, so that the file stays small.
 #![forbid(unsafe_code)]
 
 mod text;
@@ -9,37 +20,37 @@ use std::fmt::{self, Write};
 use super::{Map, PageUse};
 use text::{FONT, paragraph};
 
-/// Width and greatest height of the squares together, in SVG units.
+/// The width and the greatest height of the squares together, in SVG units.
 const SIZE: usize = 1024;
-/// Sides of a square, gap included; the largest is taken with which the picture is high enough.
+/// The sides of a square, with its gap. The largest is used for which the picture is not too high.
 const SIDES: [usize; 3] = [16, 8, 4];
-/// Left of the squares: room for "+65535 MiB".
+/// The space left of the squares, enough for "+65535 MiB".
 const LEFT: usize = 72;
-/// The picture's width, and that of its text.
+/// The width of the picture and of its text.
 const WIDTH: usize = LEFT + SIZE + 24;
 const TEXT: usize = SIZE;
-/// Sizes of letters.
+/// The sizes of letters.
 const TITLE: usize = 18;
 const BODY: usize = 12;
 const SMALL: usize = 10;
-/// From one square of the legend to the next.
+/// The distance of two squares in the legend.
 const SWATCH: usize = 17;
 
-/// Shades of live pages, from nearly empty to full.
+/// The shades of live pages, from nearly empty to full.
 const SHADES: [&str; 8] = ["#dcecf7", "#bfdcef", "#9ccae5", "#75b4d9", "#519bca", "#3380b8", "#1c659f", "#0b4a80"];
 
-/// What pages are shown as.
+/// The state that a square shows.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
     Untouched,
     Empty,
     Pending,
-    /// The index of its shade.
+    /// Live, with the index of the shade.
     Live(usize),
 }
 
 impl State {
-    /// The state of pages that share a square.
+    /// Returns the state of pages that share a square.
     fn of(pages: &[PageUse], page_size: usize) -> Self {
         let live: usize = pages.iter().map(|page| page.live as usize).sum();
         if pages.iter().any(|page| page.pending > 0) {
@@ -70,19 +81,19 @@ impl State {
     }
 }
 
-/// How pages are laid out in squares and rows.
+/// The layout of pages in squares and rows.
 struct Layout {
     side: usize,
     columns: usize,
     rows: usize,
-    /// Bytes that a square stands for.
+    /// The bytes that one square stands for.
     bytes: usize,
-    /// Where the squares begin, below the title.
+    /// The top of the squares, below the title.
     top: usize,
 }
 
 impl Layout {
-    /// The corner of the square that byte `offset` lies in.
+    /// Returns the corner of the square that contains byte `offset`.
     fn corner(&self, offset: usize) -> (usize, usize) {
         let square = offset / self.bytes;
         (LEFT + square % self.columns * self.side, self.top + square / self.columns * self.side)
@@ -108,7 +119,7 @@ impl Map {
     }
 
     fn draw(&self, svg: &mut String, title: &str, lines: &[String]) -> fmt::Result {
-        // More pages than there is room for share squares.
+        // If there are more pages than squares, pages share squares.
         let together = self.pages.len().div_ceil((SIZE / SIDES[2]).pow(2)).max(1);
         let states: Vec<_> = self.pages.chunks(together).map(|pages| State::of(pages, self.page_size)).collect();
         let fits = |side: &usize| states.len().div_ceil(SIZE / side) * side <= SIZE;
@@ -118,7 +129,7 @@ impl Map {
         let what = if together == 1 { "a page of".into() } else { format!("{together} pages,") };
         let scale = format!("one square is {what} {}; a row is {}", amount(bytes), amount(columns * bytes));
 
-        // How high it is is known last.
+        // The height is known only at the end.
         let mut body = String::new();
         let top = paragraph(&mut body, (LEFT, 10), TEXT, TITLE, title)?;
         let top = paragraph(&mut body, (LEFT, top), TEXT, BODY, &scale)? + 8;
@@ -148,7 +159,8 @@ impl Map {
         writeln!(svg, "</svg>")
     }
 
-    /// What the colours mean and how many squares have each; returns its bottom.
+    /// Draws the legend: the meaning of each colour, and the number of squares that have it.
+    /// Returns its bottom.
     fn legend(&self, svg: &mut String, states: &[State], top: usize) -> Result<usize, fmt::Error> {
         let count = |wanted: fn(&State) -> bool| states.iter().filter(|state| wanted(state)).count();
         let entries = [
@@ -163,7 +175,7 @@ impl Map {
         ];
         let mut bottom = top;
         for (label, count, colours) in entries {
-            // Those of an entry end at the same place, before its label.
+            // The squares of an entry end at the same place, before its label.
             for (place, state) in colours.iter().rev().enumerate() {
                 swatch(svg, (LEFT + SWATCH * (SHADES.len() - 1 - place), bottom + 2), *state)?;
             }
@@ -175,7 +187,7 @@ impl Map {
     }
 }
 
-/// Bytes in the largest unit in which they are a whole number.
+/// Returns bytes in the largest unit in which they are a whole number.
 fn amount(bytes: usize) -> String {
     match bytes {
         0 => "0".to_owned(),
@@ -184,7 +196,7 @@ fn amount(bytes: usize) -> String {
     }
 }
 
-/// All squares in one state, as one path: that keeps the file small.
+/// Draws all squares of one state, as one path, because that keeps the file small.
 fn squares(svg: &mut String, states: &[State], wanted: State, layout: &Layout) -> fmt::Result {
     if !states.contains(&wanted) {
         return Ok(());
@@ -198,13 +210,14 @@ fn squares(svg: &mut String, states: &[State], wanted: State, layout: &Layout) -
     writeln!(svg, r#""/>"#)
 }
 
-/// A frame around a hole: one rectangle for each row that it reaches into, but no more than two.
+/// Draws a frame around a hole: one rectangle for each row that it reaches into, but at most two.
 fn frame(svg: &mut String, offset: usize, len: usize, layout: &Layout) -> fmt::Result {
     let row = layout.columns * layout.bytes;
     let mut at = offset.next_multiple_of(layout.bytes);
     let end = (offset + len) / layout.bytes * layout.bytes;
     while at < end {
-        // Whole rows together, and what begins or ends amid a row by itself.
+        // Whole rows are one rectangle. A part that begins or ends in the middle of a row is
+        // another one.
         let whole = if at % row == 0 { (end - at) / row * row } else { 0 };
         let until = if whole > 0 { at + whole } else { end.min((at / row + 1) * row) };
         let (x, y) = layout.corner(at);

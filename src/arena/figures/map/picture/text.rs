@@ -1,16 +1,16 @@
 //! Text in a picture that is never wider than the picture.
 //!
-//! Nobody knows the font that a viewer takes, but a fixed-width one has letters of nearly the same
-//! width everywhere: 0.60 of its size (Courier, Menlo, Consolas and DejaVu Sans Mono are between
-//! 0.55 and 0.602). Anything but ASCII counts as two of them, because Chinese characters and
-//! pictographs are as wide as they are high.
+//! The font of a viewer is not known. But in fixed-width fonts letters have nearly the same width:
+//! 0.60 of their size (Courier, Menlo, Consolas and DejaVu Sans Mono are between 0.55 and 0.602). A
+//! character that is not ASCII counts as two, because Chinese characters and pictographs are as
+//! wide as they are high.
 
 use std::fmt::{self, Write};
 
 pub(super) const FONT: &str = "ui-monospace,Menlo,Consolas,monospace";
 
-/// Writes `content` below `top` in as many lines as it needs to be no wider than `width`; returns
-/// the bottom of the last.
+/// Writes `content` below `top`, in as many lines as it needs to be no wider than `width`. Returns
+/// the bottom of the last line.
 pub(super) fn paragraph(
     svg: &mut String,
     (left, top): (usize, usize),
@@ -40,8 +40,8 @@ fn escape(svg: &mut String, content: &str) {
     }
 }
 
-/// Lines of at most `columns` letters: broken at blanks, or within a word that is longer than a
-/// line.
+/// Splits text into lines of at most `columns` letters, at blanks, or within a word that is longer
+/// than a line.
 fn wrap(content: &str, columns: usize) -> Vec<&str> {
     let mut lines = Vec::new();
     let mut rest = content.trim_end();
