@@ -1,4 +1,9 @@
 //! The one error type of the crate.
+//!
+//! Every variant has the figures that a caller needs to decide what to do. [`Error::Unsupported`]
+//! says that this system, or its configuration, refuses something for good.
+//! [`Error::OperatingSystem`] is a failed call, which may succeed later. Both convert into
+//! [`std::io::Error`].
 
 use std::fmt;
 use std::io;
@@ -6,8 +11,9 @@ use std::path::Path;
 
 use crate::reloc::{Misfit, Reloc};
 
-/// Why a call could not be carried out. Whatever failed, the arena or block is as it was before the
-/// call; the exception is [`CodeBlock::patch`](crate::CodeBlock::patch).
+/// The reason why a call failed. After an error the arena or block is as it was before the call,
+/// except after [`CodeBlock::patch`](crate::CodeBlock::patch) and
+/// [`CodeBlock::patch_word`](crate::CodeBlock::patch_word).
 ///
 /// ```
 /// use gaia_jit::{CodeArena, Error};
@@ -22,94 +28,98 @@ use crate::reloc::{Misfit, Reloc};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Code, a slot or a block of no bytes was asked for.
+    /// Code, a slot or a block of zero bytes was asked for.
     #[error("zero bytes asked for")]
     ZeroSize,
 
-    /// More than this arena or block could hold even when empty.
+    /// More was asked for than this arena or block could hold even when it is empty.
     #[error("{asked} bytes asked for, at most {limit} can be had")]
     TooLarge {
-        /// Bytes asked for.
+        /// The bytes that were asked for.
         asked: usize,
-        /// The most that can be had, in bytes.
+        /// The limit, in bytes.
         limit: usize,
     },
 
-    /// An alignment that is no power of two, or above the largest supported one.
+    /// The alignment is no power of two, or above the limit.
     #[error("alignment {align} is not a power of two up to {limit}")]
     BadAlignment {
-        /// The alignment asked for, in bytes.
+        /// The alignment that was asked for, in bytes.
         align: usize,
         /// The largest supported alignment, in bytes.
         limit: usize,
     },
 
-    /// No hole is large enough now: a runtime's cue to evict. With `largest_hole >= asked` the
-    /// space is there, but not where code can go: misaligned, or (without the kernel write) in
-    /// pages that still hold live code.
+    /// No hole in the arena is large enough now. Evict code and try again.
     ///
-    /// Space that waits for guards comes free when the last of them is dropped.
+    /// If `largest_hole >= asked`, there is enough space, but not where code can be placed. It has
+    /// the wrong alignment, or (without the kernel write) it lies in pages with live code.
+    ///
+    /// Space that waits for guards becomes free when the last of these guards is dropped.
     #[error(
-        "arena full: {asked} bytes asked for, {free} free in all, largest hole {largest_hole}, {waiting} wait for guards"
+        "arena full: {asked} bytes asked for, {free} free in all, largest hole {largest_hole}, {waiting} wait for \
+         guards; drop code or guards, and try again"
     )]
     #[non_exhaustive]
     ArenaFull {
-        /// Bytes asked for, rounded up to whole granules.
+        /// The bytes that were asked for, rounded up to whole granules.
         asked: usize,
-        /// Free bytes in all holes together.
+        /// The free bytes of all holes together.
         free: usize,
-        /// Bytes of the largest hole.
+        /// The bytes of the largest hole.
         largest_hole: usize,
-        /// Bytes of dropped blocks that wait for guards.
+        /// The bytes of dropped blocks that wait for guards.
         waiting: usize,
     },
 
-    /// No hole in the data beside the code is large enough.
-    /// [`ArenaBuilder::data`](crate::ArenaBuilder::data) says how much there is.
+    /// No hole in the data area is large enough now.
+    /// [`ArenaBuilder::data`](crate::ArenaBuilder::data) sets the size of the area.
     #[error(
-        "data area full: {asked} bytes asked for, {free} free in all, largest hole {largest_hole}, {waiting} wait for guards"
+        "data area full: {asked} bytes asked for, {free} free in all, largest hole {largest_hole}, {waiting} wait for \
+         guards; drop data or guards and try again, or build the arena with a larger data area"
     )]
     #[non_exhaustive]
     DataFull {
-        /// Bytes asked for, rounded up to whole granules, for constants to whole pages.
+        /// The bytes that were asked for, rounded up to whole granules, and for constants to whole
+        /// pages.
         asked: usize,
-        /// Free bytes in all holes together.
+        /// The free bytes of all holes together.
         free: usize,
-        /// Bytes of the largest hole.
+        /// The bytes of the largest hole.
         largest_hole: usize,
-        /// Bytes of dropped data that wait for guards.
+        /// The bytes of dropped data that wait for guards.
         waiting: usize,
     },
 
-    /// A write or an entry point outside the block.
+    /// A write, a length or an entry point does not lie inside the block.
     #[error("{len} bytes at offset {offset} do not lie inside {capacity} bytes")]
     PastCapacity {
-        /// Where the access begins, in bytes from the start of the block.
+        /// The offset of the access from the start of the block, in bytes.
         offset: usize,
-        /// Bytes accessed.
+        /// The bytes of the access.
         len: usize,
-        /// Bytes there are.
+        /// The bytes of the block.
         capacity: usize,
     },
 
-    /// A slot of another batch, or data of one.
-    #[error("slot {slot} is of another batch")]
+    /// The slot, or the data, belongs to another batch.
+    #[error("slot {slot} belongs to another batch")]
     #[non_exhaustive]
     OtherBatch {
-        /// Its place in the batch that it is of.
+        /// The number of the slot in its own batch.
         slot: usize,
     },
 
-    /// A branch needs a stub, because its target is out of reach, and its slot has none left.
-    /// Reserve the slot with more
-    /// ([`Batch::reserve_with_stubs`](crate::Batch::reserve_with_stubs)), or the arena near to its
-    /// targets.
-    #[error("slot {slot} has {stubs} stubs, which all lead elsewhere")]
+    /// A branch needs a stub because its target is out of reach, and its slot has none left.
+    /// Reserve the slot with more stubs
+    /// ([`Batch::reserve_with_stubs`](crate::Batch::reserve_with_stubs)), or build the arena
+    /// [`near`](crate::ArenaBuilder::near) its targets.
+    #[error("slot {slot} has {stubs} stubs, and none is left for this target: reserve it with more")]
     #[non_exhaustive]
     NoStub {
-        /// The place of the function in the batch.
+        /// The number of the slot in the batch.
         slot: usize,
-        /// How many stubs it was reserved with.
+        /// The number of stubs that it was reserved with.
         stubs: usize,
     },
 
@@ -117,55 +127,57 @@ pub enum Error {
     #[error("{kind} at offset {offset} of slot {slot}, with a value of {distance:#x}: {why}")]
     #[non_exhaustive]
     Link {
-        /// The place of the function in the batch.
+        /// The number of the slot in the batch.
         slot: usize,
-        /// Where in the function, in bytes.
+        /// The offset of the relocation in the function, in bytes.
         offset: usize,
-        /// What kind of relocation it is.
+        /// The kind of the relocation.
         kind: Reloc,
-        /// The value of its formula: where it is relative, the distance.
+        /// The value of its formula. For relative kinds this is the distance.
         distance: i64,
-        /// What is the matter with it.
+        /// The reason why it cannot be applied.
         why: Misfit,
     },
 
-    /// A key of a `cache::CodeCache` was asked for inside its own compilation, or inside one that
-    /// the key's compilation waits for on another thread: they would wait for each other for ever.
-    #[error("a key was asked for whose compilation waits for this one")]
+    /// A key of a `cache::CodeCache` was asked for inside its own compilation, or inside a
+    /// compilation for which the key's compilation waits on another thread. The two would wait for
+    /// each other for ever.
+    #[error("the compilation of this key waits for the compilation that asked for it")]
     Recursion,
 
     /// The address is not the start of a live block of this arena.
     #[error("{address:#x} is not the start of a live block of this arena")]
     NotInArena {
-        /// The address given.
+        /// The address that was given.
         address: usize,
     },
 
-    /// No free address range lies in branch range of the address given to `near`.
-    #[error("no {len} free bytes of address space within {reach} bytes of {address:#x}")]
+    /// No free address space lies in branch range of the address that was given to
+    /// [`ArenaBuilder::near`](crate::ArenaBuilder::near).
+    #[error("no {len} free bytes of address space within {reach} bytes of {address:#x}: ask for less capacity")]
     OutOfReach {
-        /// The address to be near to.
+        /// The address that the arena was to be near to.
         address: usize,
-        /// Bytes of address space needed.
+        /// The bytes of address space that were needed.
         len: usize,
-        /// Branch range of this architecture, in bytes.
+        /// The branch range of this architecture, in bytes.
         reach: usize,
     },
 
     /// This system, or its configuration, does not allow what was asked for.
     #[error("{what} is not supported here: {why}")]
     Unsupported {
-        /// What was asked for.
+        /// The call, setting or mode that was asked for.
         what: &'static str,
-        /// Why it cannot be had.
+        /// The reason why it is refused.
         why: String,
     },
 
-    /// The arena belongs to the process that built it; this one is a forked child, which may only
-    /// run, look up and drop what it inherited.
-    #[error("a forked child cannot {what} in an arena of its parent")]
+    /// The arena belongs to the process that built it, and this process is a forked child. A child
+    /// may only run, look up and drop what it inherited.
+    #[error("a forked child cannot {what} in an arena of its parent; it can build one of its own")]
     Forked {
-        /// What was refused.
+        /// The operation that was refused.
         what: &'static str,
     },
 
@@ -175,17 +187,17 @@ pub enum Error {
     OperatingSystem {
         /// The call, by its name in the system's manual.
         call: &'static str,
-        /// Bytes that were asked for, if the call was about an amount.
+        /// The bytes that were asked for, if the call was about an amount.
         bytes: Option<usize>,
         /// The file or directory, if the call was about one.
         path: Option<Box<Path>>,
-        /// What the system said.
+        /// The error that the system returned.
         source: io::Error,
     },
 }
 
 impl Error {
-    /// The same, said of the bytes that were asked for instead of the whole pages looked for.
+    /// Replaces the size in whole pages that was looked for by the size that was asked for.
     pub(crate) fn of_asked(self, asked: usize) -> Self {
         match self {
             Self::ArenaFull { free, largest_hole, waiting, .. } => {
@@ -195,18 +207,18 @@ impl Error {
         }
     }
 
-    /// A system call that was about neither an amount nor a file.
+    /// Makes the error of a system call that was about neither an amount nor a file.
     pub(crate) fn system(call: &'static str, source: io::Error) -> Self {
         Self::OperatingSystem { call, bytes: None, path: None, source }
     }
 
-    /// A system call about a file or directory.
+    /// Makes the error of a system call about a file or directory.
     #[cfg_attr(not(all(feature = "perf", unix)), allow(dead_code, reason = "files are for observers"))]
     pub(crate) fn of_file(call: &'static str, path: &Path, source: io::Error) -> Self {
         Self::OperatingSystem { call, bytes: None, path: Some(path.into()), source }
     }
 
-    /// The process has no memory for what the crate itself keeps.
+    /// Makes the error of a process that has no memory for the crate's own tables.
     pub(crate) fn out_of_memory() -> Self {
         Self::system("malloc", io::ErrorKind::OutOfMemory.into())
     }
@@ -216,7 +228,7 @@ impl Error {
     }
 }
 
-/// A failed call in words, with what to do where that is known.
+/// A failed call in words, with advice where there is some.
 struct Failed<'e> {
     call: &'e str,
     bytes: Option<usize>,

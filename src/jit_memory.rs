@@ -1,4 +1,18 @@
 //! One block of executable memory for one piece of code.
+//!
+//! A block is a mapping of its own. Each page is in one of two states:
+//!
+//! ```text
+//!            write: open the pages
+//!          <-----------------------
+//! writable                          executable
+//!          ----------------------->
+//!            make_executable, entry: flush, then close
+//! ```
+//!
+//! Two sets of pages keep track: pages that are surely not writable (`closed`), and pages that were
+//! written since they were last executable (`changed`). A failed call leaves the sets so that the
+//! next call repairs the pages.
 
 use std::fmt;
 use std::ops::Range;
@@ -10,10 +24,10 @@ use crate::space::bit_set::BitSet;
 use crate::sys::{self, Access, Native, Os, Span};
 use crate::units::round_up;
 
-/// One block of executable memory: write, make executable, call.
+/// One block of executable memory: write code, make it executable, call it.
 ///
 /// Each page of the block is either writable or executable, never both. Writing makes the pages
-/// that it touches writable (only these, so its cost does not grow with the block);
+/// that it touches writable. Its cost does not grow with the block.
 /// [`make_executable`](Self::make_executable) and [`entry`](Self::entry) make the pages that were
 /// written to executable again.
 ///
@@ -34,14 +48,14 @@ use crate::units::round_up;
 /// }
 /// ```
 ///
-/// # What it does not promise
+/// # Limits
 ///
-/// A page that holds code and is written to again is not executable until the next
-/// `make_executable`. A thread that runs, or returns into, code on such a page meanwhile is killed.
-/// So a `Mutex<JitMemory>` to which one thread adds functions while others run those already there
-/// does **not** work, however the lock is held: the flip is seen by all threads. Code that other
-/// threads run belongs into a [`CodeArena`](crate::CodeArena), which never takes the execute
-/// permission from a page with live code:
+/// A page that is written to again is not executable until the next `make_executable`. If a thread
+/// runs code on such a page, or returns into it, the process gets a fault. So it does **not** work
+/// to put a `JitMemory` into a `Mutex`, and to add functions on one thread while other threads run
+/// functions that are already there. The lock does not help, because all threads see the change of
+/// protection. Put code that other threads run into a [`CodeArena`](crate::CodeArena), which never
+/// takes the right to execute from a page with live code:
 ///
 /// ```
 /// # #[cfg(any(target_arch = "x86", target_arch = "x86_64"))] {
@@ -63,22 +77,26 @@ pub struct JitMemory {
     block: Span,
     len: usize,
     page: usize,
-    /// Pages that may not be writable, and pages that are executable. After a call that failed some
-    /// may be neither: the system changes one mapping after another, and may stop between.
+    /// The pages that may not be writable, and the pages that are executable. After a failed call
+    /// some pages may be neither, because the system changes one mapping after another and may stop
+    /// in between.
     closed: BitSet,
     executable: BitSet,
-    /// Pages written to since they were last executable.
+    /// The pages that were written to since they were last executable.
     changed: BitSet,
-    /// Code was flushed, and other cores not yet reached.
+    /// Whether code was flushed without other cores having been synchronised.
     unseen: bool,
 }
 
 impl JitMemory {
-    /// A block of `capacity` bytes, rounded up to whole pages; writable and empty.
+    /// Maps a block of `capacity` bytes, rounded up to whole pages. It is writable and empty.
     ///
     /// # Errors
-    /// [`Error::ZeroSize`], [`Error::TooLarge`]; [`Error::OperatingSystem`] if the system has no
-    /// memory; [`Error::Unsupported`] where it is not known how to run code.
+    /// - [`Error::ZeroSize`] if `capacity` is 0.
+    /// - [`Error::TooLarge`] if `capacity` is above the limit.
+    /// - [`Error::OperatingSystem`] if the system has no memory.
+    /// - [`Error::Unsupported`] on systems and architectures for which the crate does not know how
+    ///   to run code.
     pub fn new(capacity: usize) -> Result<Self, Error> {
         Self::with_os(capacity, &Native)
     }
@@ -93,7 +111,7 @@ impl JitMemory {
             _ => return Err(Error::TooLarge { asked: capacity, limit }),
         };
         let pages = len / page;
-        // The system first: it refuses what cannot be had before anything is touched.
+        // The system comes first, because it refuses an impossible size before anything is changed.
         let block = os.map(len)?;
         let set = || BitSet::empty(pages);
         match (set(), set(), set()) {
@@ -101,26 +119,28 @@ impl JitMemory {
                 Ok(Self { os, block, len: 0, page, closed, executable, changed, unseen: false })
             }
             _ => {
-                // SAFETY: mapped above and given to nobody.
+                // SAFETY: it was mapped above, and nobody else has it.
                 unsafe { sys::release_or_park(os, block) };
                 Err(Error::out_of_memory())
             }
         }
     }
 
-    /// Appends code; returns the offset it was written to.
+    /// Appends code. Returns the offset at which it was written.
     ///
     /// # Errors
-    /// [`Error::PastCapacity`] if it does not fit, [`Error::OperatingSystem`] if the system refuses
-    /// to make the pages writable. Nothing is written then.
+    /// After an error nothing was written.
+    ///
+    /// - [`Error::PastCapacity`] if the code does not fit.
+    /// - [`Error::OperatingSystem`] if the system refuses to make the pages writable.
     pub fn write(&mut self, code: &[u8]) -> Result<usize, Error> {
         let at = self.len;
         self.write_at(at, code)?;
         Ok(at)
     }
 
-    /// Writes code at an offset, over what is there or beyond it; what lies between the end and
-    /// `offset` reads as it was, at first as zeros.
+    /// Writes code at an offset: over the code that is there, or behind it. The bytes between the
+    /// end and `offset` keep their content, which is zeros at first.
     ///
     /// # Errors
     /// As for [`JitMemory::write`].
@@ -131,23 +151,24 @@ impl JitMemory {
             return Ok(());
         }
         let pages = self.pages_of(offset..end);
-        // Noted first: if only some of the pages can be flipped, these must find their way back.
+        // Noted first, because if only some of the pages can be changed, these have to be made
+        // executable again.
         self.changed.insert(pages.clone());
         self.make_pages_writable(pages)?;
         // SAFETY: `offset` is inside the block.
         let to = unsafe { self.block.start.add(offset) };
-        // SAFETY: the pages are writable now, `&mut self` keeps every slice of them away, and
-        // `code` is elsewhere: a slice of this block would be borrowed from `self`.
+        // SAFETY: the pages are writable now, and `&mut self` excludes every slice of them. `code`
+        // lies elsewhere, because a slice of this block would be borrowed from `self`.
         unsafe { to.copy_from_nonoverlapping(NonNull::from(code).cast(), code.len()) };
         self.len = self.len.max(end);
         Ok(())
     }
 
-    /// Makes what was written executable; returns the address of the block's first byte. Only pages
-    /// that changed since the last time are flipped and flushed.
+    /// Makes written code executable. Returns the address of the block's first byte. Only pages
+    /// that changed since the last call are flushed and protected.
     ///
     /// # Errors
-    /// [`Error::OperatingSystem`] if the system refuses; it can be tried again.
+    /// - [`Error::OperatingSystem`] if the system refuses. The call can be repeated.
     pub fn make_executable(&mut self) -> Result<*const u8, Error> {
         while let Some(pages) = self.changed.first_run() {
             self.make_pages_executable(pages.clone())?;
@@ -164,17 +185,19 @@ impl JitMemory {
         Ok(self.as_ptr())
     }
 
-    /// Makes all code writable again. [`JitMemory::write`] does by itself what it needs.
+    /// Makes all code writable again. This is not needed before [`JitMemory::write`], which makes
+    /// the pages writable that it needs.
     ///
     /// # Errors
-    /// [`Error::OperatingSystem`] if the system refuses.
+    /// - [`Error::OperatingSystem`] if the system refuses.
     pub fn make_writable(&mut self) -> Result<(), Error> {
         let pages = self.pages_of(0..self.len);
         self.changed.insert(pages.clone());
         self.make_pages_writable(pages)
     }
 
-    /// The code at `offset` as a function pointer, after making the block executable if it is not.
+    /// Returns the code at `offset` as a function pointer. If the block is not executable, it is
+    /// made so first.
     ///
     /// ```
     /// # #[cfg(any(target_arch = "x86", target_arch = "x86_64"))] {
@@ -191,60 +214,62 @@ impl JitMemory {
     /// ```
     ///
     /// # Errors
-    /// [`Error::PastCapacity`] if nothing was written there, and as for
-    /// [`JitMemory::make_executable`].
+    /// - [`Error::PastCapacity`] if nothing was written there.
+    /// - As for [`JitMemory::make_executable`].
     ///
     /// # Safety
     /// - `F` is a function pointer type that the code at `offset` is written for.
-    /// - The pointer is not called after the block was dropped, nor while its pages are writable.
+    /// - The pointer is not called after the block was dropped, and not while its pages are
+    ///   writable.
     pub unsafe fn entry<F: Copy>(&mut self, offset: usize) -> Result<F, Error> {
         if offset >= self.len {
             return Err(Error::PastCapacity { offset, len: 1, capacity: self.len });
         }
         let base = self.make_executable()?;
-        // A gap that a write left before it was not written to itself.
+        // A gap that a write left may lie in a page that was not written to.
         self.make_pages_executable(self.pages_of(offset..offset + 1))?;
         // SAFETY: passed on to the caller.
         Ok(unsafe { crate::entry::cast(base.wrapping_add(offset)) })
     }
 
-    /// The block's first byte as a function pointer.
+    /// Returns the address of the block's first byte as a function pointer.
     ///
     /// # Safety
-    /// - As for [`JitMemory::entry`]; and the block has been made executable.
+    /// - As for [`JitMemory::entry`]. The block was made executable before.
     pub unsafe fn as_fn<F: Copy>(&self) -> F {
         // SAFETY: passed on to the caller.
         unsafe { crate::entry::cast(self.as_ptr()) }
     }
 
-    /// Forgets the code, to write anew from the start. The bytes stay until they are overwritten.
+    /// Makes the block empty, to be written from the start. The bytes stay until they are
+    /// overwritten.
     pub fn clear(&mut self) {
         self.len = 0;
     }
 
-    /// Bytes written: the end of the last byte of code.
+    /// Returns the bytes that were written, up to the end of the last code.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Bytes that can be written, a multiple of the page size.
+    /// Returns the bytes that can be written: a multiple of the page size.
     pub fn capacity(&self) -> usize {
         self.block.len
     }
 
-    /// Whether nothing was written since the block was made or cleared.
+    /// Returns whether nothing was written since the block was made or cleared.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// The code as it stands in memory.
+    /// Returns the code as it is in memory.
     pub fn as_slice(&self) -> &[u8] {
-        // SAFETY: `len` bytes of the block, readable in either state, initialised at least to
-        // zeros; they change only through `&mut self`.
+        // SAFETY: `len` bytes of the block, readable in both states, initialised at least to zeros.
+        // They change only through `&mut self`.
         unsafe { std::slice::from_raw_parts(self.as_ptr(), self.len) }
     }
 
-    /// The address of the first byte.
+    /// Returns the address of the first byte.
     pub fn as_ptr(&self) -> *const u8 {
         self.block.start.as_ptr()
     }
@@ -253,7 +278,7 @@ impl JitMemory {
         bytes.start / self.page..bytes.end.div_ceil(self.page)
     }
 
-    /// Makes those of `pages` writable that are not surely so, in as few calls as they have runs.
+    /// Makes pages writable that are not surely writable, with one call for each run of them.
     fn make_pages_writable(&mut self, pages: Range<usize>) -> Result<(), Error> {
         while let Some(run) = self.closed.next_run(pages.clone(), true) {
             self.executable.remove(run.clone());
@@ -263,7 +288,7 @@ impl JitMemory {
         Ok(())
     }
 
-    /// Makes those of `pages` executable that are not surely so, in as few calls as they have runs.
+    /// Makes pages executable that are not surely executable, with one call for each run of them.
     fn make_pages_executable(&mut self, pages: Range<usize>) -> Result<(), Error> {
         while let Some(run) = self.executable.next_run(pages.clone(), false) {
             self.closed.insert(run.clone());
@@ -277,15 +302,15 @@ impl JitMemory {
         // SAFETY: the pages are inside the block.
         let start = unsafe { self.block.start.add(pages.start * self.page) };
         let span = Span { start, len: pages.len() * self.page };
-        // SAFETY: whole pages of the block. Threads that run code there are the caller's to keep
-        // away: calling into the block is unsafe, and says so.
+        // SAFETY: whole pages of the block. The caller keeps away threads that run code there:
+        // calling into the block is unsafe, and its safety list says so.
         Ok(unsafe { self.os.protect(span, access) }?)
     }
 }
 
 impl Drop for JitMemory {
     fn drop(&mut self) {
-        // SAFETY: the whole block, and nobody is left to use it.
+        // SAFETY: the whole block, which nobody uses any more.
         unsafe { sys::release_or_park(self.os, self.block) };
     }
 }
@@ -300,7 +325,7 @@ impl fmt::Debug for JitMemory {
     }
 }
 
-// SAFETY: the block is owned; its bytes change only through `&mut self`.
+// SAFETY: the block is owned. Its bytes change only through `&mut self`.
 unsafe impl Send for JitMemory {}
-// SAFETY: as for `Send`; `&self` only reads.
+// SAFETY: as for `Send`. `&self` only reads.
 unsafe impl Sync for JitMemory {}

@@ -1,4 +1,4 @@
-//! An arena for a library that has no place to keep one.
+//! An arena in a `static`, for a library that has no other place to keep one.
 
 use std::fmt;
 use std::ptr;
@@ -6,7 +6,8 @@ use std::ptr;
 use crate::sync::{AtomicPtr, Ordering};
 use crate::{ArenaBuilder, CodeArena, Error};
 
-/// An arena in a `static`: made when it is first asked for, and made anew in a forked child.
+/// An arena in a `static`. It is built when it is first asked for, and built anew in a forked
+/// child.
 ///
 /// ```
 /// use gaia_jit::{CodeArena, LazyArena};
@@ -19,30 +20,30 @@ use crate::{ArenaBuilder, CodeArena, Error};
 /// # Ok::<(), gaia_jit::Error>(())
 /// ```
 ///
-/// It holds no lock that a forked child could find locked for ever. So threads that ask at once,
-/// before there is an arena, may each build one; one of these stays, and the others are dropped
-/// again before anybody has them. (Observers hear of them.)
+/// It has no lock that a forked child could find locked for ever. So threads that ask at the same
+/// time, before there is an arena, may each build one. One of these stays. The others are dropped
+/// before anybody has them. (Observers are called about them.)
 ///
-/// An error is not remembered, so that the next call tries again. The arena is never dropped. What
-/// a child inherits stays mapped in it, because it may run code of it: blocks of the parent's arena
-/// go on working in the child, as far as they [can](crate::guide#forks).
+/// An error is not remembered: the next call tries again. The arena is never dropped. A child keeps
+/// what it inherits mapped, because it may run that code. Blocks of the parent's arena continue to
+/// work in the child as far as they [can](crate::guide#forks).
 pub struct LazyArena {
-    /// Null, or a leaked box.
+    /// Null, or a box that was leaked.
     made: AtomicPtr<CodeArena>,
     build: fn() -> ArenaBuilder,
 }
 
 impl LazyArena {
-    /// Returns a place for an arena with the settings of `build`, which is called whenever one is
-    /// made.
+    /// Returns a place for an arena with the settings of `build`, which is called each time that an
+    /// arena is built.
     pub const fn new(build: fn() -> ArenaBuilder) -> Self {
         Self { made: AtomicPtr::new(ptr::null_mut()), build }
     }
 
-    /// Returns the arena of this process.
+    /// Returns the arena of this process, and builds it if there is none.
     ///
     /// # Errors
-    /// As for [`ArenaBuilder::build`], if there is no arena yet.
+    /// - As for [`ArenaBuilder::build`], if the arena has to be built.
     pub fn get(&'static self) -> Result<&'static CodeArena, Error> {
         let mut made = self.made.load(Ordering::Acquire);
         if let Some(arena) = own(made) {
@@ -50,31 +51,31 @@ impl LazyArena {
         }
         let new = Box::into_raw(Box::new((self.build)().build()?));
         loop {
-            // Release: whoever loads the pointer sees the arena. Acquire: likewise, of another
-            // thread's.
+            // Release, because a thread that loads the pointer must see the arena. Acquire, because
+            // this thread may load the pointer of another one.
             match self.made.compare_exchange(made, new, Ordering::AcqRel, Ordering::Acquire) {
-                // The inherited one, if there was one, is leaked.
+                // An inherited arena, if there was one, is leaked.
                 Ok(_) => made = new,
                 Err(other) => {
                     made = other;
                     if own(made).is_none() {
                         continue;
                     }
-                    // SAFETY: made from a box above, and given to nobody.
+                    // SAFETY: it was made from a box above, and nobody else has it.
                     drop(unsafe { Box::from_raw(new) });
                 }
             }
-            // SAFETY: an arena of this process that was leaked, by this thread or by another whose
-            // store was acquired.
+            // SAFETY: an arena of this process that was leaked, by this thread or by another one.
+            // The store of the other one was acquired.
             return Ok(unsafe { &*made });
         }
     }
 }
 
-/// The arena behind a pointer, unless there is none or it belongs to the process that forked this
-/// one.
+/// Returns the arena behind a pointer. The answer is `None` if there is none, or if it belongs to
+/// the process that forked this one.
 fn own(made: *mut CodeArena) -> Option<&'static CodeArena> {
-    // SAFETY: null, or a leaked box that nobody frees; it was loaded with acquire.
+    // SAFETY: null, or a leaked box that nobody frees. It was loaded with acquire.
     let arena = unsafe { made.as_ref() }?;
     (!arena.is_inherited()).then_some(arena)
 }

@@ -1,19 +1,27 @@
-//! Linking: the relocations that a code generator emits, applied in a batch whose addresses are
-//! known.
+//! Linking: the relocations of a code generator are applied in a batch, because there the addresses
+//! are known.
 //!
-//! [`Reloc`] says what a kind of relocation does to bytes. Here is what it takes of the batch: the
-//! addresses of targets, and stubs, for branches to what is out of reach and for code that loads
-//! the address of its target from a cell. A stub contains the address it leads to, so it serves as
-//! such a cell too.
+//! [`Reloc`] defines the change of the bytes for each kind of relocation. This file adds what a
+//! batch contributes: the addresses of targets, and stubs. A stub serves a branch to a target out
+//! of reach. It also serves code that loads the address of its target from a cell, because a stub
+//! contains the address that it leads to.
+//!
+//! ```text
+//! relocation: offset, kind, target, addend
+//!    |  target -> address (resolve)
+//!    v
+//! value = the kind's formula --- fits ---> bytes of the slot
+//!                            `-- does not fit, and is a branch --> stub of the slot --> bytes of the slot
+//! ```
 #![forbid(unsafe_code)]
 
 use crate::reloc::{HighPart, Misfit, Reloc, Via, low_12_of_high};
 use crate::{Batch, CodeBlock, DataBlock, DataSlot, Error, Slot};
 
-/// Where the address of a target stands in a stub, on the architectures that have relocations here.
+/// The offset of the target's address in a stub, on the architectures that have relocations here.
 const CELL: usize = 16;
 
-/// What a relocation refers to.
+/// The target of a relocation.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum Target<'a> {
@@ -25,23 +33,24 @@ pub enum Target<'a> {
     Block(&'a CodeBlock),
     /// Data that was placed before.
     Data(&'a DataBlock),
-    /// Anything else: a function of the program, or a variable.
+    /// Any other address: that of a function of the program, or of a variable.
     Address(*const u8),
 }
 
 impl Batch {
-    /// Applies a relocation: puts the target into the bytes of `slot` at `offset`, as `kind` says.
-    /// The bytes have to be in place before, because only a part of an instruction is replaced.
+    /// Applies a relocation: writes the target into the bytes of `slot` at `offset`, as `kind`
+    /// defines. Write the code first, because a relocation replaces only a part of an instruction.
     ///
-    /// The formulas are those of ELF, with the addend in `addend` ("RELA"): a call of x86-64, which
-    /// counts from behind its four bytes, has an addend of -4. Where a branch does not reach its
-    /// target it goes through a stub of the slot's own, if the slot was [reserved with
-    /// stubs](Batch::reserve_with_stubs) and one is left; all branches to one target share a stub.
-    /// Kinds that load the target's address from a cell always take a stub, which has that address
-    /// in it.
+    /// The formulas are those of ELF, with the addend in `addend` ("RELA"). For example, a call of
+    /// x86-64 counts from the end of its four bytes, so its addend is -4.
     ///
-    /// A target is not kept alive by this. That all a function reaches is alive belongs to the
-    /// conditions of [`CodeBlock::as_fn`].
+    /// A branch that does not reach its target is sent through a stub of the slot, if the slot was
+    /// [reserved with stubs](Batch::reserve_with_stubs) and one is left. All branches of the slot
+    /// to one target share a stub. Kinds that load the target's address from a cell always take a
+    /// stub, because it contains that address.
+    ///
+    /// This does not keep the target alive. It has to live as long as the code is called: see
+    /// [`CodeBlock::typed`].
     ///
     /// ```
     /// # #[cfg(all(target_arch = "x86_64", unix))] {
@@ -68,13 +77,13 @@ impl Batch {
     /// ```
     ///
     /// # Errors
-    /// The bytes are then as they were.
+    /// After an error the bytes are as they were before the call.
     ///
-    /// - [`Error::Link`] with the reason ([`Misfit`]) if the target is out of range and there is no
-    ///   stub left, or misaligned; if the kind is for another architecture; or if a low part has no
+    /// - [`Error::Link`] with a [`Misfit`] as the reason: if the target is out of range and no stub
+    ///   is left, or misaligned; if the kind is for another architecture; or if a low part has no
     ///   high part.
-    /// - [`Error::PastCapacity`] if the place does not lie in the slot.
-    /// - [`Error::OtherBatch`] if the slot or the target is of another batch.
+    /// - [`Error::PastCapacity`] if the relocation does not lie inside the slot.
+    /// - [`Error::OtherBatch`] if the slot or the target belongs to another batch.
     pub fn link(
         &mut self,
         slot: Slot,
@@ -97,14 +106,14 @@ impl Batch {
         if !kind.architecture().is_here() {
             return Err(misfit(Misfit::OtherArchitecture));
         }
-        // What a stub is to lead to. It is taken once its address has found a place in the
+        // The target of a stub. The stub is taken after its address was found to fit into the
         // instruction.
         let mut to = None;
         let value = match kind.via() {
             Via::Itself => kind.value(sum, place),
             Via::Stub(bias) => match self.put(slot, offset, kind, kind.value(sum, place)) {
                 Err(Misfit::OutOfRange) => {
-                    // Where the branch would arrive.
+                    // The address at which the branch would arrive.
                     let arrival = sum.wrapping_add_signed(bias);
                     let stub = self.next_stub_to(slot, *to.insert(target.with_addr(arrival as usize)));
                     let stub = stub.map_err(|_| misfit(Misfit::OutOfRange))?;
@@ -137,11 +146,11 @@ impl Batch {
     }
 
     fn put(&mut self, slot: Slot, offset: usize, kind: Reloc, value: i64) -> Result<(), Misfit> {
-        // That it lies in the slot was seen before.
+        // It was checked before that the place lies in the slot.
         self.bytes_mut(slot).get_mut(offset..).map_or(Ok(()), |bytes| kind.apply(bytes, value))
     }
 
-    /// The address of a target; `None` if it is of another batch.
+    /// Returns the address of a target, or `None` if it belongs to another batch.
     fn resolve(&self, target: Target<'_>) -> Result<*const u8, Error> {
         let here = |address: *const u8, slot| match address.is_null() {
             true => Err(Error::OtherBatch { slot }),

@@ -1,8 +1,9 @@
-//! An address that stays while the code behind it changes: for tier-up, and for hot reload.
+//! Redirects: addresses that stay while the code behind them changes. They are for tier-up and for
+//! hot reload.
 //!
-//! A redirect is 16 bytes of code that jump through a pointer in the data area. To change the
-//! target is one atomic exchange of that pointer: no code changes, nothing is flushed, and no page
-//! changes its protection.
+//! A redirect is 16 bytes of code that jump through a pointer in the data area, its cell. One
+//! atomic exchange of that pointer changes the target. No code changes, nothing is flushed, and no
+//! page changes its protection.
 //!
 //! ```text
 //! code   ... | jump [cell 1] | jump [cell 2] | ...      granules among all other code
@@ -12,15 +13,16 @@
 //!              the target      the target               blocks that the redirects own
 //! ```
 //!
-//! # Why a target is not used again under a caller
+//! # Why a target is not reused under a caller
 //!
-//! The cell is the "table of functions" of the [guards'](crate::CodeArena::pin) proof. A caller
-//! takes a guard, then the code of the redirect reads the cell; a swap changes the cell, and the
-//! old block is dropped after that, which looks for guards behind a fence. So either the drop waits
-//! for the caller's guard, or the caller reads the new target.
+//! The cell takes the place of the "table of functions" in the proof of the
+//! [guards](crate::CodeArena::pin). A caller takes a guard, and then the code of the redirect reads
+//! the cell. A swap changes the cell. After that the old block is dropped, and its drop looks for
+//! guards after a fence. So either the drop waits for the caller's guard, or the caller reads the
+//! new target.
 //!
-//! That the new target's bytes are what runs was seen to when it was published: its publication
-//! reached all cores before anybody had its address.
+//! Every core runs the bytes of the new target, because its publication synchronised all cores
+//! before anybody had its address.
 
 use std::fmt;
 use std::sync::atomic::AtomicUsize;
@@ -29,8 +31,8 @@ use crate::icache::jump;
 use crate::sync::{Mutex, Ordering};
 use crate::{CodeArena, CodeBlock, DataAccess, DataBlock, Error, Reserve};
 
-/// An entry point that stays where it is while the code behind it is exchanged. It owns the block
-/// it leads to.
+/// An entry point that keeps its address while the code behind it is exchanged. It owns the block
+/// that it leads to.
 ///
 /// ```
 /// # #[cfg(target_arch = "x86_64")] {
@@ -49,31 +51,34 @@ use crate::{CodeArena, CodeBlock, DataAccess, DataBlock, Error, Reserve};
 /// # Ok::<(), gaia_jit::Error>(())
 /// ```
 ///
-/// Calls through it pass all arguments on, and unwinding goes through it, because it leaves nothing
-/// on the stack. Its code uses a register that calling conventions leave to such code: `x16` on
-/// AArch64, `ip` on Arm, `t1` on RISC-V, `r1` on s390x.
+/// A call through a redirect passes all arguments on. Unwinding passes through it, because it
+/// leaves nothing on the stack. Its code uses a register that calling conventions reserve for such
+/// code: `x16` on AArch64, `ip` on Arm, `t1` on RISC-V, `r1` on s390x.
 ///
-/// Redirects share pages with each other and with other code; where holes are not filled
-/// ([`Stats::fills_holes`](crate::Stats::fills_holes)) each takes a page.
-/// [`lookup`](CodeArena::lookup) finds the redirect's own code as a block with the tag 0. Dropped,
-/// the redirect drops its code and its target, which wait for guards like all blocks.
+/// Redirects share pages with each other and with other code. If holes are not filled
+/// ([`Stats::fills_holes`](crate::Stats::fills_holes)), each takes a page.
+/// [`lookup`](CodeArena::lookup) finds the code of a redirect as a block with the tag 0.
+///
+/// Dropping a redirect drops its code and its target, which wait for guards like all blocks.
 pub struct Redirect {
-    // In this order they are dropped: first nobody comes to read the cell, then nobody comes to the
-    // target.
+    // The fields are dropped in this order: first no caller can read the cell any more, then no
+    // caller can reach the target.
     code: CodeBlock,
     cell: DataBlock,
-    /// Changed together with the cell, by whoever has the lock. Not locked in a forked child.
+    /// The target. It is changed together with the cell, by the thread that has the lock. A forked
+    /// child does not lock it.
     target: Mutex<CodeBlock>,
 }
 
 impl CodeArena {
-    /// Makes an address that leads to `block` until it is changed. The block may be of another
-    /// arena, which it keeps alive.
+    /// Makes an address that leads to `block` until it is changed. The block may belong to another
+    /// arena. It then keeps that arena alive.
     ///
     /// # Errors
-    /// The block is dropped then.
+    /// After an error the block was dropped.
     ///
-    /// - As for [`CodeArena::publish`] and [`CodeArena::data`]: the pointer lies in the data area.
+    /// - As for [`CodeArena::publish`], for the code of the redirect.
+    /// - As for [`CodeArena::data`], for the pointer in the data area.
     pub fn redirect(&self, block: CodeBlock) -> Result<Redirect, Error> {
         let target = block.as_ptr().addr();
         let size = size_of::<usize>();
@@ -91,52 +96,54 @@ impl CodeArena {
 }
 
 impl Redirect {
-    /// The address that stays: the first byte of its code.
+    /// Returns the address that stays: the first byte of the redirect's code.
     pub fn as_ptr(&self) -> *const u8 {
         self.code.as_ptr()
     }
 
-    /// The address as a function pointer. The size of `F` is checked when the program is compiled.
+    /// Returns the address as a function pointer. The size of `F` is checked when the program is
+    /// compiled.
     ///
     /// # Safety
     /// - `F` is a function pointer type that every target is written for, as long as the pointer is
     ///   called.
-    /// - Calls are made under a guard of the target's arena that was taken before the call; or no
-    ///   block that [`Redirect::swap`] returned is dropped while a call may be running it. Dropping
-    ///   it is safe code, so this has to be known of all of the program.
-    /// - The pointer is not called after the redirect was dropped, but for a thread that holds a
-    ///   guard of its arena taken before.
-    /// - All that the targets reach is alive.
+    /// - Every call is made under a guard of the target's arena that was taken before the call. Or
+    ///   no block that [`Redirect::swap`] returned is dropped while a call may be running it.
+    ///   Dropping a block is safe code, so the second condition is one on the whole program.
+    /// - The pointer is not called after the redirect was dropped, except by a thread that holds a
+    ///   guard of its arena taken before the drop.
+    /// - Everything that the targets reach is alive.
     pub unsafe fn as_fn<F: Copy>(&self) -> F {
         // SAFETY: passed on to the caller.
         unsafe { self.code.as_fn() }
     }
 
-    /// The address where calls arrive now.
+    /// Returns the address to which calls lead now.
     pub fn target(&self) -> *const u8 {
         std::ptr::without_provenance(self.pointer().load(Ordering::Acquire))
     }
 
-    /// Sends calls to `block` from now on, and returns the block they went to. A call that has
-    /// begun goes on where it is.
+    /// Makes `block` the target from now on, and returns the block that was the target. A call that
+    /// has begun continues in the old block.
     ///
-    /// One atomic exchange; threads that swap at once wait for each other. What is returned may
-    /// still be running: see [`Redirect::as_fn`].
+    /// The change is one atomic exchange. Threads that swap at the same time wait for each other.
+    /// The returned block may still be running: see [`Redirect::as_fn`].
     ///
     /// # Errors
-    /// - [`Error::Forked`] in a child. Nothing is changed then, and `block` is dropped.
+    /// - [`Error::Forked`] in a forked child. Nothing is changed then, and `block` is dropped.
     pub fn swap(&self, block: CodeBlock) -> Result<CodeBlock, Error> {
         self.cell.check_own("swap a redirect")?;
         let mut target = self.target.lock();
-        // Release: what was done to the block comes before whoever reads the pointer uses it.
+        // Release, because everything that was done to the block comes before a thread that reads
+        // the pointer uses it.
         self.pointer().swap(block.as_ptr().addr(), Ordering::AcqRel);
         Ok(std::mem::replace(&mut *target, block))
     }
 
     fn pointer(&self) -> &AtomicUsize {
         let cell = self.cell.as_ptr().cast_mut().cast::<usize>();
-        // SAFETY: aligned data of this redirect's own, readable and writable, which lives as long
-        // as it does. The program uses it as an atomic alone; code reads it with one load.
+        // SAFETY: aligned data that this redirect owns, readable and writable, which lives as long
+        // as the redirect. The program uses it as an atomic only, and code reads it with one load.
         unsafe { AtomicUsize::from_ptr(cell) }
     }
 }

@@ -1,27 +1,32 @@
-//! A line of the lookup: where seven blocks of a bin begin, and how long they are.
+//! A line of the lookup: the starts and lengths of up to seven blocks of a bin, in 64 bytes.
 //!
 //! ```text
-//! head    | MORE | start 6 | start 5 | ... | start 0 |      a byte each; a start is 0x80 + granule within the bin
-//! state 0 | generation: 24 | tagged: 1 | start: 7 | length: 32 |
+//!         byte 7    byte 6    byte 5          byte 0
+//! head    | MORE  | start 6 | start 5 | ... | start 0 |   0: the slot is empty; else 0x80 + granule within the bin
+//!
+//!          63        40  39      38   32 31      0
+//! state 0 | generation | tagged | start | length |        length 0: the block was retired
 //! ...
 //! state 6
 //! ```
 //!
-//! The order of accesses that makes this right is described at the [lookup](super).
+//! The head is written under the lock of the heap. A state belongs to the block's owner as long as
+//! the block is live. The order of accesses that makes this right is described in the
+//! [lookup](super).
 #![forbid(unsafe_code)]
 
 use super::Entry;
 use crate::sync::Ordering;
 use crate::sync::checked::{AtomicU64, fence};
 
-/// Granules in a bin: as many as seven bits can tell apart.
+/// The granules of a bin: as many as seven bits can tell apart.
 pub(super) const BIN: u32 = 128;
-/// Blocks in a line.
+/// The blocks of a line.
 pub(super) const SLOTS: usize = 7;
 
-/// In the last byte of a head: the bin has a further line.
+/// A bit in the last byte of a head: the bin has a further line.
 pub(super) const MORE: u64 = 1 << 63;
-/// One in each byte for a start.
+/// A one in each byte that is a start.
 const EACH: u64 = 0x0001_0101_0101_0101;
 const LIVE: u64 = 0x80 * EACH;
 
@@ -48,20 +53,21 @@ fn state(generation: u64, block: &Entry) -> u64 {
     generation << GENERATION | tagged | u64::from(block.start % BIN) << LEN_BITS | u64::from(block.len)
 }
 
-/// Returns the slot whose byte of `bytes` is zero, the lowest; eight if there is none. The last
-/// byte does not count.
+/// Returns the lowest slot whose byte in `bytes` is zero, or eight if there is none. The last byte
+/// does not count.
 fn zero_slot(bytes: u64) -> usize {
     let zero = bytes.wrapping_sub(EACH) & !bytes & LIVE;
     zero.trailing_zeros() as usize / 8
 }
 
-/// Returns the largest start in a head that is at most granule `at` of the bin, with its slot. All
-/// seven bytes at once and without a branch, because nothing about them can be predicted.
+/// Returns the largest start in a head that is at most granule `at` of the bin, with its slot. It
+/// compares all seven bytes at once and without a branch, because a branch on them could not be
+/// predicted.
 #[inline]
 pub(super) fn last_start(head: u64, at: u32) -> Option<(u32, usize)> {
     let (live, starts) = (head & LIVE, head & (0x7f * EACH));
-    // Bit 7 of each byte: whether it begins at or before `at`. Nothing is borrowed from the next
-    // byte.
+    // Bit 7 of each byte says whether its start is at or before `at`. No byte borrows from the next
+    // one.
     let before = u64::from(0x80 | at) * EACH - starts;
     let keys = head & (((live & before) >> 7) * 0xff);
     let last = keys.to_le_bytes().into_iter().fold(0, u8::max);
@@ -82,20 +88,20 @@ pub(super) fn starts(head: u64) -> impl Iterator<Item = (u32, usize)> {
     bytes.filter(|(_, byte)| byte & 0x80 != 0).map(|(slot, byte)| (u32::from(byte & 0x7f), slot))
 }
 
-/// Whether no block begins in a line.
+/// Returns whether no block begins in a line.
 pub(super) fn is_empty(head: u64) -> bool {
     head & LIVE == 0
 }
 
-/// What was read of a block: its length and tag.
+/// The length and tag that were read of a block.
 pub(super) struct Read {
     pub(super) len: u32,
     pub(super) tag: u64,
 }
 
 impl Line {
-    /// Enters the first of these blocks of one bin, as many as there is room for; returns how many.
-    /// Only by the writer.
+    /// Enters as many of these blocks of one bin as there are empty slots, the first ones first.
+    /// Returns how many. Only the writer may call it.
     #[inline]
     pub(super) fn enter(&self, tags: &Tags, blocks: &[Entry]) -> usize {
         let mut head = self.head.load(Ordering::Relaxed);
@@ -118,7 +124,7 @@ impl Line {
         entered
     }
 
-    /// Enters one block; returns whether there was room. Only by the writer.
+    /// Enters one block. Returns whether there was an empty slot. Only the writer may call it.
     #[inline]
     pub(super) fn enter_one(&self, tags: &Tags, block: &Entry) -> bool {
         let head = self.head.load(Ordering::Relaxed);
@@ -129,8 +135,8 @@ impl Line {
         true
     }
 
-    /// Makes a block unfindable, by its length. Only by the block's owner, whom its state belongs
-    /// to as long as it is live.
+    /// Makes a block unfindable, by setting its length to zero. Only the block's owner may call it,
+    /// because the state belongs to the owner as long as the block is live.
     #[inline]
     pub(super) fn retire(&self, slot: usize) {
         if let Some(state) = self.states.get(slot) {
@@ -138,14 +144,14 @@ impl Line {
         }
     }
 
-    /// Changes the length of a live block. Only by the block's owner.
+    /// Changes the length of a live block. Only the block's owner may call it.
     pub(super) fn set_len(&self, slot: usize, len: u32) {
         if let Some(state) = self.states.get(slot) {
             state.store(state.load(Ordering::Relaxed) & !LENGTH | u64::from(len), Ordering::Relaxed);
         }
     }
 
-    /// Frees the slot of a block; returns the head without it. Only by the writer.
+    /// Frees the slot of a block. Returns the head without it. Only the writer may call it.
     #[inline]
     pub(super) fn remove(&self, slot: usize) -> u64 {
         let left = self.head.load(Ordering::Relaxed) & !(0xff << (8 * slot));
@@ -153,7 +159,7 @@ impl Line {
         left
     }
 
-    /// Reads what a head showed; `None` if it was taken out meanwhile.
+    /// Reads the block that a head showed. The answer is `None` if the block was removed meanwhile.
     #[inline]
     pub(super) fn read(&self, tags: &Tags, start: u32, slot: usize) -> Option<Read> {
         let state = self.states.get(slot)?;
@@ -161,8 +167,7 @@ impl Line {
         let tag = if before & TAGGED == 0 { 0 } else { tags.0.get(slot)?.load(Ordering::Relaxed) };
         fence(Ordering::Acquire);
         let after = state.load(Ordering::Relaxed);
-        // The same block, live throughout, may have become shorter meanwhile: either length is
-        // right.
+        // A block that is live throughout may become shorter meanwhile. Either length is right.
         let is_same = before == after || before & !LENGTH == after & !LENGTH && after & LENGTH != 0;
         if !is_same || (before >> LEN_BITS) as u32 % BIN != start {
             return None;
@@ -174,8 +179,8 @@ impl Line {
 #[inline]
 fn fill(place: &AtomicU64, tag: &AtomicU64, block: &Entry) {
     let generation = (place.load(Ordering::Relaxed) >> GENERATION) + 1;
-    // The state has no length by now: the last block here was retired, or there was none. A reader
-    // that sees the new tag sees, behind its own fence, at least that, and finds nothing.
+    // The state has no length now, because the last block here was retired or there was none. A
+    // reader that sees the new tag sees at least that after its own fence, and finds nothing.
     fence(Ordering::Release);
     if block.tag != 0 {
         tag.store(block.tag, Ordering::Relaxed);

@@ -1,69 +1,82 @@
-//! From any address inside a block to the block, wait-free, also in a signal handler.
+//! The lookup: from any address inside a block to the block. It is wait-free, and works in a signal
+//! handler.
 //!
 //! # Structure
 //!
-//! The region is cut into bins of 128 granules (2 KiB), 32 to a span. Each bin has a
+//! The region is divided into bins of 128 granules (2 KiB), 32 in a span. Each bin has a
 //! [line](mod@line) of 64 bytes with the starts and lengths of the blocks that begin in it. Tags
-//! lie apart, in a table of the same order, because many runtimes use none: a block without a tag
+//! lie in a separate table of the same order, because many runtimes use none. A block without a tag
 //! neither reads nor writes there. Bins with more than seven blocks have [further
-//! lines](mod@overflow). One word for each span says in which of its bins blocks begin, and where
-//! the block begins that reaches into the span from before:
+//! lines](mod@overflow).
 //!
 //! ```text
-//! 63                     32 31             0
-//! | start of that block + 1 | a bit a bin    |
+//! address --> span's word --> bin's line --> further line --> ...
+//!                             7 blocks       7 more
+//!                             tags           tags
 //! ```
 //!
-//! So a search looks at the bin of the address, then at the last bin before it with a block, then
+//! One word for each span says in which of its bins blocks begin. It also says where a block begins
+//! that reaches into the span from an earlier one:
+//!
+//! ```text
+//! 63                       32 31             0
+//! | start of that block + 1  | a bit a bin    |
+//! ```
+//!
+//! A search looks at the bin of the address, then at the last bin before it that has a block, then
 //! at the block that reaches in.
 //!
 //! # Who may write
 //!
-//! All that concerns a span is written under the lock of the heap that owns it, with plain stores.
-//! The exception is the state of a live block: it belongs to the block's owner, who makes the block
-//! unfindable by one store to it, before the heap is locked. So the locking, which is a
-//! read-modify-write, comes between that store and the look at the guards: no fence of its own is
-//! needed (on x86), and a thread that takes a guard and then finds the block can rely on it. A
-//! reader takes no lock. It may be a signal handler that interrupted the writer between any two
-//! stores.
+//! Everything that concerns a span is written under the lock of the heap that owns it, with plain
+//! stores. The exception is the state of a live block. It belongs to the block's owner, who makes
+//! the block unfindable by one store to it, before the heap is locked. The lock is a
+//! read-modify-write between that store and the look at the guards. So (on x86) no other fence is
+//! needed, and a thread that takes a guard and then finds the block can rely on it. A reader takes
+//! no lock. It may be a signal handler that interrupted the writer between any two stores.
 //!
 //! # Why it is right
 //!
-//! A head is one atomic word, so loading it gives all blocks of a line that were live at one
-//! moment. Live blocks do not overlap. So if a block is live for the whole lookup and covers the
-//! address, no other start can lie between its own and the address, and it is found: its bit in the
-//! span's word is set the whole time, and if it begins in an earlier span, the word says where. A
-//! bin whose bit is set while no block begins there any more, or not yet, is passed over. Nothing
-//! is retried; the steps are bounded by the bins of a span and the lines of a bin.
+//! A head is one atomic word, so one load gives all blocks of a line that were live at one moment.
+//! Live blocks do not overlap. Take a block that is live during the whole lookup and covers the
+//! address. No other start can lie between its start and the address. Its bit in the span's word is
+//! set all the time; if it begins in an earlier span, the word says where. So it is found. A bin
+//! whose bit is set although no block begins there is skipped. Nothing is retried. The number of
+//! steps is bounded by the bins of a span and the lines of a bin.
 //!
-//! The generation has 24 bits. A tag could be taken for another's if a reader were interrupted
-//! twice at the right places while the slot is used again a multiple of 2^24 times with the same
-//! start and length.
-//!
-//! A state can be used again after its head was read. It carries a generation and the start within
+//! A slot can be reused after its head was read. So a state has a generation and the start within
 //! the bin, and is read again after the tag. If it changed, the block was retired during the
-//! lookup, and there was a moment when no block covered the address: `None` is a right answer.
+//! lookup. Then there was a moment when no block covered the address, and `None` is a right answer.
 //!
-//! A live block may become shorter, by one store to its state. A reader that sees two lengths of
-//! one generation, neither of them zero, takes the first: the block was live all the time, and had
+//! The generation has 24 bits. A tag could be taken for that of another block only if a reader is
+//! interrupted twice at the right places while the slot is reused a multiple of 2^24 times with the
+//! same start and length.
+//!
+//! A live block may become shorter, by one store to its state. A reader may see two lengths of one
+//! generation, neither of them zero. It takes the first: the block was live all the time, and had
 //! that length during the lookup.
 //!
-//! A block is entered when it has its space, a moment before its bytes are there: nobody has its
+//! A block is entered when its space was taken, a moment before its bytes are there. Nobody has its
 //! address yet.
 //!
-//! # Which order of memory accesses it takes
+//! # The order of memory accesses
 //!
 //! The head orders nothing: a reader may see a start before the state behind it. The last block of
-//! a slot leaves a state without a length. A writer begins with a release fence, then the tag, the
-//! state with its length, and the head. A reader looks at the head, the state and the tag, then
-//! comes an acquire fence, then the state again. If it saw the start, or the tag, of some
-//! generation, the two fences pair up ([atomics.fences] in the C++ standard, which Rust takes
-//! over), and its second look at the state sees that generation or a later one. If the first look
-//! saw the same, the tag is no older, by the state's own release and acquire; and no newer, or the
-//! second look would have seen that generation. So what was retired before the lookup, or stands in
-//! parts, is never found. A block that was entered before the lookup, seen from this thread, is
-//! there in full. One whose start is seen and whose length is not is being entered or was retired,
-//! and is not found.
+//! a slot leaves a state without a length.
+//!
+//! ```text
+//! writer   release fence, tag, state with its length (release), head
+//! reader   head, state (acquire), tag, acquire fence, state again
+//! ```
+//!
+//! Assume that a reader saw the start, or the tag, of some generation. Then the two fences pair up
+//! ([atomics.fences] in the C++ standard, which Rust adopts), and its second read of the state sees
+//! that generation or a later one. If the first read saw the same generation, the tag is not older,
+//! by the release and acquire of the state. It is not newer either, because then the second read
+//! would have seen the newer generation. So a block that was retired before the lookup, or that is
+//! written in parts only, is never found. A block that was entered before the lookup, as this
+//! thread sees it, is there in full. If the start of a block is seen and its length is not, the
+//! block is being entered or was retired, and it is not found.
 
 mod line;
 mod overflow;
@@ -83,36 +96,36 @@ use crate::sync::checked::{AtomicU32, AtomicU64};
 use crate::table::{Table, Zeroed};
 use crate::units::GRANULE;
 
-/// What is known of a block.
+/// The address, length and tag of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BlockInfo {
-    /// Its first byte.
+    /// The address of its first byte.
     pub start: *const u8,
-    /// Its bytes of code.
+    /// The bytes of its code.
     pub len: usize,
-    /// What [`Code::tag`](crate::Code::tag) said.
+    /// The number that [`Code::tag`](crate::Code::tag) set.
     pub tag: u64,
 }
 
-// SAFETY: an address and numbers; to follow the pointer takes `unsafe` code of its own.
+// SAFETY: an address and numbers. Following the pointer takes `unsafe` code elsewhere.
 unsafe impl Send for BlockInfo {}
 // SAFETY: as for `Send`.
 unsafe impl Sync for BlockInfo {}
 
-// SAFETY: atomic integers through and through.
+// SAFETY: it consists of atomic integers only.
 unsafe impl Zeroed for Line {}
 // SAFETY: as above.
 unsafe impl Zeroed for Tags {}
 
-/// Bins in a span.
+/// The bins of a span.
 const BINS: u32 = SPAN / BIN;
-/// Where the start of the block begins that reaches into a span.
+/// The bit of a span's word at which the start of the block that reaches in begins.
 const LEAD: u32 = 32;
-/// Addresses that are looked up side by side.
+/// The number of addresses that are looked up side by side.
 const ABREAST: usize = 64;
 
-/// A block as it was entered.
+/// A block as it is entered: its first granule, its bytes and its tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub(crate) start: u32,
@@ -133,7 +146,7 @@ impl Entry {
 
 pub(crate) struct Lookup {
     spans: Table<AtomicU64>,
-    /// By bin, as the next two.
+    /// The first line of each bin. The next two tables are by bin too.
     lines: Table<Line>,
     tags: Table<Tags>,
     /// The next line of a bin: its number in `overflow`, plus one.
@@ -147,7 +160,7 @@ pub(crate) struct Retired<'a> {
     slot: usize,
 }
 
-/// One line of a bin, with what belongs to it.
+/// One line of a bin, with its tags and the number of the next line.
 #[derive(Clone, Copy)]
 struct Place<'a> {
     line: &'a Line,
@@ -167,8 +180,8 @@ impl Lookup {
         })
     }
 
-    /// Returns the whole pages of the table of lines: where code is packed it is used from end to
-    /// end, so it may lie in huge pages.
+    /// Returns the whole pages of the table of lines. Where code is packed, the table is used from
+    /// end to end, so it may lie in huge pages.
     pub(crate) fn table(&self, page: usize) -> Option<(NonNull<u8>, usize)> {
         self.lines.pages(page)
     }
@@ -184,8 +197,8 @@ impl Lookup {
         self.overflow.follow(place.next).map(|more| Place { line: &more.line, tags: &more.tags, next: &more.next })
     }
 
-    /// Makes blocks findable: all of them, or none. Under the lock of the heap that owns their
-    /// spans.
+    /// Makes blocks findable: all of them, or none. The caller holds the lock of the heap that owns
+    /// their spans.
     #[inline]
     pub(crate) fn enter(&self, blocks: &[Entry]) -> Result<(), Error> {
         let mut done = 0;
@@ -201,7 +214,7 @@ impl Lookup {
         Ok(())
     }
 
-    /// Makes one block findable. Under the lock of the heap that owns its spans.
+    /// Makes one block findable. The caller holds the lock of the heap that owns its spans.
     #[inline]
     pub(crate) fn enter_one(&self, block: Entry) -> Result<(), Error> {
         let bin = block.start / BIN;
@@ -251,7 +264,7 @@ impl Lookup {
         }
     }
 
-    /// Notes in each span behind the first that `run` reaches into it.
+    /// Notes in each span of `run` after the first that the block reaches into it.
     #[inline]
     fn set_lead(&self, run: Run, lead: u32) {
         for index in span_of(run.start) + 1..=span_of(run.end - 1) {
@@ -262,16 +275,16 @@ impl Lookup {
         }
     }
 
-    /// Makes a live block unfindable, without a lock. Only by the block's owner, who then has its
-    /// slot [freed](Lookup::remove).
+    /// Makes a live block unfindable, without a lock. Only the block's owner may call it. The owner
+    /// then has the slot [freed](Lookup::remove).
     #[inline]
     pub(crate) fn retire(&self, start: u32) -> Option<Retired<'_>> {
         let mut next = self.first(start / BIN);
         while let Some(place) = next {
             if let Some(slot) = line::slot_of(place.line.head.load(Ordering::Relaxed), start) {
                 place.line.retire(slot);
-                // What locks the heap next acquires, behind which the compiler could move this
-                // store.
+                // The lock of the heap that comes next is an acquire, and the compiler could move
+                // this store behind it.
                 compiler_fence(Ordering::SeqCst);
                 return Some(Retired { line: place.line, slot });
             }
@@ -280,13 +293,13 @@ impl Lookup {
         None
     }
 
-    /// Changes the length of a live block, by one store. Only by the block's owner.
+    /// Changes the length of a live block, by one store. Only the block's owner may call it.
     pub(crate) fn set_len(&self, start: u32, len: u32) {
         let mut next = self.first(start / BIN);
         while let Some(place) = next {
             if let Some(slot) = line::slot_of(place.line.head.load(Ordering::Relaxed), start) {
                 place.line.set_len(slot, len);
-                // As when it is retired: the lock of the heap comes next.
+                // The lock of the heap comes next, as in `retire`.
                 compiler_fence(Ordering::SeqCst);
                 return;
             }
@@ -294,7 +307,8 @@ impl Lookup {
         }
     }
 
-    /// Frees the slot of a retired block. Under the lock of the heap that owns its spans.
+    /// Frees the slot of a retired block. The caller holds the lock of the heap that owns its
+    /// spans.
     #[inline]
     pub(crate) fn remove(&self, run: Run, retired: Option<Retired<'_>>) {
         let Some(Retired { line, slot }) = retired else { return };
@@ -304,12 +318,12 @@ impl Lookup {
         self.set_lead(run, 0);
     }
 
-    /// Takes a block out that nobody got. Under the lock of the heap that owns its spans.
+    /// Removes a block that nobody got. The caller holds the lock of the heap that owns its spans.
     pub(crate) fn take_out(&self, run: Run) {
         self.remove(run, self.retire(run.start));
     }
 
-    /// Notes that no block begins in a bin any more, if so.
+    /// Notes that no block begins in a bin any more, if that is so.
     #[cold]
     fn forget(&self, bin: u32) {
         let mut next = self.first(bin);
@@ -343,7 +357,7 @@ impl Lookup {
         found
     }
 
-    /// Returns the live block that holds the byte at `offset`.
+    /// Returns the live block that contains the byte at `offset`.
     #[inline]
     pub(crate) fn find(&self, offset: usize) -> Option<Entry> {
         let granule = (offset / GRANULE) as u32;
@@ -356,7 +370,7 @@ impl Lookup {
         (offset - begin < found.len as usize).then_some(found)
     }
 
-    /// Returns the last block that begins before a bin, if it may reach there.
+    /// Returns the last block that begins before a bin, if it may reach into the bin.
     fn find_before(&self, bin: u32) -> Option<Entry> {
         let (span, within) = (bin / BINS, bin % BINS);
         let word = self.spans.get(span as usize)?.load(Ordering::Relaxed);
@@ -375,8 +389,8 @@ impl Lookup {
         self.last(start / BIN, start % BIN)?.filter(|found| found.start == start)
     }
 
-    /// Returns the block that begins last in `bin`, at or before granule `at` of it; `Some(None)`
-    /// if it was retired meanwhile.
+    /// Returns the last block of `bin` that begins at or before granule `at`. The answer is
+    /// `Some(None)` if that block was retired meanwhile.
     #[inline]
     fn last(&self, bin: u32, at: u32) -> Option<Option<Entry>> {
         let place = self.first(bin)?;
@@ -386,7 +400,7 @@ impl Lookup {
             let mut next = self.after(place);
             while let Some(place) = next {
                 let found = line::last_start(place.line.head.load(Ordering::Relaxed), at);
-                // By the start first; `None` is less than any.
+                // Compared by the start first. `None` is less than any.
                 if found > best {
                     (best, of) = (found, place);
                 }
@@ -398,11 +412,12 @@ impl Lookup {
         Some(read.map(|Read { len, tag }| Entry { start: bin * BIN + start, len, tag }))
     }
 
-    /// As [`Lookup::find`] for many offsets, whose cache misses overlap. `None` stays `None`.
+    /// Looks up many offsets as [`Lookup::find`] does. Their cache misses overlap. `None` stays
+    /// `None`.
     pub(crate) fn find_many(&self, offsets: &[Option<usize>], found: &mut [Option<Entry>]) {
         for (offsets, found) in offsets.chunks(ABREAST).zip(found.chunks_mut(ABREAST)) {
-            // First all that they will read is fetched, then all heads, none of which waits for
-            // another.
+            // First everything that the heads and tags need is fetched. Then all heads are read,
+            // and none of these reads waits for another.
             for offset in offsets.iter().flatten() {
                 let bin = offset / GRANULE / BIN as usize;
                 if let (Some(line), Some(tags)) = (self.lines.get(bin), self.tags.get(bin)) {
@@ -421,7 +436,7 @@ impl Lookup {
         }
     }
 
-    /// As [`Lookup::find`], with the head of the offset's own bin.
+    /// Looks up an offset as [`Lookup::find`] does, with the head of its bin.
     #[inline]
     fn find_by(&self, head: u64, offset: usize) -> Option<Entry> {
         let granule = (offset / GRANULE) as u32;

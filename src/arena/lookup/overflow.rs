@@ -1,5 +1,5 @@
-//! Further lines for bins in which more than seven blocks begin. They are made when they are
-//! needed, and belong to their bin for as long as the arena lives.
+//! Further lines, for bins in which more than seven blocks begin. A line is made when it is needed,
+//! and belongs to its bin as long as the arena lives.
 
 use super::line::{Line, Tags};
 use crate::Error;
@@ -7,9 +7,9 @@ use crate::sync::Ordering;
 use crate::sync::checked::{AtomicU32, OnceLock};
 use crate::table::{Table, Zeroed};
 
-/// Lines in the first piece; each piece has twice as many as the one before.
+/// The lines of the first piece. Each piece has twice as many as the one before.
 const FIRST: u32 = if cfg!(loom) { 2 } else { 64 };
-/// Enough for all granules of the largest arena: 2^27 / 7 lines.
+/// The number of pieces. It is enough for all granules of the largest arena: 2^27 / 7 lines.
 const PIECES: usize = 20;
 
 #[derive(Default)]
@@ -21,7 +21,7 @@ pub(super) struct FurtherLine {
     pub(super) next: AtomicU32,
 }
 
-// SAFETY: atomic integers through and through.
+// SAFETY: it consists of atomic integers only.
 unsafe impl Zeroed for FurtherLine {}
 
 pub(super) struct Overflow {
@@ -29,7 +29,7 @@ pub(super) struct Overflow {
     used: AtomicU32,
 }
 
-/// The piece that a line lies in, and where.
+/// Returns the piece that contains a line, and the index of the line in it.
 fn place(number: u32) -> (usize, usize) {
     let piece = (number / FIRST + 1).ilog2();
     (piece as usize, (number - FIRST * ((1 << piece) - 1)) as usize)
@@ -47,14 +47,14 @@ impl Overflow {
         self.pieces.get(piece)?.get()?.get(index)
     }
 
-    /// Makes a line that `next` leads to. Only by the writer of `next`.
+    /// Makes a line and lets `next` lead to it. Only the writer of `next` may call it.
     pub(super) fn add(&self, next: &AtomicU32) -> Result<(), Error> {
         let number = self.used.fetch_add(1, Ordering::Relaxed);
         let (piece, _) = place(number);
         let table = self.pieces.get(piece).ok_or_else(Error::out_of_memory)?;
         if table.get().is_none() {
             match Table::new((FIRST << piece) as usize) {
-                // Two threads may both make one; the second is dropped untouched.
+                // Two threads may both make a table. The second one is dropped unused.
                 Ok(made) => drop(table.set(made)),
                 Err(error) => {
                     // The number is lost if another thread took the next one meanwhile.
