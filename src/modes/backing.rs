@@ -1,5 +1,5 @@
-//! Which parts of shared memory the system has been asked for, on systems that hand it out only
-//! when asked.
+//! The parts of shared memory that the system was asked for, on systems that provide it only when
+//! asked.
 #![forbid(unsafe_code)]
 
 use std::ops::Range;
@@ -9,46 +9,47 @@ use crate::sync::Ordering;
 use crate::sync::checked::AtomicU64;
 use crate::table::Table;
 
-/// Bytes asked for at a time: a power of two, and whole pages on every system that has to be asked.
-const STRETCH: usize = 64 << 10;
+/// The bytes asked for at a time: a power of two, and whole pages on every system that has to be
+/// asked.
+const UNIT: usize = 64 << 10;
 
-/// A bit for each stretch, set once it has memory. It never goes again.
+/// One bit for each unit, set when the unit has memory. It is never cleared.
 pub(super) struct Backing {
     bits: Table<AtomicU64>,
     len: usize,
 }
 
 impl Backing {
-    /// For `len` bytes, none of which have memory.
+    /// Makes a table for `len` bytes that have no memory.
     pub(super) fn new(len: usize) -> Result<Self, Error> {
-        Ok(Self { bits: Table::new(len.div_ceil(STRETCH).div_ceil(64))?, len })
+        Ok(Self { bits: Table::new(len.div_ceil(UNIT).div_ceil(64))?, len })
     }
 
-    /// Calls `commit` for those stretches around `bytes` that have no memory yet, neighbours taken
-    /// together. Two threads may both ask for one: the second changes nothing.
+    /// Calls `commit` for the units of `bytes` that have no memory yet, once for each run of them.
+    /// Two threads may both ask for one unit; the second call changes nothing.
     pub(super) fn ensure(
         &self,
         bytes: Range<usize>,
         commit: impl Fn(Range<usize>) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let mut stretches = bytes.start / STRETCH..bytes.end.div_ceil(STRETCH);
-        while let Some(first) = stretches.find(|&stretch| !self.has(stretch)) {
-            let end = stretches.find(|&stretch| self.has(stretch)).unwrap_or(stretches.end);
-            commit(first * STRETCH..(end * STRETCH).min(self.len))?;
-            for stretch in first..end {
-                // Release: whoever sees the bit may use the memory.
-                self.word(stretch).fetch_or(1 << (stretch % 64), Ordering::Release);
+        let mut units = bytes.start / UNIT..bytes.end.div_ceil(UNIT);
+        while let Some(first) = units.find(|&unit| !self.has(unit)) {
+            let end = units.find(|&unit| self.has(unit)).unwrap_or(units.end);
+            commit(first * UNIT..(end * UNIT).min(self.len))?;
+            for unit in first..end {
+                // Release, because a thread that sees the bit may use the memory.
+                self.word(unit).fetch_or(1 << (unit % 64), Ordering::Release);
             }
         }
         Ok(())
     }
 
-    fn has(&self, stretch: usize) -> bool {
-        self.word(stretch).load(Ordering::Acquire) >> (stretch % 64) & 1 == 1
+    fn has(&self, unit: usize) -> bool {
+        self.word(unit).load(Ordering::Acquire) >> (unit % 64) & 1 == 1
     }
 
-    fn word(&self, stretch: usize) -> &AtomicU64 {
-        &self.bits[stretch / 64]
+    fn word(&self, unit: usize) -> &AtomicU64 {
+        &self.bits[unit / 64]
     }
 }
 
@@ -59,8 +60,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_stretch_is_asked_for_once_and_again_after_a_refusal() {
-        let len = 200 * STRETCH + 4096;
+    fn each_unit_is_asked_for_once_and_again_after_a_refusal() {
+        let len = 200 * UNIT + 4096;
         let backing = Backing::new(len).unwrap();
         let asked = RefCell::new(Vec::new());
         let ensure = |bytes| {
@@ -71,14 +72,14 @@ mod tests {
             assert!(ended.is_ok());
             std::mem::take(&mut *asked.borrow_mut())
         };
-        assert_eq!(ensure(5..6), [(0, STRETCH)]);
-        assert!(ensure(0..STRETCH).is_empty());
-        assert_eq!(ensure(3 * STRETCH - 1..3 * STRETCH + 1), [(2 * STRETCH, 4 * STRETCH)]);
-        let refused = backing.ensure(0..6 * STRETCH, |_| Err(Error::ZeroSize));
+        assert_eq!(ensure(5..6), [(0, UNIT)]);
+        assert!(ensure(0..UNIT).is_empty());
+        assert_eq!(ensure(3 * UNIT - 1..3 * UNIT + 1), [(2 * UNIT, 4 * UNIT)]);
+        let refused = backing.ensure(0..6 * UNIT, |_| Err(Error::ZeroSize));
         assert!(refused.is_err());
-        assert_eq!(ensure(0..6 * STRETCH), [(STRETCH, 2 * STRETCH), (4 * STRETCH, 6 * STRETCH)]);
-        // The last one ends with the memory.
-        assert_eq!(ensure(0..len), [(6 * STRETCH, len)]);
+        assert_eq!(ensure(0..6 * UNIT), [(UNIT, 2 * UNIT), (4 * UNIT, 6 * UNIT)]);
+        // The last unit ends with the memory.
+        assert_eq!(ensure(0..len), [(6 * UNIT, len)]);
         assert!(ensure(0..len).is_empty());
         assert!(ensure(7..7).is_empty());
     }

@@ -1,13 +1,19 @@
-//! `DualMap`: shared memory mapped twice, executable inside the region and writable at an unrelated
-//! address.
+//! `DualMap`: shared memory that is mapped twice, executable inside the region and writable at an
+//! unrelated address.
 //!
-//! - *Reserved*: the memory, all of it mapped in both views for as long as the arena lives. On
-//!   systems that hand out shared memory only when asked ([`Backing`]), 64 KiB at a time.
-//! - *Bytes get in*, whatever they are part of, by stores to the writable view. No page ever
+//! ```text
+//! view 1   r-x  <--.                nobody writes here
+//!                   one memory
+//! view 2   rw-  <--'                any thread that knows this address writes here
+//! ```
+//!
+//! - *Reserved*: all of the memory, mapped in both views as long as the arena lives. Some systems
+//!   provide shared memory only when asked ([`Backing`]). They are asked for 64 KiB at a time.
+//! - *Writing*: functions, batches and patches are stored to the writable view. No page ever
 //!   changes its protection.
-//! - *Pages come back* where the system takes memory back behind a mapping: on Linux.
-//! - *A forked child* inherits the executable view, and with it the memory that its parent goes on
-//!   writing to. It does not inherit the writable view.
+//! - *Returning memory*: only on Linux, where the system takes memory back while it is mapped.
+//! - *Forked children*: a child inherits the executable view, and with it the memory to which its
+//!   parent continues to write. It does not inherit the writable view.
 
 use std::ops::Range;
 use std::ptr::NonNull;
@@ -24,7 +30,7 @@ use crate::sys::{self, Os, Span, Word};
 
 struct DualMap {
     writable: Span,
-    /// What of it has memory, where the system wants to be asked.
+    /// The parts that have memory, if the system has to be asked.
     backing: Option<Backing>,
 }
 
@@ -37,7 +43,7 @@ pub(super) fn build(os: &'static dyn Os, plan: &Plan) -> Result<CodeMemory, Erro
         .map_executable(&memory, &place, plan.executable())
         .map_err(|refused| plan.no_place("DualMap", &place, refused));
     let reservation = mapped.inspect_err(|_| {
-        // SAFETY: mapped above and given to nobody.
+        // SAFETY: it was mapped above, and nobody else has it.
         unsafe { sys::release_or_park(os, writable) };
     })?;
     let region = Region::new(os, plan, &place, reservation);
@@ -48,7 +54,7 @@ pub(super) fn build(os: &'static dyn Os, plan: &Plan) -> Result<CodeMemory, Erro
 }
 
 impl DualMap {
-    /// The same bytes in the writable view.
+    /// Returns the same bytes in the writable view.
     fn span(&self, range: Range<usize>) -> Span {
         debug_assert!(range.start <= range.end && range.end <= self.writable.len);
         // SAFETY: inside the view, which is as long as the region.
@@ -67,7 +73,7 @@ impl Mode for DualMap {
             opens_pages: false,
             way_in: WayIn::Stores,
             trims: if region.os().returns_shared() { Trims::Always } else { Trims::Nothing },
-            // One view after the other.
+            // The two views are collapsed one after the other.
             collapses_in_steps: true,
             readers: Readers::SharedWithParent,
         }
@@ -76,7 +82,7 @@ impl Mode for DualMap {
     unsafe fn write(&self, region: &Region, offset: usize, bytes: &[u8]) -> Result<(), Error> {
         let range = offset..offset + bytes.len();
         self.back(region, range.clone())?;
-        // SAFETY: inside the writable view; by the caller nobody else uses the bytes.
+        // SAFETY: inside the writable view. The caller promises that nobody else uses the bytes.
         unsafe { self.span(range).start.copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len()) };
         Ok(())
     }
@@ -85,7 +91,7 @@ impl Mode for DualMap {
         let range = offset..offset + code.len() + padding.len();
         self.back(region, range.clone())?;
         let start = self.span(range).start;
-        // SAFETY: inside the writable view; by the caller nobody else uses the bytes.
+        // SAFETY: inside the writable view. The caller promises that nobody else uses the bytes.
         unsafe { start.copy_from_nonoverlapping(NonNull::from(code).cast(), code.len()) };
         // SAFETY: inside the view, as the code and the padding are.
         let behind = unsafe { start.add(code.len()) };
@@ -96,7 +102,7 @@ impl Mode for DualMap {
 
     unsafe fn write_word(&self, _region: &Region, offset: usize, word: Word) -> Result<(), Error> {
         let at = self.span(offset..offset + word.len()).start;
-        // SAFETY: inside the writable view, which has memory there, and begins at a page; the rest
+        // SAFETY: inside the writable view, which has memory there and begins at a page. The rest
         // is passed on to the caller.
         unsafe { word.store(at) };
         Ok(())
@@ -119,7 +125,7 @@ impl Mode for DualMap {
         let span = self.span(range);
         // SAFETY: passed on to the caller.
         let Err(refused) = (unsafe { region.os().decommit_shared(span) }) else { return Ok(()) };
-        // It may be that the process locks its memory. What runs stays locked, and with it the
+        // The process may lock its memory. Then the executable view stays locked, and with it the
         // memory that both views share.
         // SAFETY: the whole view.
         if unsafe { region.os().unlock_shared(self.writable) }.is_err() {
@@ -134,16 +140,16 @@ impl Mode for DualMap {
     }
 
     unsafe fn release(&mut self, region: &Region) {
-        // A child did not inherit it: at its address may be something else.
+        // A child did not inherit the view. Something else may be mapped at its address.
         if region.is_own() {
-            // SAFETY: the whole view; passed on to the caller.
+            // SAFETY: the whole view. The rest is passed on to the caller.
             unsafe { sys::release_or_park(region.os(), self.writable) };
         }
-        // SAFETY: the whole reservation; passed on to the caller.
+        // SAFETY: the whole reservation. The rest is passed on to the caller.
         unsafe { sys::release_or_park(region.os(), region.reservation()) };
     }
 
-    /// The memory goes back, as it can without a change to the mappings.
+    /// Gives the memory back, because that needs no change of the mappings.
     unsafe fn abandon(&mut self, region: &Region) {
         if region.is_own() && region.os().returns_shared() {
             region.counters.decommits.add(1);

@@ -1,14 +1,18 @@
-//! `FileWrite`: shared memory mapped once, executable; bytes get in through the descriptor of the
-//! file behind it.
+//! `FileWrite`: shared memory that is mapped once, executable. It is written through the descriptor
+//! of the file behind it.
 //!
-//! - *Reserved*: one view of an anonymous file, all of it executable for as long as the arena
-//!   lives. There is no writable view, and none can be made of this one.
-//! - *Bytes get in*, whatever they are part of, by `pwrite`. What was written is compared with what
-//!   the view shows, because a descriptor that other code closed, and whose number it uses for
-//!   something else, swallows bytes without an error.
-//! - *Pages come back* by a hole in the file, which needs no mapping: also while the mappings are
-//!   sealed.
-//! - *A forked child* shares the memory, and inherits the descriptor.
+//! ```text
+//! view   r-x  <--- anonymous file <--- pwrite by the descriptor      no address is writable
+//! ```
+//!
+//! - *Reserved*: one view of an anonymous file. All of it is executable as long as the arena lives.
+//!   There is no writable view, and none can be made of this one.
+//! - *Writing*: functions, batches and patches are written by `pwrite`. After each write the bytes
+//!   are compared with the view. Other code may have closed the descriptor and use its number for
+//!   something else; then the bytes would be lost without an error.
+//! - *Returning memory*: by a hole in the file. This changes no mapping, so it works while the
+//!   mappings are sealed.
+//! - *Forked children*: a child shares the memory, and inherits the descriptor.
 
 use std::ops::Range;
 
@@ -29,15 +33,15 @@ struct FileWrite {
 pub(super) fn build(os: &'static dyn Os, plan: &Plan) -> Result<CodeMemory, Error> {
     let place = plan.place(os)?;
     let file = os.create_code_file(plan.len, plan.name.as_deref()).map_err(|refused| match refused.source.kind() {
-        // A limit is configuration, as a policy is.
+        // A limit is a matter of configuration, like a policy.
         std::io::ErrorKind::FileTooLarge => {
             Error::unsupported("FileWrite", format!("{} is below the capacity of {} bytes", refused.call, plan.len))
         }
         _ => refusal("FileWrite")(refused),
     })?;
-    // SAFETY: nothing is in it yet.
+    // SAFETY: the file is empty.
     let tried = unsafe { os.decommit_code_file(&file, 0, os.page_size()) }.map_err(refusal("FileWrite"));
-    // A policy stays, all else passes.
+    // A refusal by a policy stays. Every other refusal passes.
     let trims = if matches!(tried, Err(Error::Unsupported { .. })) { Trims::Nothing } else { Trims::Always };
     let reservation = os
         .map_code_file(&file, &place, plan.executable())
@@ -70,10 +74,11 @@ impl Mode for FileWrite {
     }
 
     unsafe fn write(&self, region: &Region, offset: usize, bytes: &[u8]) -> Result<(), Error> {
-        // SAFETY: inside the region, which is as long as the file; by the caller nobody else uses
-        // the bytes.
+        // SAFETY: inside the region, which is as long as the file. The caller promises that nobody
+        // else uses the bytes.
         unsafe { region.os().write_code_file(&self.file, offset, bytes)? };
-        // SAFETY: inside the region, mapped and readable; by the caller nobody writes there.
+        // SAFETY: inside the region, mapped and readable. The caller promises that nobody writes
+        // there.
         let seen = unsafe { std::slice::from_raw_parts(region.address(offset), bytes.len()) };
         if seen != bytes {
             self.file.lose();
@@ -83,16 +88,16 @@ impl Mode for FileWrite {
     }
 
     unsafe fn fill(&self, region: &Region, offset: usize, code: &[u8], padding: &[u8]) -> Result<(), Error> {
-        // SAFETY: parts of what is passed on to the caller.
+        // SAFETY: parts of the range that is passed on to the caller.
         padded::write(offset, code, padding, region.poisons(), |at, bytes| unsafe { self.write(region, at, bytes) })
     }
 
     unsafe fn decommit(&self, region: &Region, range: Range<usize>) -> sys::Result<()> {
-        // SAFETY: inside the file; passed on to the caller.
+        // SAFETY: inside the file. The rest is passed on to the caller.
         unsafe { region.os().decommit_code_file(&self.file, range.start, range.len()) }
     }
 
-    /// The memory goes back, as it can without a change to the mappings.
+    /// Gives the memory back, because that needs no change of the mappings.
     unsafe fn abandon(&mut self, region: &Region) {
         if region.is_own() {
             region.counters.decommits.add(1);

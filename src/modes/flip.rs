@@ -1,15 +1,23 @@
-//! `Flip`: private memory, one address. A page is open for writing only while there is no live code
-//! in it.
+//! `Flip`: private memory at one address. A page is open for writing only while it contains no live
+//! code.
 //!
-//! - *Reserved*: one view, all of it executable from the start. (Where pages have to be committed,
-//!   as on Windows: reserved, and executable once it was opened.) So there are no states of pages
-//!   to keep: a free page is one without live code.
-//! - *Bytes get in* in two ways. Holes in executable pages are filled through the kernel, where it
-//!   writes to pages that the process itself may not write to ([`KernelWriter`]: `/proc/self/mem`);
-//!   whole pages without live code are opened, written to, and sealed again. A patch is always a
-//!   write through the kernel.
-//! - *Pages come back* as private memory does, while they are executable.
-//! - *A forked child* has a copy of its own.
+//! ```text
+//!                        open: rw-, for any thread
+//! page without live code -------------------------> written by a batch
+//!   r-x                  <-------------------------
+//!                        seal: r-x
+//!
+//! page with live code    holes are written by the kernel (/proc/self/mem); the page stays r-x
+//! ```
+//!
+//! - *Reserved*: one view, all of it executable from the start. (If pages have to be committed, as
+//!   on Windows, the view is reserved, and pages become executable after they were opened.) So
+//!   there are no page states to keep: a free page is one without live code.
+//! - *Writing*: there are two ways. The kernel fills holes in executable pages, where it writes to
+//!   pages that the process itself may not write to ([`KernelWriter`]). Whole pages without live
+//!   code are opened, written and sealed again. A patch is always a write through the kernel.
+//! - *Returning memory*: as for any private memory, while the pages are executable.
+//! - *Forked children*: a child has a copy.
 
 use std::ops::Range;
 
@@ -24,7 +32,7 @@ use crate::region::{Plan, Region, refusal};
 use crate::sys::{self, KernelWriter, Os, Refused};
 
 struct Flip {
-    /// How holes in executable pages are filled, or why they are not.
+    /// The writer that fills holes in executable pages, or the reason why there is none.
     writer: Result<KernelWriter, Unfilled>,
 }
 
@@ -66,7 +74,7 @@ impl Mode for Flip {
             return Err(Error::unsupported("writing to a page with live code", "the kernel write is refused here"));
         };
         region.counters.kernel_writes.add(1);
-        // SAFETY: inside the private view; the rest is passed on to the caller.
+        // SAFETY: inside the private view. The rest is passed on to the caller.
         unsafe { region.os().kernel_write(writer, region.span(offset..offset).start, bytes)? };
         Ok(())
     }
@@ -76,7 +84,7 @@ impl Mode for Flip {
     }
 
     unsafe fn fill(&self, region: &Region, offset: usize, code: &[u8], padding: &[u8]) -> Result<(), Error> {
-        // SAFETY: parts of what is passed on to the caller.
+        // SAFETY: parts of the range that is passed on to the caller.
         padded::write(offset, code, padding, region.poisons(), |at, bytes| unsafe { self.write(region, at, bytes) })
     }
 
@@ -90,16 +98,16 @@ impl Mode for Flip {
     }
 }
 
-/// Makes all of a new private region executable, and finds out whether pages can be flipped and
-/// holes filled.
+/// Makes all of a new private region executable, and finds out whether pages can be opened and
+/// sealed, and whether holes can be filled.
 ///
-/// Where pages have to be committed, only the first is tried out, and the others stay as they are
-/// until they are opened: there a page that is executable counts against the system's memory, used
-/// or not. Elsewhere the first page is written to while *all* of the region is writable, so that
-/// the kernel hangs its bookkeeping of private memory (on Linux the `anon_vma`, and under strict
-/// overcommit the accounting) on the one mapping there is. Runs that are opened and sealed later
-/// inherit it, and merge with their neighbours again; from separate beginnings they never would,
-/// and the number of mappings would grow with the number of batches.
+/// If pages have to be committed, only the first is tried out, and the others stay as they are
+/// until they are opened. There an executable page counts against the system's memory, used or not.
+/// Elsewhere the first page is written while *all* of the region is writable. The kernel then
+/// attaches its record of private memory (on Linux the `anon_vma`, and under strict overcommit the
+/// accounting) to the one mapping. Runs that are opened and sealed later inherit it, and merge with
+/// their neighbours again. Runs with separate records would never merge, and the number of mappings
+/// would grow with the number of batches.
 fn try_out_pages(memory: &CodeMemory) -> Result<Result<KernelWriter, Unfilled>, Error> {
     let [one, _] = RETURN_1_2;
     let page = 0..memory.page_size();
@@ -108,9 +116,9 @@ fn try_out_pages(memory: &CodeMemory) -> Result<Result<KernelWriter, Unfilled>, 
         other => other,
     };
     let all = if memory.commits() { page.clone() } else { 0..memory.len() };
-    // SAFETY: a new region, nobody else knows it.
+    // SAFETY: a new region, which nobody else knows.
     if unsafe { memory.region.open(all.clone()) }.is_err() {
-        // Strict overcommit may refuse that much at once: then the first page alone.
+        // Strict overcommit may refuse so much at once. Then the first page is opened alone.
         // SAFETY: as above.
         unsafe { memory.region.seal(all.clone()) }.map_err(as_refused)?;
         // SAFETY: as above.
@@ -118,23 +126,23 @@ fn try_out_pages(memory: &CodeMemory) -> Result<Result<KernelWriter, Unfilled>, 
     }
     // SAFETY: the page is open, and larger than the function.
     unsafe { memory.writable(0).copy_from_nonoverlapping(std::ptr::NonNull::from(one).cast(), one.len()) };
-    // SAFETY: opened above, and written to no more.
+    // SAFETY: opened above, and not written to any more.
     unsafe { memory.region.seal(all) }.map_err(as_refused)?;
-    // SAFETY: the function was written whole to the page.
+    // SAFETY: the whole function was written to the page.
     let got = unsafe { probe::run(memory, one.len())? };
     if got != 1 {
         return Err(probe::stale("Flip", got));
     }
     let writer = kernel_writer(memory)?;
     // Locked memory stays, and is used for the first code.
-    // SAFETY: the page is still nobody else's.
+    // SAFETY: nobody else has the page yet.
     let _ = unsafe { memory.decommit(probe::first_pages(memory)) };
     Ok(writer)
 }
 
-/// The kernel writer, if what it writes is what runs. Any doubt counts as refused; but want of
-/// descriptors or memory is an error, as it passes, and an arena without the kernel writer stays
-/// without.
+/// Returns the kernel writer if the bytes that it writes are the bytes that run. Any doubt counts
+/// as refused. A lack of descriptors or memory is an error instead, because it passes, and an arena
+/// without the kernel writer stays without it.
 fn kernel_writer(memory: &CodeMemory) -> Result<Result<KernelWriter, Unfilled>, Error> {
     match memory.os().open_kernel_writer() {
         Ok(writer) => Ok(try_out(memory, writer)),
@@ -147,8 +155,8 @@ fn kernel_writer(memory: &CodeMemory) -> Result<Result<KernelWriter, Unfilled>, 
 fn try_out(memory: &CodeMemory, writer: KernelWriter) -> Result<KernelWriter, Unfilled> {
     let [one, two] = RETURN_1_2;
     let at = memory.span(0..0).start;
-    // Reading is harmless wherever it leads; under an emulator these may be the wrong memory's
-    // addresses.
+    // Reading does no harm, wherever it leads. Under an emulator these may be addresses of other
+    // memory.
     let mut seen = vec![0; one.len()];
     memory.os().kernel_read(&writer, at, &mut seen).map_err(|_| Unfilled::NotWritten)?;
     if seen != one {
@@ -156,7 +164,7 @@ fn try_out(memory: &CodeMemory, writer: KernelWriter) -> Result<KernelWriter, Un
     }
     // SAFETY: the first page of a new region, which nobody else knows.
     unsafe { memory.os().kernel_write(&writer, at, two) }.map_err(|_| Unfilled::NotWritten)?;
-    // SAFETY: the page holds the first function, or the second, whole.
+    // SAFETY: the page contains the first function or the second, as a whole.
     match unsafe { probe::run(memory, two.len()) } {
         Ok(2) => Ok(writer),
         _ => Err(Unfilled::OtherMemory),

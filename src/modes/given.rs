@@ -1,15 +1,22 @@
-//! `Given`: memory that somebody else mapped, and goes on to own.
+//! `Given`: memory that somebody else mapped and continues to own.
 //!
-//! - *Reserved*: nothing. The arena uses whole granules of what it is given, wherever that begins
-//!   and ends. Offsets are counted from the multiple of 2 MiB before it, so that an aligned offset
-//!   is an aligned address.
-//! - *Bytes get in* by stores to a writable alias, or by a function of the embedder's: those of a
-//!   batch when it is published.
-//! - *Pages come back* to nobody: `trim` fills them with traps.
-//! - *A forked child* may share the memory, and may inherit the alias. It writes to neither.
+//! ```text
+//! 2 MiB boundary          first granule                         last granule
+//! | offset 0 (never used) | code: executable, at the giver's address |
+//!                           alias: writable, or the giver's function     written by the arena
+//! ```
 //!
-//! No call to the system names the memory ([`Region::is_given`]), and when the arena is gone its
-//! owner is told.
+//! - *Reserved*: nothing. The arena uses whole granules of the given memory, which may begin and
+//!   end anywhere. Offsets are counted from the multiple of 2 MiB before it, so that an aligned
+//!   offset is an aligned address.
+//! - *Writing*: by stores to a writable alias, or by a function of the embedder, which is called
+//!   for a batch when it is published.
+//! - *Returning memory*: never. `trim` fills free pages with traps.
+//! - *Forked children*: a child may share the memory, and may inherit the alias. The arena writes
+//!   to neither in a child.
+//!
+//! No system call names the memory ([`Region::is_given`]). When the arena is freed, `release` is
+//! called.
 
 use std::fmt;
 use std::io;
@@ -31,39 +38,39 @@ use crate::units::{BRANCH_REACH, DATA_REACH, GRANULE};
 /// Memory that somebody else mapped, for
 /// [`ArenaBuilder::build_over`](crate::ArenaBuilder::build_over).
 ///
-/// For systems on which only the embedder may map code: consoles, sandboxes, iOS with its trusted
-/// execution monitor. The arena never maps, protects, advises or unmaps it.
+/// It is for systems on which only the embedder may map code: consoles, sandboxes, iOS with its
+/// trusted execution monitor. The arena never maps, protects, advises or unmaps this memory.
 pub struct GivenMemory {
-    /// Where code runs: readable and executable. It may begin and end anywhere; whole granules of
-    /// 16 bytes inside of it are used, and they are the capacity of the arena. At most as much as
-    /// branches reach: 2 GiB on x86-64, 128 MiB on AArch64.
+    /// The memory where code runs: readable and executable. It may begin and end anywhere. The
+    /// whole granules of 16 bytes inside it are the capacity of the arena. The limit is the range
+    /// of direct branches: 2 GiB on x86-64, 128 MiB on AArch64.
     pub executable: NonNull<[u8]>,
-    /// How bytes get there.
+    /// The way by which bytes are written there.
     pub writer: GivenWriter,
-    /// Memory for data: readable, writable, and not executable. Whole pages inside of it are used.
-    /// What stands there does not matter. [`CodeArena::data`](crate::CodeArena::data) is placed
-    /// there; modules of Cranelift are refused over given memory. Code and data together are at
-    /// most what references reach: see [`ArenaBuilder::data`](crate::ArenaBuilder::data).
+    /// Memory for data: readable, writable, and not executable. Whole pages inside it are used.
+    /// Their content does not matter. [`CodeArena::data`](crate::CodeArena::data) is placed there.
+    /// Modules of Cranelift are refused over given memory. Code and data together are limited by
+    /// the reach of references: see [`ArenaBuilder::data`](crate::ArenaBuilder::data).
     ///
     /// Constants stay writable, because protections never change.
     pub data: Option<NonNull<[u8]>>,
-    /// Called once, when the last handle, block, batch and guard of the arena is gone and nobody
-    /// uses the memory any more; also if no arena could be built. A panic in it reaches whoever
-    /// dropped the last of these.
+    /// A function that is called once, when the last handle, block, batch and guard of the arena
+    /// was dropped and nobody uses the memory any more. It is also called if no arena could be
+    /// built. If it panics, the panic continues in the thread that dropped the last of these.
     pub release: Option<Box<dyn FnOnce() + Send>>,
 }
 
-/// How bytes get into [`GivenMemory`].
+/// The way by which bytes are written to [`GivenMemory`].
 #[non_exhaustive]
 pub enum GivenWriter {
-    /// By stores to a second mapping of the same memory: the address in it of the first executable
-    /// byte. Readable and writable for as many bytes.
+    /// Stores to a second mapping of the same memory. This is the address in it of the first
+    /// executable byte. It is readable and writable for the same number of bytes.
     Alias(NonNull<u8>),
-    /// By a function that copies bytes to an offset from the first executable byte. Threads call it
-    /// at once, for different bytes.
+    /// A function that copies bytes to an offset from the first executable byte. Several threads
+    /// call it at the same time, for different bytes.
     ///
-    /// Its error is the error of the call that published or patched ([`Error::OperatingSystem`]),
-    /// and so is a panic in it; then no code is published. It makes no calls of the arena.
+    /// If it returns an error or panics, the call that published or patched returns
+    /// [`Error::OperatingSystem`], and no code is published. It must not call the arena.
     Copy(Box<GivenCopy>),
 }
 
@@ -89,7 +96,7 @@ impl fmt::Debug for GivenMemory {
     }
 }
 
-/// Given memory, whose owner is told when this is dropped.
+/// Given memory. `release` is called when it is dropped.
 pub(crate) struct Taken {
     memory: GivenMemory,
     release: Release,
@@ -102,8 +109,8 @@ impl Taken {
     }
 }
 
-/// Tells the owner of the memory, once. (The lock is never taken; it lets threads share what they
-/// do not use.)
+/// Calls `release` once, when it is dropped. (The lock is never taken. It makes the closure `Sync`,
+/// although threads share it without using it.)
 struct Release(Mutex<Option<Box<dyn FnOnce() + Send>>>);
 
 impl Drop for Release {
@@ -120,18 +127,20 @@ struct Given {
     _release: Release,
 }
 
-/// How bytes get to the first granule and behind.
+/// The way by which bytes are written to the first granule and behind it.
 enum Writer {
-    /// Its writable address.
+    /// The writable alias of the granules.
     Alias(Span),
-    /// How far it lies behind the first byte given.
+    /// The function, and the offset of the first granule from the first given byte.
     Copy(Box<GivenCopy>, usize),
 }
 
+/// Builds memory over given memory.
+///
 /// # Safety
 /// - As for [`ArenaBuilder::build_over`](crate::ArenaBuilder::build_over).
 pub(super) unsafe fn build(os: &'static dyn Os, taken: Taken) -> Result<CodeMemory, Error> {
-    // In this order, so that what is dropped first is what uses the memory.
+    // In this order, so that the user of the memory is dropped before `release` is called.
     let Taken { release, memory } = taken;
     let all = span(memory.executable)?;
     let code = inside(all, GRANULE).ok_or(Error::ZeroSize)?;
@@ -168,7 +177,7 @@ pub(super) unsafe fn build(os: &'static dyn Os, taken: Taken) -> Result<CodeMemo
     Ok(memory)
 }
 
-/// The same as a span that ends before the address space does.
+/// Returns the bytes as a span that ends before the address space does.
 fn span(bytes: NonNull<[u8]>) -> Result<Span, Error> {
     let span = Span { start: bytes.cast(), len: bytes.len() };
     match span.address().checked_add(span.len) {
@@ -177,14 +186,15 @@ fn span(bytes: NonNull<[u8]>) -> Result<Span, Error> {
     }
 }
 
-/// What lies in a span between multiples of `unit`, a power of two; `None` if that is nothing.
+/// Returns the part of a span between multiples of `unit`, a power of two, or `None` if it is
+/// empty.
 fn inside(span: Span, unit: usize) -> Option<Span> {
     let skip = span.address().wrapping_neg() & (unit - 1);
     let len = span.len.checked_sub(skip)? & !(unit - 1);
     if len == 0 {
         return None;
     }
-    // SAFETY: inside of the span, as the subtraction shows.
+    // SAFETY: inside the span, as the subtraction shows.
     Some(Span { start: unsafe { span.start.add(skip) }, len })
 }
 
@@ -192,7 +202,7 @@ fn overlap(one: Span, other: Span) -> bool {
     one.address() < other.address() + other.len && other.address() < one.address() + one.len
 }
 
-/// The whole pages of the data, if code reaches them.
+/// Returns the whole pages of the data, if code reaches them.
 fn usable_data(all: Span, code: Span, page: usize) -> Result<Span, Error> {
     let refused = |why: String| Error::unsupported("the data", why);
     let data = inside(all, page)
@@ -209,7 +219,7 @@ fn usable_data(all: Span, code: Span, page: usize) -> Result<Span, Error> {
 }
 
 impl Writer {
-    /// The writable address of an offset.
+    /// Returns the writable address of an offset, if there is an alias.
     fn alias(&self, region: &Region, offset: usize) -> Option<NonNull<u8>> {
         let Self::Alias(alias) = self else { return None };
         debug_assert!(offset - region.first() <= alias.len);
@@ -242,16 +252,16 @@ impl Mode for Given {
         match &self.writer {
             Writer::Alias(_) => {
                 let Some(at) = self.writer.alias(region, offset) else { return Ok(()) };
-                // SAFETY: inside the alias; by the caller nobody else uses the bytes.
+                // SAFETY: inside the alias. The caller promises that nobody else uses the bytes.
                 unsafe { at.copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len()) };
                 Ok(())
             }
             Writer::Copy(copy, skipped) => {
-                // What is behind it is the embedder's, and what is before it has to give its space
-                // back.
+                // A panic is caught, because it is the embedder's, and the callers have to free
+                // their space.
                 let copied = catch_unwind(AssertUnwindSafe(|| copy(skipped + (offset - region.first()), bytes)));
                 let copied = copied.unwrap_or_else(|payload| {
-                    // To drop it may panic again.
+                    // Dropping the payload may panic again.
                     std::mem::forget(payload);
                     Err(io::Error::other("the function panicked"))
                 });
@@ -282,7 +292,7 @@ impl Mode for Given {
         Err(Refused::new("giving memory back", io::ErrorKind::Unsupported.into()))
     }
 
-    /// Its owner does that, once it is told.
+    /// Does nothing, because the owner releases the memory after `release` is called.
     unsafe fn release(&mut self, _region: &Region) {}
 }
 

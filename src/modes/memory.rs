@@ -1,6 +1,7 @@
-//! A region with its mode: what the arena calls. Calls that only some modes answer, and what the
-//! system began to refuse since the memory was built, are looked at here, so that neither the arena
-//! nor a mode has to.
+//! A region with its mode, as the arena uses it.
+//!
+//! Calls that only some modes support are checked here, and so are calls that the system began to
+//! refuse since the memory was built. So neither the arena nor a mode has to check them.
 
 use std::ops::{Deref, Range};
 use std::ptr::NonNull;
@@ -22,9 +23,9 @@ pub(crate) struct CodeMemory {
     rules: Rules,
     pub(super) mode: Box<dyn Mode>,
     pub(super) withdrawn: Withdrawn,
-    /// A page that holds no memory is not executable.
+    /// Whether a page without memory is not executable.
     pub(super) bars: bool,
-    /// How much of the code, from its start, is part of core dumps.
+    /// The part of the code, from its start, that is included in core dumps, in bytes.
     dumped: AtomicUsize,
 }
 
@@ -40,13 +41,14 @@ impl CodeMemory {
         }
     }
 
-    /// Whether each publication makes every core serialise, where the architecture does not ask for
-    /// it.
+    /// Sets whether each publication makes every core serialise, even if the architecture does not
+    /// require it.
     pub(crate) fn set_serializes(&mut self, yes: bool) {
         self.region.set_serializes(yes);
     }
 
-    /// Whether what is not code is to be traps, also where that takes a call of its own.
+    /// Sets whether everything that is not code is filled with traps, even if that takes a further
+    /// call.
     pub(crate) fn set_poisons(&mut self, yes: bool) {
         self.region.set_poisons(yes);
     }
@@ -56,7 +58,7 @@ impl CodeMemory {
         self.mode = mode;
     }
 
-    /// What the system may do or not: a refusal leaves small pages, or no name.
+    /// Gives advice to the system. If it is refused, pages stay small or mappings have no name.
     pub(super) fn advise(&self, plan: &Plan) {
         for span in std::iter::once(self.span(0..self.len())).chain(self.mode.second_view()) {
             if plan.huge_pages {
@@ -73,12 +75,12 @@ impl CodeMemory {
         }
     }
 
-    /// Leaves all of it out of core dumps and snapshots, for as long as nothing is in it. They
-    /// would get memory for every page of shared memory, in both views. What is used then is added,
-    /// a little ahead, so that it stays one part of two.
+    /// Excludes all of the code from core dumps and snapshots, as long as it is empty, because they
+    /// would get memory for every page of shared memory, in both views. Used parts are included
+    /// later, a little ahead, so that the view is two mappings at most.
     pub(super) fn leave_out_of_dumps(&mut self) {
         if let Some(second) = self.mode.second_view() {
-            // It is the same memory.
+            // The second view shows the same memory.
             // SAFETY: whole pages of a view.
             let _ = unsafe { self.os().set_dumped(second, false) };
         }
@@ -88,7 +90,7 @@ impl CodeMemory {
         }
     }
 
-    /// Before code is placed anywhere in front of `end`.
+    /// Includes everything before `end` in core dumps. It is called before code is placed there.
     #[inline]
     pub(crate) fn use_up_to(&self, end: usize) {
         if end > self.dumped.load(Ordering::Relaxed) {
@@ -96,15 +98,15 @@ impl CodeMemory {
         }
     }
 
-    /// What of the code is in core dumps ends at a multiple of that: mappings end there, and no
-    /// huge page lies across.
+    /// Returns the unit of the part in core dumps. A mapping ends at its end, so no huge page may
+    /// lie across it.
     fn dump_step(&self) -> usize {
         if self.wants_huge_pages() { MAX_ALIGN } else { (64 << 10).max(self.page_size()) }
     }
 
     #[cold]
     fn dump_up_to(&self, end: usize) {
-        // An eighth more each time: few calls in the life of an arena.
+        // An eighth more each time, so that there are few calls in the life of an arena.
         let new = (end + end / 8).next_multiple_of(self.dump_step()).min(self.len());
         let old = self.dumped.fetch_max(new, Ordering::Relaxed);
         if old < new {
@@ -113,7 +115,8 @@ impl CodeMemory {
         }
     }
 
-    /// Nothing is in use from `end` on, and nobody places anything there meanwhile.
+    /// Excludes everything from `end` on, where nothing is in use. Nobody places anything there
+    /// meanwhile.
     pub(crate) fn unused_from(&self, end: usize) {
         let old = self.dumped.load(Ordering::Relaxed);
         let end = end.next_multiple_of(self.dump_step());
@@ -124,13 +127,13 @@ impl CodeMemory {
         }
     }
 
-    /// Lets nobody change the protections any more.
+    /// Seals the mappings: the system refuses every later change of their protection.
     pub(super) fn freeze(&mut self) -> Result<(), Error> {
         for span in [Some(self.region.to_freeze()), self.mode.second_view()].into_iter().flatten() {
-            // SAFETY: whole mappings of this region, and `drop` leaves frozen ones where they are.
+            // SAFETY: whole mappings of this region. `drop` leaves frozen ones mapped.
             let frozen = unsafe { self.os().freeze(span) };
             if frozen.is_ok() {
-                // The first may be frozen when the second is refused.
+                // The first mapping may be frozen when the second is refused.
                 self.region.set_frozen();
                 self.rules = self.mode.rules(&self.region);
             }
@@ -139,7 +142,7 @@ impl CodeMemory {
         Ok(())
     }
 
-    /// How W^X is kept.
+    /// Returns the mode.
     pub(crate) fn mode(&self) -> WxMode {
         self.mode.mode()
     }
@@ -148,71 +151,71 @@ impl CodeMemory {
         &self.rules
     }
 
-    /// Whether bytes can be placed in pages that are executable already.
+    /// Returns whether bytes can be placed in pages that are already executable.
     pub(crate) fn fills_holes(&self) -> bool {
         self.rules.fills_holes && !(self.withdrawn.kernel_write() && self.opens_pages())
     }
 
-    /// Whether whole pages without live code can be opened, written to in their place, and sealed
-    /// again.
+    /// Returns whether whole pages without live code can be opened, written in their place, and
+    /// sealed again.
     pub(crate) fn opens_pages(&self) -> bool {
         self.rules.opens_pages && !(self.withdrawn.flips() && self.rules.fills_holes)
     }
 
-    /// Whether pages are opened at all in this mode, whatever became of that since.
+    /// Returns whether this mode opens pages at all, even if the system refuses it by now.
     #[cfg_attr(not(feature = "cranelift"), allow(dead_code, reason = "for modules that are written in place"))]
     pub(crate) fn opened_pages(&self) -> bool {
         self.rules.opens_pages
     }
 
-    /// Whether holes were filled when the memory was built. What was refused since may have passed.
+    /// Returns whether holes were filled when the memory was built. A later refusal may have
+    /// passed.
     pub(crate) fn filled_holes(&self) -> bool {
         self.rules.fills_holes
     }
 
-    /// As [`CodeMemory::fills_holes`] for a function that can be published otherwise if this was
-    /// wrong: what was refused is tried again now and then.
+    /// Returns whether to try a hole for a function that can also be published in another way. A
+    /// refused write is tried again now and then.
     #[inline]
     pub(crate) fn may_fill_hole(&self) -> bool {
         self.fills_holes() || self.rules.fills_holes && self.withdrawn.is_time_to_try()
     }
 
-    /// Why holes in pages with live code are not filled, if they are not.
+    /// Returns the reason why holes in pages with live code are not filled, if they are not.
     pub(crate) fn unfilled(&self) -> Option<Unfilled> {
         self.mode.unfilled().or_else(|| (!self.fills_holes()).then_some(Unfilled::NotWritten))
     }
 
-    /// What writes to read-only pages through the kernel, if the mode keeps that open.
+    /// Returns the writer to read-only pages through the kernel, if the mode keeps it open.
     pub(crate) fn kernel_writer(&self) -> Option<&KernelWriter> {
         self.mode.kernel_writer()
     }
 
-    /// Before this thread reads code: where rights differ from thread to thread, it may have none
-    /// yet.
+    /// Gives this thread the right to read code, in modes where threads differ in rights.
     pub(crate) fn let_read(&self) {
         if self.rules.readers == Readers::EachThreadByItself {
             self.mode.let_read();
         }
     }
 
-    /// Where the bytes at `offset` are written by stores: in the second view, or in place once the
-    /// pages are open.
+    /// Returns the address for stores to the bytes at `offset`: in the second view, or in place
+    /// after the pages were opened.
     pub(crate) fn writable(&self, offset: usize) -> NonNull<u8> {
         self.mode.writable(&self.region, offset)
     }
 
-    /// Sees to it that bytes behind [`CodeMemory::writable`] have memory.
+    /// Makes sure that bytes behind [`CodeMemory::writable`] have memory.
     pub(crate) fn back(&self, bytes: Range<usize>) -> Result<(), Error> {
         self.mode.back(&self.region, bytes)
     }
 
-    /// Writes `bytes` at `offset` of pages that are executable; no thread is disturbed.
+    /// Writes `bytes` at `offset` of pages that are executable. No thread is disturbed.
     ///
-    /// A forked child is refused, here once more than where its calls come in: what it inherited
-    /// leads to its parent, or is not there.
+    /// A forked child is refused. (The callers refuse it too.) The inherited memory is shared with
+    /// the parent, or is not mapped.
     ///
     /// # Safety
-    /// - The bytes are the caller's: inside the region, and nobody runs, reads or writes them
+    /// - The caller owns the bytes. They lie inside the region. Nobody runs, reads or writes them
     ///   meanwhile.
     pub(crate) unsafe fn write(&self, offset: usize, bytes: &[u8]) -> Result<(), Error> {
         self.check_own("write")?;
@@ -220,7 +223,7 @@ impl CodeMemory {
         self.note_write(unsafe { self.mode.write(&self.region, offset, bytes) })
     }
 
-    /// Where there is another way in, it is remembered whether this one works.
+    /// Notes whether a write succeeded, if there is another way to write.
     #[inline]
     fn note_write(&self, written: Result<(), Error>) -> Result<(), Error> {
         if self.rules.opens_pages {
@@ -232,11 +235,11 @@ impl CodeMemory {
         written
     }
 
-    /// Stores a word by one store, where the mode writes by stores.
+    /// Stores a word by one store, if the mode writes by stores.
     ///
     /// # Safety
-    /// - `offset` is a multiple of the word's length. The bytes are the caller's, inside the
-    ///   region; others may run them meanwhile.
+    /// - `offset` is a multiple of the word's length. The caller owns the bytes, and they lie
+    ///   inside the region. Others may run them meanwhile.
     pub(crate) unsafe fn write_word(&self, offset: usize, word: Word) -> Result<(), Error> {
         self.check_own("write")?;
         // SAFETY: passed on to the caller.
@@ -246,7 +249,7 @@ impl CodeMemory {
     /// Writes a function as [`CodeMemory::write`] does, and perhaps `padding` behind it.
     ///
     /// # Safety
-    /// - As for [`CodeMemory::write`], of the padding too.
+    /// - As for [`CodeMemory::write`], also for the padding.
     #[inline]
     pub(crate) unsafe fn fill(&self, offset: usize, code: &[u8], padding: &[u8]) -> Result<(), Error> {
         self.check_own("write")?;
@@ -254,14 +257,14 @@ impl CodeMemory {
         self.note_write(unsafe { self.mode.fill(&self.region, offset, code, padding) })
     }
 
-    /// Opens whole pages for writing. When this fails, some of them may be open all the same: seal
-    /// them before they are used for anything else.
+    /// Opens whole pages for writing. After an error some of them may be open. Seal them before
+    /// they are used for anything else.
     ///
     /// # Safety
-    /// - The pages hold no live code, and belong to the caller until sealed.
+    /// - The pages contain no live code. The caller owns them until they are sealed.
     pub(crate) unsafe fn open(&self, range: Range<usize>) -> Result<(), Error> {
         if self.withdrawn.flips() && !self.rules.fills_holes {
-            // They could not be made executable again, and would be of no use to anybody.
+            // These pages could not be made executable again, so nobody could use them.
             return Err(Error::system("making pages executable again", std::io::ErrorKind::PermissionDenied.into()));
         }
         // SAFETY: passed on to the caller.
@@ -270,14 +273,14 @@ impl CodeMemory {
         })
     }
 
-    /// Makes opened pages executable, of which the first `written` bytes are to stay as they are.
+    /// Makes opened pages executable. Their first `written` bytes have to stay as they are.
     ///
-    /// If the system has come to refuse that, pages that were never writable take their place, and
-    /// what is to stay is written to them through the kernel. When that fails too, what was there
-    /// may be gone: it must not be sealed again to be published.
+    /// If the system began to refuse that, fresh pages that were never writable replace them, and
+    /// the bytes are written to these through the kernel. If that fails too, the bytes may be lost,
+    /// and the pages must not be sealed again to be published.
     ///
     /// # Safety
-    /// - The pages are the caller's, opened, and nobody writes to them any more.
+    /// - The caller opened the pages and owns them. Nobody writes to them any more.
     pub(crate) unsafe fn seal(&self, range: Range<usize>, written: usize) -> Result<(), Error> {
         // SAFETY: passed on to the caller.
         let Err(refused) = (unsafe { self.region.seal(range.clone()) }) else {
@@ -288,17 +291,19 @@ impl CodeMemory {
             return Err(refused);
         }
         if written == 0 && self.os().is_executable(self.span(range.clone())) {
-            // They could not be opened either.
+            // They could not be opened either, so they are executable.
             return Ok(());
         }
         if written > 0 && !self.rules.fills_holes {
-            // What is there could not be written again.
+            // The bytes could not be written again.
             return Err(refused);
         }
         // SAFETY: passed on to the caller.
         unsafe { self.replace(range, written) }.map_err(|_| refused)
     }
 
+    /// Replaces pages by fresh executable ones with the same first `written` bytes.
+    ///
     /// # Safety
     /// - As for [`CodeMemory::seal`].
     #[cold]
@@ -306,19 +311,19 @@ impl CodeMemory {
         let span = self.span(range.clone());
         let mut bytes = Vec::new();
         bytes.try_reserve_exact(written).map_err(|_| Error::out_of_memory())?;
-        // SAFETY: the caller's pages, mapped and readable whether they are open or not, and nobody
+        // SAFETY: the caller's pages, mapped and readable whether they are open or not. Nobody
         // writes there.
         bytes.extend_from_slice(unsafe { std::slice::from_raw_parts(span.start.as_ptr(), written) });
-        // SAFETY: whole private pages of the caller's, whose contents were copied.
+        // SAFETY: whole private pages of the caller. Their contents were copied.
         unsafe { self.region.replace(range.clone(), true)? };
-        // Zeros are there already.
+        // Fresh pages are zeros already.
         let end = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
         if end > 0 {
-            // SAFETY: the caller's.
+            // SAFETY: the caller owns the pages.
             let written = unsafe { self.write(range.start, &bytes[..end]) };
             if written.is_err() && self.bars {
-                // Zeros are not to be executable.
-                // SAFETY: as above, and what they held is gone.
+                // Zeros must not be executable.
+                // SAFETY: as above. Their contents are lost.
                 let _ = unsafe { self.region.replace(range, false) };
             }
             return written;
@@ -326,11 +331,11 @@ impl CodeMemory {
         Ok(())
     }
 
-    /// Overwrites code with traps. When this fails, some of it may be.
+    /// Overwrites code with traps. After an error some of it may be overwritten.
     ///
     /// # Safety
-    /// - The bytes are the caller's, whole granules of executable pages, and nobody runs or reads
-    ///   them.
+    /// - The caller owns the bytes. They are whole granules of executable pages. Nobody runs or
+    ///   reads them.
     pub(crate) unsafe fn fill_with_traps(&self, range: Range<usize>) -> Result<(), Error> {
         const PIECE: usize = 4096;
         let mut traps = [0; PIECE];
@@ -345,7 +350,7 @@ impl CodeMemory {
         written.and(self.flush(range))
     }
 
-    /// Does to empty pages what [`Rules::trims`] says; returns whether their memory went back to
+    /// Treats empty pages as [`Rules::trims`] says. Returns whether their memory was returned to
     /// the system.
     ///
     /// # Safety
@@ -354,8 +359,8 @@ impl CodeMemory {
         if self.rules.trims == Trims::WithTraps {
             // SAFETY: passed on to the caller.
             unsafe { self.fill_with_traps(range)? };
-            // Where other cores cannot be reached the traps come late; what is published there next
-            // is refused anyway.
+            // If other cores cannot be synchronised, the traps become visible late. The next
+            // publication there is refused in any case.
             let _ = self.sync_cores();
             return Ok(false);
         }
@@ -368,7 +373,7 @@ impl CodeMemory {
     /// private ones after they were opened, or through the kernel.
     ///
     /// # Safety
-    /// - The pages hold nothing that anybody needs, and belong to the caller.
+    /// - The caller owns the pages, and nobody needs their content.
     pub(crate) unsafe fn decommit(&self, range: Range<usize>) -> Result<(), Error> {
         if self.is_sealed() {
             return Err(Error::unsupported("giving memory back", "the arena's mappings are sealed"));
@@ -378,20 +383,20 @@ impl CodeMemory {
         Ok(unsafe { self.mode.decommit(&self.region, range) }?)
     }
 
-    /// Whether no memory can be given back, because the arena's mappings are sealed.
+    /// Returns whether no memory can be given back, because the arena's mappings are sealed.
     fn is_sealed(&self) -> bool {
         self.is_frozen() && self.rules.trims == Trims::UnlessSealed
     }
 
-    /// Whether memory can be given back while the arena lives.
+    /// Returns whether memory can be given back while the arena lives.
     pub(crate) fn can_shrink(&self) -> bool {
         matches!(self.rules.trims, Trims::UnlessSealed | Trims::Always) && !self.is_sealed()
     }
 
-    /// Puts the memory of whole pages into huge pages.
+    /// Moves the memory of whole pages into huge pages.
     pub(crate) fn collapse(&self, range: Range<usize>) -> Result<(), Error> {
         self.check_not_given("collapse")?;
-        // The system moves nothing across the end of what is in core dumps.
+        // The system does not collapse across the end of the part in core dumps.
         self.use_up_to(range.end);
         if self.mode.second_view().is_some() {
             let second = Span { start: self.writable(range.start), len: range.len() };
@@ -415,7 +420,7 @@ impl Deref for CodeMemory {
 impl Drop for CodeMemory {
     fn drop(&mut self) {
         if self.region.is_frozen() {
-            // SAFETY: nobody is left to use it, and this is the last call.
+            // SAFETY: nobody uses it any more, and this is the last call.
             unsafe { self.mode.abandon(&self.region) };
             // SAFETY: as above.
             unsafe { self.region.abandon_data() };

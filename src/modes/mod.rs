@@ -1,26 +1,30 @@
-//! The memory of an arena: a region, and the mode that says how bytes get into it without a page
-//! that is writable and executable.
+//! Modes: the memory of an arena is a region, and a mode that writes to it without a page that is
+//! writable and executable.
 //!
-//! Each mode is one file that says all of it: what is reserved, how the bytes of one function, of a
-//! batch and of a patch get in, how pages come back, and what a forked child may do. The arena
-//! knows no mode. It asks [`CodeMemory`], which passes calls on to the mode, and
-//! [`Rules`](rules::Rules), which say in what a mode differs from others as far as an arena has to
-//! know it.
+//! Each mode is one file. It defines the reservation, the ways to write a function, a batch and a
+//! patch, how memory is returned, and the rights of a forked child. The arena does not know the
+//! mode. It calls [`CodeMemory`], which calls the mode, and it reads [`Rules`](rules::Rules): the
+//! differences of modes that an arena has to know.
 //!
 //! ```text
 //!             views of the code                  who may write, and when
-//! Flip        one                                nobody, but in pages without live code that a batch has open; or the kernel
-//! DualMap     one executable, one writable       whoever knows the address of the second view
-//! PerThread   one                                the thread that copies code in, while it does
-//! FileWrite   one                                the kernel, for who has the descriptor of the file behind it
-//! Given       as the embedder mapped it          whoever knows the alias, or the embedder's function
+//! Flip        r-x                                any thread, into pages without live code while a batch has them open (rw-);
+//!                                                the kernel, into holes (/proc/self/mem)
+//! DualMap     r-x and rw-, one memory            any thread that knows the address of the second view
+//! PerThread   rwx in the page tables             a thread while it copies code, by its own rights (key, MAP_JIT)
+//! FileWrite   r-x, backed by a file              the kernel, for anybody who has the descriptor (pwrite)
+//! Given       as the embedder mapped it          any thread that knows the alias, or the embedder's function
 //! ```
 //!
-//! # To add a mode
+//! A call goes from the arena through [`CodeMemory`] (which notes refusals, in `withdrawn`, and
+//! bars pages, in `bars`) to the mode, to the [region](crate::region), to the system. This
+//! folder takes no lock.
 //!
-//! Write a file with a type that implements [`Mode`](mode::Mode) and a function that builds it, and
-//! add it to [`WxMode`] and to [`CodeMemory::build`]. `toy`, which exists for a test, is the
-//! shortest.
+//! # How to add a mode
+//!
+//! Write a file with a type that implements [`Mode`](mode::Mode) and a function that builds it. Add
+//! it to [`WxMode`] and to [`CodeMemory::build`]. `toy`, which exists for a test, is the shortest
+//! mode.
 
 mod backing;
 mod bars;
@@ -50,13 +54,13 @@ use crate::region::Plan;
 use crate::sys::Os;
 
 impl CodeMemory {
-    /// Memory as planned, tried out before it is returned.
+    /// Reserves memory as planned, and tries it out before it is returned.
     pub(crate) fn build(os: &'static dyn Os, mode: WxMode, plan: &Plan) -> Result<Self, Error> {
         let mut memory = Self::of_mode(os, mode, plan)?;
         memory.set_poisons(plan.poison);
         if !plan.freeze && memory.can_bar() && !memory.bar_all()? {
-            // What is not executable stays so there: then all of it is executable, as without
-            // poison.
+            // Pages that cannot be made executable again stay not executable. So the region is
+            // built again with all of it executable, as without poison.
             drop(memory);
             memory = Self::of_mode(os, mode, plan)?;
             memory.set_poisons(plan.poison);
@@ -80,8 +84,8 @@ impl CodeMemory {
         }
     }
 
-    /// Memory that somebody else mapped, tried out before it is returned. Its owner is told if it
-    /// is not.
+    /// Takes memory that somebody else mapped, and tries it out before it is returned. After an
+    /// error its `release` was called.
     ///
     /// # Safety
     /// - As for [`ArenaBuilder::build_over`](crate::ArenaBuilder::build_over).

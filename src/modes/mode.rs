@@ -1,4 +1,4 @@
-//! What a mode is asked for.
+//! The trait of modes: the calls that an arena's memory makes.
 
 use std::ops::Range;
 use std::ptr::NonNull;
@@ -9,7 +9,7 @@ use crate::Error;
 use crate::region::Region;
 use crate::sys::{self, KernelWriter, Span, Word};
 
-/// A way of keeping W^X.
+/// A mode: a way to keep W^X.
 pub(super) trait Mode: Send + Sync {
     fn mode(&self) -> WxMode;
 
@@ -18,70 +18,70 @@ pub(super) trait Mode: Send + Sync {
     /// Writes `bytes` at `offset` of pages that are executable.
     ///
     /// # Safety
-    /// - The bytes are the caller's: inside the region, and nobody runs, reads or writes them
+    /// - The caller owns the bytes. They lie inside the region. Nobody runs, reads or writes them
     ///   meanwhile.
     unsafe fn write(&self, region: &Region, offset: usize, bytes: &[u8]) -> Result<(), Error>;
 
-    /// Writes a function, and `padding` behind it: where that costs no more than the copy, and with
-    /// poison in any case.
+    /// Writes a function, and `padding` behind it. The padding is written if that costs no more
+    /// than the copy, and with poison in any case.
     ///
     /// # Safety
-    /// - As for [`Mode::write`], of the padding too.
+    /// - As for [`Mode::write`], also for the padding.
     unsafe fn fill(&self, region: &Region, offset: usize, code: &[u8], _padding: &[u8]) -> Result<(), Error> {
         // SAFETY: passed on to the caller.
         unsafe { self.write(region, offset, code) }
     }
 
-    /// Stores a word by one store, where the mode writes by stores.
+    /// Stores a word by one store, if the mode writes by stores.
     ///
     /// # Safety
-    /// - `offset` is a multiple of the word's length. The bytes are the caller's, inside the
-    ///   region; others may run them meanwhile.
+    /// - `offset` is a multiple of the word's length. The caller owns the bytes, and they lie
+    ///   inside the region. Others may run them meanwhile.
     unsafe fn write_word(&self, _region: &Region, _offset: usize, _word: Word) -> Result<(), Error> {
         Err(Error::unsupported("patching a word", "only `DualMap` and `PerThread` write by stores"))
     }
 
-    /// Where bytes are written by stores, where the rules allow that.
+    /// Returns the address for stores to the bytes at `offset`, if the rules allow stores.
     fn writable(&self, region: &Region, offset: usize) -> NonNull<u8> {
         region.span(offset..offset).start
     }
 
-    /// Sees to it that bytes behind `writable` have memory.
+    /// Makes sure that bytes behind `writable` have memory.
     fn back(&self, _region: &Region, _bytes: Range<usize>) -> Result<(), Error> {
         Ok(())
     }
 
-    /// Makes whole pages executable, or takes that away. Who can write to them and read them stays
-    /// as it is.
+    /// Makes whole pages executable, or not executable. The rights to write and to read stay as
+    /// they are.
     ///
     /// # Safety
-    /// - The pages belong to the caller, and no thread runs them if they are to be not executable.
+    /// - The caller owns the pages. If they become not executable, no thread runs them.
     unsafe fn set_executable(&self, region: &Region, range: Range<usize>, yes: bool) -> sys::Result<()> {
         // SAFETY: passed on to the caller.
         unsafe { region.set_executable(range, yes) }
     }
 
-    /// Gives the memory of whole pages back to the system, where the rules allow that. They can be
-    /// written to as before.
+    /// Gives the memory of whole pages back to the system, if the rules allow that. The pages can
+    /// be written to as before.
     ///
     /// # Safety
-    /// - The pages hold nothing that anybody needs, and belong to the caller.
+    /// - The caller owns the pages, and nobody needs their content.
     unsafe fn decommit(&self, region: &Region, range: Range<usize>) -> sys::Result<()>;
 
-    /// Why holes in pages with live code are not filled, if they are not.
+    /// Returns the reason why holes in pages with live code are not filled, if they are not.
     fn unfilled(&self) -> Option<Unfilled> {
         None
     }
 
-    /// What writes to read-only pages through the kernel, if the mode keeps that open.
+    /// Returns the writer to read-only pages through the kernel, if the mode keeps it open.
     fn kernel_writer(&self) -> Option<&KernelWriter> {
         None
     }
 
-    /// Before this thread reads code.
+    /// Gives this thread the right to read code.
     fn let_read(&self) {}
 
-    /// A second view of the code, if there is one.
+    /// Returns the second view of the code, if there is one.
     fn second_view(&self) -> Option<Span> {
         None
     }
@@ -89,14 +89,14 @@ pub(super) trait Mode: Send + Sync {
     /// Releases the region and all views.
     ///
     /// # Safety
-    /// - Nobody uses them, now or later; called once, as the last call.
+    /// - Nobody uses them, now or later. This is the last call, and is made once.
     unsafe fn release(&mut self, region: &Region) {
         // SAFETY: passed on to the caller.
         unsafe { sys::release_or_park(region.os(), region.reservation()) };
     }
 
-    /// Leaves the region and all views where they are until the process ends, and gives back what
-    /// else can be.
+    /// Leaves the region and all views mapped until the process ends, and gives back everything
+    /// else.
     ///
     /// # Safety
     /// - As for [`Mode::release`].

@@ -1,13 +1,14 @@
-//! A function and the padding behind it, where each write costs a call.
+//! Writing a function and the padding behind it, in modes where each write is a system call.
 #![forbid(unsafe_code)]
 
 use crate::Error;
 
-/// Up to here both are copied together first, which is little beside a write through the system.
+/// The limit for one write. Up to here code and padding are copied together first, which costs
+/// little beside a write through the system.
 const TOGETHER: usize = 1 << 10;
 
-/// Calls `write` with both as one piece, if they are short. Else with the code, and once more with
-/// the padding if it is to be there in any case.
+/// Calls `write` once with code and padding, if both are short. Otherwise it calls `write` with the
+/// code, and once more with the padding if that is needed in any case.
 pub(super) fn write(
     offset: usize,
     code: &[u8],

@@ -1,14 +1,19 @@
-//! `PerThread`: private memory, one address, writable for the writing thread alone and only while
-//! it copies code in.
+//! `PerThread`: private memory at one address. It is writable for the writing thread only, and only
+//! while it copies code.
+//!
+//! ```text
+//! view   rwx in the page tables      window closed (all threads)          read and execute
+//!                                    window open (this thread's copy)     write
+//! ```
 //!
 //! - *Reserved*: one view, which the page tables call writable and executable. A window
-//!   ([`WriteWindow`]: a protection key on x86-64, `MAP_JIT` on Apple Silicon) says which thread
-//!   may write, and nobody may outside of a copy.
-//! - *Bytes get in* by a copy inside of the window: those of a batch at once as they are pushed,
-//!   and once more when the batch is published if they were changed since. So no code of the
-//!   caller's runs while the window is open.
-//! - *Pages come back* as private memory does.
-//! - *A forked child* has a copy of its own.
+//!   ([`WriteWindow`]: a protection key on x86-64, `MAP_JIT` on Apple Silicon) decides which thread
+//!   may write. Outside of a copy no thread may.
+//! - *Writing*: by a copy inside the window. A batch is copied at once as its functions are pushed.
+//!   Functions that were changed since are copied once more when the batch is published. So no code
+//!   of the caller runs while the window is open.
+//! - *Returning memory*: as for any private memory.
+//! - *Forked children*: a child has a copy.
 
 use std::ops::Range;
 
@@ -22,7 +27,7 @@ use crate::region::{Plan, Region, refusal};
 use crate::sys::{self, Os, Word, WriteWindow};
 
 struct PerThread {
-    /// Gone once it was handed over to be dropped behind the pages.
+    /// The window. `None` after it was handed over, to be dropped after the pages.
     window: Option<WriteWindow>,
 }
 
@@ -33,7 +38,7 @@ pub(super) fn build(os: &'static dyn Os, plan: &Plan) -> Result<CodeMemory, Erro
     let mut memory = CodeMemory::new(region, Box::new(PerThread { window: None }));
     memory.advise(plan);
     let span = memory.span(0..memory.len());
-    // SAFETY: whole pages of the reservation, which nobody uses yet; `release` releases them before
+    // SAFETY: whole pages of the reservation, which nobody uses yet. `release` releases them before
     // the window.
     let window = unsafe { os.make_window(span) }.map_err(refusal("PerThread"))?;
     memory.set_mode(Box::new(PerThread { window: Some(window) }));
@@ -61,7 +66,7 @@ impl Mode for PerThread {
         let Some(window) = &self.window else {
             return Err(Error::unsupported("writing", "the window is gone"));
         };
-        // SAFETY: inside the pages of the window; the rest is passed on to the caller.
+        // SAFETY: inside the pages of the window. The rest is passed on to the caller.
         unsafe { region.os().window_write(window, region.span(offset..offset).start, bytes)? };
         Ok(())
     }
@@ -70,19 +75,19 @@ impl Mode for PerThread {
         let Some(window) = &self.window else {
             return Err(Error::unsupported("writing", "the window is gone"));
         };
-        // SAFETY: inside the pages of the window; the rest is passed on to the caller.
+        // SAFETY: inside the pages of the window. The rest is passed on to the caller.
         unsafe { region.os().window_store(window, region.span(offset..offset).start, word)? };
         Ok(())
     }
 
     unsafe fn fill(&self, region: &Region, offset: usize, code: &[u8], padding: &[u8]) -> Result<(), Error> {
-        // SAFETY: parts of what is passed on to the caller.
+        // SAFETY: parts of the range that is passed on to the caller.
         padded::write(offset, code, padding, true, |at, bytes| unsafe { self.write(region, at, bytes) })
     }
 
     unsafe fn set_executable(&self, region: &Region, range: Range<usize>, yes: bool) -> sys::Result<()> {
         let Some(window) = &self.window else { return Ok(()) };
-        // SAFETY: pages of the window; the rest is passed on to the caller.
+        // SAFETY: pages of the window. The rest is passed on to the caller.
         unsafe { region.os().protect_window(window, region.span(range), yes) }
     }
 
@@ -98,11 +103,11 @@ impl Mode for PerThread {
     }
 
     unsafe fn release(&mut self, region: &Region) {
-        // SAFETY: the whole reservation; passed on to the caller.
+        // SAFETY: the whole reservation. The rest is passed on to the caller.
         unsafe { sys::release_before(region.os(), region.reservation(), self.window.take()) };
     }
 
-    /// The mappings stay, and so does what they are tagged with.
+    /// Keeps the window, because the mappings stay and have its tag.
     unsafe fn abandon(&mut self, _region: &Region) {
         let _stays = std::mem::ManuallyDrop::new(self.window.take());
     }

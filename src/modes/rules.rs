@@ -1,55 +1,56 @@
-//! In what modes differ, as far as an arena has to know it.
+//! The differences of modes that an arena has to know.
 #![forbid(unsafe_code)]
 
-/// In what modes differ, as far as an arena has to know it.
+/// The differences of modes that an arena has to know.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rules {
-    /// Bytes can be placed in pages that are executable already.
+    /// Whether bytes can be placed in pages that are already executable.
     pub(crate) fills_holes: bool,
-    /// Whole pages without live code can be opened, written to in their place, and sealed again.
+    /// Whether whole pages without live code can be opened, written in their place, and sealed
+    /// again.
     pub(crate) opens_pages: bool,
-    /// How the bytes of a batch's function get to a place that is not in opened pages.
+    /// The way by which the bytes of a batch's function get to a place outside of opened pages.
     pub(crate) way_in: WayIn,
     pub(crate) trims: Trims,
-    /// Pages that are put into a huge page hold memory throughout even if the system refuses
+    /// Whether pages that are moved into a huge page hold memory even if the system refuses
     /// half-way.
     pub(crate) collapses_in_steps: bool,
     pub(crate) readers: Readers,
 }
 
-/// What becomes of empty pages when an arena is trimmed.
+/// The treatment of empty pages when an arena is trimmed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Trims {
     /// They stay as they are.
     Nothing,
-    /// Their memory goes back to the system, but not while the arena's mappings are sealed.
+    /// Their memory is returned to the system, except while the arena's mappings are sealed.
     UnlessSealed,
-    /// Their memory goes back to the system.
+    /// Their memory is returned to the system.
     Always,
-    /// They are filled with traps, and their memory stays.
+    /// They are filled with traps, and keep their memory.
     WithTraps,
 }
 
-/// How the bytes of a batch's function get to their place.
+/// The way by which the bytes of a batch's function get to their place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WayIn {
     /// By stores to [`CodeMemory::writable`](super::CodeMemory::writable), until the batch is
     /// published.
     Stores,
-    /// By [`CodeMemory::write`](super::CodeMemory::write), as soon as they are known.
+    /// By [`CodeMemory::write`](super::CodeMemory::write), as soon as the bytes are known.
     WriteAtOnce,
-    /// By [`CodeMemory::write`](super::CodeMemory::write), when the batch is published; until then
-    /// they lie in ordinary memory.
+    /// By [`CodeMemory::write`](super::CodeMemory::write), when the batch is published. Until then
+    /// the bytes are in ordinary memory.
     WriteAtLast,
 }
 
-/// Who can read code, and whether it stays as it is meanwhile.
+/// The threads that can read code, and whether it can change meanwhile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Readers {
-    /// Every thread.
+    /// Every thread can read it.
     All,
-    /// A thread after [`CodeMemory::let_read`](super::CodeMemory::let_read).
+    /// A thread can read it after [`CodeMemory::let_read`](super::CodeMemory::let_read).
     EachThreadByItself,
-    /// Every thread; but in a forked child the parent may write meanwhile.
+    /// Every thread can read it. In a forked child the parent may write meanwhile.
     SharedWithParent,
 }

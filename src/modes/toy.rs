@@ -1,5 +1,5 @@
-//! A mode that exists for one test: it shows what adding one takes. Private memory that is
-//! executable from the start, into which all bytes go through the kernel.
+//! A mode for one test, which shows how to add a mode. It is private memory that is executable from
+//! the start, and everything is written through the kernel.
 
 use std::ops::Range;
 
@@ -44,13 +44,13 @@ impl Mode for Toy {
     }
 
     unsafe fn write(&self, region: &Region, offset: usize, bytes: &[u8]) -> Result<(), Error> {
-        // SAFETY: inside the private view; the rest is passed on to the caller.
+        // SAFETY: inside the private view. The rest is passed on to the caller.
         unsafe { region.os().kernel_write(&self.writer, region.span(offset..offset).start, bytes)? };
         Ok(())
     }
 
     unsafe fn fill(&self, region: &Region, offset: usize, code: &[u8], padding: &[u8]) -> Result<(), Error> {
-        // SAFETY: parts of what is passed on to the caller.
+        // SAFETY: parts of the range that is passed on to the caller.
         padded::write(offset, code, padding, region.poisons(), |at, bytes| unsafe { self.write(region, at, bytes) })
     }
 
@@ -74,7 +74,7 @@ fn a_mode_of_one_file_does_all_that_an_arena_does() {
         let mut blocks = batch.publish().unwrap();
         blocks.extend((200..300).map(|n| arena.publish(&asm::padded(n, 300)).unwrap()));
         assert!((0..).zip(&blocks).all(|(n, block)| call(block) == n));
-        // SAFETY: nobody runs it meanwhile.
+        // SAFETY: no thread runs it meanwhile.
         unsafe { blocks[7].patch(0, &asm::constant(1007)) }.unwrap();
         assert_eq!((call(&blocks[7]), arena.lookup(blocks[7].as_ptr()).unwrap().len), (1007, blocks[7].len()));
         blocks.retain(|block| block.len() == 300);

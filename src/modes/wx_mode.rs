@@ -1,52 +1,55 @@
-//! The names of the modes, and what each promises.
+//! The names of the modes, with the promises and limits of each.
 #![forbid(unsafe_code)]
 
-/// How an arena keeps pages from being writable and executable at once.
+/// A mode: the way in which an arena keeps pages from being writable and executable at once. [The
+/// modes](crate::wx_modes) compares them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum WxMode {
-    /// Private memory, one address. A page is opened for writing only while it is empty; holes in
-    /// executable pages are filled through the kernel where the system allows it, and otherwise
-    /// wait until their page is empty.
+    /// Private memory at one address. A page is opened for writing only while it is empty. Holes in
+    /// executable pages are filled through the kernel if the system allows that. Otherwise they are
+    /// not used before their page is empty.
     #[default]
     Flip,
-    /// Shared memory mapped twice: executable at one address, writable at another that only the
-    /// arena knows. No system calls to publish; the writable view exists as long as the arena does.
+    /// Shared memory that is mapped twice: executable at one address, writable at another address
+    /// that only the arena knows. Publishing takes no system call. The writable view exists as long
+    /// as the arena does.
     ///
-    /// A forked child shares the memory: it cannot write to it, but it sees what the parent writes.
-    /// So it may run a block that it inherited only as long as the parent does not drop it; guards
-    /// of a child are unknown to its parent.
+    /// A forked child shares the memory. It cannot write to it, but it sees what the parent writes.
+    /// So it may run an inherited block only as long as the parent does not drop the block. The
+    /// parent does not know the guards of a child.
     ///
-    /// On Windows memory is committed 64 KiB at a time as code comes to lie in it, and stays
+    /// On Windows memory is committed 64 KiB at a time when code is placed in it, and stays
     /// committed as long as the arena lives.
     DualMap,
-    /// Private memory, one address, writable for the writing thread alone and only while it copies
-    /// code in: by the protection keys of x86-64 on Linux, one for each arena (a process has 15).
-    /// No system calls to publish, no second address, and no thread's rights change while code of
-    /// the caller's runs, in a batch neither.
+    /// Private memory at one address. It is writable for the writing thread only, and only while
+    /// that thread copies code. Protection keys of x86-64 on Linux do this, one for each arena (a
+    /// process has 15). On Apple Silicon `MAP_JIT` does. Publishing takes no system call, and there
+    /// is no second address. While code of the caller runs, no thread has more rights, not even in
+    /// a batch.
     ///
-    /// # Who can read
+    /// # Which threads can read
     ///
-    /// Every thread can run the code. To *read* it, a thread needs the right to, as for code that
-    /// keeps constants among its instructions. On x86-64 these have it:
+    /// Every thread can run the code. To *read* it, a thread needs a right. Code that keeps
+    /// constants among its instructions reads itself. On x86-64 these threads have the right:
     /// - the thread that built the arena, from then on;
     /// - a thread that called [`CodeArena::pin`][pin], [`CodeBlock::as_fn`][as_fn] or
     ///   [`CodeBlock::as_bytes`][as_bytes], or published something, from then on;
-    /// - a thread that was spawned by one that had it, however old either is.
+    /// - a thread that was spawned by a thread that had the right, however old either of them is.
     ///
-    /// These do not:
-    /// - a thread that was there before the arena, and every thread that it spawns, also after the
-    ///   arena was built: the workers of a thread pool, as a rule;
-    /// - a signal handler, as each begins without rights. A handler may call [`pin`][pin];
+    /// These do not have it:
+    /// - a thread that is older than the arena, and every thread that it spawns, also after the
+    ///   arena was built. The workers of a thread pool are usually such threads;
+    /// - a signal handler, because each begins without rights. A handler may call [`pin`][pin];
     /// - a thread that left a signal handler by a jump (`siglongjmp`), because only the return from
     ///   a handler restores rights.
     ///
-    /// Without the right, reading is `SIGSEGV`. It is not only generated code that reads: an
-    /// unwinder that finds no unwind information looks at the instructions (libgcc does, for a
-    /// panic, an exception or a backtrace), and so does a crash handler that prints them. So take a
-    /// guard before you call code, on each thread, and again after a jump out of a handler: for a
-    /// thread that has the right this costs no more than the guard.
+    /// Reading without the right is `SIGSEGV`. Generated code is not the only reader. An unwinder
+    /// that finds no unwind information reads the instructions (libgcc does, for a panic, an
+    /// exception or a backtrace), and so does a crash handler that prints them. So take a guard on
+    /// each thread before you call code, and again after a jump out of a handler. For a thread that
+    /// has the right, this costs no more than the guard.
     ///
     /// ```
     /// use gaia_jit::{CodeArena, WxMode};
@@ -66,63 +69,63 @@ pub enum WxMode {
     /// # Ok::<(), gaia_jit::Error>(())
     /// ```
     ///
-    /// # What others see
+    /// # Effects outside of the arena
     ///
     /// The system lists the pages as writable and executable (`rwxp` in `/proc/self/maps`), because
-    /// the list does not know of keys. A scan for such mappings reports them.
+    /// the list does not show keys. A scan for such mappings reports them.
     ///
-    /// A thread that other code once gave rights to the very key that this arena was given later
-    /// keeps them until it makes one of the calls above: build the arena before other code of the
-    /// process uses keys. Writes through the kernel (`process_vm_writev`, `/proc/self/mem`) ask for
-    /// no key.
+    /// Other code may have used the same key before, and may have left rights in a thread. That
+    /// thread keeps them until it makes one of the calls above. So build the arena before other
+    /// code of the process uses keys. Writes through the kernel (`process_vm_writev`,
+    /// `/proc/self/mem`) do not check keys.
     ///
     /// [pin]: crate::CodeArena::pin
     /// [as_fn]: crate::CodeBlock::as_fn
     /// [as_bytes]: crate::CodeBlock::as_bytes
     PerThread,
-    /// Shared memory mapped once, for executing: an anonymous file, to which the arena writes
-    /// through its descriptor (`pwrite`). Linux and Android. No writable view of code exists at any
-    /// address at any time, no protection ever changes, and nothing depends on `/proc/self/mem`,
-    /// which hardened kernels refuse.
+    /// Shared memory that is mapped once, executable: an anonymous file, to which the arena writes
+    /// through its descriptor (`pwrite`). It exists on Linux and Android. At no time is there a
+    /// writable view of code at any address, and no protection ever changes. It does not depend on
+    /// `/proc/self/mem`, which hardened kernels refuse.
     ///
-    /// The descriptor is the right to write: an attacker who makes system calls reaches it through
-    /// `/proc/self/fd`, and a forked child inherits it. (It is closed by `execve`, and has a high
-    /// number.) A forked child shares the memory, as in `DualMap`. If other code of the process
-    /// closes the descriptor, nothing is published any more; what was published stays as it is.
-    /// What that code opens under the same number may be written to before the arena notices, so do
-    /// not close descriptors that are not yours.
+    /// The descriptor is the right to write. An attacker who makes system calls reaches it through
+    /// `/proc/self/fd`, and a forked child inherits it. (`execve` closes it, and its number is
+    /// high.) A forked child shares the memory, as in `DualMap`. If other code of the process
+    /// closes the descriptor, nothing can be published any more, and published code stays as it is.
+    /// If that code then opens something under the same number, the arena may write to it before it
+    /// notices. So do not close descriptors that you did not open.
     ///
-    /// Before each write the arena looks at `RLIMIT_FSIZE`, because a write past that limit is a
-    /// signal that ends the process. A process that ignores the signal (`SIGXFSZ`) when the arena
-    /// is built saves that call, a quarter of the time of a publication; it has to go on ignoring
-    /// it.
+    /// Before each write the arena reads `RLIMIT_FSIZE`, because a write past that limit raises a
+    /// signal that ends the process. If the process ignores the signal (`SIGXFSZ`) when the arena
+    /// is built, the arena saves that call, which is a quarter of the time of a publication. The
+    /// process then has to ignore the signal as long as the arena lives.
     FileWrite,
-    /// Memory that somebody else mapped, over which
-    /// [`ArenaBuilder::build_over`](crate::ArenaBuilder::build_over) makes an arena; no other call
-    /// does. Bytes get in by stores to a writable alias, or by a function of the embedder's. No
-    /// call to the system ever names the memory: it is not mapped, protected, advised or unmapped.
+    /// Memory that somebody else mapped. Only
+    /// [`ArenaBuilder::build_over`](crate::ArenaBuilder::build_over) makes an arena over it. Bytes
+    /// are written by stores to a writable alias, or by a function of the embedder. No system call
+    /// names the memory: it is not mapped, protected, advised or unmapped.
     ///
     /// [`CodeArena::trim`](crate::CodeArena::trim) fills empty pages with traps and returns 0,
-    /// because the memory stays. Resident bytes are, as always, those of pages that code was placed
-    /// in since they were last trimmed. [`CodeArena::collapse`][collapse] is refused, and
+    /// because the memory stays. As in other modes, resident bytes are those of pages in which code
+    /// was placed since they were last trimmed. [`CodeArena::collapse`][collapse] is refused, and
     /// [`ArenaBuilder::keep_free`](crate::ArenaBuilder::keep_free) has no effect.
     ///
-    /// A forked child may share the memory with its parent, if that is how it was mapped: what
-    /// `DualMap` says of children is true here.
+    /// A forked child may share the memory with its parent, depending on how it was mapped. Then
+    /// the same holds for the child as in `DualMap`.
     ///
     /// [collapse]: crate::CodeArena::collapse
     Given,
-    /// For a test.
+    /// A mode for a test.
     #[cfg(all(test, not(loom)))]
     #[doc(hidden)]
     Toy,
 }
 
-/// Why holes in pages with live code are not filled in `Flip`: what stands in the way of the kernel
+/// The reason why `Flip` does not fill holes in pages with live code: why it cannot use the kernel
 /// write.
 ///
-/// A function that is published by itself then takes pages of its own, and a hole waits until its
-/// page is empty. Publish in batches, or take another mode
+/// A function that is published by itself then takes pages of its own, and a hole is not used
+/// before its page is empty. Publish in batches, or use another mode
 /// ([`ArenaBuilder::modes`](crate::ArenaBuilder::modes)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -130,12 +133,12 @@ pub enum WxMode {
 pub enum Unfilled {
     /// This system has no such call.
     NoSuchCall,
-    /// `/proc/self/mem` could not be opened: `/proc` is not there, or a policy forbids it.
+    /// `/proc/self/mem` could not be opened, because `/proc` is not mounted or a policy forbids it.
     NotOpened,
-    /// A write to an executable page is refused: by a filter of system calls, or by the kernel
+    /// A write to an executable page is refused, by a filter of system calls or by the kernel
     /// (`proc_mem.force_override`).
     NotWritten,
-    /// What was written is not what runs: under an emulator the file may be the emulator's own
-    /// memory.
+    /// The written bytes are not the bytes that run. Under an emulator the file may be the
+    /// emulator's own memory.
     OtherMemory,
 }
