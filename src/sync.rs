@@ -1,9 +1,14 @@
-//! Locks and atomics for the whole crate, in one place so that a model checker can stand in for
-//! them.
+//! Locks and atomics of the whole crate, in one place so that a model checker can replace them.
 //!
-//! What threads share inside an arena comes from [`checked`]: under `cfg(loom)` these are loom's
-//! types. Statics, and what leads to the system, stay as they are there: they outlive the runs of a
-//! model.
+//! Everything that threads share inside an arena is of a type in [`checked`]. Under `cfg(loom)`
+//! these are loom's types. Statics, and calls of the system, use the normal types there too,
+//! because they outlive the runs of a model.
+//!
+//! ```text
+//!            normal build              cfg(loom)
+//! checked    std, parking_lot          loom's, each access is a point where other threads may run
+//! others     std, parking_lot          std, parking_lot
+//! ```
 
 #[allow(unused_imports, reason = "for some features, and some systems")]
 pub(crate) use parking_lot::Mutex;
@@ -19,8 +24,8 @@ pub(crate) use modelled as checked;
 #[cfg(not(loom))]
 pub(crate) use native as checked;
 
-/// A small number for this thread, counted up from 0: where it looks first in what is kept in
-/// several copies, so that threads do not share cache lines.
+/// A small number for this thread, counted up from 0. Data in several copies is searched from this
+/// number on, so that threads do not share cache lines.
 #[allow(clippy::missing_const_for_thread_local, reason = "it is const; on OpenBSD clippy looks into the macro")]
 #[cfg(all(feature = "perf", unix, not(loom)))]
 pub(crate) fn thread_number() -> usize {
@@ -32,11 +37,11 @@ pub(crate) fn thread_number() -> usize {
         }
         mine.get()
     });
-    // Where the thread is ending and has no more of its own, any number does.
+    // A thread that is ending may have no thread-local value any more. Then any number will do.
     number.unwrap_or(0)
 }
 
-/// All threads of a model start at the same place, where they meet.
+/// All threads of a model start at the same number, so that they meet.
 #[cfg(all(feature = "perf", unix, loom))]
 pub(crate) fn thread_number() -> usize {
     0
@@ -61,10 +66,10 @@ pub(crate) mod modelled {
         static ref TURN: atomic::AtomicUsize = atomic::AtomicUsize::new(0);
     }
 
-    /// Any other thread may go first. loom compares a store with the last access to the same atomic
-    /// only; where that is a load of the same thread, it would not see that a load of another
-    /// thread before could have come after. A relaxed store orders nothing but makes each access
-    /// depend on the last one, whoever's that was.
+    /// Lets any other thread run first. loom compares a store only with the last access to the same
+    /// atomic. If that is a load of the same thread, it would not see that an earlier load of
+    /// another thread could have come later. A relaxed store orders nothing, but it makes each
+    /// access depend on the last one, whatever thread made it.
     fn turn() {
         TURN.store(0, Ordering::Relaxed);
     }
@@ -74,7 +79,7 @@ pub(crate) mod modelled {
         atomic::fence(order);
     }
 
-    /// What an atomic read-modify-write is on x86, before and after it.
+    /// The effect of an atomic read-modify-write on x86, before and after it.
     fn barrier() {
         if cfg!(loom_x86) {
             atomic::fence(Ordering::SeqCst);
@@ -89,7 +94,7 @@ pub(crate) mod modelled {
         result
     }
 
-    /// loom's atomics, each access a turn.
+    /// loom's atomics. Before each access other threads may run.
     macro_rules! atomic {
         ($name:ident, $value:ty) => {
             #[derive(Debug, Default)]
@@ -158,14 +163,14 @@ pub(crate) mod modelled {
     atomic!(AtomicU64, u64);
     atomic!(AtomicUsize, usize);
 
-    /// loom's lock with the calls of parking_lot's. A lock that is dropped while it is locked, or
-    /// locked after that, is a race.
+    /// loom's lock with the calls of parking_lot's lock. It is a race to drop the lock while it is
+    /// locked, or to lock it after that.
     pub(crate) struct Mutex<T> {
         lock: loom::sync::Mutex<T>,
         alive: loom::cell::UnsafeCell<()>,
     }
 
-    // SAFETY: as for the lock in it; in the cell there is nothing.
+    // SAFETY: as for the lock in it. The cell contains nothing.
     unsafe impl<T: Send> Sync for Mutex<T> {}
 
     pub(crate) struct MutexGuard<'a, T> {
@@ -222,8 +227,8 @@ pub(crate) mod modelled {
         }
     }
 
-    /// Of no more use to others than the standard one: a reader synchronises with who set it, and
-    /// with nobody else.
+    /// A `OnceLock` with no more guarantees than the standard one: a reader synchronises with the
+    /// thread that set the value, and with no other thread.
     pub(crate) struct OnceLock<T> {
         is_set: AtomicUsize,
         setting: loom::sync::Mutex<()>,
@@ -248,13 +253,13 @@ pub(crate) mod modelled {
             if self.get().is_some() {
                 return Err(value);
             }
-            // SAFETY: not set yet, so nobody reads it; the lock keeps other writers away.
+            // SAFETY: not set yet, so nobody reads it. The lock excludes other writers.
             unsafe { *self.value.get() = Some(value) };
             self.is_set.store(1, Ordering::Release);
             Ok(())
         }
     }
 
-    // SAFETY: written once under a lock, read only after that.
+    // SAFETY: written once under a lock, and read only after that.
     unsafe impl<T: Send + Sync> Sync for OnceLock<T> {}
 }

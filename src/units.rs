@@ -1,18 +1,19 @@
-//! Page and granule arithmetic, checked: nothing here wraps or panics.
+//! Checked arithmetic with pages and granules: nothing here wraps or panics.
 #![forbid(unsafe_code)]
 
 use crate::Error;
 
-/// Space is handed out in granules of this many bytes, so every block is aligned to it.
+/// The bytes of a granule. Space is allocated in granules, so every block is aligned to 16 bytes.
 pub(crate) const GRANULE: usize = 16;
 
 /// The largest alignment of a block. An arena of at least this size begins at a multiple of it.
 pub(crate) const MAX_ALIGN: usize = 2 << 20;
 
-/// How far a direct branch reaches in both directions, so also the largest arena: within it every
-/// block reaches every other. x86-64 `call rel32`, AArch64 `bl`, RISC-V `auipc` + `jalr`; 32-bit
-/// Arm `bl`; i386 reaches everything. RISC-V adds two signed numbers, the second of 12 bits, and so
-/// reaches 2 KiB less far forwards than 2 GiB: a page less.
+/// The distance that a direct branch reaches in both directions. It is also the size of the largest
+/// arena, because in such an arena every block reaches every other. x86-64 `call rel32`, AArch64
+/// `bl`, RISC-V `auipc` and `jalr`, 32-bit Arm `bl`; i386 reaches everything. RISC-V adds two
+/// signed numbers, the second of 12 bits. So it reaches 2 KiB less than 2 GiB forwards, and the
+/// limit is one page less.
 pub(crate) const BRANCH_REACH: usize = if cfg!(target_arch = "aarch64") {
     128 << 20
 } else if cfg!(target_arch = "arm") {
@@ -25,29 +26,30 @@ pub(crate) const BRANCH_REACH: usize = if cfg!(target_arch = "aarch64") {
     2 << 30
 };
 
-/// Whether a direct branch reaches from one address to another, wherever near `from` it begins: a
-/// little less than what the instruction can do, which counts from itself or from its end.
+/// Returns whether a direct branch reaches from one address to another, wherever near `from` it
+/// begins. The limit is a little below that of the instruction, because the instruction counts from
+/// its start or from its end.
 pub(crate) fn branch_reaches(from: usize, to: usize) -> bool {
     cfg!(target_arch = "x86") || from.abs_diff(to) < BRANCH_REACH - GRANULE
 }
 
-/// How far references relative to an instruction reach in both directions, so also the largest
-/// arena with its data. x86-64 `[rip + disp32]`, RISC-V `auipc`; AArch64 `adrp`, s390x `larl`;
-/// 32-bit systems name all addresses.
+/// The distance that references relative to an instruction reach in both directions. It is also the
+/// size of the largest arena with its data. x86-64 `[rip + disp32]`, RISC-V `auipc`; AArch64
+/// `adrp`, s390x `larl`; on 32-bit systems all addresses are in reach.
 pub(crate) const DATA_REACH: usize = if cfg!(target_pointer_width = "32") {
     1 << 30
 } else if cfg!(any(target_arch = "aarch64", target_arch = "s390x")) {
-    // 4 GiB, which is no number of 32 bits.
+    // 4 GiB, which does not fit into 32 bits.
     1_usize.wrapping_shl(32)
 } else {
     BRANCH_REACH
 };
 
-/// How far behind the code data begins, at most: pages without access, and the unit in which
-/// Windows maps.
+/// The largest distance between the end of the code and the data: pages without access, and the
+/// unit in which Windows maps.
 pub(crate) const DATA_GAP: usize = 128 << 10;
 
-/// Capacity of an arena whose builder names none.
+/// The capacity of an arena if the builder sets none.
 pub(crate) const DEFAULT_CAPACITY: usize = if cfg!(target_pointer_width = "32") {
     32 << 20
 } else if cfg!(target_arch = "aarch64") {
@@ -56,7 +58,8 @@ pub(crate) const DEFAULT_CAPACITY: usize = if cfg!(target_pointer_width = "32") 
     256 << 20
 };
 
-/// `n` rounded up to a multiple of `to`, a power of two; `None` past the end of the address space.
+/// Returns `n` rounded up to a multiple of `to`, a power of two, or `None` if that is past the end
+/// of the address space.
 pub(crate) const fn round_up(n: usize, to: usize) -> Option<usize> {
     debug_assert!(to.is_power_of_two());
     match n.checked_add(to - 1) {
@@ -65,7 +68,8 @@ pub(crate) const fn round_up(n: usize, to: usize) -> Option<usize> {
     }
 }
 
-/// Granules that hold `bytes`, for code of at most `limit` bytes (which is less than 4 GiB).
+/// Returns the number of granules that hold `bytes`, for code of at most `limit` bytes (which is
+/// less than 4 GiB).
 pub(crate) fn granules(bytes: usize, limit: usize) -> Result<u32, Error> {
     match bytes {
         0 => Err(Error::ZeroSize),
@@ -74,7 +78,7 @@ pub(crate) fn granules(bytes: usize, limit: usize) -> Result<u32, Error> {
     }
 }
 
-/// An alignment of at most `limit` in granules, at least one.
+/// Returns an alignment of at most `limit` bytes in granules, at least one.
 pub(crate) fn align_granules(align: usize, limit: usize) -> Result<u32, Error> {
     if !align.is_power_of_two() || align > limit {
         return Err(Error::BadAlignment { align, limit });

@@ -1,4 +1,4 @@
-//! What a region has asked of the system, counted.
+//! Counters of the calls that a region makes of the system.
 #![forbid(unsafe_code)]
 
 use crate::sync::{AtomicU64, Ordering};
@@ -21,7 +21,8 @@ pub(crate) struct Counters {
     pub(crate) flips: Counter,
     pub(crate) kernel_writes: Counter,
     pub(crate) decommits: Counter,
-    /// Bytes flushed beside publications, which count theirs elsewhere.
+    /// Bytes that were flushed outside of publications. Those of publications are counted
+    /// elsewhere.
     pub(crate) flushed: Counter,
     pub(crate) barriers: Counter,
 }

@@ -1,4 +1,5 @@
-//! The data beside the code: private pages that are writable or readable, and never executable.
+//! The data area of a region: private pages that are writable or only readable, and never
+//! executable.
 
 use std::ffi::CStr;
 use std::ops::Range;
@@ -10,50 +11,50 @@ use crate::sys::{Access, Span};
 use crate::units::DATA_GAP;
 
 impl Region {
-    /// Bytes of data there can be.
+    /// Returns the bytes of the data area.
     pub(crate) fn data_len(&self) -> usize {
         self.data.len
     }
 
-    /// The address of an offset.
+    /// Returns the address of an offset.
     pub(crate) fn data_start(&self, offset: usize) -> NonNull<u8> {
         self.data_span(offset..offset).start
     }
 
     fn data_span(&self, range: Range<usize>) -> Span {
         debug_assert!(range.start <= range.end && range.end <= self.data.len);
-        // SAFETY: inside the reservation, of which the data is a part.
+        // SAFETY: inside the reservation. The data area is a part of it.
         Span { start: unsafe { self.data.start.add(range.start) }, len: range.len() }
     }
 
-    /// The largest alignment that data can have: how its first byte lies.
+    /// Returns the largest alignment that data can have, which follows from the address of its
+    /// first byte.
     pub(crate) fn data_alignment(&self) -> usize {
-        // Memory that others mapped begins where it begins.
+        // Memory that others mapped may begin at any address.
         (1 << self.data.address().trailing_zeros().min(usize::BITS - 1)).min(DATA_GAP / 2)
     }
 
-    /// Names it for whoever looks at the system's list of mappings; a hint.
+    /// Gives the data area a name in the system's list of mappings. It is a hint.
     pub(crate) fn name_data(&self, name: &CStr) {
         // SAFETY: whole pages of this region.
         let _ = unsafe { self.os.name(self.data, name) };
     }
 
-    /// Makes whole pages writable. When this fails, some of them may be.
+    /// Makes whole pages writable. After an error some of them may be writable.
     ///
     /// # Safety
-    /// - Nothing in the pages is to stay read-only.
+    /// - The pages contain nothing that has to stay read-only.
     pub(crate) unsafe fn open_data(&self, range: Range<usize>) -> Result<(), Error> {
         if self.given {
-            // It is writable, and stays so.
+            // Given memory is writable, and stays so.
             return Ok(());
         }
         self.counters.flips.add(1);
-        // SAFETY: pages of this region; passed on to the caller.
+        // SAFETY: pages of this region. The rest is passed on to the caller.
         Ok(unsafe { self.os.protect(self.data_span(range), Access::ReadWrite) }?)
     }
 
-    /// Makes whole pages that were opened readable and nothing more. When this fails, some of them
-    /// may be.
+    /// Makes opened pages read-only. After an error some of them may be read-only.
     ///
     /// # Safety
     /// - Nobody writes to the pages any more.
@@ -62,28 +63,29 @@ impl Region {
             return Ok(());
         }
         self.counters.flips.add(1);
-        // SAFETY: pages of this region; passed on to the caller.
+        // SAFETY: pages of this region. The rest is passed on to the caller.
         Ok(unsafe { self.os.protect(self.data_span(range), Access::Read) }?)
     }
 
     /// Gives the memory of whole pages back. They are opened again before they are used.
     ///
     /// # Safety
-    /// - Nobody needs what stands in the pages, nor uses them.
+    /// - Nobody uses the pages, or needs their content.
     pub(crate) unsafe fn decommit_data(&self, range: Range<usize>) -> Result<(), Error> {
         self.check_not_given("giving memory back")?;
         self.counters.decommits.add(1);
-        // SAFETY: private pages of this region; passed on to the caller.
+        // SAFETY: private pages of this region. The rest is passed on to the caller.
         Ok(unsafe { self.os.decommit(self.data_span(range)) }?)
     }
 
-    /// Gives the memory of all data back, where the address space has to stay.
+    /// Gives the memory of all data back. The address space stays mapped.
     ///
     /// # Safety
     /// - Nobody uses the data, now or later.
     pub(crate) unsafe fn abandon_data(&self) {
         if self.data.len > 0 && !self.given {
-            // SAFETY: private pages of this region that were not frozen; passed on to the caller.
+            // SAFETY: private pages of this region that were not frozen. The rest is passed on to
+            // the caller.
             let _ = unsafe { self.os.decommit(self.data) };
         }
     }

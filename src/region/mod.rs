@@ -1,8 +1,16 @@
-//! An owned reservation of address space, and what can be done with its pages. Raw pointers stop
-//! here: above, code is offsets into the region.
+//! Regions: an owned reservation of address space, and the operations on its pages. Raw pointers
+//! end here: above this layer code is offsets into the region.
 //!
-//! How bytes get in without a page that is writable and executable is the business of
-//! [`modes`](crate::modes).
+//! ```text
+//! reservation
+//! | no access |        code            | no access |   data    | no access |
+//!             ^ offset `first`         ^ offset `len`
+//!      `origin`: offset 0 (equal to the start of the code, except in given memory)
+//! ```
+//!
+//! [`modes`](crate::modes) writes bytes without a page that is writable and executable. A region is
+//! released by its mode, because the mode may have more views to release. In a forked child
+//! [`Region::is_own`] is false, and the region is left as it is.
 
 use std::ops::Range;
 use std::ptr::NonNull;
@@ -19,10 +27,10 @@ mod plan;
 pub(crate) use counters::Counters;
 pub(crate) use plan::{Plan, refusal};
 
-/// Released by its mode, as there may be more views to release.
+/// A reservation with its pages. Its mode releases it, because there may be more views to release.
 pub(crate) struct Region {
     os: &'static dyn Os,
-    /// The view that runs, with a page without access (at least) on either side, and the data.
+    /// The executable view with at least one page without access on either side, and the data.
     reservation: Span,
     data: Span,
     /// The address of offset 0, a multiple of `align`. In given memory it lies before the memory
@@ -30,22 +38,23 @@ pub(crate) struct Region {
     origin: *mut u8,
     /// The largest alignment of a block.
     align: usize,
-    /// The offset of the first byte, and where the code ends.
+    /// The offset of the first byte of code. `len` is the offset of the end.
     first: usize,
     len: usize,
-    /// Somebody else mapped it: no call to the system ever names it.
+    /// Whether somebody else mapped the memory. Then no system call names it.
     given: bool,
     page: usize,
     huge_pages: bool,
-    /// What code needs.
+    /// The protection that code needs.
     executable: Access,
-    /// Protections never change again, and nothing is ever unmapped.
+    /// Whether the mappings are sealed. Then protections never change, and nothing is unmapped.
     frozen: bool,
-    /// Every core serialises after each batch, where it need not.
+    /// Whether every core serialises after each batch, although the architecture does not require
+    /// it.
     serializes: bool,
-    /// What is not code is to be traps, also where that takes a call of its own.
+    /// Whether everything that is not code is filled with traps, even if that takes a further call.
     poisons: bool,
-    /// The process this region belongs to.
+    /// The process that the region belongs to.
     generation: u64,
     pub(crate) counters: Counters,
 }
@@ -72,8 +81,8 @@ impl Region {
         }
     }
 
-    /// A region of memory that somebody else mapped: `code` begins and ends at a granule, `data` is
-    /// whole pages.
+    /// Makes a region of memory that somebody else mapped. `code` begins and ends at a granule.
+    /// `data` is whole pages.
     pub(crate) fn given(os: &'static dyn Os, code: Span, data: Span) -> Self {
         let first = code.address() % MAX_ALIGN;
         Self {
@@ -96,12 +105,12 @@ impl Region {
         }
     }
 
-    /// Whether somebody else mapped it.
+    /// Returns whether somebody else mapped the memory.
     pub(crate) fn is_given(&self) -> bool {
         self.given
     }
 
-    /// `Err` in memory that somebody else mapped.
+    /// Returns an error if somebody else mapped the memory.
     pub(crate) fn check_not_given(&self, what: &'static str) -> Result<(), Error> {
         match self.given {
             false => Ok(()),
@@ -115,12 +124,12 @@ impl Region {
         self.os
     }
 
-    /// All of the reservation, with what lies around the code.
+    /// Returns all of the reservation, with the pages around the code.
     pub(crate) fn reservation(&self) -> Span {
         self.reservation
     }
 
-    /// What of the reservation protections are frozen of: all but the data.
+    /// Returns the part of the reservation that can be sealed: everything but the data.
     pub(crate) fn to_freeze(&self) -> Span {
         let len = match self.data.len {
             0 => self.reservation.len,
@@ -129,13 +138,13 @@ impl Region {
         Span { len, ..self.reservation }
     }
 
-    /// Whether indirect branches may arrive at landing pads only.
+    /// Returns whether indirect branches may arrive at landing pads only.
     #[cfg(feature = "cranelift")]
     pub(crate) fn has_landing_pads(&self) -> bool {
         self.executable == Access::ReadExecuteLanding
     }
 
-    /// From here on protections do not change, and the mappings stay.
+    /// Notes that from here on protections do not change, and that the mappings stay.
     pub(crate) fn set_frozen(&mut self) {
         self.frozen = true;
     }
@@ -148,7 +157,8 @@ impl Region {
         self.poisons = yes;
     }
 
-    /// Whether what is not code is to be traps, also where that takes a call of its own.
+    /// Returns whether everything that is not code is filled with traps, even if that takes a
+    /// further call.
     pub(crate) fn poisons(&self) -> bool {
         self.poisons
     }
@@ -157,22 +167,22 @@ impl Region {
         self.frozen
     }
 
-    /// Where the code ends, as an offset.
+    /// Returns the offset where the code ends.
     pub(crate) fn len(&self) -> usize {
         self.len
     }
 
-    /// The first offset there is: 0, but in given memory, which may begin anywhere.
+    /// Returns the first offset of code. It is 0, except in given memory, which may begin anywhere.
     pub(crate) fn first(&self) -> usize {
         self.first
     }
 
-    /// Bytes of code there can be.
+    /// Returns the bytes of code that the region can hold.
     pub(crate) fn capacity(&self) -> usize {
         self.len - self.first
     }
 
-    /// The largest alignment of a block.
+    /// Returns the largest alignment of a block.
     pub(crate) fn alignment(&self) -> usize {
         self.align
     }
@@ -181,56 +191,55 @@ impl Region {
         self.page
     }
 
-    /// Whether this process is the one the region belongs to, and not a forked child.
+    /// Returns whether the region belongs to this process, which is then not a forked child.
     pub(crate) fn is_own(&self) -> bool {
         self.generation == sys::generation()
     }
 
-    /// `Err` in a forked child.
+    /// Returns [`Error::Forked`] in a forked child.
     pub(crate) fn check_own(&self, what: &'static str) -> Result<(), Error> {
         if self.is_own() { Ok(()) } else { Err(Error::Forked { what }) }
     }
 
-    /// Whether huge pages were asked for.
+    /// Returns whether huge pages were asked for.
     pub(crate) fn wants_huge_pages(&self) -> bool {
         self.huge_pages
     }
 
-    /// The executable address of an offset.
+    /// Returns the executable address of an offset.
     pub(crate) fn address(&self, offset: usize) -> *const u8 {
         self.origin.wrapping_add(offset)
     }
 
-    /// The offset of an executable address.
+    /// Returns the offset of an executable address.
     pub(crate) fn offset_of(&self, address: *const u8) -> Option<usize> {
         let offset = address.addr().checked_sub(self.origin.addr())?;
         (self.first <= offset && offset < self.len).then_some(offset)
     }
 
-    /// Bytes of the executable view.
+    /// Returns bytes of the executable view.
     pub(crate) fn span(&self, range: Range<usize>) -> Span {
         debug_assert!(self.first <= range.start && range.start <= range.end && range.end <= self.len);
         // SAFETY: from the first byte of the code on, which is not at address 0.
         Span { start: unsafe { NonNull::new_unchecked(self.origin.wrapping_add(range.start)) }, len: range.len() }
     }
 
-    /// Whether opened pages have memory from then on, and not as they are written to.
+    /// Returns whether pages get memory when they are opened instead of when they are written to.
     pub(crate) fn commits(&self) -> bool {
         self.os.commits()
     }
 
-    /// Whether `address` lies in the code or in the data.
+    /// Returns whether `address` lies in the code or in the data.
     pub(crate) fn contains(&self, address: *const u8) -> bool {
         let in_data = address.addr().checked_sub(self.data.address()).is_some_and(|offset| offset < self.data.len);
         in_data || self.offset_of(address).is_some()
     }
 
-    /// Opens whole private pages for writing. When this fails, some of them may be open all the
-    /// same: the system changes one mapping after another. Seal them before they are used for
-    /// anything else.
+    /// Opens whole private pages for writing. After an error some of them may be open, because the
+    /// system changes one mapping after another. Seal them before they are used for anything else.
     ///
     /// # Safety
-    /// - The pages hold no live code, and belong to the caller until sealed.
+    /// - The pages contain no live code. The caller owns them until they are sealed.
     pub(crate) unsafe fn open(&self, range: Range<usize>) -> Result<(), Error> {
         self.check_not_given("opening pages")?;
         self.counters.flips.add(1);
@@ -241,7 +250,7 @@ impl Region {
     /// Makes opened pages executable.
     ///
     /// # Safety
-    /// - The pages are the caller's, opened, and nobody writes to them any more.
+    /// - The caller opened the pages and owns them. Nobody writes to them any more.
     pub(crate) unsafe fn seal(&self, range: Range<usize>) -> Result<(), Error> {
         self.check_not_given("sealing pages")?;
         self.counters.flips.add(1);
@@ -249,48 +258,48 @@ impl Region {
         Ok(unsafe { self.os.protect(self.span(range), self.executable) }?)
     }
 
-    /// What pages are that are executable, or else readable alone.
+    /// Returns the protection of pages that are executable, or else only readable.
     fn access(&self, executable: bool) -> Access {
         if executable { self.executable } else { Access::Read }
     }
 
-    /// Makes pages that nobody can write to executable, or takes that away.
+    /// Makes pages that nobody can write to executable, or not executable.
     ///
     /// # Safety
-    /// - The pages are the caller's, and no thread runs them if they are to be not executable.
+    /// - The caller owns the pages. If they become not executable, no thread runs them.
     pub(crate) unsafe fn set_executable(&self, range: Range<usize>, yes: bool) -> sys::Result<()> {
         // SAFETY: passed on to the caller.
         unsafe { self.os.protect(self.span(range), self.access(yes)) }
     }
 
-    /// Puts fresh pages in the place of opened ones, executable or readable alone.
+    /// Replaces opened pages by fresh ones, which are executable or only readable.
     ///
     /// # Safety
-    /// - The pages are the caller's, and nobody needs their contents.
+    /// - The caller owns the pages, and nobody needs their content.
     pub(crate) unsafe fn replace(&self, range: Range<usize>, executable: bool) -> Result<(), Error> {
-        // SAFETY: passed on to the caller; the view is private where pages are opened at all.
+        // SAFETY: passed on to the caller. The view is private where pages are opened at all.
         Ok(unsafe { self.os.replace(self.span(range), self.access(executable)) }?)
     }
 
-    /// Gets memory for opened pages ahead of use; whether it could.
+    /// Gets memory for opened pages before they are used. Returns whether that succeeded.
     pub(crate) fn populate(&self, range: Range<usize>) -> bool {
         // SAFETY: whole pages of the view.
         !self.given && unsafe { self.os.populate(self.span(range)) }.is_ok()
     }
 
-    /// Asks for huge pages behind a table of the arena's own; a hint.
+    /// Asks for huge pages for a table of the arena. It is a hint.
     pub(crate) fn advise_table(&self, table: Span) {
-        // SAFETY: whole pages inside the table, whose contents stay as they are.
+        // SAFETY: whole pages inside the table. Their content stays as it is.
         let _ = unsafe { self.os.advise_huge(table) };
     }
 
     /// Flushes written bytes from the instruction cache.
     pub(crate) fn flush(&self, range: Range<usize>) -> Result<(), Error> {
-        // SAFETY: inside the region and, as it was written, mapped and readable.
+        // SAFETY: inside the region. The bytes were written, so they are mapped and readable.
         unsafe { icache::flush(self.address(range.start), range.len()) }
     }
 
-    /// After the last flush of a batch.
+    /// Synchronises other cores, after the last flush of a batch.
     pub(crate) fn sync_cores(&self) -> Result<(), Error> {
         if icache::BARRIERS {
             self.counters.barriers.add(1);
@@ -304,8 +313,8 @@ impl Region {
     }
 }
 
-// SAFETY: the pointers are to mappings that the region owns; every access to their bytes goes
-// through unsafe calls whose callers own the bytes.
+// SAFETY: the pointers lead to mappings that the region owns. Every access to their bytes is by an
+// unsafe call, and its caller owns the bytes.
 unsafe impl Send for Region {}
-// SAFETY: as for `Send`; everything else is atomics and locks.
+// SAFETY: as for `Send`. Everything else is atomics and locks.
 unsafe impl Sync for Region {}

@@ -1,4 +1,4 @@
-//! What a region should be like, and what it means when the system has no place for it.
+//! The plan of a new region, and the meaning of refused reservations.
 #![forbid(unsafe_code)]
 
 use std::ffi::CString;
@@ -8,24 +8,24 @@ use crate::Error;
 use crate::sys::{Access, Os, Place, Refused};
 use crate::units::BRANCH_REACH;
 
-/// What a new region should be like.
+/// The properties of a new region.
 pub(crate) struct Plan {
     pub(crate) len: usize,
-    /// Bytes of data beside it.
+    /// The bytes of data beside the code.
     pub(crate) data: usize,
     pub(crate) near: Option<usize>,
     pub(crate) huge_pages: bool,
-    /// Indirect branches may arrive at landing pads only.
+    /// Whether indirect branches may arrive at landing pads only.
     pub(crate) landing_pads: bool,
     pub(crate) freeze: bool,
-    /// What is not code is to be traps.
+    /// Whether everything that is not code is filled with traps.
     pub(crate) poison: bool,
-    /// What the system is to call the mappings.
+    /// The name of the mappings.
     pub(crate) name: Option<CString>,
 }
 
-/// A refusal while a mode is set up: a policy's doing is `Unsupported`, all else is the system's
-/// error as it is.
+/// Converts a refusal while a mode is set up. A refusal by a policy becomes [`Error::Unsupported`].
+/// Every other refusal stays the system's error.
 pub(crate) fn refusal(mode: &'static str) -> impl Fn(Refused) -> Error {
     move |refused| match refused.source.kind() {
         io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported | io::ErrorKind::InvalidInput => {
@@ -36,7 +36,7 @@ pub(crate) fn refusal(mode: &'static str) -> impl Fn(Refused) -> Error {
 }
 
 impl Plan {
-    /// What pages with code may be used for.
+    /// Returns the protection of pages with code.
     pub(crate) fn executable(&self) -> Access {
         if self.landing_pads { Access::ReadExecuteLanding } else { Access::ReadExecute }
     }
@@ -44,14 +44,14 @@ impl Plan {
     pub(crate) fn place(&self, os: &dyn Os) -> Result<Place, Error> {
         let place = Place::new(self.len, self.data, os.page_size());
         let place = place.ok_or(Error::TooLarge { asked: self.len, limit: BRANCH_REACH })?;
-        // Branches have to reach the code; data may lie a little farther.
+        // Branches have to reach the code. Data may lie a little farther away.
         Ok(match self.near {
             Some(address) => place.near(address, BRANCH_REACH),
             None => place,
         })
     }
 
-    /// What the refusal of a reservation means.
+    /// Converts the refusal of a reservation.
     pub(crate) fn out_of_reach(&self, place: &Place) -> impl Fn(Refused) -> Error {
         let (near, len) = (self.near, place.total());
         move |refused| match near {
@@ -62,7 +62,7 @@ impl Plan {
         }
     }
 
-    /// The same, where a refusal can be a policy's against the mode.
+    /// Converts the refusal of a reservation where a policy may refuse the mode.
     pub(crate) fn no_place(&self, mode: &'static str, place: &Place, refused: Refused) -> Error {
         match self.out_of_reach(place)(refused) {
             Error::OperatingSystem { call, bytes, source, .. } => refusal(mode)(Refused { call, source, bytes }),

@@ -1,5 +1,13 @@
-//! Where values go: parts of instructions, and numbers. Instructions are little-endian on all
-//! architectures here; numbers are too.
+//! Fields: the parts of instructions, and the numbers, that take the value of a relocation. On all
+//! architectures here instructions and numbers are little-endian.
+//!
+//! ```text
+//! Bits { lowest: 5, width: 19, shift: 2 }     value: a signed multiple of 4
+//!  31        24 23                    5 4    0
+//! |            | value >> 2            |      |     the other bits of the instruction stay
+//! ```
+//!
+//! Each field checks the range and the alignment of the value before it changes a byte.
 #![forbid(unsafe_code)]
 
 use super::Misfit;
@@ -7,52 +15,54 @@ use super::Misfit;
 /// A part of one or two instructions, or a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Field {
-    /// A signed number of so many bytes.
+    /// A signed number of this number of bytes.
     Signed(usize),
-    /// An unsigned number of so many bytes.
+    /// An unsigned number of this number of bytes.
     Unsigned(usize),
-    /// A number of so many bytes that is either: what is cut off is all zeros or all ones.
+    /// A number of this number of bytes that is signed or unsigned: the bits that are cut off are
+    /// all zeros or all ones.
     Either(usize),
-    /// A number of so many bytes that the value is added to.
+    /// A number of this number of bytes to which the value is added.
     Added(usize),
-    /// A number of so many bytes that the value is subtracted from.
+    /// A number of this number of bytes from which the value is subtracted.
     Subtracted(usize),
     /// Bits of a 32-bit instruction, for a signed multiple of `1 << shift`.
     Bits { lowest: u32, width: u32, shift: u32 },
-    /// Bits of a 32-bit instruction, for bits `shift` and up of an unsigned value; with `checked`,
-    /// none are above them, and without they are cut off.
+    /// Bits of a 32-bit instruction, for the bits of an unsigned value from bit `shift` on. With
+    /// `checked` the value may have no bits above them. Otherwise these are cut off.
     Part { lowest: u32, width: u32, shift: u32, checked: bool },
-    /// `adr`, and `adrp` with a shift of 12: two bits at 29 and 19 at 5.
+    /// `adr`, and `adrp` with a shift of 12: two bits from bit 29 and 19 from bit 5.
     Adr { shift: u32, checked: bool },
-    /// The upper 20 bits of a value whose low 12 bits are added signed: `lui`, `auipc`.
+    /// The upper 20 bits of a value, to which the low 12 bits are added as a signed number: `lui`,
+    /// `auipc`.
     High20,
-    /// The low 12 bits of such a value, in the place of I-type instructions.
+    /// The low 12 bits of such a value, in an I-type instruction.
     Low12I,
-    /// The low 12 bits of such a value, in the place of S-type instructions.
+    /// The low 12 bits of such a value, in an S-type instruction.
     Low12S,
-    /// `auipc` and, behind it, an I-type instruction: both parts.
+    /// `auipc` and an I-type instruction behind it: both parts.
     High20Low12I,
-    /// B-type: conditional branches.
+    /// The field of a B-type instruction: conditional branches.
     Branch,
-    /// J-type: `jal`.
+    /// The field of a J-type instruction: `jal`.
     Jump,
-    /// Compressed conditional branches.
+    /// The field of a compressed conditional branch.
     ShortBranch,
-    /// Compressed jumps.
+    /// The field of a compressed jump.
     ShortJump,
 }
 
-/// What instructions add, signed, to the upper 20 bits that stand for a value.
+/// Returns the signed number that instructions add to the upper 20 bits of a value.
 pub(crate) fn low_12_of_high(value: i64) -> i64 {
     (value << 52) >> 52
 }
 
-/// Whether a value is a signed number of so many bits.
+/// Returns whether a value is a signed number of `bits` bits.
 fn is_signed(value: i64, bits: u32) -> bool {
     bits >= 64 || (value << (64 - bits)) >> (64 - bits) == value
 }
 
-/// Whether a value is an unsigned number of so many bits.
+/// Returns whether a value is an unsigned number of `bits` bits.
 fn is_unsigned(value: i64, bits: u32) -> bool {
     bits >= 64 || value as u64 >> bits == 0
 }
@@ -67,7 +77,7 @@ fn check_signed(value: i64, bits: u32, shift: u32) -> Result<(), Misfit> {
 }
 
 impl Field {
-    /// Bytes of the instructions or of the number.
+    /// Returns the bytes of the instructions, or of the number.
     pub(crate) fn len(self) -> usize {
         match self {
             Self::Signed(len) | Self::Unsigned(len) | Self::Either(len) | Self::Added(len) | Self::Subtracted(len) => {
@@ -79,7 +89,7 @@ impl Field {
         }
     }
 
-    /// Puts a value in. On an error nothing has changed.
+    /// Puts a value in. After an error nothing has changed.
     pub(crate) fn put(self, bytes: &mut [u8], value: i64) -> Result<(), Misfit> {
         let bits = value as u32;
         match self {
@@ -104,8 +114,8 @@ impl Field {
             }
             Self::Part { lowest, width, shift, checked } => {
                 check(!checked || is_unsigned(value, width + shift), Misfit::OutOfRange)?;
-                // Of what counts in units the rest is nothing; of what is cut out of an address it
-                // is somebody else's part.
+                // If the field counts in units, the bits below are zero. If the field is cut out of
+                // an address, they belong to another relocation.
                 check(shift >= 12 || value & ((1 << shift) - 1) == 0, Misfit::Misaligned)?;
                 replace(bytes, mask(width) << lowest, ((value as u64 >> shift) as u32) << lowest);
             }

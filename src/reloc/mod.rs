@@ -1,9 +1,14 @@
-//! Relocations: what a code generator leaves open in its bytes, and how that is filled in. Plain
-//! arithmetic on bytes, for all architectures on every one.
+//! Relocations: places that a code generator leaves open in its bytes, and how they are filled in.
+//! This is plain arithmetic on bytes, for all architectures on each of them.
 //!
-//! A relocation is a *formula* ([`Formula`]), whose value goes into a *field*
-//! ([`Field`](field::Field)) of one or two instructions, or a number. [`Reloc::spec`] is the one
-//! table of both; [`field`](mod@field) puts values into fields.
+//! ```text
+//! S: target   A: addend   P: address of the place
+//!        |
+//!     formula ---> value ---> field: bits of one or two instructions, or a number
+//! ```
+//!
+//! A relocation has a *formula* ([`Formula`]) and a *field* ([`Field`](field::Field)).
+//! [`Reloc::spec`] is the one table of both. [`field`](mod@field) puts values into fields.
 #![forbid(unsafe_code)]
 
 mod field;
@@ -18,8 +23,8 @@ pub(crate) use table::Architecture;
 pub use table::Reloc;
 use table::Spec;
 
-/// How the value of a relocation comes about, in the terms of ELF: `S` is the address of the
-/// target, `A` the addend, `P` the address of the place. `page(x)` is `x` without its low 12 bits.
+/// The formula of a relocation's value, in the terms of ELF: `S` is the address of the target, `A`
+/// the addend, `P` the address of the place. `page(x)` is `x` without its low 12 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Formula {
     /// `S + A`.
@@ -32,39 +37,41 @@ pub(crate) enum Formula {
     WithinPage,
 }
 
-/// What a relocation goes by way of, beside its formula.
+/// The thing beside its formula that a relocation needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Via {
-    /// Nothing: it is the target itself.
+    /// Nothing. The value is that of the target itself.
     Itself,
-    /// A stub, if the target is out of range: it is a branch that counts from so many bytes behind
-    /// its place.
+    /// A stub, if the target is out of range. The relocation is a branch, which counts from this
+    /// number of bytes behind its place.
     Stub(i64),
-    /// A cell that holds the address of the target; the addend belongs to the cell's address.
+    /// A cell that contains the address of the target. The addend belongs to the address of the
+    /// cell.
     Cell,
-    /// A cell that holds the address of the target and the addend.
+    /// A cell that contains the address of the target plus the addend.
     CellOfSum,
-    /// Another relocation, at the target, whose low 12 bits this one has.
+    /// Another relocation, at the target. This one has the low 12 bits of its value.
     High,
 }
 
-/// The high part of an address that was put in. Its low part is linked to where the high part is.
+/// The high part of an address, which was linked. The target of its low part is the place of the
+/// high part.
 pub(crate) struct HighPart {
     pub(crate) place: u64,
     pub(crate) value: i64,
 }
 
-/// Why a relocation cannot be applied.
+/// The reason why a relocation cannot be applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Misfit {
-    /// The value does not fit into the field, and there is no stub or none is left.
+    /// The value does not fit into the field, and no stub is left.
     OutOfRange,
-    /// The value is no multiple of what the field counts in.
+    /// The value is no multiple of the field's unit.
     Misaligned,
-    /// It is for another architecture than this one.
+    /// The kind is for another architecture than this one.
     OtherArchitecture,
-    /// There is no stub left for the cell that holds the target's address.
+    /// No stub is left for the cell that contains the target's address.
     NoStub,
     /// A low part without its high part: nothing was linked at the address of the target.
     NoHighPart,
@@ -83,7 +90,7 @@ impl fmt::Display for Misfit {
 }
 
 impl Reloc {
-    /// Bytes that it changes.
+    /// Returns the number of bytes that it changes.
     pub(crate) fn len(self) -> usize {
         self.spec().field.len()
     }
@@ -96,7 +103,7 @@ impl Reloc {
         self.spec().architecture
     }
 
-    /// The value of the formula, with `sum` for `S + A`.
+    /// Returns the value of the formula, with `sum` for `S + A`.
     pub(crate) fn value(self, sum: u64, place: u64) -> i64 {
         let page = |address: u64| address & !0xfff;
         (match self.spec().formula {
@@ -107,7 +114,7 @@ impl Reloc {
         }) as i64
     }
 
-    /// Puts a value into the field at the start of `bytes`, of which there are enough. On an error
+    /// Puts a value into the field at the start of `bytes`, which are long enough. After an error
     /// nothing has changed.
     pub(crate) fn apply(self, bytes: &mut [u8], value: i64) -> Result<(), Misfit> {
         let Spec { field, .. } = self.spec();
@@ -116,7 +123,7 @@ impl Reloc {
 }
 
 impl fmt::Display for Reloc {
-    /// Its name in ELF.
+    /// Prints the name in ELF.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.spec().name)
     }

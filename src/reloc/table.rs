@@ -1,10 +1,10 @@
-//! The one table of relocations.
+//! The one table of relocations: name, number, formula, field and architecture of each kind.
 #![forbid(unsafe_code)]
 
 use super::field::Field::{self, *};
 use super::{Formula, Via};
 
-/// What a relocation is for.
+/// The architecture that a relocation is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Architecture {
     X86_64,
@@ -13,7 +13,7 @@ pub(crate) enum Architecture {
 }
 
 impl Architecture {
-    /// Whether it is the one that this program runs on.
+    /// Returns whether this program runs on the architecture.
     pub(crate) fn is_here(self) -> bool {
         match self {
             Self::X86_64 => cfg!(target_arch = "x86_64"),
@@ -23,7 +23,7 @@ impl Architecture {
     }
 }
 
-/// All about one kind of relocation.
+/// The properties of one kind of relocation.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Spec {
     pub(super) name: &'static str,
@@ -35,14 +35,13 @@ pub(super) struct Spec {
 
 macro_rules! relocations {
     ($($(#[$doc:meta])* $kind:ident = $name:literal $architecture:ident $formula:ident $via:expr, $field:expr;)+) => {
-        /// A kind of relocation, for [`Batch::link`](crate::Batch::link): where in the bytes a
-        /// target goes, and how.
+        /// A kind of relocation, for [`Batch::link`](crate::Batch::link). It defines where in the
+        /// bytes a target is put, and how.
         ///
-        /// `S` is the address of the target, `A` the addend, `P` the address of the place;
-        /// `page(x)` is `x` without its low 12 bits. `stub` is a
-        /// [stub](crate::Batch::reserve_with_stubs) of the slot's own that leads to the target,
-        /// used if the target is out of range; `cell` is the word with the target's address in such
-        /// a stub.
+        /// `S` is the address of the target, `A` the addend, `P` the address of the place.
+        /// `page(x)` is `x` without its low 12 bits. `stub` means: if the target is out of range, a
+        /// [stub](crate::Batch::reserve_with_stubs) of the slot is used that leads to the target.
+        /// `cell` is the word in such a stub that contains the target's address.
         ///
         /// | kind | in ELF | in Cranelift | formula | range, unit |
         /// |---|---|---|---|---|
@@ -109,12 +108,12 @@ macro_rules! relocations {
     };
 }
 
-/// The immediate of loads and stores, and of `add`, which counts in units.
+/// The immediate of loads and stores, and of `add`. It counts in units of `1 << shift`.
 const fn low_12(shift: u32) -> Field {
     Part { lowest: 10, width: 12, shift, checked: false }
 }
 
-/// Sixteen bits of an address in a `movz` or `movk`.
+/// The field for sixteen bits of an address in a `movz` or `movk`.
 const fn sixteen(shift: u32, checked: bool) -> Field {
     Part { lowest: 5, width: 16, shift, checked }
 }

@@ -1,4 +1,4 @@
-//! Against what a linker made of the same bytes.
+//! Relocations against the output of a linker for the same bytes.
 
 use super::table::Architecture;
 use super::*;
@@ -12,7 +12,7 @@ struct Vector {
     place: u64,
     sum: u64,
     before: Vec<u8>,
-    /// `None` where the linker refuses.
+    /// `None` if the linker refuses.
     after: Option<Vec<u8>>,
 }
 
@@ -48,8 +48,8 @@ fn bytes_are_those_of_a_linker() {
     }
 }
 
-/// What was linked is linked again for another target, as if it had never been; what is added to
-/// comes back.
+/// Linked bytes are linked again for another target, as if they had never been linked. An addition
+/// is undone by a subtraction.
 #[test]
 fn a_second_time_replaces_the_first() {
     let vectors = vectors();
@@ -76,7 +76,7 @@ fn a_second_time_replaces_the_first() {
     assert!(pairs > 100 && sums > 4, "{pairs} {sums}");
 }
 
-/// No kind without a test, but those that take another one's value.
+/// Every kind has a test, except those that take the value of another one.
 #[test]
 fn every_kind_is_tried() {
     let vectors = vectors();
@@ -93,7 +93,7 @@ fn every_kind_is_tried() {
     }
 }
 
-/// High and low parts come together to the value, whatever it is.
+/// High and low parts give the value together, whatever it is.
 #[test]
 fn two_parts_are_the_whole() {
     for value in [0, 1, 0x7ff, 0x800, 0x801, 0xfff, 0x1000, -1, -0x800, -0x801, 0x7fff_f7ff, -0x8000_0000, 0x1234_5fff]

@@ -1,4 +1,4 @@
-//! A set of numbers (of pages, or of spans): bits in words, and where to begin looking.
+//! A set of numbers (of pages, or of spans): bits in words, and the place where a search begins.
 #![forbid(unsafe_code)]
 
 use std::ops::Range;
@@ -9,12 +9,12 @@ use crate::table::Table;
 pub(crate) struct BitSet {
     words: Table<u64>,
     len: usize,
-    /// No number below this one is in the set.
+    /// A bound: no number below it is in the set.
     low: usize,
 }
 
 impl BitSet {
-    /// No numbers. The set costs memory only as numbers are put into it.
+    /// Makes an empty set for numbers below `len`. It takes memory only as numbers are added.
     pub(crate) fn empty(len: usize) -> Result<Self, Error> {
         Ok(Self { words: Table::new(len.div_ceil(64))?, len, low: len })
     }
@@ -52,7 +52,7 @@ impl BitSet {
         }
     }
 
-    /// The first number at or after `from` that is in the set, or is not.
+    /// Returns the first number at or after `from` that is in the set, or is not in the set.
     fn next(&self, from: usize, within: bool) -> usize {
         let flip = if within { 0 } else { u64::MAX };
         let mut at = from;
@@ -66,14 +66,14 @@ impl BitSet {
         self.len
     }
 
-    /// The first run of numbers in `range` that are all in the set, or all not.
+    /// Returns the first run of numbers in `range` that are all in the set, or all not in the set.
     pub(crate) fn next_run(&self, range: Range<usize>, within: bool) -> Option<Range<usize>> {
         let start = self.next(range.start, within);
         let end = self.next(start, !within).min(range.end);
         (start < end).then_some(start..end)
     }
 
-    /// The first run of numbers in the set.
+    /// Returns the first run of numbers in the set.
     pub(crate) fn first_run(&self) -> Option<Range<usize>> {
         self.next_run(self.low..self.len, true)
     }

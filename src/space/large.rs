@@ -1,14 +1,16 @@
-//! The index of large holes: one list for each size class, and a bit for each list that is not
+//! The index of large holes: one list for each size class, and one bit for each list that is not
 //! empty.
 //!
-//! The space is cut into *bins* of [`SMALL`] granules. A hole of at least that many granules ends
-//! behind the bin that it begins in, so no more than one begins in each bin, and the bin stands for
-//! it. What a bin needs is one word, in a table that all heaps share and in which the owner of its
-//! span writes.
+//! The space is divided into *bins* of [`SMALL`] granules. A hole of at least that many granules
+//! ends behind the bin in which it begins. So at most one such hole begins in each bin, and the bin
+//! represents it. A bin needs one word, in a table that all heaps share. The heap that owns the
+//! span writes the word.
 //!
 //! ```text
 //! 63      48 47         24 23          0
 //! | class   | next + 1    | previous + 1 |      class 0: no large hole of this index begins in the bin
+//!
+//! heads    class 128: bin 7 --> bin 40     class 129: -     class 130: bin 3     ...
 //! ```
 #![forbid(unsafe_code)]
 
@@ -17,16 +19,17 @@ use crate::sync::Ordering;
 use crate::sync::checked::AtomicU64;
 use crate::table::Table;
 
-/// Holes of fewer granules are small.
+/// The size in granules below which a hole is small.
 pub(super) const SMALL: u32 = 128;
-/// Up to here a class holds one size; beyond, each doubling is cut into 16.
+/// The size up to which a class has one size only. Above it, each doubling is divided into 16
+/// classes.
 const EXACT: u32 = 256;
 const PER_DOUBLING: u32 = 16;
-/// Classes up to holes of 2^28 granules (4 GiB).
+/// The number of classes, for holes of up to 2^28 granules (4 GiB).
 const CLASSES: usize = (EXACT + (28 - 8) * PER_DOUBLING + 1) as usize;
 
-/// The class a hole of `len > 0` granules is filed under. Monotonic; a class below `EXACT` holds
-/// just its own size.
+/// Returns the class of a hole of `len > 0` granules. It is monotonic. A class below `EXACT`
+/// contains its own size only.
 pub(super) const fn class_of(len: u32) -> u16 {
     if len < EXACT {
         return len as u16;
@@ -36,7 +39,7 @@ pub(super) const fn class_of(len: u32) -> u16 {
     (EXACT + (doubling - 8) * PER_DOUBLING + step) as u16
 }
 
-/// A word for each bin.
+/// One word for each bin.
 pub(crate) struct Links(Table<AtomicU64>);
 
 const PREVIOUS: u32 = 0;
@@ -63,7 +66,7 @@ impl Links {
         (self.load(bin) >> CLASS) as u16
     }
 
-    /// The bin that a bin's word names, if any.
+    /// Returns the bin that a bin's word names, if there is one.
     fn link(&self, bin: u32, which: u32) -> Option<u32> {
         ((self.load(bin) >> which & LINK) as u32).checked_sub(1)
     }
@@ -74,7 +77,7 @@ impl Links {
     }
 }
 
-/// The bin that a granule lies in.
+/// Returns the bin that contains a granule.
 pub(super) const fn bin_of(granule: u32) -> u32 {
     granule / SMALL
 }
@@ -83,7 +86,7 @@ pub(super) struct Large {
     /// The first bin of each list, plus one.
     heads: Vec<u32>,
     occupied: [u64; CLASSES.div_ceil(64)],
-    /// Bins in all lists.
+    /// The number of bins in all lists.
     filed: u32,
 }
 
@@ -95,7 +98,7 @@ impl Large {
         Ok(Self { heads, occupied: [0; CLASSES.div_ceil(64)], filed: 0 })
     }
 
-    /// Files `bin` under `class`, or under none if that is 0.
+    /// Puts `bin` into the list of `class`, or into no list if that is 0.
     #[inline]
     pub(super) fn file(&mut self, links: &Links, bin: u32, class: u16) {
         let old = links.class(bin);
@@ -142,7 +145,7 @@ impl Large {
         self.filed == 0
     }
 
-    /// The smallest class at or above `class` with a bin in it.
+    /// Returns the smallest class at or above `class` with a bin in it.
     pub(super) fn at_least(&self, class: u16) -> Option<u16> {
         let from = usize::from(class);
         let mut word = from / 64;
@@ -154,13 +157,13 @@ impl Large {
         Some((word * 64 + bits.trailing_zeros() as usize) as u16)
     }
 
-    /// The largest class with a bin in it.
+    /// Returns the largest class with a bin in it.
     pub(super) fn last(&self) -> Option<u16> {
         let (word, bits) = self.occupied.iter().enumerate().rev().find(|(_, bits)| **bits != 0)?;
         Some((word * 64) as u16 + bits.ilog2() as u16)
     }
 
-    /// The bins of a class, the one filed last first.
+    /// Returns the bins of a class, the last one added first.
     pub(super) fn of_class<'a>(&'a self, links: &'a Links, class: u16) -> impl Iterator<Item = u32> + 'a {
         std::iter::successors(self.heads[usize::from(class)].checked_sub(1), |bin| links.link(*bin, NEXT))
     }
@@ -192,7 +195,7 @@ mod tests {
                 class += 1;
             }
         }
-        // All of them have room, and the next one is the last.
+        // Each size has a class, and the next class is the last.
         assert_eq!((class_of(1 << 28), usize::from(class) + 1), (class, CLASSES));
     }
 

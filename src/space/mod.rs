@@ -1,15 +1,26 @@
-//! Which granules are free, and to whom they belong: the allocator proper, as plain data that knows
-//! nothing of memory or of the system.
+//! The allocator: which granules are free, and which heap owns them. It is plain data that never
+//! calls the system.
 //!
-//! - [`granules`]: tables that all heaps share. One bit a granule (16 bytes) says whether it is
-//!   taken; one word a span (64 KiB) says who owns it and which of its pages hold memory.
-//! - [`heap`]: the spans of one heap, and how a hole in them is found.
+//! ```text
+//! pool (wholly free spans)  --take spans-->  heap  --take granules-->  block
+//!                           <--put spans---        <--free granules--
+//!
+//! tables shared by all heaps:  one bit for each granule: taken?
+//!                              one word for each span: owner, resident pages, marks
+//!                              one word for each bin: links of the index of large holes
+//! ```
+//!
+//! - [`granules`]: the tables that all heaps share. One bit for each granule (16 bytes) says
+//!   whether it is taken. One word for each span (64 KiB) says which heap owns it and which of its
+//!   pages hold memory.
+//! - [`heap`]: the spans of one heap, and the ways to find a hole in them.
 //! - [`large`]: the index of a heap's large holes.
 //! - [`pool`]: the spans that belong to no heap.
 //! - [`bit_set`]: a set of numbers.
 //!
-//! A *hole* is a maximal run of free granules whose spans belong to one heap. Neighbours that are
-//! freed coalesce because their bits are cleared, in any order, with nothing to maintain.
+//! A *hole* is a maximal run of free granules in spans of one heap. Freed neighbours coalesce,
+//! because their bits are cleared, in any order. There are no boundary tags to maintain. This
+//! folder has no locks: the arena locks a heap before it calls one.
 #![forbid(unsafe_code)]
 
 pub(crate) mod bit_set;
@@ -46,7 +57,7 @@ impl Run {
     }
 }
 
-/// Returns two elements of a slice, if they are two.
+/// Returns two elements of a slice, if their indices differ.
 pub(crate) fn two_mut<T>(slice: &mut [T], first: usize, second: usize) -> Option<(&mut T, &mut T)> {
     if first < second {
         let (left, right) = slice.split_at_mut_checked(second)?;

@@ -1,5 +1,5 @@
-//! Heaps against a plain model, for the property tests and the fuzzer: a vector of bools with one
-//! for each granule, and one with one for each page.
+//! Heaps against a plain model, for the property tests and the fuzzer. The model is one vector of
+//! bools for the granules and one for the pages.
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::panic, reason = "test code")]
 
 use arbitrary::{Arbitrary, Result, Unstructured};
@@ -12,10 +12,10 @@ use crate::tests::model::ops;
 
 #[derive(Clone, Debug)]
 pub struct Program {
-    /// Of these, so many at the start are never handed out.
+    /// The number of granules at the start that are never allocated.
     before: u32,
     granules: u32,
-    /// Granules in a page.
+    /// The granules of a page.
     page: u32,
     heaps: u16,
     ops: Vec<Op>,
@@ -40,7 +40,7 @@ enum Op {
         span: u32,
         heap: usize,
     },
-    /// Gives up the memory of an empty page.
+    /// Gives the memory of an empty page back.
     Trim {
         page: u32,
     },
@@ -238,7 +238,7 @@ impl Model {
         self.taken[within.start as usize..within.end as usize].iter().filter(|taken| !**taken).count() as u32
     }
 
-    /// Lengths of all holes of a heap.
+    /// Returns the lengths of all holes of a heap.
     fn holes(&self, owner: u16) -> Vec<u32> {
         let (mut found, mut len) = (Vec::new(), 0);
         for (at, taken) in (0..).zip(&self.taken) {
@@ -254,7 +254,7 @@ impl Model {
         found
     }
 
-    /// The largest hole of each heap, of the pool, and across owners.
+    /// Checks the largest hole of each heap, of the pool, and across owners.
     fn check_largest(&mut self) {
         for heap in 0..self.heaps.len() {
             let largest = self.holes(heap as u16 + 1).into_iter().max().unwrap_or(0);
@@ -269,7 +269,7 @@ impl Model {
         assert_eq!(self.pool.largest(granules), self.holes(FREE).into_iter().max().unwrap_or(0));
     }
 
-    /// Takes all holes of each heap, the largest first: each is found.
+    /// Takes all holes of each heap, the largest first, and checks that each is found.
     pub(super) fn fill(&mut self) {
         for heap in 0..self.heaps.len() {
             let mut holes = self.holes(heap as u16 + 1);

@@ -1,4 +1,8 @@
-//! The spans that belong to no heap, all of them wholly free.
+//! The pool: the spans that belong to no heap. All of them are wholly free.
+//!
+//! A heap takes spans from the pool when its holes do not suffice, first spans that hold memory. It
+//! returns spans that are wholly free. Constants in the data area are taken from the last spans. In
+//! an arena the pool is locked while a heap is locked, never the other way around.
 #![forbid(unsafe_code)]
 
 use std::ops::Range;
@@ -8,14 +12,14 @@ use super::bit_set::BitSet;
 use super::granules::{FREE, Granules, SPAN, span_of};
 use crate::Error;
 
-/// Free spans.
+/// The free spans.
 pub(crate) struct Pool {
     free: BitSet,
-    /// Those of which some page holds memory: they are used first.
+    /// The free spans of which some page holds memory. They are used first.
     resident: BitSet,
-    /// Granules of all of them.
+    /// The number of granules of all free spans.
     granules: u32,
-    /// Pages of them that hold memory.
+    /// The number of their pages that hold memory.
     pages: u32,
 }
 
@@ -23,7 +27,7 @@ fn bits(spans: &Range<u32>) -> Range<usize> {
     spans.start as usize..spans.end as usize
 }
 
-/// The granules of adjacent spans.
+/// Returns the granules of adjacent spans.
 fn run_of(granules: &Granules, spans: &Range<u32>) -> Run {
     Run { start: (spans.start * SPAN).max(granules.first()), end: (spans.end * SPAN).min(granules.len()) }
 }
@@ -37,12 +41,12 @@ impl Pool {
         Ok(Self { free, resident: BitSet::empty(count)?, granules: granules.len() - granules.first(), pages: 0 })
     }
 
-    /// Free granules in all.
+    /// Returns the number of free granules.
     pub(crate) fn granules(&self) -> u32 {
         self.granules
     }
 
-    /// Free pages that hold memory.
+    /// Returns the number of free pages that hold memory.
     pub(crate) fn resident_pages(&self) -> u32 {
         self.pages
     }
@@ -51,7 +55,7 @@ impl Pool {
         self.free.contains(span as usize)
     }
 
-    /// Takes one span out that holds memory: `preferred`, if it does.
+    /// Takes one span that holds memory: `preferred`, if it does.
     pub(crate) fn take_resident(&mut self, granules: &Granules, preferred: u32) -> Option<Range<u32>> {
         let first = match self.resident.contains(preferred as usize) {
             true => preferred,
@@ -60,14 +64,14 @@ impl Pool {
         Some(self.take(granules, first..first + 1))
     }
 
-    /// Takes up to `most` adjacent spans out that hold memory.
+    /// Takes up to `most` adjacent spans that hold memory.
     pub(crate) fn take_resident_run(&mut self, granules: &Granules, most: u32) -> Option<Range<u32>> {
         let run = self.resident.first_run()?;
         let first = run.start as u32;
         Some(self.take(granules, first..(run.end as u32).min(first + most)))
     }
 
-    /// Takes the span `preferred` out if it is free, or else the first.
+    /// Takes the span `preferred` if it is free, or else the first one.
     pub(crate) fn take_any(&mut self, granules: &Granules, preferred: u32) -> Option<Range<u32>> {
         let span = match self.is_free(preferred) {
             true => preferred,
@@ -76,8 +80,8 @@ impl Pool {
         Some(self.take(granules, span..span + 1))
     }
 
-    /// Takes the spans out in which the first `len` granules at a multiple of `align` lie: spans
-    /// that hold memory, or any.
+    /// Takes the spans that contain the first `len` granules at a multiple of `align`: only spans
+    /// that hold memory, or any spans.
     pub(crate) fn take_run(&mut self, granules: &Granules, len: u32, align: u32, resident: bool) -> Option<Range<u32>> {
         let set = if resident { &self.resident } else { &self.free };
         let (mut at, count) = (0, granules.spans() as usize);
@@ -92,7 +96,7 @@ impl Pool {
         Some(self.take(granules, spans))
     }
 
-    /// As [`Pool::take_run`], but the last granules that there are.
+    /// Takes spans as [`Pool::take_run`] does, but those of the last granules that fit.
     #[cfg_attr(not(feature = "cranelift"), allow(dead_code, reason = "only data is taken from the end"))]
     pub(crate) fn take_last_run(
         &mut self,
@@ -114,7 +118,7 @@ impl Pool {
         Some(self.take(granules, span_of(start)..span_of(start + len - 1) + 1))
     }
 
-    /// Returns the longest run of granules in free spans.
+    /// Returns the length of the longest run of granules in free spans.
     pub(crate) fn largest(&self, granules: &Granules) -> u32 {
         let (mut at, mut most) = (0, 0);
         while let Some(spans) = self.free.next_run(at..granules.spans() as usize, true) {
@@ -124,7 +128,7 @@ impl Pool {
         most
     }
 
-    /// Takes free spans out.
+    /// Takes these free spans.
     pub(crate) fn take(&mut self, granules: &Granules, spans: Range<u32>) -> Range<u32> {
         let run = run_of(granules, &spans);
         self.free.remove(bits(&spans));
@@ -134,7 +138,7 @@ impl Pool {
         spans
     }
 
-    /// Takes spans in that belong to nobody from now on. They are wholly free.
+    /// Adds spans, which belong to no heap from now on. They are wholly free.
     pub(crate) fn put(&mut self, granules: &Granules, spans: Range<u32>) {
         for span in spans.clone() {
             granules.set_owner(span, FREE);
@@ -149,7 +153,7 @@ impl Pool {
         self.granules += run_of(granules, &spans).len();
     }
 
-    /// Marks the pages that `run` touches as holding memory. `run` lies in one free span.
+    /// Marks the pages that `run` touches as resident. `run` lies in one free span.
     pub(crate) fn touch(&mut self, granules: &Granules, run: Run) {
         let span = span_of(run.start) as usize;
         self.pages += granules.touch(run);

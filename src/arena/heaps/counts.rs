@@ -1,5 +1,5 @@
-//! Sums of blocks, kept by heap. Only the sum over all heaps is what there is: a block can be
-//! counted in by one heap and out by another, after its span changed owner.
+//! Counts of blocks, kept by each heap. Only the sum over all heaps has a meaning, because a block
+//! can be counted in by one heap and out by another, after its span changed owner.
 #![forbid(unsafe_code)]
 
 use crate::space::Run;
@@ -7,41 +7,41 @@ use crate::space::Run;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in crate::arena) struct Counts {
     blocks: isize,
-    /// Bytes of code, and granules that they take.
+    /// The bytes of code, and the granules that they take.
     bytes: isize,
     granules: isize,
-    /// Bytes flushed from the instruction cache as they were published.
+    /// The bytes that were flushed from the instruction cache when blocks were published.
     flushed: i64,
 }
 
 impl Counts {
-    /// A block came to be.
+    /// Counts a block that is being published.
     pub(in crate::arena) fn publish(&mut self, run: Run, bytes: u32) {
         self.add(run, bytes);
         self.flushed += flushed(run);
     }
 
-    /// A block that was counted as published did not come to be.
+    /// Counts a block out that could not be published.
     pub(in crate::arena) fn unpublish(&mut self, run: Run, bytes: u32) {
         self.retire(run, bytes);
         self.flushed -= flushed(run);
     }
 
-    /// A block came in from another counts.
+    /// Counts a block that moved in from other counts.
     pub(in crate::arena) fn add(&mut self, run: Run, bytes: u32) {
         self.blocks += 1;
         self.bytes += bytes as isize;
         self.granules += run.len() as isize;
     }
 
-    /// A block is gone.
+    /// Counts a dropped block out.
     pub(in crate::arena) fn retire(&mut self, run: Run, bytes: u32) {
         self.blocks -= 1;
         self.bytes -= bytes as isize;
         self.granules -= run.len() as isize;
     }
 
-    /// A block has become shorter, by so many bytes and granules.
+    /// Counts a block as shorter, by this number of bytes and granules.
     pub(in crate::arena) fn cut(&mut self, tail: Run, bytes: u32) {
         self.bytes -= bytes as isize;
         self.granules -= tail.len() as isize;
@@ -99,8 +99,7 @@ mod tests {
         assert_eq!(figures(counts), (1, 15, 1, 48));
     }
 
-    /// Counted in here and out there: a part by itself may come to less than nothing, which shows
-    /// as nothing.
+    /// A block that is counted in here and out there may make a part negative. It is shown as zero.
     #[test]
     fn parts_add_up_to_the_whole() {
         let (mut here, mut there) = (Counts::default(), Counts::default());

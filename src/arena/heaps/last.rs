@@ -1,21 +1,22 @@
-//! Which heap this thread used last, of whatever arena that was, and how often it found it locked.
+//! The heap that this thread used last, in whatever arena, and how often it found it locked.
 #![forbid(unsafe_code)]
 
-/// How often a thread uses a heap before it tries an earlier one. (At 256, two threads that meet
-/// all the time lost a tenth.)
+/// The number of uses of a heap after which a thread tries an earlier one. (At 256, two threads
+/// that met all the time lost a tenth.)
 const USES: u32 = 4096;
-/// A heap that is found locked at more than one of so many uses is left after a while.
+/// The rate at which a thread leaves a heap: it is found locked at more than one of this number of
+/// uses for a while.
 const RATE: u32 = 8;
-/// After how many such uses in a row, at the least.
-const PATIENCE: u32 = 8;
+/// The smallest number of such uses in a row after which the thread leaves.
+const MISSES: u32 = 8;
 
 #[derive(Clone, Copy)]
 pub(super) struct Last {
     heap: u32,
     uses: u32,
-    /// The use at which the heap was found locked the last time.
+    /// The use at which the heap was last found locked.
     missed_at: u32,
-    /// How many uses without a miss would make up for the misses so far.
+    /// The number of uses without a miss that would make up for the misses so far.
     debt: u32,
 }
 
@@ -33,8 +34,8 @@ thread_local! {
     static LAST: std::cell::Cell<Last> = const { std::cell::Cell::new(Last::FIRST) };
 }
 
-/// Changes what is known of this thread, and returns something; `None` where the thread is ending
-/// and has nothing of its own.
+/// Changes the values of this thread, and returns a result. It returns `None` if the thread is
+/// ending and has no thread-local values any more.
 #[cfg(not(loom))]
 #[inline]
 fn with<T>(change: impl FnOnce(&mut Last) -> T) -> Option<T> {
@@ -47,10 +48,10 @@ fn with<T>(change: impl FnOnce(&mut Last) -> T) -> Option<T> {
     .ok()
 }
 
-/// All threads of a model start at the same place, where they meet.
+/// All threads of a model start at the same heap, so that they meet.
 #[cfg(loom)]
 fn with<T>(change: impl FnOnce(&mut Last) -> T) -> Option<T> {
-    Some(change(&mut Last { debt: RATE * PATIENCE, ..Last::FIRST }))
+    Some(change(&mut Last { debt: RATE * MISSES, ..Last::FIRST }))
 }
 
 /// Counts a use. Returns the number of the heap that this thread used last, and whether it is time
@@ -64,18 +65,18 @@ pub(super) fn use_heap() -> (usize, bool) {
     used.unwrap_or((0, false))
 }
 
-/// Sends this thread to a heap.
+/// Makes this thread use a heap.
 pub(in crate::arena) fn set(heap: usize) {
     with(|last| *last = Last::at(heap as u32));
 }
 
-/// Notes that the heap was locked. Returns whether that happens all the time.
+/// Notes that the heap was locked. Returns whether that happens often.
 pub(in crate::arena) fn miss() -> bool {
     let crowded = with(|last| {
         let since = last.uses.wrapping_sub(last.missed_at);
         last.missed_at = last.uses;
-        last.debt = (last.debt.saturating_sub(since) + RATE).min(2 * RATE * PATIENCE);
-        last.debt > RATE * PATIENCE
+        last.debt = (last.debt.saturating_sub(since) + RATE).min(2 * RATE * MISSES);
+        last.debt > RATE * MISSES
     });
     crowded == Some(true)
 }
@@ -84,7 +85,7 @@ pub(in crate::arena) fn miss() -> bool {
 mod tests {
     use super::*;
 
-    /// Misses at every `n`-th use; after how many of them the heap is left.
+    /// Returns the number of misses after which the heap is left, if every `n`-th use is a miss.
     fn left_after(n: u32) -> Option<usize> {
         set(3);
         (1..1_000).find(|_| {
@@ -101,14 +102,15 @@ mod tests {
         set(0);
     }
 
-    /// Where a thread can go nowhere else, misses without end are forgotten as soon as few are.
+    /// If a thread has no other heap to use, any number of misses is forgotten as soon as misses
+    /// are rare.
     #[test]
     fn misses_are_not_held_against_a_heap_for_ever() {
         set(0);
         for _ in 0..10_000 {
             let _ = (use_heap(), miss());
         }
-        (0..2 * RATE * PATIENCE).for_each(|_| assert_eq!(use_heap().0, 0));
+        (0..2 * RATE * MISSES).for_each(|_| assert_eq!(use_heap().0, 0));
         assert!(!miss());
         set(0);
     }

@@ -1,29 +1,36 @@
-//! The heaps of an arena, and the free spans that belong to none of them.
+//! The heaps of an arena, and the pool of free spans that belong to none of them.
 //!
-//! A heap owns whole spans and hands out granules of them under a lock of its own. A thread goes to
-//! the heap that it used last. If that one is locked again and again it goes to another, or makes
-//! one; now and then it tries an earlier one. So as many heaps are in use as threads meet. A block
-//! is freed into the heap that owns its span, whichever thread drops it.
+//! ```text
+//! thread 1 --lock--> heap 1: span 0, span 1, span 4      lock, holes, pending blocks, counts
+//! thread 2 --lock--> heap 2: span 2                      lock, holes, pending blocks, counts
+//!                    pool:   span 3, span 5, ...         lock, wholly free spans
+//! ```
+//!
+//! A heap owns whole spans and allocates granules in them under its own lock. A thread uses the
+//! heap that it used last. If that heap is locked again and again, the thread changes to another,
+//! or makes one. Now and then it tries an earlier one. So there are about as many heaps in use as
+//! threads that meet. A dropped block is freed into the heap that owns its span, whichever thread
+//! drops it.
 //!
 //! # Locks, in the order in which they are taken
 //!
-//! 1. `system`, by whoever has granules in flight (see the core).
-//! 2. Heaps, by number. Who holds one may only *try* to lock others, unless in order from the first
-//!    ([`Heaps::all`]).
-//! 3. The pool, and the ages of guards. Nothing else is locked under either.
+//! 1. `system`, by a thread that has granules in flight (see the core).
+//! 2. Heaps, by number. A thread that holds one may only *try* to lock others, unless it locks all
+//!    of them in order from the first ([`Heaps::all`]).
+//! 3. The pool, and the epochs of guards. Nothing else is locked under either.
 //!
-//! Heaps and the pool are held for bookkeeping only: bytes are copied, flushed and protected, and
-//! the system and observers are called, without them. (But for pages that hold no memory, with
-//! poison: `arena/life/pages.rs`.)
+//! Heaps and the pool are locked for bookkeeping only. Bytes are copied, flushed and protected, and
+//! the system and observers are called, without these locks. (The exception is pages without
+//! memory, with poison: `arena/life/pages.rs`.)
 //!
 //! # Who writes what
 //!
 //! | what | under which lock |
 //! |---|---|
 //! | bits and states of a span, its lines in the lookup | its owner's; of a free span the pool's |
-//! | who owns a span | that of the old owner and that of the new one |
+//! | the owner of a span | that of the old owner and that of the new one |
 //! | holes, pending blocks, counts of a heap | its own |
-//! | which spans are free | the pool's |
+//! | the free spans | the pool's |
 //! | the state of a live block in the lookup | none: the block's owner writes it once, to retire the block |
 #![forbid(unsafe_code)]
 
@@ -44,28 +51,29 @@ use crate::space::pool::Pool;
 use crate::sync::Ordering;
 use crate::sync::checked::{AtomicU64, AtomicUsize, Mutex, MutexGuard, OnceLock};
 
-/// The most heaps that an arena has.
+/// The largest number of heaps in an arena.
 const MOST: usize = 64;
-/// Spans for each heap, at the least.
+/// The smallest number of spans for each heap.
 const SPANS: u32 = if cfg!(loom) { 2 } else { 8 };
-/// How often a lock is looked at before this thread sleeps on it.
-const PATIENCE: usize = if cfg!(loom) { 1 } else { 200 };
+/// The number of attempts to take a lock before this thread sleeps.
+const SPINS: usize = if cfg!(loom) { 1 } else { 200 };
 
 pub(crate) struct Heaps {
     pub(crate) tables: Tables,
     pool: Mutex<Pool>,
-    /// Free pages of the pool that hold memory. Written under the pool's lock.
+    /// The free pages of the pool that hold memory. Written under the pool's lock.
     free_resident: AtomicU64,
     first: Heap,
-    /// The others, as far as they were made.
+    /// The other heaps, as far as they were made.
     further: Box<[OnceLock<Box<Heap>>]>,
-    /// How many heaps there are. Changes under the pool's lock.
+    /// The number of heaps. It changes under the pool's lock.
     made: AtomicUsize,
-    /// How many spans with something in them have changed owner. Changes under both heaps' locks.
+    /// The number of spans that changed owner with something in them. It changes under both heaps'
+    /// locks.
     given: AtomicU64,
 }
 
-/// Alone on its cache lines and those fetched along with them.
+/// A heap. It has its cache lines for itself, and those that are fetched with them.
 #[repr(align(128))]
 struct Heap(Mutex<State>);
 
@@ -74,8 +82,8 @@ impl Heap {
         Ok(Self(Mutex::new(State::new(index)?)))
     }
 
-    /// Locks it. It is held for some hundred nanoseconds as a rule, so it is better to look again
-    /// for a while than to be put to sleep and woken.
+    /// Locks the heap. It is usually locked for some hundred nanoseconds, so repeated attempts cost
+    /// less than to sleep and to be woken.
     #[inline]
     fn lock(&self) -> Locked<'_> {
         match self.0.try_lock() {
@@ -90,7 +98,7 @@ impl Heap {
     }
 
     fn try_for_a_while(&self) -> Option<Locked<'_>> {
-        (0..PATIENCE).find_map(|_| {
+        (0..SPINS).find_map(|_| {
             std::hint::spin_loop();
             self.0.try_lock()
         })
@@ -154,13 +162,13 @@ impl Heaps {
         &self.tables.granules
     }
 
-    /// Free pages that hold memory and belong to no heap.
+    /// Returns the number of free pages that hold memory and belong to no heap.
     #[inline]
     pub(super) fn free_resident(&self) -> u64 {
         self.free_resident.load(Ordering::Relaxed)
     }
 
-    /// Makes one more heap, if there may be more; returns its place.
+    /// Makes one more heap, if there may be more. Returns its number.
     fn make(&self) -> Result<Option<usize>, Error> {
         let pool = self.pool.lock();
         let made = self.made.load(Ordering::Relaxed);
@@ -191,12 +199,12 @@ impl Heaps {
     }
 
     /// Locks a heap for this thread, to publish: the one that it used last, or another if that one
-    /// is locked all the time.
+    /// is locked often.
     #[inline]
     pub(super) fn any(&self) -> Locked<'_> {
         let made = self.made.load(Ordering::Acquire);
         let (last, time_for_an_earlier) = last::use_heap();
-        // Without a division as a rule.
+        // Usually without a division.
         let last = if last < made { last } else { last % made };
         if time_for_an_earlier {
             if let Some(locked) = self.earlier(last) {
@@ -210,7 +218,7 @@ impl Heaps {
         }
     }
 
-    /// Goes to an earlier heap, if one is unlocked. So few heaps are in use once fewer threads
+    /// Changes to an earlier heap, if one is unlocked. So few heaps are in use after fewer threads
     /// meet.
     #[cold]
     fn earlier(&self, last: usize) -> Option<Locked<'_>> {
@@ -219,8 +227,9 @@ impl Heaps {
         Some(locked)
     }
 
-    /// Waits for a locked heap, or goes to another if it is locked again and again. One that is
-    /// locked now and then is not left, because each heap has free memory of its own.
+    /// Waits for a locked heap, or changes to another one if it is locked again and again. A thread
+    /// does not leave a heap that is locked now and then, because each heap has its own free
+    /// memory.
     #[cold]
     fn crowded<'a>(&'a self, heap: &'a Heap, last: usize, made: usize) -> Locked<'a> {
         if !last::miss() {
@@ -237,49 +246,51 @@ impl Heaps {
                 last::set(index);
                 self.lock(index)
             }
-            // As many as there may be, or no memory for more.
+            // There are as many as there may be, or no memory for more.
             _ => heap.lock(),
         }
     }
 
-    /// Sends this thread to a heap, for tests.
+    /// Makes this thread use a heap, for tests.
     #[cfg(all(any(test, fuzzing), not(loom)))]
     pub(super) fn go_to(&self, index: usize) {
         while self.made.load(Ordering::Acquire) <= index && matches!(self.make(), Ok(Some(_))) {}
         last::set(index % self.made.load(Ordering::Acquire));
     }
 
-    /// Locks the heaps other than `index` one after another, as far as nobody else has them.
+    /// Locks the heaps other than `index` one after another, as far as no other thread has locked
+    /// them.
     pub(super) fn others(&self, index: usize) -> impl Iterator<Item = Locked<'_>> {
         let made = self.made.load(Ordering::Acquire);
         (index + 1..made).chain(0..index).filter_map(|index| self.try_lock(index))
     }
 
-    /// As [`Heaps::others`], but looks at each lock for a while, for what is worth it.
-    pub(super) fn others_with_patience(&self, index: usize) -> impl Iterator<Item = Locked<'_>> {
+    /// Locks heaps as [`Heaps::others`] does, but tries each lock for a while.
+    pub(super) fn others_spinning(&self, index: usize) -> impl Iterator<Item = Locked<'_>> {
         let made = self.made.load(Ordering::Acquire);
         (index + 1..made).chain(0..index).filter_map(|index| self.heap(index).try_for_a_while())
     }
 
-    /// Gives a span of one heap to another, with all that is in it.
+    /// Gives a span of one heap with its blocks to another.
     pub(super) fn give_span(&self, from: &mut State, span: u32, to: &mut State) {
         from.space.give_span(&self.tables, span, &mut to.space);
         from.hand_over(to, |start| span_of(start) == span);
         self.given.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How many spans with something in them have changed owner. Exact while all heaps are locked.
+    /// Returns the number of spans that changed owner with something in them. It is exact while all
+    /// heaps are locked.
     pub(in crate::arena) fn given(&self) -> u64 {
         self.given.load(Ordering::Relaxed)
     }
 
-    /// Locks the heap that owns a granule. It does own it: there is something taken there.
+    /// Locks the heap that owns a granule. A heap does own it, because something is taken there.
     #[inline]
     pub(super) fn of(&self, granule: u32) -> Locked<'_> {
         loop {
             let owner = self.owner(granule);
             let locked = self.lock(owner);
-            // It may have changed before the lock was had.
+            // The owner may have changed before the lock was taken.
             if self.owner(granule) == owner {
                 return locked;
             }
@@ -318,8 +329,8 @@ impl Heaps {
         }
     }
 
-    /// As [`Heaps::all`], where locks may be held for ever: in a child forked while another thread
-    /// held one.
+    /// Locks as [`Heaps::all`] does, where locks may be held for ever: in a child that was forked
+    /// while another thread held one.
     pub(super) fn try_all(&self) -> Option<All<'_>> {
         let made = self.made.load(Ordering::Acquire);
         let heaps = (0..made).map(|index| self.try_lock(index)).collect::<Option<_>>()?;
@@ -327,7 +338,7 @@ impl Heaps {
         Some(All { heaps, pool: LockedPool { heaps: self, pool } })
     }
 
-    /// The heaps that there are, one locked after another.
+    /// Locks the existing heaps one after another.
     pub(super) fn each(&self) -> impl Iterator<Item = Locked<'_>> {
         (0..self.made.load(Ordering::Acquire)).map(|index| self.lock(index))
     }
@@ -339,18 +350,18 @@ impl<'a> All<'a> {
         self.heaps.swap_remove(index)
     }
 
-    /// Marks that no handle is left; returns how many blocks are.
+    /// Marks that no handle is left. Returns the number of blocks that are left.
     pub(super) fn close(&mut self) -> u64 {
         self.heaps.iter_mut().for_each(|heap| heap.closed = true);
         self.heaps.iter().map(|heap| heap.holders).sum::<i64>().max(0).unsigned_abs()
     }
 
-    /// Free granules in all.
+    /// Returns the number of free granules.
     pub(super) fn free_granules(&self) -> u32 {
         self.pool.granules() + self.heaps.iter().map(|heap| heap.space.free_granules()).sum::<u32>()
     }
 
-    /// Marks pages as holding memory, whoever owns them.
+    /// Marks pages as resident, whatever their owner.
     pub(super) fn touch(&mut self, tables: &Tables, run: Run) {
         let granules = &tables.granules;
         let mut at = run.start;

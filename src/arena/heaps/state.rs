@@ -1,4 +1,4 @@
-//! What the lock of one heap guards.
+//! The state of one heap, which its lock protects.
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
@@ -9,26 +9,26 @@ use crate::arena::lookup::Entry;
 use crate::space::Run;
 use crate::space::heap::Heap as Space;
 
-/// What a heap's lock guards.
+/// The state of one heap, which its lock protects.
 pub(crate) struct State {
-    /// Its place among the heaps.
+    /// The number of the heap in the list of heaps.
     pub(in crate::arena) index: usize,
     pub(in crate::arena) space: Space,
     /// Dropped blocks that wait for guards, in the order of their epochs.
     pub(in crate::arena) pending: VecDeque<Pending>,
-    /// Whole pages that could not be made executable again. They are tried again before the arena
-    /// is called full.
+    /// Whole pages that could not be made executable again. This is tried again before the arena
+    /// reports that it is full.
     pub(in crate::arena) stuck: Vec<Run>,
-    /// Searches for a sparse span of another heap in vain, one after another, and how many are left
-    /// out for that.
+    /// The number of searches to leave out after searches for a sparse span of another heap failed
+    /// one after another, and the number that is still to be left out.
     pub(in crate::arena) in_vain: u32,
     pub(in crate::arena) left_out: u32,
     pub(in crate::arena) live: Counts,
     pub(in crate::arena) waiting: Counts,
-    /// Blocks that keep the arena's memory: published here less dropped here. The sum over all
-    /// heaps counts.
+    /// The number of blocks that keep the arena's memory: those published here less those dropped
+    /// here. Only the sum over all heaps has a meaning.
     pub(super) holders: i64,
-    /// No handle is left: blocks are counted down by another count from now on.
+    /// Whether no handle is left. From then on blocks are subtracted from another count.
     pub(super) closed: bool,
 }
 
@@ -55,21 +55,21 @@ impl State {
         })
     }
 
-    /// Counts a block that keeps the arena's memory, and its figures.
+    /// Counts a block that keeps the arena's memory, and adds its figures.
     #[inline]
     pub(in crate::arena) fn publish(&mut self, run: Run, bytes: u32) {
         self.live.publish(run, bytes);
         self.holders += 1;
     }
 
-    /// Counts a published block out that nobody got.
+    /// Counts a block out that nobody got.
     pub(in crate::arena) fn unpublish(&mut self, run: Run, bytes: u32) {
         self.live.unpublish(run, bytes);
         self.holders -= 1;
     }
 
-    /// Counts out a block that kept the arena's memory. Returns whether no handle is left: then the
-    /// block has to be counted out of those that are left.
+    /// Counts out a block that kept the arena's memory. Returns whether no handle is left. Then the
+    /// block has to be subtracted from the blocks that are left.
     #[must_use]
     #[inline]
     pub(in crate::arena) fn let_go(&mut self) -> bool {
@@ -79,7 +79,7 @@ impl State {
         self.closed
     }
 
-    /// Hands what waits in some spans over to the heap that owns them now.
+    /// Moves blocks that wait in some spans to the heap that owns these spans now.
     pub(super) fn hand_over(&mut self, to: &mut Self, is_moved: impl Fn(u32) -> bool) {
         let (moved, kept): (VecDeque<_>, _) = self.pending.drain(..).partition(|pending| is_moved(pending.entry.start));
         self.pending = kept;
@@ -89,7 +89,7 @@ impl State {
         to.stuck.extend(moved);
     }
 
-    /// Puts a block among those that wait, by its epoch.
+    /// Adds a block to those that wait, by its epoch.
     pub(in crate::arena) fn wait(&mut self, pending: Pending) {
         let at = self.pending.partition_point(|other| other.epoch <= pending.epoch);
         self.pending.insert(at, pending);

@@ -46,11 +46,11 @@ impl Core {
 
     /// As [`Core::unbar`] for all free pages of a stretch, so that it is alike throughout. Returns
     /// whether it is now: not where a batch has pages open.
-    pub(super) fn unbar_stretch(&self, stretch: Run) -> Result<bool, Error> {
+    pub(super) fn unbar_range(&self, range: Run) -> Result<bool, Error> {
         let granules = self.heaps.granules();
         // Locked, so that nobody places anything there meanwhile.
         let mut all = self.heaps.all();
-        let pieces = self.barred(stretch);
+        let pieces = self.barred(range);
         if pieces.iter().any(|piece| !granules.is_free(piece.start, piece.end)) {
             return Ok(false);
         }

@@ -147,7 +147,7 @@ impl Core {
         }
         let tables = &self.heaps.tables;
         let mut took = 0;
-        for mut other in self.heaps.others_with_patience(heap.index).take(ASKED) {
+        for mut other in self.heaps.others_spinning(heap.index).take(ASKED) {
             for _ in 0..ADOPTED {
                 // What waits goes along, and has to be looked through for that.
                 let many = other.pending.len() > RECLAIMED || heap.pending.len() > WAITING;

@@ -235,7 +235,7 @@ impl Core {
             }
             if self.memory.bars() {
                 // All of it has to be executable, or nothing.
-                match self.unbar_stretch(run) {
+                match self.unbar_range(run) {
                     Ok(true) => {}
                     Ok(false) => continue,
                     Err(error) => {

@@ -1,7 +1,8 @@
-//! Which granules are taken, and to whom each span belongs: tables that all heaps share.
+//! The tables that all heaps share: which granules are taken, and which heap owns each span.
 //!
-//! One bit a granule, and for each span (4,096 granules, 64 KiB) one word that says which of its 64
-//! words of bits have any set. So the end of a hole is found in a few steps at any distance.
+//! There is one bit for each granule. For each span (4,096 granules, 64 KiB) there is one word that
+//! says which of the span's 64 words of bits are not zero. So the end of a hole is found in a few
+//! steps at any distance.
 //!
 //! ```text
 //! span 0 (64 KiB)                        span 1
@@ -10,12 +11,12 @@
 //! 64 granules of 16 bytes each
 //! ```
 //!
-//! # Who may write what
+//! # Who may write
 //!
-//! All that concerns a span is written by its owner alone: the heap it belongs to, under that
-//! heap's lock, or, while it is free, whoever holds the lock of the free spans. The owner itself
-//! changes under both locks. So the words are written with plain stores. They are atomic because a
-//! drop reads the owner without a lock.
+//! Only the owner of a span writes to its words: a heap, under that heap's lock, or, for a free
+//! span, a thread that holds the lock of the pool. The owner itself changes under both locks. So
+//! the words are written with plain stores. They are atomic because a drop reads the owner without
+//! a lock.
 #![forbid(unsafe_code)]
 
 mod state;
@@ -28,17 +29,19 @@ use crate::sync::Ordering;
 use crate::sync::checked::AtomicU64;
 use crate::table::Table;
 
-/// Granules in a span: a multiple of the pages of every system.
+/// The granules of a span: a multiple of the page of every system.
 pub(crate) const SPAN: u32 = if cfg!(loom) { 256 } else { 4096 };
-/// Words of bits in a span.
+/// The words of bits of a span.
 const WORDS: usize = SPAN as usize / 64;
 
-/// Who owns a span: a heap by its number, or nobody.
+/// The owner of a span: the number of a heap, or [`FREE`].
 pub(crate) type Owner = u16;
 /// The owner of a free span.
 pub(crate) const FREE: Owner = 0;
 
-/// Bits of a span's state:
+/// The state of a span, one word. `crossed`: something taken may lie across the start of the span.
+/// `queued`: the heap has the span in its queue of spans with lost holes. `lost`: the size of the
+/// largest lost hole.
 ///
 /// ```text
 ///  63        48 47        40 39      34 33      32     31           16 15      0
@@ -65,14 +68,14 @@ fn load(word: &AtomicU64) -> u64 {
     word.load(Ordering::Relaxed)
 }
 
-/// The span that a granule lies in.
+/// Returns the span that contains a granule.
 pub(crate) const fn span_of(granule: u32) -> u32 {
     granule / SPAN
 }
 
 impl Granules {
-    /// Free granules, in pages of `page` granules. What lies before the first of them is never
-    /// handed out.
+    /// Makes tables of free granules, in pages of `page` granules. Granules before the first one
+    /// are never allocated.
     pub(crate) fn new(free: Range<u32>, page: u32) -> Result<Self, Error> {
         let Range { start: first, end: len } = free;
         let spans = len.div_ceil(SPAN) as usize;
@@ -84,18 +87,18 @@ impl Granules {
             len,
             page_shift: page.trailing_zeros(),
         };
-        // What a short first or last span lacks is taken for ever.
+        // Granules that a short first or last span lacks are taken for ever.
         this.set(Run { start: 0, end: first });
         this.set(Run { start: len, end: spans as u32 * SPAN });
         Ok(this)
     }
 
-    /// The first granule that can be handed out.
+    /// Returns the first granule that can be allocated.
     pub(crate) fn first(&self) -> u32 {
         self.first
     }
 
-    /// Where they end.
+    /// Returns the end of the granules.
     pub(crate) fn len(&self) -> u32 {
         self.len
     }
@@ -104,8 +107,8 @@ impl Granules {
         self.states.len() as u32
     }
 
-    /// The granules of a span. The first and the last may be short, and those before the first have
-    /// none.
+    /// Returns the granules of a span. The first and the last span may be short, and spans before
+    /// the first one are empty.
     pub(crate) fn span(&self, span: u32) -> Run {
         let (begin, end) = (span * SPAN, ((span + 1) * SPAN).min(self.len));
         let start = begin.max(self.first);
@@ -161,7 +164,7 @@ impl Granules {
         }
     }
 
-    /// The first taken granule at or behind `from` in the span that `from` lies in, or the end of
+    /// Returns the first taken granule at or behind `from` in the span of `from`, or the end of
     /// that span.
     #[inline]
     fn next_taken_in_span(&self, from: u32) -> u32 {
@@ -187,8 +190,8 @@ impl Granules {
         found as u32 * 64 + self.word(found).trailing_zeros()
     }
 
-    /// One behind the last taken granule before `before`, in the span of the granule before that;
-    /// or the start of that span.
+    /// Returns the granule behind the last taken one before `before`, in the span of the granule
+    /// before that, or the start of that span.
     #[inline]
     fn prev_taken_in_span(&self, before: u32) -> u32 {
         let last = before - 1;
@@ -213,7 +216,8 @@ impl Granules {
         found as u32 * 64 + 64 - self.word(found).leading_zeros()
     }
 
-    /// Where the free granules that begin at `from` end, as far as their spans belong to `owner`.
+    /// Returns the end of the free granules that begin at `from`, as far as their spans belong to
+    /// `owner`.
     #[inline]
     pub(crate) fn hole_end(&self, from: u32, owner: Owner) -> u32 {
         let mut at = from;
@@ -222,7 +226,7 @@ impl Granules {
         }
         loop {
             let taken = self.next_taken_in_span(at);
-            // Inside of the span, or at an end behind which somebody else's begins.
+            // Inside the span, or at its end if the next span has another owner.
             if taken % SPAN != 0 || taken == at && self.is_taken(at) || self.owner_at(taken) != Some(owner) {
                 return taken;
             }
@@ -233,7 +237,8 @@ impl Granules {
         }
     }
 
-    /// Where the free granules that end at `to` begin, as far as their spans belong to `owner`.
+    /// Returns the start of the free granules that end at `to`, as far as their spans belong to
+    /// `owner`.
     #[inline]
     pub(crate) fn hole_start(&self, to: u32, owner: Owner) -> u32 {
         let mut at = to;
@@ -249,20 +254,21 @@ impl Granules {
         }
     }
 
-    /// How many granules of a span are taken.
+    /// Returns the number of taken granules in a span.
     pub(crate) fn count_taken(&self, span: u32) -> u32 {
         let first = span as usize * WORDS;
         let lacking = SPAN - self.span(span).len();
         (first..first + WORDS).map(|index| self.word(index).count_ones()).sum::<u32>() - lacking
     }
 
-    /// Granules in a page.
+    /// Returns the granules in a page.
     #[inline]
     pub(crate) fn page(&self) -> u32 {
         1 << self.page_shift
     }
 
-    /// The holes that begin in `within`, whoever owns them, each cut off at the end of `within`.
+    /// Returns the holes that begin in `within`, whatever their owner, each cut off at the end of
+    /// `within`.
     pub(crate) fn holes(&self, within: Run) -> impl Iterator<Item = Run> + '_ {
         let mut at = within.start;
         std::iter::from_fn(move || {
@@ -276,7 +282,7 @@ impl Granules {
         })
     }
 
-    /// Where the free granules that end at `to` begin, whoever owns them.
+    /// Returns the start of the free granules that end at `to`, whatever their owner.
     pub(crate) fn free_start(&self, to: u32) -> u32 {
         let mut at = to;
         while at > 0 {
@@ -289,7 +295,7 @@ impl Granules {
         0
     }
 
-    /// Runs of free granules that lie in spans of different owners, free spans among them.
+    /// Returns the runs of free granules in spans of different owners, with free spans among them.
     pub(crate) fn holes_across_owners(&self) -> impl Iterator<Item = Run> + '_ {
         let mut edge = SPAN;
         std::iter::from_fn(move || {
@@ -306,12 +312,12 @@ impl Granules {
         })
     }
 
-    /// Whether no granule in `from..end` is taken.
+    /// Returns whether no granule in `from..end` is taken.
     pub(crate) fn is_free(&self, from: u32, end: u32) -> bool {
         end <= self.len && self.next_taken(from, end) == end
     }
 
-    /// The first taken granule in `from..end`, or `end`.
+    /// Returns the first taken granule in `from..end`, or `end`.
     pub(crate) fn next_taken(&self, from: u32, end: u32) -> u32 {
         let mut at = from;
         while at < end {
@@ -324,7 +330,7 @@ impl Granules {
         end
     }
 
-    /// The first free granule in `from..end`, or `end`.
+    /// Returns the first free granule in `from..end`, or `end`.
     pub(crate) fn next_free(&self, from: u32, end: u32) -> u32 {
         let mut at = from;
         while at < end {

@@ -1,5 +1,5 @@
-//! The state of each span, one word: its owner, what its heap noted of it, and which of its pages
-//! hold memory.
+//! The state of a span, one word: its owner, the notes of its heap, and the pages that hold memory.
+//! The layout is drawn in the [module](super) above.
 #![forbid(unsafe_code)]
 
 use super::{CROSSED, Granules, LOST, Owner, QUEUED, RESIDENT, Run, SPAN, load, span_of};
@@ -18,18 +18,18 @@ impl Granules {
         }
     }
 
-    /// The owner of the span that a granule lies in; `None` behind the last span.
+    /// Returns the owner of the span that contains a granule, or `None` behind the last span.
     #[inline]
     pub(crate) fn owner_at(&self, granule: u32) -> Option<Owner> {
         self.states.get(span_of(granule) as usize).map(|state| load(state) as Owner)
     }
 
-    /// Gives a span to another owner. Under the locks of both.
+    /// Gives a span to another owner. The caller holds the locks of both.
     pub(crate) fn set_owner(&self, span: u32, owner: Owner) {
         self.update(span, |state| state & !u64::from(Owner::MAX) | u64::from(owner));
     }
 
-    /// The largest hole of a span that nothing may lead to, at the most; below 128.
+    /// Returns the upper bound of the holes in a span to which no hint leads. It is below 128.
     #[inline]
     pub(crate) fn lost(&self, span: u32) -> u32 {
         (self.state(span) >> LOST) as u32 & 0xff
@@ -39,7 +39,7 @@ impl Granules {
         self.update(span, |state| state & !(0xff << LOST) | u64::from(lost) << LOST);
     }
 
-    /// Whether the owner has the span in its queue of those with lost holes.
+    /// Returns whether the owner has the span in its queue of spans with lost holes.
     #[inline]
     pub(crate) fn is_queued(&self, span: u32) -> bool {
         self.state(span) >> QUEUED & 1 == 1
@@ -49,14 +49,14 @@ impl Granules {
         self.update(span, |state| state & !(1 << QUEUED) | u64::from(yes) << QUEUED);
     }
 
-    /// Forgets what an owner noted about lost holes.
+    /// Clears an owner's notes about lost holes.
     pub(crate) fn forget_lost(&self, span: u32) {
         self.set_lost(span, 0);
         self.set_queued(span, false);
     }
 
-    /// Whether something taken may lie across the start of a span: then the span cannot change
-    /// owner without the one before.
+    /// Returns whether something taken may lie across the start of a span. Then the span can change
+    /// owner only together with the span before it.
     pub(crate) fn is_crossed(&self, span: u32) -> bool {
         self.state(span) >> CROSSED & 1 == 1
     }
@@ -73,20 +73,20 @@ impl Granules {
         }
     }
 
-    /// Notes that `run`, which was taken, lies across the starts of spans no more. Where it began
-    /// or ended at one, nothing else does.
+    /// Notes that `run`, which was taken, does not lie across the starts of spans any more. Where
+    /// it began or ended at such a start, nothing else lies across it.
     #[inline]
     pub(crate) fn uncross(&self, run: Run) {
         for span in run.start.div_ceil(SPAN)..=run.end / SPAN {
-            // The span behind may be another heap's, whose state only that heap may write. Where
-            // the bit is set, both are this one's.
+            // The next span may belong to another heap, and only that heap may write its state. If
+            // the bit is set, both spans belong to this heap.
             if span < self.spans() && self.is_crossed(span) {
                 self.set_crossed(span, false);
             }
         }
     }
 
-    /// Bits of the pages that `run` touches inside of a span.
+    /// Returns the bits of the pages that `run` touches inside a span.
     #[inline]
     fn pages(&self, span: u32, run: Run) -> u64 {
         let begin = span * SPAN;
@@ -98,7 +98,7 @@ impl Granules {
         (u64::MAX >> (63 - (last - first))) << (RESIDENT + first)
     }
 
-    /// Pages that `run` lies in hold memory from now on; returns how many did not before.
+    /// Marks the pages of `run` as resident. Returns how many were not resident before.
     #[inline]
     pub(crate) fn touch(&self, run: Run) -> u32 {
         let first = span_of(run.start);
@@ -124,7 +124,7 @@ impl Granules {
         new
     }
 
-    /// Pages of `run` hold no memory any more; returns how many did.
+    /// Marks the pages of `run` as not resident. Returns how many were resident before.
     pub(crate) fn gone(&self, run: Run) -> u32 {
         let mut gone = 0;
         for span in span_of(run.start)..=span_of(run.end - 1) {
@@ -135,7 +135,7 @@ impl Granules {
         gone
     }
 
-    /// Whether all pages that `run` touches hold memory.
+    /// Returns whether all pages that `run` touches are resident.
     #[inline]
     pub(crate) fn all_resident(&self, run: Run) -> bool {
         (span_of(run.start)..=span_of(run.end - 1)).all(|span| {
@@ -144,7 +144,7 @@ impl Granules {
         })
     }
 
-    /// How many of the pages that `run` touches hold memory.
+    /// Returns how many of the pages that `run` touches are resident.
     pub(crate) fn count_resident(&self, run: Run) -> u32 {
         // Spans before the first granule are empty runs.
         (span_of(run.start)..=span_of(run.end.max(1) - 1))

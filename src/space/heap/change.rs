@@ -1,4 +1,8 @@
-//! Spans that come to a heap and leave it.
+//! Spans that enter a heap and leave it.
+//!
+//! A span enters wholly free from the pool, or with its blocks from another heap. It leaves to
+//! another heap if it is sparse. Wherever spans of different owners meet, a hole ends, so the holes
+//! at both ends of the span are listed again.
 #![forbid(unsafe_code)]
 
 use std::ops::Range;
@@ -8,13 +12,14 @@ use crate::space::Run;
 use crate::space::granules::SPAN;
 use crate::space::large::{SMALL, bin_of};
 
-/// Spans that are looked at for one to give away: of all, and of this heap.
+/// The number of spans that are looked at to find one to give away, of all spans and of this
+/// heap's.
 const PASSED: u32 = 4096;
 const LOOKED_AT: usize = 16;
 
 impl Heap {
-    /// Takes over spans that belong to nobody; they are wholly free. They become the cursor's, or
-    /// part of its hole.
+    /// Takes over wholly free spans that belong to no heap. They become the cursor's hole, or a
+    /// part of it.
     pub(crate) fn extend(&mut self, tables: &Tables, spans: Range<u32>) {
         let hole = self.open(tables, spans);
         if hole.start > self.cursor.end || hole.end < self.cursor.start {
@@ -25,14 +30,14 @@ impl Heap {
         }
     }
 
-    /// Takes over spans that belong to nobody, among its holes; they are wholly free.
+    /// Takes over wholly free spans that belong to no heap, and lists them as a hole.
     pub(crate) fn adopt(&mut self, tables: &Tables, spans: Range<u32>) {
         self.give_cursor_up(tables);
         let hole = self.open(tables, spans);
         self.file(tables, hole);
     }
 
-    /// Takes over wholly free spans, and of them granules that fit. They do fit.
+    /// Takes over wholly free spans, and takes granules of them. These are known to fit.
     pub(crate) fn alloc_in(&mut self, tables: &Tables, spans: Range<u32>, len: u32, align: u32) -> Option<Run> {
         let hole = self.open(tables, spans);
         if self.cursor.len() > 0 && self.cursor.start <= hole.end && hole.start <= self.cursor.end {
@@ -46,8 +51,8 @@ impl Heap {
         Some(run)
     }
 
-    /// Makes spans this heap's own. The hole that they are part of then is filed nowhere, but may
-    /// contain the cursor.
+    /// Makes this heap the owner of spans. Returns the hole that they are a part of. It is in no
+    /// list, but may contain the cursor.
     fn open(&mut self, tables: &Tables, spans: Range<u32>) -> Run {
         for span in spans.clone() {
             tables.granules.set_owner(span, self.owner);
@@ -68,7 +73,7 @@ impl Heap {
         hole
     }
 
-    /// Takes just these granules, which are free and in spans of this heap.
+    /// Takes these granules, which are free and lie in spans of this heap.
     pub(crate) fn take_at(&mut self, tables: &Tables, run: Run) {
         let hole = Run {
             start: tables.granules.hole_start(run.start + 1, self.owner),
@@ -82,7 +87,7 @@ impl Heap {
         self.take(tables, run, hole);
     }
 
-    /// Gives a span up, with what is in it, to another heap. No block lies across its ends.
+    /// Gives a span with its blocks to another heap. No block lies across its ends.
     pub(crate) fn give_span(&mut self, tables: &Tables, span: u32, to: &mut Heap) {
         let within = tables.granules.span(span);
         self.give_cursor_up(tables);
@@ -101,7 +106,7 @@ impl Heap {
             *from -= n;
             *to += n;
         }
-        // Holes across its ends have become shorter on one side, and longer on the other.
+        // The holes across its ends became shorter on one side and longer on the other.
         for (owner, heap) in [(self.owner, &mut *self), (to.owner, &mut *to)] {
             for edge in [within.start, within.end] {
                 for granule in [edge.wrapping_sub(1), edge] {
@@ -114,7 +119,7 @@ impl Heap {
         to.relist_span(tables, span, 1);
     }
 
-    /// Finds a span that another heap has more use for: much of it holds memory and is free, and
+    /// Finds a span that another heap can use better: much of it holds memory and is free, and
     /// nothing lies across its ends.
     pub(crate) fn sparse_span(&mut self, tables: &Tables) -> Option<u32> {
         let granules = &tables.granules;
@@ -130,7 +135,7 @@ impl Heap {
             let at_cursor = self.cursor.start < within.end && within.start < self.cursor.end;
             let crossed = granules.is_crossed(span) || span + 1 < spans && granules.is_crossed(span + 1);
             let (resident, taken) = (granules.count_resident(within) * granules.page(), granules.count_taken(span));
-            // What would be left with nothing but free spans would keep them.
+            // A heap that would be left with free spans only would keep them.
             let leaves_nothing = taken == self.taken && within.len() < self.owned;
             if !at_cursor && !crossed && !leaves_nothing && resident.saturating_sub(taken) > SPAN / 8 {
                 return Some(span);
@@ -142,7 +147,7 @@ impl Heap {
         None
     }
 
-    /// Files the hole around a free granule of this heap anew, if it is one.
+    /// Lists the hole around a granule of this heap again, if the granule is free.
     fn refile_around(&mut self, tables: &Tables, granule: u32) {
         if tables.granules.is_taken(granule) {
             return;
@@ -151,12 +156,12 @@ impl Heap {
             start: tables.granules.hole_start(granule + 1, self.owner),
             end: tables.granules.hole_end(granule, self.owner),
         };
-        // A hole that was large and ends at the edge now. What does not reach the end of its bin
-        // was never large, and another hole that is may begin there.
+        // The hole was large and now ends at the edge. A hole that does not reach the end of its
+        // bin was never large, and another hole that is large may begin there.
         if hole.len() < SMALL && bin_of(hole.end) > bin_of(hole.start) {
             self.large.file(&tables.links, bin_of(hole.start), 0);
         }
-        // What began at the edge begins there no more.
+        // A hole that began at the edge does not begin there any more.
         let edge = granule.next_multiple_of(SPAN);
         if hole.start < edge && edge < hole.end && hole.end - edge >= SMALL {
             self.large.file(&tables.links, bin_of(edge), 0);

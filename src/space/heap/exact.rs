@@ -1,4 +1,5 @@
-//! Searches that miss nothing, before an arena is called full. They take their time.
+//! Searches that miss no hole. They are slow, and are made before the arena reports that it is
+//! full.
 #![forbid(unsafe_code)]
 
 use super::{Heap, Tables};
@@ -7,7 +8,7 @@ use crate::space::granules::SPAN;
 use crate::space::large::{SMALL, bin_of, class_of};
 
 impl Heap {
-    /// As [`Heap::alloc`], but misses no hole of this heap.
+    /// Takes granules as [`Heap::alloc`] does, but misses no hole of this heap.
     pub(crate) fn alloc_exactly(&mut self, tables: &Tables, len: u32, align: u32) -> Option<Run> {
         self.give_cursor_up(tables);
         if let Some(run) = self.alloc(tables, len, align) {
@@ -33,7 +34,7 @@ impl Heap {
         Some(run)
     }
 
-    /// Holes that lie across the ends of spans.
+    /// Returns the holes that lie across the ends of spans.
     fn holes_across<'a>(&'a self, tables: &'a Tables) -> impl Iterator<Item = Run> + 'a {
         let granules = &tables.granules;
         let own = move |granule: u32| granules.owner_at(granule) == Some(self.owner) && !granules.is_taken(granule);
@@ -46,8 +47,7 @@ impl Heap {
         self.holes_across(tables).find_map(|hole| hole.fit(len, align))
     }
 
-    /// Finds an aligned place in a small hole: by all hints, then in all spans where holes are
-    /// lost.
+    /// Finds an aligned place in a small hole: by all hints, then in all spans with lost holes.
     fn find_small(&self, tables: &Tables, len: u32, align: u32) -> Option<Run> {
         let hinted = (len..SMALL).find_map(|size| {
             let holes = self.hints[size as usize].iter().map(|&start| Run::new(start, size));
@@ -61,7 +61,7 @@ impl Heap {
         })
     }
 
-    /// All spans of this heap, if it does not know in which of them holes are lost.
+    /// Returns all spans of this heap, if it does not know in which of them holes are lost.
     fn all_spans<'a>(&'a self, tables: &'a Tables) -> impl Iterator<Item = u32> + 'a {
         let count = if self.lost.is_partial { tables.granules.spans() } else { 0 };
         let own = |span: &u32| tables.granules.owner_at(tables.granules.span(*span).start) == Some(self.owner);

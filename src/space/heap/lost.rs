@@ -1,11 +1,20 @@
-//! Hints, and what becomes of holes for which there is no room among them.
+//! Hints, and the holes to which no hint leads.
 //!
-//! The list of a size holds at most [`HINTS`] places. When it is full, the older half is pushed
-//! out, and each span concerned is marked with the size of the largest hole that was pushed out
-//! there: an upper bound of what is *lost* in it. The span also goes to the end of a queue. A
-//! search that finds nothing looks at some spans of the queue, in turn, and lists the holes of
-//! those again whose bound is large enough. Holes that are smaller than what is asked for stay
-//! lost, so a search for large holes does not work through small ones. Once it has been seen that
+//! The list of a size has at most [`HINTS`] places. If it is full, the older half is pushed out.
+//! Each span concerned is marked with the size of the largest hole that was pushed out there. This
+//! is an upper bound of the holes that are *lost* in the span. The span is also added to the end of
+//! a queue.
+//!
+//! ```text
+//! hints of size 5    [newest | ... | oldest]  --full--> older half pushed out
+//!                                                           |
+//! span's mark: lost = max(lost, 5)   <----------------------'
+//! queue of spans with lost holes     --> a search that finds nothing lists some of them again
+//! ```
+//!
+//! A search that finds nothing looks at some spans of the queue in turn. It lists the holes of
+//! those spans again that have a large enough bound. Holes that are smaller than the wanted size
+//! stay lost, so a search for large holes does not work through small ones. After it was seen that
 //! no span has a bound of some size, searches of that size end at once.
 #![forbid(unsafe_code)]
 
@@ -16,35 +25,34 @@ use crate::space::Run;
 use crate::space::granules::{SPAN, span_of};
 use crate::space::large::SMALL;
 
-/// Hints that are kept for each size.
+/// The number of hints for each size.
 pub(super) const HINTS: usize = 256;
-/// Spans that one search looks at, and of which it lists the holes.
+/// The number of spans that one search looks at, and lists again.
 const LOOKED_AT: usize = 64;
 const LISTED: usize = 4;
 
 #[derive(Default)]
 pub(super) struct Lost {
-    /// Spans with lost holes. Entries may be stale: a span that has left the heap is no longer
-    /// meant.
+    /// The spans with lost holes. Entries may be stale: a span that has left the heap is ignored.
     queue: VecDeque<u32>,
-    /// No bound is larger.
+    /// An upper bound of all bounds.
     most: u32,
-    /// So many spans in a row were seen to have a bound below `below`: those at the end of the
-    /// queue.
+    /// The number of spans in a row at the end of the queue that were seen to have a bound below
+    /// `below`.
     seen: usize,
     below: u32,
-    /// There was no memory for the queue once, so it does not lead to all spans.
+    /// Whether there once was no memory for the queue. Then it does not contain all such spans.
     pub(super) is_partial: bool,
 }
 
 impl Heap {
-    /// Whether a hole of `len` granules may be lost.
+    /// Returns whether a hole of `len` granules may be lost.
     #[inline]
     pub(super) fn has_lost(&self, len: u32) -> bool {
         self.lost.most >= len
     }
 
-    /// Notes where a small hole begins.
+    /// Notes the start of a small hole.
     #[inline]
     pub(super) fn hint(&mut self, tables: &Tables, start: u32, size: u32) {
         let list = &mut self.hints[size as usize];
@@ -72,7 +80,7 @@ impl Heap {
         }
     }
 
-    /// Notes that nothing leads to a hole of this size in a span of this heap.
+    /// Notes that no hint leads to a hole of this size in a span of this heap.
     fn lose(&mut self, tables: &Tables, span: u32, size: u32) {
         tables.granules.set_lost(span, tables.granules.lost(span).max(size));
         self.lost.most = self.lost.most.max(size);
@@ -101,8 +109,8 @@ impl Heap {
         tables.granules.owner_at(span * SPAN) == Some(self.owner) && tables.granules.is_queued(span)
     }
 
-    /// Drops entries of spans that have left, and those that are there twice because their span has
-    /// come back.
+    /// Drops entries of spans that have left the heap, and second entries of spans that have
+    /// returned to it.
     fn drop_stale(&mut self, tables: &Tables) {
         let mut queue = std::mem::take(&mut self.lost.queue);
         queue.retain(|&span| {
@@ -117,7 +125,7 @@ impl Heap {
         self.lost.seen = 0;
     }
 
-    /// Lists holes of at least `len` granules in some spans again; returns whether there may be
+    /// Lists holes of at least `len` granules in some spans again. Returns whether there may be
     /// one.
     pub(super) fn relist(&mut self, tables: &Tables, len: u32) -> bool {
         if self.lost.most < len {
@@ -130,7 +138,7 @@ impl Heap {
         let mut listed = 0;
         for _ in 0..LOOKED_AT {
             if self.lost.seen >= self.lost.queue.len() {
-                // All of them.
+                // All spans were seen.
                 if !self.lost.is_partial {
                     self.lost.most = len - 1;
                 }
@@ -158,7 +166,7 @@ impl Heap {
         listed > 0
     }
 
-    /// As [`Heap::relist`], but of all spans.
+    /// Lists holes as [`Heap::relist`] does, but of all spans.
     pub(super) fn relist_all(&mut self, tables: &Tables, len: u32) {
         if self.lost.is_partial {
             for span in 0..tables.granules.spans() {
@@ -176,13 +184,13 @@ impl Heap {
         }
     }
 
-    /// The bounds of what is lost, for each span concerned.
+    /// Returns each span with lost holes, and its bound.
     pub(super) fn lost_spans<'a>(&'a self, tables: &'a Tables) -> impl Iterator<Item = (u32, u32)> + 'a {
         let spans = self.lost.queue.iter().copied().filter(|&span| self.is_queued(tables, span));
         spans.map(|span| (span, tables.granules.lost(span)))
     }
 
-    /// Lists the holes of a span of this heap: those of at least `len` granules, as far as there is
+    /// Lists the holes of a span of this heap that have at least `len` granules, as far as there is
     /// room. The others are lost.
     pub(super) fn relist_span(&mut self, tables: &Tables, span: u32, len: u32) {
         let mut lost = 0;
@@ -203,7 +211,7 @@ impl Heap {
             }
             match part.len() {
                 _ if whole.len() >= SMALL => {
-                    // Where it begins.
+                    // The part of the hole that begins in this span.
                     if begin == start {
                         self.file(tables, whole);
                     }

@@ -1,28 +1,36 @@
-//! The free space of one heap: the spans that it owns, and the holes in them.
+//! A heap: the spans that it owns, and the holes in them.
 //!
 //! # Algorithm
 //!
-//! A *hole* is a maximal run of free granules in spans of one heap, so neighbours that are freed
-//! coalesce by clearing bits. Small blocks lie in one span, so that a span can change owner; a
-//! small hole across the end of a span counts as two. How a hole is found depends on its size:
+//! A *hole* is a maximal run of free granules in spans of one heap, so freed neighbours coalesce
+//! when their bits are cleared. Small blocks lie in one span, so that a span can change owner. A
+//! small hole across the end of a span counts as two. The way to find a hole depends on its size:
 //!
-//! - *Small holes* (below [`SMALL`] granules, 2 KiB) are found by *hints*: for each size a list of
-//!   where holes of that size began, the last one first. A hint is checked against the bits when it
-//!   is taken, and thrown away if the hole has changed; whoever changed it has left another hint.
-//!   The lists are bounded. A hint that is pushed out marks its span *unlisted*, and before the
-//!   heap takes more memory it lists the holes of such spans again. So no hole is lost.
-//! - *Large holes* stand in an index by size class ([`super::large`]), which is always right.
-//! - One hole, the *cursor*, stands in neither. Fresh spans become part of it, and functions are
-//!   cut off its front one after another.
+//! - *Small holes* (below [`SMALL`] granules, 2 KiB) are found by *hints*. For each size there is a
+//!   list of places where holes of that size began, the last one first. A hint is checked against
+//!   the bits when it is taken, and is dropped if the hole has changed. Every change of a hole
+//!   leaves another hint. The lists are bounded. If a hint is pushed out, its span is marked as one
+//!   with *lost* holes. Before the heap takes more memory, it lists the holes of such spans again.
+//!   So no hole is lost for good.
+//! - *Large holes* are in an index by size class ([`super::large`]), which is always right.
+//! - One hole, the *cursor*, is in neither. Fresh spans become part of it, and functions are cut
+//!   off its front one after another.
 //!
-//! Spans that are wholly free are handed back to whoever keeps the free spans, but for the one at
-//! the cursor: a heap whose only block comes and goes asks nobody. (Heaps other than the first,
-//! which are there because threads met, give that one back too.)
+//! ```text
+//! span 0                      span 1                       span 2 (fresh)
+//! [a][b]..[c].........[d]     [e]................[f][g]    ..............................
+//!       ^ hint: 2 granules        ^ index: a large hole    ^ cursor: the next function is placed here
+//! ```
+//!
+//! Spans that are wholly free are returned to the pool, except the one at the cursor. So a heap
+//! that has one block, which is dropped and published again and again, never uses the pool. (Heaps
+//! other than the first, which exist because threads met, return that span too.)
 //!
 //! # Cost
 //!
-//! An allocation or a release takes a bounded number of steps, whatever is live: the ends of a hole
-//! are found through the summaries of its spans, of which a hole touches two, as a rule.
+//! An allocation or a release takes a bounded number of steps, whatever the number of live blocks,
+//! because the ends of a hole are found through the summaries of its spans. A hole usually touches
+//! two.
 #![forbid(unsafe_code)]
 
 mod change;
@@ -38,9 +46,9 @@ use super::granules::{FREE, Granules, Owner, SPAN, span_of};
 use super::large::{Large, Links, SMALL, bin_of, class_of};
 use crate::Error;
 
-/// Large holes that are looked at for one that fits an alignment, or more closely.
+/// The number of large holes that are tried for one that fits an alignment, or fits more closely.
 const TRIES: usize = 8;
-/// The heap that serves whoever meets nobody.
+/// The number of the first heap, which is used by a thread that never meets another.
 const FIRST: Owner = FREE + 1;
 
 /// The tables that all heaps of a space share.
@@ -50,29 +58,29 @@ pub(crate) struct Tables {
 }
 
 impl Tables {
-    /// Free granules, in pages of `page` granules.
+    /// Makes tables of free granules, in pages of `page` granules.
     pub(crate) fn new(granules: Range<u32>, page: u32) -> Result<Self, Error> {
         Ok(Self { links: Links::new(granules.end)?, granules: Granules::new(granules, page)? })
     }
 }
 
-/// Free space of one heap.
+/// The free space of one heap.
 pub(crate) struct Heap {
     owner: Owner,
-    /// By size in granules.
+    /// The hints, by size in granules.
     hints: Vec<Vec<u32>>,
-    /// A bit for each size with hints.
+    /// One bit for each size that has hints.
     sizes: u128,
     large: Large,
-    /// The hole that functions are cut off one after another; it may be empty.
+    /// The hole from which functions are cut off one after another. It may be empty.
     cursor: Run,
     lost: Lost,
-    /// Where the next search for a span to give away begins.
+    /// The span where the next search for a span to give away begins.
     next_given: u32,
-    /// Granules of its spans, and those of them that are taken.
+    /// The granules of its spans, and the number of them that are taken.
     owned: u32,
     taken: u32,
-    /// Pages of its spans that hold memory.
+    /// The pages of its spans that hold memory.
     resident: u32,
 }
 
@@ -96,30 +104,30 @@ impl Heap {
         })
     }
 
-    /// Granules of its spans that are free.
+    /// Returns the number of free granules in its spans.
     pub(crate) fn free_granules(&self) -> u32 {
         self.owned - self.taken
     }
 
-    /// Pages of its spans that hold memory.
+    /// Returns the number of pages of its spans that hold memory.
     pub(crate) fn resident_pages(&self) -> u32 {
         self.resident
     }
 
     #[inline]
-    /// Whether more than a sixteenth of the memory that its spans hold is free.
+    /// Returns whether more than a sixteenth of the memory in its spans is free.
     pub(crate) fn is_sparse(&self, tables: &Tables) -> bool {
         let resident = self.resident * tables.granules.page();
         resident.saturating_sub(self.taken) > resident / 16
     }
 
-    /// Marks pages that `run` lies in as holding memory.
+    /// Marks the pages of `run` as resident.
     #[inline]
     pub(crate) fn touch(&mut self, tables: &Tables, run: Run) {
         self.resident += tables.granules.touch(run);
     }
 
-    /// Marks whole pages as holding no memory; returns how many did.
+    /// Marks whole pages as not resident. Returns how many were resident.
     pub(crate) fn gone(&mut self, tables: &Tables, run: Run) -> u32 {
         let gone = tables.granules.gone(run);
         self.resident -= gone;
@@ -134,7 +142,8 @@ impl Heap {
         self.taken += run.len();
     }
 
-    /// Where granules go in a hole. Small blocks lie in one span, so that spans can change owner.
+    /// Returns the place of granules in a hole. Small blocks lie in one span, so that spans can
+    /// change owner.
     #[inline]
     fn fit(hole: Run, len: u32, align: u32) -> Option<Run> {
         let run = hole.fit(len, align)?;
@@ -150,12 +159,12 @@ impl Heap {
         self.owner
     }
 
-    /// Where the cursor's hole ends: a span that begins there and is free would make it longer.
+    /// Returns the end of the cursor's hole. A free span that begins there would make it longer.
     pub(crate) fn cursor_end(&self) -> u32 {
         self.cursor.end
     }
 
-    /// Takes `len` granules at a multiple of `align` out of holes other than the cursor's.
+    /// Takes `len` granules at a multiple of `align` from holes other than the cursor's.
     #[inline]
     pub(crate) fn alloc(&mut self, tables: &Tables, len: u32, align: u32) -> Option<Run> {
         if align == 1 {
@@ -169,8 +178,8 @@ impl Heap {
     #[cold]
     fn alloc_slow(&mut self, tables: &Tables, len: u32, align: u32) -> Option<Run> {
         let found = self.take_unhinted(tables, len, align);
-        // What is listed can push out other hints, so this is done once and not until there is no
-        // such span any more.
+        // Listing holes again can push out other hints. So it is done once, and not until no such
+        // span is left.
         if found.is_some() || !self.relist(tables, len) {
             return found;
         }
@@ -183,7 +192,7 @@ impl Heap {
         found.or_else(|| self.take_large(tables, len, align))
     }
 
-    /// Takes granules off the front of the cursor's hole.
+    /// Takes granules from the front of the cursor's hole.
     #[inline]
     pub(crate) fn bump(&mut self, tables: &Tables, len: u32, align: u32) -> Option<Run> {
         let run = Self::fit(self.cursor, len, align)?;
@@ -196,13 +205,13 @@ impl Heap {
         Some(run)
     }
 
-    /// Whether no hole but the cursor's can have `len` granules, once no hint has.
+    /// Returns whether no hole but the cursor's can have `len` granules, if no hint has.
     #[inline]
     pub(crate) fn has_only_cursor(&self, len: u32) -> bool {
         self.large.is_empty() && !self.has_lost(len)
     }
 
-    /// As [`Heap::bump`], if the granules lie in pages that hold memory.
+    /// Takes granules as [`Heap::bump`] does, if they lie in pages that hold memory.
     pub(crate) fn bump_resident(&mut self, tables: &Tables, len: u32, align: u32) -> Option<Run> {
         let run = Self::fit(self.cursor, len, align)?;
         if tables.granules.all_resident(run) { self.bump(tables, len, align) } else { None }
@@ -234,14 +243,14 @@ impl Heap {
         None
     }
 
-    /// Whether the cursor's hole begins here.
+    /// Returns whether the cursor's hole begins here.
     #[inline]
     fn is_cursor(&self, start: u32) -> bool {
         self.cursor.len() > 0 && self.cursor.start == start
     }
 
-    /// Whether a small hole, or what of one lies in one span, begins here, has this size, and is
-    /// not the cursor's.
+    /// Returns whether a small hole begins here, or the part of one that lies in one span, has this
+    /// size, and is not the cursor's.
     #[inline]
     fn is_hole(&self, tables: &Tables, start: u32, size: u32) -> bool {
         let granules = &tables.granules;
@@ -265,7 +274,8 @@ impl Heap {
         end - begin < SMALL && !self.is_cursor(begin)
     }
 
-    /// The same for alignments: of each size that is sure to fit, or could, the last hints.
+    /// Takes an aligned hinted hole: of each size that fits for sure, or may fit, the last hints
+    /// are tried.
     fn take_hinted_aligned(&mut self, tables: &Tables, len: u32, align: u32) -> Option<Run> {
         for size in len..SMALL {
             let mut at = self.hints[size as usize].len();
@@ -285,7 +295,8 @@ impl Heap {
         None
     }
 
-    /// The large hole that begins in a bin: the last one there, as it ends behind the bin.
+    /// Returns the large hole that begins in a bin. It is the last hole of the bin, because it ends
+    /// behind the bin.
     fn large_hole(&self, tables: &Tables, bin: u32) -> Run {
         let within = Run { start: bin * SMALL, end: (bin + 1) * SMALL };
         let start = tables.granules.hole_start(within.end, self.owner).max(within.start);
@@ -303,8 +314,8 @@ impl Heap {
         Some(run)
     }
 
-    /// Looks at a few holes of each class from `least` on, and at one from `sure` on, where all
-    /// fit; without `sure` at all there are.
+    /// Tries a few holes of each class from `least` on, and one hole of the classes from `sure` on,
+    /// in which all holes fit. If there is no `sure`, all classes are tried.
     fn find_large(&self, tables: &Tables, least: u16, sure: Option<u16>, len: u32, align: u32) -> Option<(Run, Run)> {
         let fits = |bin: u32| {
             let hole = self.large_hole(tables, bin);
@@ -330,7 +341,7 @@ impl Heap {
         None
     }
 
-    /// Marks `run` of `hole` as taken. The hole is filed nowhere; what is left of it will be.
+    /// Marks `run` of `hole` as taken. The hole is in no list. The rest of it is listed here.
     fn take(&mut self, tables: &Tables, run: Run, hole: Run) {
         self.mark(tables, run);
         self.file(tables, Run { start: hole.start, end: run.start });
@@ -353,9 +364,9 @@ impl Heap {
         }
     }
 
-    /// Gives back granules that are all taken, in spans of this heap. Returns spans that are wholly
-    /// free now: they are no longer part of any hole of the heap, and whoever keeps free spans has
-    /// to take them.
+    /// Frees granules that are all taken, in spans of this heap. Returns the spans that are wholly
+    /// free now. They are no part of a hole of the heap any more, and the caller puts them into the
+    /// pool.
     #[inline]
     pub(crate) fn free(&mut self, tables: &Tables, run: Run) -> Range<u32> {
         let granules = &tables.granules;
@@ -367,15 +378,16 @@ impl Heap {
         self.merge(tables, run, hole)
     }
 
-    /// `run` has become part of `hole`, and what was a hole on either side of it no longer is one.
+    /// Lists `hole`, of which `run` has become a part. The holes on both sides of `run` are no
+    /// holes of their own any more.
     #[inline]
     fn merge(&mut self, tables: &Tables, run: Run, hole: Run) -> Range<u32> {
         let at_cursor = self.cursor.len() > 0 && self.cursor.start <= hole.end && hole.start <= self.cursor.end;
         if hole.end - run.end >= SMALL {
             self.large.file(&tables.links, bin_of(run.end), 0);
         }
-        // Spans that are wholly free, but for the one at the cursor. A heap other than the first
-        // that has nothing gives that one too.
+        // The spans that are wholly free, except the one at the cursor. A heap other than the first
+        // that has no blocks gives that one away too.
         let keeps = at_cursor && (self.taken > 0 || self.owner == FIRST);
         let from_first = hole.start == tables.granules.first();
         let first = if from_first { span_of(hole.start) } else { hole.start.div_ceil(SPAN) } + u32::from(keeps);
@@ -401,7 +413,7 @@ impl Heap {
         } else {
             self.file(tables, before);
         }
-        // No longer part of this heap; the pool sets the owner.
+        // These spans are no part of this heap any more. The pool sets their owner.
         self.file(tables, behind);
         let given = Run { start: before.end, end: behind.start };
         self.owned -= given.len();
