@@ -1,12 +1,12 @@
-//! AArch64: caches are kept coherent by hand.
+//! AArch64: the caches are kept coherent by instructions.
 //!
 //! Arm ARM (DDI 0487), B2.4.4 "Concurrent modification and execution of instructions" and the
 //! example sequences of its appendix K: clean each data line to the point of unification, wait,
-//! invalidate each instruction line, wait. CTR_EL0 tells the line sizes, and by IDC and DIC which
-//! half is not needed. It is read each time, as it may differ between the cores of one system and
-//! the thread may have moved. The invalidation reaches all cores of the inner shareable domain;
-//! that another core also drops what it fetched before takes a context synchronization event there,
-//! see [`super::membarrier`].
+//! invalidate each instruction line, wait. CTR_EL0 contains the line sizes, and in IDC and DIC
+//! which half is not needed. It is read each time, because it may differ between the cores of one
+//! system, and the thread may have moved. The invalidation reaches all cores of the inner shareable
+//! domain. Another core drops what it fetched before only at a context synchronization event, see
+//! [`super::membarrier`].
 
 use std::arch::asm;
 
@@ -19,11 +19,13 @@ pub(super) fn check() -> Result<(), Error> {
     membarrier::check()
 }
 
+/// Makes written bytes visible to instruction fetches.
+///
 /// # Safety
 /// - `len` bytes at `start` are mapped and readable.
 pub(crate) unsafe fn flush(start: *const u8, len: usize) -> Result<(), Error> {
     let control: u64;
-    // SAFETY: CTR_EL0 is readable in user mode; on Linux the kernel traps and answers where cores
+    // SAFETY: CTR_EL0 is readable in user mode. On Linux the kernel traps and answers if cores
     // differ.
     unsafe { asm!("mrs {}, ctr_el0", out(reg) control, options(nomem, nostack, preserves_flags)) };
     let (from, to) = (start.addr(), start.addr() + len);
@@ -33,7 +35,7 @@ pub(crate) unsafe fn flush(start: *const u8, len: usize) -> Result<(), Error> {
     };
     if control >> 28 & 1 == 0 {
         for line in lines(control >> 16) {
-            // SAFETY: cleans a line of mapped, readable memory; its contents stay as they are.
+            // SAFETY: cleans a line of mapped, readable memory. Its contents stay as they are.
             unsafe { asm!("dc cvau, {}", in(reg) line, options(nostack, preserves_flags)) };
         }
     }
@@ -41,7 +43,8 @@ pub(crate) unsafe fn flush(start: *const u8, len: usize) -> Result<(), Error> {
     unsafe { asm!("dsb ish", options(nostack, preserves_flags)) };
     if control >> 29 & 1 == 0 {
         for line in lines(control) {
-            // SAFETY: invalidates a line of the instruction cache, which is refilled from memory.
+            // SAFETY: invalidates a line of the instruction cache, which is filled again from
+            // memory.
             unsafe { asm!("ic ivau, {}", in(reg) line, options(nostack, preserves_flags)) };
         }
     }

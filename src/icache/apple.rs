@@ -2,14 +2,14 @@
 //!
 //! `sys_icache_invalidate` makes new code visible to instruction fetches (`sys_cache_control(3)`;
 //! Apple, "Porting just-in-time compilers to Apple silicon"). It does not make other cores drop
-//! what they fetched before, and there is no `membarrier`. What there is is asking for a thread's
-//! registers: `thread_get_register_pointer_values` stops the thread for that, so one that was
-//! running is interrupted and returns to its code through an exception return, which is a context
-//! synchronization event (Arm ARM, glossary); one that was not running does so when it goes on. The
-//! .NET runtime and OpenJDK build their process-wide barriers on this call. Its price grows with
-//! the number of threads.
+//! what they fetched before, and there is no `membarrier`. But a thread's registers can be asked
+//! for: `thread_get_register_pointer_values` stops the thread for that. A thread that was running
+//! is interrupted, and returns to its code through an exception return, which is a context
+//! synchronization event (Arm ARM, glossary). A thread that was not running passes one when it
+//! continues. The .NET runtime and OpenJDK build their process-wide barriers on this call. Its cost
+//! grows with the number of threads.
 //!
-//! Checked by the compiler, never run.
+//! This file was checked by the compiler, and was never run.
 
 use std::ptr;
 
@@ -39,6 +39,8 @@ pub(super) fn check() -> Result<(), Error> {
     Ok(())
 }
 
+/// Makes written bytes visible to instruction fetches.
+///
 /// # Safety
 /// - `len` bytes at `start` are mapped and readable.
 pub(crate) unsafe fn flush(start: *const u8, len: usize) -> Result<(), Error> {
@@ -47,7 +49,8 @@ pub(crate) unsafe fn flush(start: *const u8, len: usize) -> Result<(), Error> {
     Ok(())
 }
 
-/// A thread that begins while this runs came into being by a system call after the flush.
+/// Synchronises all other cores. A thread that begins while this runs was made by a system call
+/// after the flush.
 pub(crate) fn sync_cores() -> Result<(), Error> {
     // SAFETY: set before `main`, and never changed.
     let task = unsafe { mach_task_self_ };
@@ -60,18 +63,18 @@ pub(crate) fn sync_cores() -> Result<(), Error> {
         ));
     }
     for index in 0..count as usize {
-        // SAFETY: `threads` holds `count` names.
+        // SAFETY: `threads` has `count` names.
         let at = unsafe { threads.add(index) };
         // SAFETY: as above.
         let thread = unsafe { at.read() };
         let (mut stack, mut values, mut size) = (0, [0; 128], 128);
         // SAFETY: all are valid for the call to write to, and `values` is as long as `size` says.
-        // What it answers is of no interest, nor whether: a thread that is gone runs no code.
+        // The answer, or an error, does not matter: a thread that ended runs no code.
         unsafe { thread_get_register_pointer_values(thread, &raw mut stack, &raw mut size, values.as_mut_ptr()) };
-        // SAFETY: the name came with `task_threads`, and is given back once.
+        // SAFETY: `task_threads` returned the name, and it is given back once.
         unsafe { mach_port_deallocate(task, thread) };
     }
-    // SAFETY: the list came with `task_threads`, and is given back once.
+    // SAFETY: `task_threads` returned the list, and it is given back once.
     unsafe { vm_deallocate(task, threads.addr(), count as usize * size_of::<Port>()) };
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! 32-bit Arm on Linux: user mode may not touch the caches, the kernel does it (`cacheflush`, a
-//! system call of the Arm kernel alone).
+//! 32-bit Arm on Linux: programs may not access the caches. The kernel does it (`cacheflush`, a
+//! system call that only the Arm kernel has).
 
 use crate::Error;
 
@@ -8,8 +8,8 @@ pub(crate) const BARRIERS: bool = true;
 /// `__ARM_NR_cacheflush`, from the kernel's `asm/unistd.h`.
 const CACHEFLUSH: libc::c_long = 0x0f_0002;
 
-/// Whether the calls are there and permitted: a sandbox that does not know them would make every
-/// flush a silent nothing.
+/// Checks that the calls exist and are permitted. In a sandbox that does not know them, every flush
+/// would do nothing, without an error.
 pub(super) fn check() -> Result<(), Error> {
     static PROBE: [u8; 16] = [0; 16];
     let (start, flags) = (PROBE.as_ptr(), 0 as libc::c_long);
@@ -21,17 +21,19 @@ pub(super) fn check() -> Result<(), Error> {
 fn answer(answer: libc::c_long) -> Result<(), Error> {
     match answer {
         -1 => Err(Error::system("cacheflush", std::io::Error::last_os_error())),
-        // The kernel returns 0; emulators that keep instructions coherent by themselves return
-        // anything.
+        // The kernel returns 0. Emulators that keep instructions coherent by themselves return any
+        // value.
         _ => Ok(()),
     }
 }
 
+/// Makes written bytes visible to instruction fetches.
+///
 /// # Safety
 /// - `len` bytes at `start` are mapped.
 pub(crate) unsafe fn flush(start: *const u8, len: usize) -> Result<(), Error> {
-    // A filter that was entered since may refuse it.
-    // SAFETY: cleans and invalidates caches over mapped memory, whose contents stay.
+    // A filter that the process entered since may refuse the call.
+    // SAFETY: cleans and invalidates caches of mapped memory. Its contents stay as they are.
     answer(unsafe { libc::syscall(CACHEFLUSH, start, start.wrapping_add(len), 0 as libc::c_long) })
 }
 

@@ -1,4 +1,4 @@
-//! Architectures whose hardware does it all.
+//! Architectures on which the hardware keeps instruction caches coherent.
 
 use crate::Error;
 
@@ -9,6 +9,8 @@ pub(super) fn check() -> Result<(), Error> {
     Ok(())
 }
 
+/// Does nothing.
+///
 /// # Safety
 /// - `len` bytes at `start` are mapped.
 pub(crate) unsafe fn flush(_start: *const u8, _len: usize) -> Result<(), Error> {

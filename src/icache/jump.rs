@@ -1,12 +1,12 @@
-//! A jump through a pointer in memory: what a redirect is made of. It keeps the registers that a
-//! [stub](super::stub) keeps, and `ip` in its place on 32-bit Arm.
+//! A jump through a pointer in memory: the code of a redirect. It changes the same register as a
+//! [stub](super::stub), and `ip` on 32-bit Arm.
 
 use super::{LANDING_PAD, TRAPS};
 use crate::reloc::{Misfit, Reloc, low_12_of_high};
 use crate::units::GRANULE;
 
-/// Code that is to lie at `at` and jumps to where the pointer at `cell` leads, read anew each time.
-/// `None` if the cell is out of reach, or the architecture is not known.
+/// Returns code for the address `at`, which jumps to the address in the pointer at `cell`, read
+/// anew each time. Returns `None` if the cell is out of reach, or the architecture is not known.
 pub(crate) fn through(at: *const u8, cell: *const u8) -> Option<[u8; GRANULE]> {
     let mut code = TRAPS;
     let (place, cell) = (at.addr() as u64, cell.addr() as u64);
@@ -18,7 +18,7 @@ pub(crate) fn through(at: *const u8, cell: *const u8) -> Option<[u8; GRANULE]> {
         // jmp [address]
         put(&mut code, 4, &[0xff, 0x25]).put(6, &(cell as u32).to_le_bytes())
     } else if cfg!(target_arch = "aarch64") {
-        // adrp x16, page; ldr x16, [x16, within]; br x16. Through x16 it may arrive at `bti c`.
+        // adrp x16, page; ldr x16, [x16, within]; br x16. A jump through x16 may arrive at `bti c`.
         words(&mut code, 4, &[0x9000_0010, 0xf940_0210, 0xd61f_0200])
             .link(4, Reloc::Arm64AdrPrelPgHi21, place + 4, cell)
             .link(8, Reloc::Arm64Ldst64AbsLo12Nc, place + 8, cell)
@@ -83,7 +83,7 @@ mod tests {
     fn it_begins_with_a_landing_pad_and_ends_in_traps() {
         let at = |address: usize| std::ptr::without_provenance::<u8>(address);
         let Some(code) = through(at(64 << 10), at(1 << 20)) else {
-            // An architecture that the crate refuses altogether.
+            // The crate refuses this architecture altogether.
             return assert!(super::super::check().is_err());
         };
         assert!(code.starts_with(LANDING_PAD));

@@ -1,25 +1,26 @@
 //! Linux `membarrier`: every core that runs a thread of this process passes a context
 //! synchronization event.
 //!
-//! Once caches are clean that is all another core needs, and it has to be asked for: a thread that
-//! gets an address from memory and branches to it need not have passed one. A change of page
-//! permissions does not do it, as Arm's TLB invalidations are broadcast by the hardware and
-//! interrupt nobody; neither does a call of the publishing thread alone.
+//! After the caches were cleaned, this is all that another core needs. It has to be asked for,
+//! because a thread that gets an address from memory and branches to it need not have passed such
+//! an event. A change of page permissions does not cause one: the hardware broadcasts Arm's TLB
+//! invalidations and interrupts no core. A call of the publishing thread alone does not cause one
+//! either.
 //!
-//! - `PRIVATE_EXPEDITED_SYNC_CORE` (kernel 4.16) is made for it: the cores are interrupted, and an
+//! - `PRIVATE_EXPEDITED_SYNC_CORE` (kernel 4.16) is made for it. The cores are interrupted, and an
 //!   exception return is such an event on Arm (the kernel's
-//!   `Documentation/features/sched/membarrier-sync-core` and `asm/membarrier.h`). It has to be
-//!   registered for, once in a process; that happens when the first arena or block is made.
+//!   `Documentation/features/sched/membarrier-sync-core` and `asm/membarrier.h`). A process has to
+//!   register for it once. That happens when the first arena or block is made.
 //! - `GLOBAL` (kernel 4.3) promises order of memory only. But it waits for a grace period of the
 //!   kernel's RCU, in which every core was seen in the kernel: switching threads, idle, or
 //!   interrupted out of a program. So every core has passed an exception return, and stale
 //!   instructions are gone. It takes milliseconds. On systems that leave cores without such
-//!   interrupts (`nohz_full`), where the reasoning fails, the call itself refuses.
-//! - Where both are refused nothing else is known to do it, and nothing is built: an error instead
-//!   of a program that runs stale code once in a long while.
+//!   interrupts (`nohz_full`) the argument fails, but there the call itself is refused.
+//! - If both are refused, no other way is known, and building an arena is an error. Otherwise a
+//!   program would run stale code once in a long while.
 //!
-//! A sandbox that ends the process for a call it does not know (`SIGSYS`, Android before 10) cannot
-//! be found out by asking; no arena can be built there.
+//! A sandbox may end the process for a call that it does not know (`SIGSYS`, Android before 10).
+//! That cannot be found out by a trial, so no arena can be built there.
 
 use std::io;
 
@@ -31,11 +32,11 @@ const GLOBAL: libc::c_long = 1;
 const SYNC_CORE: libc::c_long = 1 << 5;
 const REGISTER_SYNC_CORE: libc::c_long = 1 << 6;
 
-/// What `membarrier` answers; -1 for an error.
+/// A call of `membarrier`. It returns -1 for an error.
 type Call = fn(libc::c_long) -> libc::c_long;
 
 fn membarrier(command: libc::c_long) -> libc::c_long {
-    // SAFETY: touches no memory of the process.
+    // SAFETY: it accesses no memory of the process.
     unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) }
 }
 
@@ -56,18 +57,19 @@ fn find(call: Call) -> Option<Way> {
     (known & GLOBAL != 0 && call(GLOBAL) == 0).then_some(Way::Global)
 }
 
-/// One barrier. What was allowed can be forbidden later, by a sandbox entered since, so the next
-/// best way is tried.
+/// Makes one barrier. A sandbox that the process entered later may forbid a call that was allowed,
+/// so the next way is tried.
 fn sync(way: Way, call: Call) -> bool {
     let sync_core = || call(SYNC_CORE) == 0 || (call(REGISTER_SYNC_CORE) == 0 && call(SYNC_CORE) == 0);
     (way == Way::SyncCore && sync_core()) || call(GLOBAL) == 0
 }
 
-/// The way of this process, looked for once. No lock: a forked child could inherit it held. Threads
-/// that look for it at once find the same.
+/// Returns the way of this process, which is looked for once. There is no lock, because a forked
+/// child could inherit it in the locked state. Threads that look at the same time find the same
+/// way.
 fn way() -> Option<Way> {
     const KNOWN: [Option<Way>; 3] = [None, Some(Way::SyncCore), Some(Way::Global)];
-    /// One more than the place in `KNOWN`; 0 as long as nobody has looked.
+    /// One more than the index in `KNOWN`, or 0 if no thread has looked.
     static WAY: AtomicUsize = AtomicUsize::new(0);
     let known = WAY.load(Ordering::Relaxed);
     if known > 0 {
@@ -79,7 +81,7 @@ fn way() -> Option<Way> {
     found
 }
 
-/// Registers, the first time; an error where other cores cannot be reached.
+/// Registers the process, the first time. Returns an error if other cores cannot be synchronised.
 pub(super) fn check() -> Result<(), Error> {
     let why = "membarrier is refused: other cores could run stale instructions";
     way().map(drop).ok_or_else(|| Error::unsupported("executable memory", why))

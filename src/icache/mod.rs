@@ -1,9 +1,13 @@
-//! The one architecture table: making new bytes the ones that every core runs, and the few
-//! instructions that the crate itself needs.
+//! The one architecture table: how every core is made to run new bytes, and the few instructions
+//! that the crate itself needs.
 //!
-//! [`flush`] brings written bytes, named by their *executable* address, from the data side to where
-//! instructions are fetched. [`sync_cores`] makes the other cores of this process forget
-//! instructions they fetched ahead. Both run once for a batch, after the bytes and before the
+//! ```text
+//! write bytes --> flush (by executable address) --> sync_cores, once for a batch --> the address is given out
+//! ```
+//!
+//! [`flush`] moves written bytes, named by their *executable* address, from the data side to where
+//! instructions are fetched. [`sync_cores`] makes the other cores of this process drop instructions
+//! that they fetched ahead. Both run once for a batch, after the bytes are written and before an
 //! address is given out.
 //!
 //! | architecture | flush | other cores |
@@ -17,25 +21,25 @@
 //! | s390x, Linux | nothing | `membarrier` |
 //! | x86, x86-64, Windows | `FlushInstructionCache`, for emulators | nothing |
 //!
-//! Everything else is refused when an arena or a block is made, as is a system that does not let
-//! other cores be reached.
+//! Every other architecture is refused when an arena or a block is made. So is a system on which
+//! other cores cannot be synchronised.
 //!
-//! **x86** keeps instruction caches coherent with stores, by physical address, so the second view
-//! of the same memory counts too (Intel SDM volume 3, "Self-Modifying Code"; AMD APM volume 2,
-//! "Cache Coherency with Instruction Fetches"). A core may have fetched ahead from an address that
-//! is used again; the SDM ("Handling Self- and Cross-Modifying Code") then asks for a serialising
-//! instruction only of a core that could be *executing* the bytes as they change. Here nobody can:
-//! a block's bytes change while it belongs to nobody, and a thread comes to run them only through a
-//! branch to an address it received after the change, which the store invalidated in that core's
-//! caches and pipeline.
+//! **x86** keeps instruction caches coherent with stores, by physical address, so stores to the
+//! second view of the same memory count too (Intel SDM volume 3, "Self-Modifying Code"; AMD APM
+//! volume 2, "Cache Coherency with Instruction Fetches"). A core may have fetched ahead from an
+//! address that is used again. For this the SDM ("Handling Self- and Cross-Modifying Code")
+//! requires a serialising instruction only of a core that could be *executing* the bytes as they
+//! change. No core can here. The bytes of a block change while nobody owns it, and a thread runs
+//! them only after a branch to an address that it received after the change. The store invalidated
+//! the old bytes in the caches and the pipeline of that core.
 //!
-//! One sentence of the SDM says more than that: where an instruction is changed through another
-//! linear address than the one it is fetched from, a serialising instruction has to be executed
-//! before it runs ("Self-Modifying Code", with the note that this is no practical concern for most
-//! software). `DualMap`, `FileWrite` and the kernel write change code that way. By default no such
-//! instruction is executed, as in every JIT with two views: the check is by physical address, and
-//! no failure is known. [`serialize_cores`] is for those who want the letter; see
-//! `ArenaBuilder::serialize_cores`.
+//! One sentence of the SDM requires more. If an instruction is changed through another linear
+//! address than the one it is fetched from, a serialising instruction has to be executed before it
+//! runs ("Self-Modifying Code", with the note that this is no practical concern for most software).
+//! `DualMap`, `FileWrite` and the kernel write change code in that way. By default no such
+//! instruction is executed, as in every JIT with two views, because the check is by physical
+//! address, and no failure is known. [`serialize_cores`] is for users who want to follow the manual
+//! to the letter; see `ArenaBuilder::serialize_cores`.
 
 use crate::Error;
 use crate::units::GRANULE;
@@ -83,7 +87,7 @@ pub(crate) mod stub;
 
 pub(crate) use native::{BARRIERS, flush, sync_cores};
 
-/// An instruction that traps, repeated to fill what must not be run.
+/// An instruction that traps. It is repeated to fill memory that must not be run.
 pub(crate) const TRAP: &[u8] = if cfg!(any(target_arch = "x86", target_arch = "x86_64")) {
     &[0xcc] // int3
 } else if cfg!(target_arch = "aarch64") {
@@ -107,20 +111,20 @@ pub(crate) const TRAPS: [u8; GRANULE] = {
     granule
 };
 
-/// Whether zeros, which pages without memory read as, stop a thread that runs them: `udf #0` of
-/// AArch64, instructions that stay invalid on RISC-V and s390x. On x86 they are `add [rax], al`, on
+/// Whether zeros stop a thread that runs them, because pages without memory read as zeros. They are
+/// `udf #0` on AArch64, and stay invalid on RISC-V and s390x. On x86 they are `add [rax], al`, on
 /// Arm `andeq r0, r0, r0`.
 pub(crate) const ZEROS_TRAP: bool =
     cfg!(any(target_arch = "aarch64", target_arch = "riscv64", target_arch = "riscv32", target_arch = "s390x"));
 
-/// The traps between the end of a function of `len` bytes and the next granule.
+/// Returns the traps between the end of a function of `len` bytes and the next granule.
 pub(crate) fn padding_of(len: usize) -> &'static [u8] {
     &TRAPS[len.wrapping_sub(1) % GRANULE + 1..]
 }
 
-/// Code for `extern "C" fn() -> u32` that returns 1, and 2. It is called through a pointer, and
-/// begins with the landing pad that a processor may ask for there ([`LANDING_PAD`]), which does
-/// nothing on others.
+/// The code of two functions of type `extern "C" fn() -> u32`, which return 1 and 2. They are
+/// called through a pointer, so they begin with the landing pad that a processor may require
+/// ([`LANDING_PAD`]). It does nothing on other processors.
 pub(crate) const RETURN_1_2: [&[u8]; 2] = if cfg!(target_arch = "x86_64") {
     // endbr64; mov eax, n; ret
     [&[0xf3, 0x0f, 0x1e, 0xfa, 0xb8, 1, 0, 0, 0, 0xc3], &[0xf3, 0x0f, 0x1e, 0xfa, 0xb8, 2, 0, 0, 0, 0xc3]]
@@ -143,10 +147,10 @@ pub(crate) const RETURN_1_2: [&[u8]; 2] = if cfg!(target_arch = "x86_64") {
     [&[0xa7, 0x29, 0, 1, 0x07, 0xfe], &[0xa7, 0x29, 0, 2, 0x07, 0xfe]] // lghi %r2, n; br %r14
 };
 
-/// What code begins with that is reached through a pointer, where processors can be told to ask for
-/// it: `endbr64`, `endbr32` (Intel SDM volume 1, "Control-flow Enforcement Technology"), `bti c`
-/// (Arm ARM, "Branch Target Identification"), `lpad 0` (RISC-V unprivileged specification,
-/// "Zicfilp"). All of them do nothing elsewhere.
+/// The landing pad: the first instruction of code that is reached through a pointer, where a
+/// processor may require it. It is `endbr64`, `endbr32` (Intel SDM volume 1, "Control-flow
+/// Enforcement Technology"), `bti c` (Arm ARM, "Branch Target Identification") or `lpad 0` (RISC-V
+/// unprivileged specification, "Zicfilp"). All of them do nothing elsewhere.
 pub(crate) const LANDING_PAD: &[u8] = if cfg!(target_arch = "x86_64") {
     &[0xf3, 0x0f, 0x1e, 0xfa]
 } else if cfg!(target_arch = "x86") {
@@ -159,23 +163,24 @@ pub(crate) const LANDING_PAD: &[u8] = if cfg!(target_arch = "x86_64") {
     &[]
 };
 
-/// An error where it is not known how to keep code coherent: better refused than silently stale.
+/// Returns an error on architectures for which the crate does not know how to keep code coherent,
+/// because otherwise stale code could run.
 pub(crate) fn check() -> Result<(), Error> {
     native::check()
 }
 
-/// Fetches the cache line of a value that is read soon; without effect where there is no
-/// instruction for it.
+/// Fetches the cache line of a value that is read soon. It has no effect on architectures without
+/// such an instruction.
 #[inline]
 pub(crate) fn prefetch<T>(value: &T) {
     let at = std::ptr::from_ref(value);
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: changes no memory and never faults; every x86-64 has the instruction.
+    // SAFETY: it changes no memory and never faults. Every x86-64 has the instruction.
     unsafe {
         std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast());
     };
     #[cfg(target_arch = "aarch64")]
-    // SAFETY: changes no memory and never faults.
+    // SAFETY: it changes no memory and never faults.
     unsafe {
         std::arch::asm!("prfm pldl1keep, [{}]", in(reg) at, options(nostack, preserves_flags, readonly));
     };
@@ -183,7 +188,7 @@ pub(crate) fn prefetch<T>(value: &T) {
     let _ = at;
 }
 
-/// Has every core of the process execute a serialising instruction.
+/// Makes every core of the process execute a serialising instruction.
 pub(crate) fn serialize_cores() -> Result<(), Error> {
     if BARRIERS {
         return sync_cores();
@@ -199,13 +204,13 @@ pub(crate) fn serialize_cores() -> Result<(), Error> {
         any(target_arch = "riscv64", target_arch = "riscv32"),
         any(target_os = "linux", target_os = "android")
     ))]
-    // The flush has reached them.
+    // The flush already reached the other cores.
     return Ok(());
     #[cfg(not(any(windows, target_os = "linux", target_os = "android")))]
     Err(Error::unsupported("serialize_cores", "this system has no call for it"))
 }
 
-/// An error where indirect branches cannot be bound to landing pads.
+/// Returns an error if indirect branches cannot be restricted to landing pads.
 pub(crate) fn check_landing_pads() -> Result<(), Error> {
     const WHAT: &str = "landing_pads";
     #[cfg(all(target_arch = "aarch64", any(target_os = "linux", target_os = "android")))]
@@ -217,14 +222,15 @@ pub(crate) fn check_landing_pads() -> Result<(), Error> {
     Err(Error::unsupported(WHAT, "only AArch64 has them, on Linux"))
 }
 
-/// Fills `bytes` with traps. A remainder shorter than an instruction stays as it is; code is never
-/// that short a way from the next block, which begins at a granule.
+/// Fills `bytes` with traps. A rest that is shorter than an instruction stays as it is. Code never
+/// has such a rest before the next block, because that begins at a granule.
 pub(crate) fn fill_with_traps(bytes: &mut [u8]) {
     if let [one] = TRAP {
         bytes.fill(*one);
         return;
     }
-    // From the end, where instruction boundaries are known: granules are whole instructions.
+    // From the end, where instruction boundaries are known, because granules are whole
+    // instructions.
     for chunk in bytes.rchunks_exact_mut(TRAP.len()) {
         chunk.copy_from_slice(TRAP);
     }

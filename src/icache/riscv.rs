@@ -1,24 +1,24 @@
-//! RISC-V on Linux: `fence.i` covers only the hart that runs it, so the kernel has to reach the
-//! others.
+//! RISC-V on Linux: `fence.i` acts only on the hart that runs it, so the kernel has to reach the
+//! other harts.
 //!
-//! `riscv_flush_icache` with flags 0 makes every thread of the process see the new bytes; flag 1
-//! would cover only the calling thread (RISC-V unprivileged specification, "Zifencei"; kernel
+//! `riscv_flush_icache` with flags 0 makes every thread of the process see the new bytes. Flag 1
+//! would do so for the calling thread only (RISC-V unprivileged specification, "Zifencei"; kernel
 //! documentation, "CMODX").
 
 use crate::Error;
 
-/// The flush reaches the other harts itself.
+/// The flush reaches the other harts, so there is no further barrier.
 pub(crate) const BARRIERS: bool = false;
 
 /// `__NR_riscv_flush_icache`, from the kernel's `asm/unistd.h`.
 const FLUSH_ICACHE: libc::c_long = 259;
 
-/// Whether the call is there and permitted: a sandbox that does not know it would make every flush
-/// a silent nothing.
+/// Checks that the call exists and is permitted. In a sandbox that does not know it, every flush
+/// would do nothing, without an error.
 pub(super) fn check() -> Result<(), Error> {
     static PROBE: [u8; 16] = [0; 16];
     let (start, flags) = (PROBE.as_ptr(), 0 as libc::c_long);
-    // SAFETY: changes no memory.
+    // SAFETY: it changes no memory.
     answer(unsafe { libc::syscall(FLUSH_ICACHE, start, start.wrapping_add(PROBE.len()), flags) })
 }
 
@@ -29,12 +29,14 @@ fn answer(answer: libc::c_long) -> Result<(), Error> {
     }
 }
 
+/// Makes written bytes visible to instruction fetches of all harts.
+///
 /// # Safety
 /// - `len` bytes at `start` are mapped.
 pub(crate) unsafe fn flush(start: *const u8, len: usize) -> Result<(), Error> {
-    // A filter that was entered since may refuse it, and then other harts would run what was there
-    // before.
-    // SAFETY: changes no memory.
+    // A filter that the process entered since may refuse the call. Then other harts would run the
+    // old bytes.
+    // SAFETY: it changes no memory.
     answer(unsafe { libc::syscall(FLUSH_ICACHE, start, start.wrapping_add(len), 0 as libc::c_long) })
 }
 

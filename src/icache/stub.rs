@@ -1,16 +1,22 @@
-//! Stubs: a few instructions that go on to any address, for direct branches that do not reach that
-//! far (*veneers* in Arm's terms). They keep all registers but those that the calling convention
-//! gives to such code: `x16` on AArch64 (`ip0`, AAPCS64, "The intra-procedure-call temporary
-//! registers"), `t1` on RISC-V, `r1` on s390x; so code comes through one with its arguments, its
-//! return address and its stack as they were.
+//! Stubs: a few instructions that jump to any address, for direct branches that do not reach so far
+//! (*veneers* in Arm's terms).
 //!
-//! A stub begins with a landing pad, so that it can be reached through a pointer too. Where
-//! processors ask for those, what it goes on to has to begin with one.
+//! A stub changes only the register that the calling convention reserves for such code: `x16` on
+//! AArch64 (`ip0`, AAPCS64, "The intra-procedure-call temporary registers"), `t1` on RISC-V, `r1`
+//! on s390x. So arguments, return address and stack pass through it unchanged.
+//!
+//! ```text
+//! | landing pad | load the address, jump | ... | address of the target |
+//!                                              ^ offset 16, on x86-64, AArch64 and 64-bit RISC-V
+//! ```
+//!
+//! A stub begins with a landing pad, so that it can be reached through a pointer too. If processors
+//! require landing pads, the target has to begin with one.
 
 use super::LANDING_PAD;
 use crate::units::GRANULE;
 
-/// Bytes of a stub, whole granules.
+/// The bytes of a stub: whole granules.
 pub(crate) const LEN: usize =
     if cfg!(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64", target_arch = "riscv32")) {
         2 * GRANULE
@@ -18,14 +24,14 @@ pub(crate) const LEN: usize =
         GRANULE
     };
 
-/// A stub that is to lie at `at`, a multiple of a granule, and jumps to `to`.
+/// Returns a stub for the address `at`, a multiple of a granule, that jumps to `to`.
 pub(crate) fn to(at: *const u8, to: *const u8) -> [u8; LEN] {
     let mut stub = [0; LEN];
     super::fill_with_traps(&mut stub);
     let target = to.addr();
-    // What 64-bit instructions load, also where pointers are shorter (x32).
+    // The instructions load 64 bits, also on systems with shorter pointers (x32).
     let wide = target as u64;
-    // The address as data behind the code, which is readable wherever it is executable.
+    // The address is data behind the code. It is readable wherever it is executable.
     let mut put = |at: usize, bytes: &[u8]| {
         if let Some(place) = stub.get_mut(at..at + bytes.len()) {
             place.copy_from_slice(bytes);
@@ -39,7 +45,7 @@ pub(crate) fn to(at: *const u8, to: *const u8) -> [u8; LEN] {
         put(4, &[0xe9]); // jmp rel32, which wraps around and so reaches everything
         put(5, &target.wrapping_sub(at.addr() + 9).to_ne_bytes());
     } else if cfg!(target_arch = "aarch64") {
-        // ldr x16, 12; br x16. Through x16 it may arrive at `bti c` (Arm ARM, "Branch Target
+        // ldr x16, 12; br x16. A jump through x16 may arrive at `bti c` (Arm ARM, "Branch Target
         // Identification").
         put(4, &0x5800_0070_u32.to_le_bytes());
         put(8, &0xd61f_0200_u32.to_le_bytes());
@@ -71,7 +77,7 @@ pub(crate) fn to(at: *const u8, to: *const u8) -> [u8; LEN] {
 mod tests {
     use super::*;
 
-    /// Also where pointers are shorter than what the instruction loads.
+    /// Also on systems with shorter pointers than the instruction loads.
     #[test]
     fn all_that_is_loaded_is_the_target() {
         let stub = to(std::ptr::without_provenance(64 << 10), std::ptr::without_provenance(0x1234_5678));

@@ -1,4 +1,4 @@
-//! Architectures (or systems on them) for which nobody has said here how code is kept coherent.
+//! Architectures (or systems on them) for which the crate does not know how code is kept coherent.
 
 use crate::Error;
 
@@ -9,8 +9,10 @@ pub(super) fn check() -> Result<(), Error> {
     Err(Error::unsupported("executable memory", why))
 }
 
+/// Does nothing.
+///
 /// # Safety
-/// - None: never reached, as nothing can be built where `check` fails.
+/// - None. It is never called, because nothing can be built if `check` fails.
 pub(crate) unsafe fn flush(_start: *const u8, _len: usize) -> Result<(), Error> {
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The calls of an arena's observers. No heap is locked during a call. Only `freed` is called while
+//! The calls of an arena's observers. No heap is locked during a call. `freed` may be called while
 //! `system` is locked, so other threads do not look for free space meanwhile.
 
 use crate::arena::core::{Core, bytes_of};

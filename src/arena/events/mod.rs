@@ -7,7 +7,7 @@
 //! ```text
 //! publish --> notes are kept --> published(...)      no lock is held
 //! drop    --> notes are removed --> retired(...)     no heap is locked
-//!         --> no guard is left --> freed(...)        `system` is held: the observer must not use the arena
+//!         --> no guard is left --> freed(...)        `system` may be held: the observer must not use the arena
 //! ```
 
 pub(super) mod announce;

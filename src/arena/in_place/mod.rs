@@ -1,9 +1,15 @@
-//! Functions that somebody else writes, at the addresses where they will run: for linkers that know
-//! one address only.
+//! Functions that somebody else writes, at the addresses where they will run. It is for linkers
+//! that know one address only.
 //!
-//! As in a batch, whole empty pages are opened, written and sealed once for all functions in them;
-//! what is left of them is free afterwards. Nothing is staged, and functions never share pages with
-//! what was live before.
+//! As in a batch, whole empty pages are opened, written, and sealed once for all functions in them.
+//! The rest of them is freed afterwards. Nothing is staged, and functions never share pages with
+//! code that was live before.
+//!
+//! ```text
+//! reserve --> open pages, the linker writes --> publish --> blocks (owned by the caller)
+//!                                          `--> clear, drop: everything is freed
+//!                                          `--> leak: published code stays for ever
+//! ```
 
 use std::ptr::NonNull;
 
@@ -22,8 +28,8 @@ use crate::sync::Arc;
 use crate::units::GRANULE;
 
 impl CodeArena {
-    /// `Err` where pages cannot be written to at the address where they will run, and in a forked
-    /// child.
+    /// Returns an error if pages cannot be written at the address where they will run, and in a
+    /// forked child.
     pub(crate) fn check_in_place(&self, what: &'static str) -> Result<(), Error> {
         self.core().memory.check_own(what)?;
         if self.core().memory.opened_pages() {
@@ -33,18 +39,18 @@ impl CodeArena {
         Err(Error::unsupported(what, why))
     }
 
-    /// Whether code that is called through a pointer has to begin with a landing pad.
+    /// Returns whether code that is called through a pointer has to begin with a landing pad.
     pub(crate) fn has_landing_pads(&self) -> bool {
         self.core().memory.has_landing_pads()
     }
 
-    /// No functions yet. Only where [`CodeArena::check_in_place`].
+    /// Makes a set without functions. [`CodeArena::check_in_place`] has to have succeeded.
     pub(crate) fn in_place(&self) -> InPlace {
         InPlace { core: Arc::clone(self.handle()), entries: Vec::new(), runs: Vec::new() }
     }
 }
 
-/// Functions that are being written. Dropped, it gives everything back.
+/// Functions that are being written. Its drop frees everything.
 pub(crate) struct InPlace {
     core: Arc<Handle>,
     entries: Vec<Entry>,
@@ -52,7 +58,7 @@ pub(crate) struct InPlace {
 }
 
 impl InPlace {
-    /// Space for a function of `len` bytes, filled with traps. It can be written to until
+    /// Reserves space for a function of `len` bytes, filled with traps. It can be written to until
     /// [`InPlace::publish`].
     pub(crate) fn reserve(&mut self, len: usize, align: usize, tag: u64) -> Result<NonNull<u8>, Error> {
         let core = Arc::clone(&self.core);
@@ -64,9 +70,9 @@ impl InPlace {
             None => self.open(granules, align)?,
         };
         self.entries.push(Entry::new(run.start, len as u32, tag));
-        // Where it will run, whatever other views there are.
+        // The address where it will run, even if there are other views.
         let (at, bytes) = (core.memory.span(bytes_of(run)).start, bytes_of(run).len());
-        // SAFETY: granules of this value's own in pages that it has open, mapped and initialised.
+        // SAFETY: granules that this value owns, in pages that it has open, mapped and initialised.
         icache::fill_with_traps(unsafe { std::slice::from_raw_parts_mut(at.as_ptr(), bytes) });
         Ok(at)
     }
@@ -75,8 +81,8 @@ impl InPlace {
         let core = Arc::clone(&self.core);
         let page = (core.memory.page_size() / GRANULE) as u32;
         let least = granules.next_multiple_of(page);
-        // Twice the last run, for few flips; the first as short as can be, as it then fits where a
-        // small module was before.
+        // Twice the last run, so that there are few protection changes. The first run is as short
+        // as possible, because it then fits where a small module was before.
         let ahead = self.runs.last().filter(|last| !last.closed).map_or(0, |last| 2 * last.run.len());
         let ahead = ahead.min((LONGEST_RUN / GRANULE) as u32).next_multiple_of(page);
         let place = |len: u32| core.place_pages(len, align.max(page), |_, run| Ok(run));
@@ -87,7 +93,7 @@ impl InPlace {
         let run = placed.map_err(|error| error.of_asked(granules as usize * GRANULE))?;
         let mut open = OpenRun::new(run);
         open.populated = core.memory.commits();
-        // SAFETY: whole pages placed for this value alone, so without live code.
+        // SAFETY: whole pages placed for this value alone, so they contain no live code.
         if let Err(error) = unsafe { core.memory.open(bytes_of(run)) } {
             // Some of the pages may be open.
             core.close(&open);
@@ -98,19 +104,19 @@ impl InPlace {
         taken.ok_or(Error::ZeroSize)
     }
 
-    /// What is reserved from here on lies in other pages than what was reserved before.
+    /// Ends the open pages: functions that are reserved from here on lie in other pages.
     pub(crate) fn close(&mut self) {
         self.runs.iter_mut().for_each(|open| open.closed = true);
     }
 
-    /// Functions that were not published yet.
+    /// Returns the number of functions that were not published yet.
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
 
     /// Makes all functions executable and adds their blocks to `blocks`, in the order in which they
-    /// were reserved; nobody may write to them any more. When this fails they stay what they are,
-    /// and it can be tried again.
+    /// were reserved. Nobody may write to them any more. After an error they stay as they are, and
+    /// it can be called again.
     pub(crate) fn publish(&mut self, notes: &Notes, blocks: &mut Vec<CodeBlock>) -> Result<(), Error> {
         let core = Arc::clone(&self.core);
         core.memory.check_own("publish")?;
@@ -128,7 +134,7 @@ impl InPlace {
         // From here on nothing fails.
         let entries = std::mem::take(&mut self.entries);
         self.runs.clear();
-        // The caller's from here on, whatever an observer does.
+        // From here on the caller owns them, even if an observer panics.
         // SAFETY: entered and counted just now, for this call alone.
         blocks.extend(entries.iter().map(|entry| unsafe { CodeBlock::new(&core, *entry) }));
         let described = entries.iter().enumerate().map(|(number, entry)| notes.describe(number, *entry));
@@ -137,9 +143,9 @@ impl InPlace {
         Ok(())
     }
 
-    /// Gives back what was reserved since [`InPlace::publish`] was last called, and leaves the rest
-    /// in use for ever, and the arena with it. So what a call of it could not publish stays as it
-    /// is.
+    /// Frees the functions that were reserved since the last [`InPlace::publish`], and leaves the
+    /// others in use for ever, with the arena. So functions that a call of it could not publish
+    /// stay as they are.
     pub(crate) fn leak(&mut self) {
         let asked = self.runs.iter().any(|open| open.closed);
         self.runs.retain(|open| !open.closed);
@@ -149,7 +155,7 @@ impl InPlace {
         self.clear();
     }
 
-    /// Gives everything back that was not published.
+    /// Frees everything that was not published.
     pub(crate) fn clear(&mut self) {
         let core = Arc::clone(&self.core);
         self.entries.clear();

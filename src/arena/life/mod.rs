@@ -1,7 +1,11 @@
-//! From placed to given back: where a block goes ([`place`]), how it comes to be live
-//! ([`publish`]), how its space comes free after its drop ([`retire`]) or that of its end before
-//! ([`shrink`]), how memory of free pages goes back to the system ([`trim`]), and what becomes of
-//! whole pages on the way ([`pages`]).
+//! The life of a block, from placing to giving memory back.
+//!
+//! - [`place`] takes granules for the next block.
+//! - [`publish`] makes blocks live.
+//! - [`retire`] drops a block, and frees its space when no older guard is left.
+//! - [`shrink`] does the same for the end of a block.
+//! - [`trim`] gives the memory of free pages back to the system, and moves code into huge pages.
+//! - [`pages`] opens, seals and bars whole pages for the others.
 
 mod pages;
 mod place;

@@ -1,13 +1,19 @@
-//! Where the next block goes.
+//! Placing: the granules of the next block.
 //!
-//! A heap takes space in this order: its own holes; free spans that hold memory; for small blocks
-//! sparse spans of other heaps, which change owner with their blocks, for larger ones holes of
-//! other heaps; then memory that was never used. While little of its memory is free (a sixteenth),
-//! functions are placed one after another, for locality; otherwise in the tightest hole, so that
-//! holes fill up again and little memory is ever needed.
+//! A heap takes space in this order:
 //!
-//! Before the arena is called full, all heaps are locked and every run of free granules counts,
-//! across spans of different owners, which change owner too.
+//! 1. its own holes;
+//! 2. free spans that hold memory;
+//! 3. for small blocks, sparse spans of other heaps, which change owner with their blocks; for
+//!    larger blocks, holes of other heaps;
+//! 4. memory that was never used.
+//!
+//! While little of a heap's memory is free (a sixteenth), it places functions one after another,
+//! because of locality. Otherwise it uses the tightest hole, so that holes are filled again and
+//! little memory is needed.
+//!
+//! Before the arena reports that it is full, all heaps are locked, and every run of free granules
+//! counts. If it lies across spans of different owners, these change owner too.
 
 use super::retire::RECLAIMED;
 use crate::Error;
@@ -18,23 +24,22 @@ use crate::space::{Run, two_mut};
 use crate::sync::Ordering;
 use crate::units::GRANULE;
 
-/// The largest block for which spans change owner before memory is taken that was never used: 2
-/// KiB.
+/// The largest block (in granules, 2 KiB) for which spans change owner before new memory is used.
 const ADOPTED_FOR: u32 = 127;
-/// The most heaps that one search looks at, and the most spans that it takes from one.
+/// The largest number of heaps that one search tries, and of spans that it takes from one heap.
 const ASKED: usize = 4;
 const ADOPTED: usize = 4;
-/// After spans that were of no use, searches are left out until the heap has taken so great a part
-/// of its memory anew, at the most.
+/// The limit of skipped searches after spans that were of no use: they are skipped until the heap
+/// has taken at most this fraction of its memory anew.
 const LEFT_OUT: u32 = 32;
-/// Where more blocks wait than that, none are put among them.
+/// The number of waiting blocks above which no blocks are added to them.
 const WAITING: usize = 1024;
-/// How often space is waited for that others have in flight.
+/// The number of times that a search waits for space that others have in flight.
 const WAITS: usize = 64;
 
 impl Core {
-    /// Takes `len` granules at a multiple of `align`. `note` does its part under the heap's lock;
-    /// if it fails, the space is free again.
+    /// Takes `len` granules at a multiple of `align`. `note` does the caller's part under the
+    /// heap's lock. If it fails, the space is free again.
     #[inline]
     pub(crate) fn place<T>(
         &self,
@@ -48,8 +53,8 @@ impl Core {
         })
     }
 
-    /// As [`Core::place`], for whole pages that are to be opened: barred ones stay so until they
-    /// are sealed.
+    /// Takes whole pages that are to be opened, as [`Core::place`] takes granules. Barred pages
+    /// stay barred until they are sealed.
     #[inline]
     pub(crate) fn place_pages<T>(
         &self,
@@ -119,7 +124,7 @@ impl Core {
                 continue;
             }
             if let Some(run) = self.find(&mut other, len, align) {
-                // Here is more of what it needs.
+                // The other heap has more of the space that this thread needs.
                 last::set(other.index);
                 return Ok((other, run));
             }
@@ -135,8 +140,8 @@ impl Core {
         }
     }
 
-    /// Takes granules for a small block from sparse spans of other heaps, which become this heap's,
-    /// with their blocks.
+    /// Takes granules for a small block from sparse spans of other heaps. These spans become this
+    /// heap's, with their blocks.
     fn adopt(&self, heap: &mut State, len: u32, align: u32) -> Option<Run> {
         if align > 1 || len > ADOPTED_FOR {
             return None;
@@ -149,7 +154,7 @@ impl Core {
         let mut took = 0;
         for mut other in self.heaps.others_spinning(heap.index).take(ASKED) {
             for _ in 0..ADOPTED {
-                // What waits goes along, and has to be looked through for that.
+                // Blocks that wait move too, and have to be searched for that.
                 let many = other.pending.len() > RECLAIMED || heap.pending.len() > WAITING;
                 if many || !other.space.is_sparse(tables) {
                     break;
@@ -163,7 +168,7 @@ impl Core {
                 }
             }
         }
-        // Spans that were of no use would go to and fro between heaps.
+        // Without this, spans that are of no use would move to and fro between heaps.
         if took > 0 {
             heap.in_vain = (2 * heap.in_vain + 1).min(heap.space.resident_pages() / LEFT_OUT);
             heap.left_out = heap.in_vain;
@@ -171,14 +176,14 @@ impl Core {
         None
     }
 
-    /// Takes granules from free spans: ones that hold memory, or any.
+    /// Takes granules from free spans: only from spans that hold memory, or from any.
     fn take_spans(&self, heap: &mut State, len: u32, align: u32, resident: bool) -> Option<Run> {
         if resident && self.heaps.free_resident() == 0 {
             return None;
         }
         let (tables, granules) = (&self.heaps.tables, self.heaps.granules());
         let small = align == 1 && len <= SPAN / 2;
-        // The first span and the last may be too short, but then there is another.
+        // The first span and the last may be too short, but then there is another one.
         for _ in 0..if small { 3 } else { 0 } {
             let (next, mut pool) = (heap.space.cursor_end() / SPAN, self.heaps.pool());
             let spans = if resident { pool.take_resident(granules, next) } else { pool.take_any(granules, next) }?;
@@ -195,9 +200,9 @@ impl Core {
         heap.space.alloc_in(tables, spans, len, align)
     }
 
-    /// Takes many granules out of holes of a heap together with free spans next to them, if all of
-    /// it holds memory: where a large block was, the spans inside are free and its ends belong to
-    /// the heap.
+    /// Takes many granules from holes of a heap together with free spans next to them, if all of
+    /// them hold memory. After a large block was dropped, the spans inside it are free, and its
+    /// ends belong to the heap.
     fn take_joined(&self, heap: &mut State, len: u32, align: u32) -> Option<Run> {
         if align == 1 && len <= SPAN / 2 {
             return None;
@@ -205,7 +210,7 @@ impl Core {
         let (tables, granules) = (&self.heaps.tables, self.heaps.granules());
         let own = heap.index as u16 + 1;
         let mut pool = self.heaps.pool();
-        // The granules of others may change meanwhile, and are not taken.
+        // The granules of other heaps may change meanwhile, and are not taken.
         let owner = |span: u32| granules.owner_at(span * SPAN).unwrap_or(FREE);
         let is_ours = |span: u32| owner(span) == own || owner(span) == FREE && pool.is_free(span);
         let ours = |run: &Run| (span_of(run.start)..=span_of(run.end - 1)).all(is_ours) && granules.all_resident(*run);
@@ -221,7 +226,7 @@ impl Core {
         Some(run)
     }
 
-    /// Takes granules wherever there are enough, or says how much there is.
+    /// Takes granules wherever there are enough, or returns how much space there is.
     fn find_exactly(&self, len: u32, align: u32) -> Result<(Locked<'_>, Run), Error> {
         for _ in 0..WAITS {
             let given = self.heaps.given();
@@ -236,11 +241,11 @@ impl Core {
                 if self.heaps.given() == given {
                     return Err(self.full(&mut all, len));
                 }
-                // What is due may have gone to a heap that was looked through already.
+                // Reclaimed space may be in a heap that was searched before.
                 continue;
             }
             drop(all);
-            // Whoever has space in flight holds this.
+            // A thread that has space in flight holds this lock.
             drop(self.system.lock());
         }
         Err(self.full(&mut self.heaps.all(), len))
@@ -257,7 +262,7 @@ impl Core {
         }
     }
 
-    /// Granules of the largest run that is free, whoever owns them.
+    /// Returns the granules of the largest run that is free, whatever its owner.
     pub(in crate::arena) fn largest_hole(&self, all: &mut All<'_>) -> u32 {
         let (tables, granules) = (&self.heaps.tables, self.heaps.granules());
         let of_heaps = all.heaps.iter_mut().map(|heap| heap.space.largest(tables)).fold(0, u32::max);
@@ -265,7 +270,7 @@ impl Core {
         across.max(all.pool.largest(granules))
     }
 
-    /// Takes granules out of any holes; returns the heap that owns them now.
+    /// Takes granules from any holes. Returns the heap that owns them now.
     fn find_in_all(&self, all: &mut All<'_>, len: u32, align: u32) -> Option<(usize, Run)> {
         let (tables, granules) = (&self.heaps.tables, self.heaps.granules());
         for (index, heap) in all.heaps.iter_mut().enumerate() {
@@ -282,14 +287,16 @@ impl Core {
         Some((heap, run))
     }
 
-    /// Makes one heap the owner of all spans that a run of free granules lies in; returns which.
+    /// Makes one heap the owner of all spans of a run of free granules. Returns the number of the
+    /// heap.
     fn unite(&self, all: &mut All<'_>, run: Run) -> usize {
         let (tables, granules) = (&self.heaps.tables, self.heaps.granules());
         let owner = |span: u32| granules.owner_at(span * SPAN).unwrap_or(FREE);
         let (first, mut last) = (span_of(run.start), span_of(run.end - 1));
         let heir = (first..=last).map(owner).find(|owner| *owner != FREE).unwrap_or(1);
-        // Whatever lies across the end of the last span goes along, as far as it does. (Before the
-        // first nothing does, because that one is the heir's or free.)
+        // A block that lies across the end of the last span moves too, with all of its spans. (No
+        // block lies across the start of the first span, because that span is free or belongs to
+        // the new owner.)
         let crossed =
             |span: u32| span < granules.spans() && owner(span) == owner(span - 1) && granules.is_crossed(span);
         while owner(last) != heir && crossed(last + 1) {
@@ -308,29 +315,30 @@ impl Core {
         to
     }
 
-    /// Tries again to make pages executable that could not be.
+    /// Tries again to make pages executable that could not be made so before.
     pub(in crate::arena) fn seal_stuck(&self) {
         if self.heaps.each().all(|heap| heap.stuck.is_empty()) {
             return;
         }
-        // Before heaps are locked; whoever finds granules in flight waits for it.
+        // Locked before the heaps. A thread that finds granules in flight waits for this lock.
         let system = self.system.lock();
         let mut granules = 0;
         let take = |mut heap: Locked<'_>| {
             let stuck = std::mem::take(&mut heap.stuck);
             let taken = stuck.iter().map(|run| u64::from(run.len())).sum();
-            // While the heap is locked, so that nobody sees neither.
+            // Changed while the heap is locked, so that the granules are always counted in one
+            // place or the other.
             self.in_flight.fetch_add(taken, Ordering::Relaxed);
             granules += taken;
             stuck
         };
         let stuck: Vec<Run> = self.heaps.each().flat_map(take).collect();
         for run in stuck {
-            // SAFETY: such pages are open, belong to nobody else and hold no live code.
+            // SAFETY: these pages are open, belong to nobody else and contain no live code.
             if unsafe { self.seal(run, 0) }.is_ok() {
                 if self.memory.bars() {
                     // Barred pages hold no memory.
-                    // SAFETY: as above, and they are barred.
+                    // SAFETY: as above. They are barred.
                     let _ = unsafe { self.memory.trim(bytes_of(run)) };
                 }
                 self.release([run]);

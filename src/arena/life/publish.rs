@@ -1,4 +1,9 @@
-//! From placed granules to live blocks: what single functions and batches share.
+//! Publishing: placed granules become live blocks. Single functions and batches share this.
+//!
+//! A single function is placed, counted and entered in the lookup under one lock of its heap. Then
+//! it is written, flushed and synchronised without the lock, and the block is returned. If the
+//! system refuses the write, the function is removed again, and is published in pages of its own if
+//! the mode opens pages.
 
 use crate::Error;
 use crate::arena::batch::open_run::OpenRun;
@@ -14,12 +19,12 @@ use crate::space::Run;
 use crate::sync::{Arc, Ordering};
 use crate::units::GRANULE;
 
-/// How many blocks are entered while a heap is locked.
+/// The number of blocks that are entered while a heap is locked.
 const ENTERED: usize = 64;
 
 impl Core {
-    /// Makes blocks live, and frees what their runs have left; or, if the tables for that cannot be
-    /// had, changes nothing. Pages of blocks that were staged hold memory only now.
+    /// Makes blocks live, and frees the rest of their runs. If there is no memory for the tables,
+    /// nothing is changed. Pages of staged blocks are noted as resident here.
     pub(in crate::arena) fn enter_all(&self, entries: &[Entry], staged: bool, runs: &[OpenRun]) -> Result<(), Error> {
         let mut done = 0;
         while let Some(first) = entries.get(done) {
@@ -59,14 +64,14 @@ impl Core {
         Ok(())
     }
 
-    /// Takes a block out of the lookup that nobody got. Its space stays taken.
+    /// Removes a block from the lookup that nobody got. Its space stays taken.
     fn leave(&self, entry: Entry) {
         let mut heap = self.heaps.of(entry.start);
         self.lookup.take_out(entry.run());
         heap.unpublish(entry.run(), entry.len);
     }
 
-    /// Remembers how large a batch was, for the next one.
+    /// Notes the size of a batch, for the next one.
     fn note_batch(&self, bytes: usize) {
         let bytes = bytes.min(LONGEST_RUN) as u64;
         let recent = self.recent.load(Ordering::Relaxed);
@@ -80,8 +85,8 @@ impl Core {
         let in_hole = !refused_before || core.memory.may_fill_hole();
         if core.memory.opens_pages() && (code.bytes.len() > STAGED || !in_hole) {
             match Self::publish_in_pages(handle, code) {
-                // No room for whole pages, or the system is at its limit of mappings: holes may
-                // still do, also if they could not be filled the last time.
+                // There is no run of whole pages, or the system is at its limit of mappings. Holes
+                // may still be possible, even if they could not be filled the last time.
                 Err(Error::ArenaFull { .. } | Error::OperatingSystem { .. }) if core.memory.filled_holes() => {}
                 published => return published,
             }
@@ -97,7 +102,8 @@ impl Core {
             Ok(entry)
         });
         let entry = match placed {
-            // Its page could not be filled with traps: as below.
+            // Its page could not be filled with traps. The function takes pages of its own, as
+            // below.
             Err(error @ Error::OperatingSystem { .. }) if core.memory.bars() && core.memory.opens_pages() => {
                 return Self::publish_instead(handle, code, error, refused_before);
             }
@@ -113,7 +119,7 @@ impl Core {
             core.free(&mut heap, entry.run());
             drop(heap);
             return match error {
-                // The system allowed it when the arena was built, and there is another way.
+                // The system allowed the write when the arena was built, and there is another way.
                 Error::OperatingSystem { .. } if core.memory.opens_pages() => {
                     Self::publish_instead(handle, code, error, refused_before)
                 }
@@ -123,12 +129,12 @@ impl Core {
         // SAFETY: entered and counted just now, for this call alone.
         let block = unsafe { CodeBlock::new(handle, entry) };
         let described = Described { entry, name: code.name, unwind: code.unwind };
-        // SAFETY: published, and returned or dropped behind this.
+        // SAFETY: published. The block is returned or dropped after this.
         unsafe { core.announce_one(described) };
         Ok(block)
     }
 
-    /// Publishes a function in pages of its own, because the system refused something about a hole.
+    /// Publishes a function in pages of its own, because the system refused a write to a hole.
     #[cold]
     fn publish_instead(
         handle: &Arc<Handle>,
@@ -136,8 +142,8 @@ impl Core {
         refused: Error,
         refused_before: bool,
     ) -> Result<CodeBlock, Error> {
-        // There may be room, but none of whole pages: then it is the refusal that counts. Once that
-        // is known, it is the pages that are missing, for which the caller can make room.
+        // There may be space, but no whole pages. Then the refusal is the error. If the refusal was
+        // known before, the lack of pages is the error, because the caller can make room for them.
         Self::publish_in_pages(handle, code).map_err(|other| match other {
             Error::ArenaFull { .. } if !refused_before => refused,
             other => other,
@@ -152,11 +158,11 @@ impl Core {
         batch.publish()?.pop().ok_or(Error::ZeroSize)
     }
 
-    /// Writes a function to granules placed for it.
+    /// Writes a function to granules that were placed for it.
     fn fill(&self, run: Run, code: &[u8]) -> Result<(), Error> {
         let at = bytes_of(run);
         let padding = icache::padding_of(code.len());
-        // SAFETY: granules placed for this call alone, not published yet.
+        // SAFETY: the granules were placed for this call alone and are not published yet.
         unsafe { self.memory.fill(at.start, code, padding)? };
         self.memory.flush(at)?;
         self.memory.sync_cores()

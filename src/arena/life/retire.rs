@@ -1,5 +1,13 @@
-//! From a drop to free space: out of the lookup at once, then, when no guard is left that is older,
-//! out of the heap.
+//! Retiring and reclaiming: a dropped block leaves the lookup at once, and its space is freed when
+//! no older guard is left.
+//!
+//! ```text
+//! live --drop, without a lock--> not found by the lookup
+//!      --heap's lock--> guards? -- none ----------------> free
+//!                              `- some -> pending, with the present epoch
+//!                                            --reclaim: no guard of that epoch or before--> free
+//! with poison: granules in flight (`system` held) while traps are written, then free
+//! ```
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,24 +19,25 @@ use crate::arena::lookup::Entry;
 use crate::space::Run;
 use crate::sync::Ordering;
 
-/// How many blocks one call reclaims, unless it would fail otherwise or has to be exact.
+/// The number of blocks that one call reclaims, unless it would fail otherwise or has to be exact.
 pub(in crate::arena) const RECLAIMED: usize = 64;
-/// How many of those that have waited a drop reclaims that has to wait itself. More than one, so
-/// that what waits stays in proportion however few publications there are.
+/// The number of waiting blocks that a drop reclaims if its own block has to wait. It is more than
+/// one, so that the waiting blocks stay in proportion even if few blocks are published.
 const PAID_BY_DROP: usize = 2;
 
-/// What an observer panicked with.
+/// The payload of an observer's panic.
 pub(in crate::arena) type Panic = Box<dyn Any + Send>;
 
 impl Core {
-    /// Drops a block: it cannot be found any more, and its space is free as soon as no older guard
-    /// is left.
+    /// Drops a block. It cannot be found any more, and its space is freed when no older guard is
+    /// left.
     ///
-    /// Returns a locked heap. The caller counts the block out of it ([`State::let_go`]) as the last
-    /// thing that it does with the arena. `None` in a forked child, where nothing is counted.
+    /// Returns a locked heap. The caller counts the block out of it ([`State::let_go`]) as its last
+    /// use of the arena. In a forked child this returns `None`, because nothing is counted there.
     pub(in crate::arena) fn retire(&self, start: u32, len: u32, panicked: &mut Option<Panic>) -> Option<Locked<'_>> {
         if !self.memory.is_own() {
-            // A child leaves its copy of the heaps alone: a lock may be held for ever there.
+            // A child does not use its copy of the heaps, because a lock may be held for ever
+            // there.
             return None;
         }
         if self.kept.is_some() || !self.observers.is_empty() {
@@ -38,7 +47,7 @@ impl Core {
         let retired = self.lookup.retire(start);
         let mut heap = self.heaps.of(start);
         self.lookup.remove(entry.run(), retired);
-        // Locking was the read-modify-write between retiring and this.
+        // The lock was the read-modify-write between retiring the block and looking at the guards.
         if self.guards.any() || self.poison {
             return self.let_wait(heap, entry);
         }
@@ -51,7 +60,8 @@ impl Core {
     fn retire_observed(&self, start: u32, panicked: &mut Option<Panic>) -> Option<Locked<'_>> {
         let entry = self.lookup.at(start)?;
         if let Some(kept) = &self.kept {
-            // First: an observer that is attached finds out by this what it was told too late.
+            // Removed first. An observer that is attached finds out by this that it was called
+            // about the function too late.
             kept.remove(start);
         }
         // Whatever an observer does, the rest is done.
@@ -90,12 +100,11 @@ impl Core {
             // An observer forked.
             return None;
         }
-        // Not a new one: where no handle is left, it would not know.
+        // The same heap, because a new one would not know it if no handle is left.
         Some(self.heaps.lock(index))
     }
 
-    /// Puts a block that was taken out of the lookup among those that wait, and lets it pay for
-    /// others.
+    /// Adds a block that was removed from the lookup to those that wait, and reclaims some of them.
     #[cold]
     fn let_wait<'a>(&'a self, mut heap: Locked<'a>, entry: Entry) -> Option<Locked<'a>> {
         heap.live.retire(entry.run(), entry.len);
@@ -107,13 +116,12 @@ impl Core {
         self.give_back(heap)
     }
 
-    /// Gives back the space of up to `most` blocks of a heap that need not wait any more, the
-    /// oldest first. The heap may be unlocked meanwhile. An error only in a child that an observer
-    /// forked.
+    /// Frees the space of up to `most` blocks of a heap that need not wait any more, the oldest
+    /// first. The heap may be unlocked meanwhile. It fails only in a child that an observer forked.
     pub(in crate::arena) fn reclaim<'a>(&'a self, mut heap: Locked<'a>, most: usize) -> Result<Locked<'a>, Error> {
         self.guards.catch_up();
-        // Of what waits in a heap only a look at the guards counts that comes after the heap was
-        // locked.
+        // For blocks that wait in a heap, only a look at the guards after the heap was locked
+        // counts.
         let mut oldest = self.guards.oldest();
         let is_ready = |oldest: Option<u64>, pending: &Pending| oldest.is_none_or(|oldest| pending.epoch < oldest);
         if !self.poison && self.observers.is_empty() {
@@ -128,8 +136,8 @@ impl Core {
         if !heap.pending.front().is_some_and(|pending| is_ready(oldest, pending)) {
             return Ok(heap);
         }
-        // Whoever finds granules in flight waits for this lock, so it is taken first, and before
-        // heaps.
+        // A thread that finds granules in flight waits for this lock, so it is taken first, and
+        // before heaps.
         let index = heap.index;
         drop(heap);
         let system = self.system.lock();
@@ -143,8 +151,8 @@ impl Core {
         let (done, failed): (Vec<_>, Vec<_>) =
             due.into_iter().partition(|pending| self.fill_with_traps(pending.entry.run()));
         if self.poison {
-            // Where other cores cannot be reached the traps come late; what is published there next
-            // is refused anyway.
+            // If other cores cannot be synchronised, the traps become visible late. The next
+            // publication there is refused in any case.
             let _ = self.memory.sync_cores();
         }
         self.announce_freed(done.iter().map(|pending| self.info(pending.entry)));
@@ -152,7 +160,7 @@ impl Core {
         for pending in done {
             self.come_free(&mut self.heaps.of(pending.entry.start), pending.entry);
         }
-        // What could not be overwritten is tried again.
+        // Blocks that could not be overwritten are tried again later.
         for pending in failed {
             self.heaps.of(pending.entry.start).wait(pending);
         }
@@ -161,7 +169,7 @@ impl Core {
         Ok(self.heaps.lock(index))
     }
 
-    /// Gives back all space that need not wait any more.
+    /// Frees all space that need not wait any more.
     pub(in crate::arena) fn reclaim_all(&self) -> Result<(), Error> {
         self.guards.catch_up();
         for heap in self.heaps.each() {
@@ -172,20 +180,19 @@ impl Core {
         Ok(())
     }
 
-    /// Overwrites freed code where that is wanted and possible; returns whether the space may be
+    /// Overwrites freed code, if that is asked for and possible. Returns whether the space may be
     /// used again.
     fn fill_with_traps(&self, run: Run) -> bool {
         if !self.poison || !self.memory.fills_holes() {
             return true;
         }
-        // SAFETY: the block was retired and every guard older than that is gone: nobody runs or
-        // reads it.
+        // SAFETY: the block was retired, and no older guard is left. So nobody runs or reads it.
         let filled = unsafe { self.memory.fill_with_traps(bytes_of(run)) };
-        // From now on it is not possible any more, if the system began to refuse it.
+        // If the system began to refuse the write, it is not possible from now on.
         filled.is_ok() || !self.memory.fills_holes()
     }
 
-    /// Makes the space of a block free that had to wait.
+    /// Frees the space of a block that had to wait.
     fn come_free(&self, heap: &mut State, entry: Entry) {
         heap.waiting.retire(entry.run(), entry.len);
         self.observers.note_reclaimed(entry.len as usize);

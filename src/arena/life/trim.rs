@@ -1,4 +1,11 @@
-//! Memory of free pages goes back to the system, and memory of full ones into huge pages.
+//! Giving the memory of free pages back to the system, and moving code into huge pages.
+//!
+//! Both take the pages, or `system`, so that nobody places code there while the system is called.
+//! No heap is locked during the call:
+//!
+//! ```text
+//! `system` held:  all heaps locked: take empty pages --> bar (with poison), decommit --> heap locked: free them
+//! ```
 
 use crate::Error;
 use crate::arena::core::{Core, bytes_of};
@@ -9,19 +16,19 @@ use crate::space::granules::{FREE, SPAN, span_of};
 use crate::sync::Ordering;
 use crate::units::{self, GRANULE};
 
-/// The part of a stretch that may be without memory when it is put into a huge page: a quarter, as
-/// the fourth batch of half a megabyte does not fit into what three have left. (The system's own
-/// daemon fills up almost empty ones.)
+/// The fraction of 2 MiB that may be without memory when they are moved into a huge page: a
+/// quarter, because the fourth batch of half a megabyte does not fit into the rest that three
+/// batches leave. (The system's own daemon fills huge pages that are almost empty.)
 const SPARSEST: usize = 4;
 
-/// Granules in a huge page.
+/// The granules of a huge page.
 const HUGE: u32 = (units::MAX_ALIGN / GRANULE) as u32;
 
-/// Spans that a drop gives back with one call: 2 MiB.
+/// The number of spans that a drop gives back with one call: 2 MiB.
 const SPANS: u32 = HUGE / SPAN;
 
 impl Core {
-    /// Gives the memory of wholly free pages back to the system; returns the bytes.
+    /// Gives the memory of wholly free pages back to the system. Returns the number of bytes.
     pub(crate) fn trim(&self) -> Result<usize, Error> {
         self.memory.check_own("trim")?;
         let data = self.trim_data();
@@ -33,12 +40,12 @@ impl Core {
         self.seal_stuck();
         let system = self.system.lock();
         // The pages are taken while the system is called, so that nobody places code in them
-        // meanwhile. Traps are written to little more than what was written to: a free span is
-        // taken as a whole.
+        // meanwhile. Traps are written only to a little more than was written before. A free span
+        // is taken as a whole.
         let around = if trims == Trims::WithTraps { SPAN } else { HUGE };
         let runs = self.take_empty_pages(&mut self.heaps.all(), around);
         if self.memory.bars_for_good() {
-            // If that has passed, one page tells. It is barred again with the others.
+            // One page shows whether the refusal has passed. It is barred again with the others.
             let barred = runs.iter().find_map(|run| self.first_barred(*run));
             let _ = barred.map(|page| self.fill_barred(page));
         }
@@ -57,7 +64,7 @@ impl Core {
         result
     }
 
-    /// Leaves what lies behind the last span of a heap out of core dumps.
+    /// Excludes the part behind the last span of a heap from core dumps.
     fn leave_out_of_dumps(&self) {
         // Locked, so that nobody takes a span meanwhile.
         let _all = self.heaps.all();
@@ -69,7 +76,7 @@ impl Core {
     }
 
     /// Takes all empty pages that hold memory, and the empty pages around them up to a multiple of
-    /// `around`, as a rule a huge page: where only some pages of a huge page are known to hold
+    /// `around`. This is usually a huge page. If only some pages of a huge page are known to hold
     /// memory, the others may hold some too. Each run has one owner.
     fn take_empty_pages(&self, all: &mut All<'_>, around: u32) -> Vec<Run> {
         let (tables, granules) = (&self.heaps.tables, self.heaps.granules());
@@ -80,8 +87,8 @@ impl Core {
             let free = granules.next_free(at, granules.len());
             let hole = Run { start: free, end: granules.next_taken(free, granules.len()) };
             at = hole.end;
-            // Where memory that others mapped begins or ends amid a page, nothing else of that page
-            // is the arena's.
+            // If memory that others mapped begins or ends inside a page, the arena owns nothing
+            // else of that page.
             let pages = Run {
                 start: if hole.start == granules.first() {
                     hole.start / page * page
@@ -117,7 +124,7 @@ impl Core {
         taken
     }
 
-    /// The first page in `from..end` that holds memory.
+    /// Returns the first page in `from..end` that holds memory.
     fn next_resident(&self, from: u32, end: u32) -> Option<u32> {
         let granules = self.heaps.granules();
         let mut at = from;
@@ -138,7 +145,8 @@ impl Core {
         self.heaps.granules().all_resident(Run::new(granule, self.page()))
     }
 
-    /// Cuts a run of free granules where the owner changes. Of a free span all is taken or nothing.
+    /// Divides a run of free granules where the owner changes. A free span is taken as a whole or
+    /// not at all.
     fn by_owner(&self, run: Run) -> Vec<Run> {
         let granules = self.heaps.granules();
         let mut pieces: Vec<(u16, Run)> = Vec::new();
@@ -157,10 +165,10 @@ impl Core {
         pieces.into_iter().map(|(_, piece)| piece).collect()
     }
 
-    /// Gives the memory of taken pages back, or does what the mode does instead, and makes them
-    /// free; returns the bytes given back.
+    /// Gives the memory of taken pages back, or does what the mode does instead. Then frees the
+    /// pages. Returns the number of bytes given back.
     fn decommit(&self, run: Run) -> Result<usize, Error> {
-        // Then they are left as they are.
+        // If pages cannot be unbarred, they are left as they are.
         let left = self.memory.bars_for_good();
         let gone = if self.memory.bars() {
             // SAFETY: the pages are taken and hold no block, live or pending.
@@ -169,8 +177,8 @@ impl Core {
             // SAFETY: as above.
             unsafe { self.memory.trim(bytes_of(run)) }
         };
-        // What counts as memory has to be executable. If it cannot be any more it does not count,
-        // until it is used again.
+        // Resident pages have to be executable. If pages cannot be made executable any more, they
+        // count as given back until they are used again.
         let lost = gone.is_ok() || self.memory.bars() && !left && !self.unbar_resident(run);
         let granules = self.heaps.granules();
         let pages = if granules.owner_at(run.start) == Some(FREE) {
@@ -189,8 +197,8 @@ impl Core {
         gone.map(|given_back| if given_back { pages as usize * self.memory.page_size() } else { 0 })
     }
 
-    /// Gives memory of free spans back until no more is left than the arena is to keep. One thread
-    /// at a time. A refusal ends it, and it is tried again when twice as much is free.
+    /// Gives memory of free spans back until no more is left than the arena is to keep. Only one
+    /// thread at a time does this. A refusal ends it. It is tried again when twice as much is free.
     #[cold]
     pub(in crate::arena) fn shrink(&self) {
         let Some(system) = self.system.try_lock() else { return };
@@ -219,15 +227,15 @@ impl Core {
         }
     }
 
-    /// Puts stretches of 2 MiB that hold memory almost throughout into huge pages; returns the
-    /// bytes.
+    /// Moves 2 MiB at a time into a huge page, if almost all of them hold memory. Returns the
+    /// number of bytes.
     pub(crate) fn collapse(&self) -> Result<usize, Error> {
         self.memory.check_own("collapse")?;
         self.memory.check_not_given("collapse")?;
         let (mut bytes, mut refused) = (0, None);
         for start in (0..self.memory.len() / units::MAX_ALIGN).map(|index| index * units::MAX_ALIGN) {
             let run = Run::new((start / GRANULE) as u32, HUGE);
-            // So that no trim takes the memory away before it is counted.
+            // Locked, so that no trim takes the memory away before it is counted.
             let _system = self.system.lock();
             let (pages, resident) = (HUGE / self.page(), self.heaps.granules().count_resident(run));
             if (pages - resident) as usize > pages as usize / SPARSEST {
@@ -246,12 +254,13 @@ impl Core {
             }
             let collapsed = self.memory.collapse(bytes_of(run));
             if collapsed.is_ok() || self.memory.rules().collapses_in_steps {
-                // A huge page is there as a whole; also if only one of two views is made of it.
+                // A huge page holds memory as a whole, even if only one of two views could be
+                // moved.
                 self.heaps.all().touch(&self.heaps.tables, run);
             }
             match collapsed {
                 Ok(()) => bytes += units::MAX_ALIGN,
-                // The system cannot move pages that a batch has open; other stretches it can.
+                // The system cannot move pages that a batch has open. It can move others.
                 Err(error) => refused = Some(error),
             }
         }
