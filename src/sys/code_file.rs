@@ -19,7 +19,7 @@ use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::ptr;
 
-use super::descriptor::{Identity, elsewhere, limit, out_of_the_way};
+use super::descriptor::{Identity, elsewhere, limit, with_high_number};
 use super::process_lock::ProcessLock;
 use super::{Access, Place, Refused, Result, Span, unix};
 use crate::sync::{Arc, AtomicBool, Ordering};
@@ -50,7 +50,7 @@ impl CodeFile {
         if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) } != 0 {
             return Err(Refused::last("fcntl(F_ADD_SEALS)"));
         }
-        let file = out_of_the_way(file);
+        let file = with_high_number(file);
         Ok(Self {
             leads_to: Identity::of(&file)?,
             lost: claim(file.as_raw_fd()),
@@ -70,7 +70,7 @@ impl CodeFile {
         let reservation = unix::reserve(place)?;
         let code = reservation.code(place);
         // SAFETY: pages of the reservation, made just now and given to nobody.
-        match unsafe { map_unheard(&readable, code, access) } {
+        match unsafe { map_unseen(&readable, code, access) } {
             Ok(()) => Ok(reservation),
             Err(Unmapped::Whole(refused)) => {
                 // SAFETY: as above.
@@ -164,7 +164,7 @@ fn claim(number: RawFd) -> Arc<AtomicBool> {
 ///
 /// # Safety
 /// - `at` is whole pages of a reservation of the caller's that nobody uses.
-unsafe fn map_unheard(file: &File, at: Span, access: Access) -> std::result::Result<(), Unmapped> {
+unsafe fn map_unseen(file: &File, at: Span, access: Access) -> std::result::Result<(), Unmapped> {
     // SAFETY: passed on to the caller. A policy against it does not matter.
     let heard = unsafe { unix::protect(at, access) };
     let Ok(made) = unix::map_shared(file, at.len, access) else {

@@ -52,7 +52,7 @@ pub(super) fn borrow(number: RawFd) -> ManuallyDrop<File> {
 
 /// The same file under a high number. The table of descriptors is as long as the highest, so not a
 /// very high one.
-pub(super) fn out_of_the_way(file: File) -> File {
+pub(super) fn with_high_number(file: File) -> File {
     let most = limit(libc::RLIMIT_NOFILE).unwrap_or(u64::MAX).min(1024) as libc::c_int;
     // SAFETY: takes numbers only.
     match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_DUPFD_CLOEXEC, most / 4 * 3) } {

@@ -1,4 +1,10 @@
-//! Gaps between mappings: where a reservation near an address can go.
+//! Gaps between mappings: the places where a reservation near an address is possible.
+//!
+//! ```text
+//!            | mapping |      gap      | mapping |  gap  | heap -->    256 MiB left free    <-- stack |
+//! candidates             ^    ^       ^            ^   ^
+//!                                                near: the closest candidate is tried first
+//! ```
 #![forbid(unsafe_code)]
 
 use std::ops::Range;
@@ -7,10 +13,11 @@ use super::Place;
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 use super::{Refused, Result};
 
-/// How much room the C library's heap and the first stack are left to grow, where there is as much.
+/// The space that is left for the C library's heap and the first stack to grow, if there is so
+/// much.
 const ROOM: usize = if cfg!(target_pointer_width = "64") { 256 << 20 } else { 8 << 20 };
 
-/// Nothing can be mapped below.
+/// The lowest address: nothing can be mapped below it.
 const LOWEST: usize = 1 << 16;
 
 /// Address space that is in use.
@@ -18,13 +25,13 @@ const LOWEST: usize = 1 << 16;
 pub(super) struct Taken {
     pub(super) start: usize,
     pub(super) end: usize,
-    /// It grows upwards.
+    /// Whether it grows upwards.
     pub(super) grows_up: bool,
-    /// It grows downwards.
+    /// Whether it grows downwards.
     pub(super) grows_down: bool,
 }
 
-/// What of a part of the address space is in use, where the `region` crate knows how to ask.
+/// Returns the used part of an address range, where the `region` crate can ask for it.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub(super) fn query(within: &Range<usize>) -> Result<Vec<Taken>> {
     let refused = |e: region::Error| Refused::new("query of the memory map", e.into());
@@ -35,8 +42,8 @@ pub(super) fn query(within: &Range<usize>) -> Result<Vec<Taken>> {
     mapped.map_err(refused)?.map(|area| area.map(taken).map_err(refused)).collect()
 }
 
-/// Where a reservation could start, closest to `near` first: several places in each gap, because
-/// one may be refused that the list does not show to be taken.
+/// Returns addresses where a reservation could start, the closest to `near` first. There are
+/// several in each gap, because one may be refused although the list shows it as free.
 pub(super) fn candidates(place: &Place, near: usize, within: &Range<usize>, taken: &[Taken]) -> Vec<usize> {
     let len = place.total();
     let (low, high) = (within.start.max(LOWEST), within.end.min(end_of_addresses(taken)));
@@ -66,7 +73,7 @@ pub(super) fn candidates(place: &Place, near: usize, within: &Range<usize>, take
     found
 }
 
-/// Places all around, closest first, for systems that do not say what is taken.
+/// Returns addresses in both directions, the closest first, for systems that do not list mappings.
 #[cfg(any(unix, all(test, target_pointer_width = "64")))]
 pub(super) fn blind(place: &Place, near: usize, within: &Range<usize>) -> Vec<usize> {
     let fits = |start: &usize| {
@@ -80,16 +87,16 @@ pub(super) fn blind(place: &Place, near: usize, within: &Range<usize>) -> Vec<us
         let below = near.checked_sub(distance).and_then(|at| at.checked_sub(place.total()));
         found.extend(above.filter(fits));
         found.extend(below.and_then(|at| place.start_before(at)).filter(fits));
-        // Ever longer steps: mappings that lie close together are looked through closely.
+        // The steps become longer, so that places close to the address are tried closely.
         distance += (distance / 64).max(1 << 20);
     }
     found
 }
 
-/// Nothing can be mapped from there on: the power of two above the stack, below which systems put
-/// it.
+/// Returns the end of addresses that can be mapped: the power of two above the stack, because
+/// systems put the stack below it.
 fn end_of_addresses(taken: &[Taken]) -> usize {
-    // Above half of the address space lies what the system shows of itself.
+    // The upper half of the address space contains what the system shows of itself.
     let highest = taken.iter().map(|area| area.end).filter(|end| *end <= usize::MAX / 2).max();
     let end = highest.and_then(usize::checked_next_power_of_two);
     match usize::BITS {

@@ -11,13 +11,13 @@ pub(crate) use super::own_memory::KernelWriter;
 mod shared;
 pub(crate) use shared::SharedMemory;
 
-/// The system itself.
+/// The real system.
 #[derive(Debug)]
 pub(crate) struct Native;
 
-/// From the kernel's `asm-generic/mman-common.h`; the `libc` crate has it for some targets only.
+/// From the kernel's `asm-generic/mman-common.h`. The `libc` crate has it for some targets only.
 const MADV_DONTNEED_LOCKED: libc::c_int = 24;
-/// Likewise; since kernel 6.1.
+/// From the same file, since kernel 6.1.
 const MADV_COLLAPSE: libc::c_int = 25;
 
 impl Os for Native {
@@ -43,9 +43,9 @@ impl Os for Native {
     }
 
     unsafe fn decommit(&self, span: Span) -> Result<()> {
-        // SAFETY: passed on to the caller, who needs the contents no more.
+        // SAFETY: passed on to the caller, who does not need the contents any more.
         let given = unsafe { unix::advise(span, libc::MADV_DONTNEED) };
-        // Pages of a process that locks its memory; known since kernel 5.18.
+        // For pages of a process that locks its memory. Known since kernel 5.18.
         // SAFETY: as above.
         given.or_else(|refused| unsafe { unix::advise(span, MADV_DONTNEED_LOCKED) }.map_err(|_| refused))
     }
@@ -59,8 +59,8 @@ impl Os for Native {
         /// The same number on all architectures; since kernel 6.10, on 64 bits.
         const SYS_MSEAL: libc::c_long = 462;
         let flags: libc::c_long = 0;
-        // SAFETY: the pages stay as they are; that nothing needs to change is passed on to the
-        // caller.
+        // SAFETY: the pages stay as they are. The caller promises that nothing needs to change
+        // them.
         match unsafe { libc::syscall(SYS_MSEAL, span.start.as_ptr(), span.len, flags) } {
             0 => Ok(()),
             _ => Err(Refused::last("mseal")),
@@ -68,7 +68,7 @@ impl Os for Native {
     }
 
     unsafe fn name(&self, span: Span, name: &CStr) -> Result<()> {
-        // `linux/prctl.h`; since kernel 5.17, if it was built so.
+        // `linux/prctl.h`, since kernel 5.17, if the kernel was built with it.
         const PR_SET_VMA: libc::c_int = 0x5356_4d41;
         const PR_SET_VMA_ANON_NAME: libc::c_ulong = 0;
         let (start, len) = (span.address() as libc::c_ulong, span.len as libc::c_ulong);
@@ -104,7 +104,7 @@ impl Os for Native {
     }
 
     unsafe fn kernel_write(&self, writer: &KernelWriter, at: NonNull<u8>, bytes: &[u8]) -> Result<()> {
-        // SAFETY: passed on to the caller; pages with code are readable.
+        // SAFETY: passed on to the caller. Pages with code are readable.
         unsafe { writer.write(at, bytes) }
     }
 
@@ -149,7 +149,7 @@ impl Os for Native {
     }
 
     unsafe fn decommit_shared(&self, span: Span) -> Result<()> {
-        // SAFETY: passed on to the caller, who needs the contents no more in any view.
+        // SAFETY: passed on to the caller, who does not need the contents in any view any more.
         unsafe { unix::advise(span, libc::MADV_REMOVE) }
     }
 }

@@ -1,4 +1,4 @@
-//! The system's list of this process's mappings. Linux and Android.
+//! The system's list of this process's mappings, on Linux and Android.
 #![forbid(unsafe_code)]
 
 use super::{Refused, Result};
@@ -10,20 +10,20 @@ pub(super) struct Mapping {
     pub(super) end: usize,
     pub(super) writable: bool,
     pub(super) executable: bool,
-    /// The C library's heap, which grows upwards.
+    /// Whether it is the C library's heap, which grows upwards.
     pub(super) is_heap: bool,
-    /// The first thread's stack, which grows downwards.
+    /// Whether it is the first thread's stack, which grows downwards.
     pub(super) is_stack: bool,
 }
 
-/// All mappings, in the order of their addresses.
+/// Returns all mappings, in the order of their addresses.
 pub(super) fn mappings() -> Result<Vec<Mapping>> {
-    // Names of files are any bytes.
+    // Read as bytes, because names of files may be any bytes.
     let list = std::fs::read("/proc/self/maps").map_err(|e| Refused::new("open of /proc/self/maps", e))?;
     Ok(list.split(|byte| *byte == b'\n').filter_map(mapping).collect())
 }
 
-/// One line: `start-end rights offset device inode name`.
+/// Parses one line: `start-end rights offset device inode name`.
 fn mapping(line: &[u8]) -> Option<Mapping> {
     let mut words = line.splitn(3, |byte| *byte == b' ');
     let (range, rights, rest) = (words.next()?, words.next()?, words.next()?);

@@ -1,7 +1,7 @@
-//! The operating system: one trait, one implementation for each system, chosen in one table.
+//! The operating system: one trait, and one implementation for each system, chosen in one table.
 //!
-//! Everything above talks to [`Os`] and never to the system, so that tests can count its calls,
-//! refuse them, and fail the n-th one.
+//! All other modules call [`Os`] and never the system. So tests can count its calls, refuse them,
+//! and fail the n-th one.
 
 use std::ffi::CStr;
 use std::fmt::Debug;
@@ -87,19 +87,19 @@ pub(crate) use place::Place;
 pub(crate) use window::WriteWindow;
 pub(crate) use word::Word;
 
-/// What a page may be used for. Writable *and* executable cannot be said.
+/// The protection of a page. There is no value for writable *and* executable.
 #[allow(clippy::enum_variant_names, reason = "pages with code stay readable")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
     ReadWrite,
     ReadExecute,
-    /// Neither; what was written before stays as it is.
+    /// Only readable. The content stays as it is.
     #[cfg_attr(
         not(any(feature = "cranelift", target_os = "linux", target_os = "android")),
         allow(dead_code, reason = "constants of modules")
     )]
     Read,
-    /// As `ReadExecute`, and indirect branches may arrive at landing pads only (`BTI` of AArch64).
+    /// As `ReadExecute`. Indirect branches may arrive at landing pads only (`BTI` of AArch64).
     ReadExecuteLanding,
 }
 
@@ -115,14 +115,14 @@ impl Span {
         self.start.as_ptr().addr()
     }
 
-    /// The code of a reservation made for `place`.
+    /// Returns the code of a reservation made for `place`.
     pub(crate) fn code(self, place: &Place) -> Self {
         debug_assert!(self.len >= place.total());
         // SAFETY: the reservation was made for this place, so the code lies in it.
         Self { start: unsafe { self.start.add(place.skip(self.address())) }, len: place.len() }
     }
 
-    /// The data of a reservation made for `place`.
+    /// Returns the data of a reservation made for `place`.
     pub(crate) fn data(self, place: &Place) -> Self {
         let skip = place.skip(self.address()) + place.data_offset();
         // Without data there may be no such address.
@@ -132,17 +132,17 @@ impl Span {
     }
 }
 
-// SAFETY: a span is an address range; using what is there takes `unsafe` calls of their own.
+// SAFETY: a span is an address range. Using it takes `unsafe` calls.
 unsafe impl Send for Span {}
 // SAFETY: as for `Send`.
 unsafe impl Sync for Span {}
 
-/// A failed system call: its name, and what the system said.
+/// A failed system call: its name, and the error of the system.
 #[derive(Debug)]
 pub(crate) struct Refused {
     pub(crate) call: &'static str,
     pub(crate) source: io::Error,
-    /// Bytes asked for, if the call was about an amount.
+    /// The bytes that were asked for, if the call was about an amount.
     pub(crate) bytes: Option<usize>,
 }
 
@@ -151,7 +151,7 @@ impl Refused {
         Self { call, source, bytes: None }
     }
 
-    /// The same, with the amount that was asked for.
+    /// Adds the amount that was asked for.
     #[cfg(unix)]
     pub(crate) fn of(self, bytes: usize) -> Self {
         Self { bytes: Some(bytes), ..self }
@@ -162,8 +162,8 @@ impl Refused {
         Self::new(call, io::Error::last_os_error())
     }
 
-    /// Whether it was for want of memory or of descriptors. That passes, and says nothing about
-    /// what the system allows.
+    /// Returns whether the cause is a lack of memory or of descriptors. That passes, and says
+    /// nothing about what the system allows.
     pub(crate) fn passes(&self) -> bool {
         #[cfg(unix)]
         const PASSING: &[i32] = &[libc::EMFILE, libc::ENFILE, libc::ENOMEM];
@@ -181,31 +181,31 @@ impl From<Refused> for crate::Error {
 
 pub(crate) type Result<T> = std::result::Result<T, Refused>;
 
-/// What a system does not have.
+/// Returns the refusal of a call that the system does not have.
 fn missing<T>(call: &'static str) -> Result<T> {
     Err(Refused::new(call, io::ErrorKind::Unsupported.into()))
 }
 
-/// The calls that an arena makes. All of them are thread-safe. What only some systems have is
-/// refused unless they say otherwise.
+/// The calls that an arena makes. All of them are thread-safe. Calls that only some systems have
+/// are refused unless an implementation overrides them.
 pub(crate) trait Os: Send + Sync + Debug {
-    /// Bytes in a page.
+    /// Returns the bytes of a page.
     fn page_size(&self) -> usize;
 
-    /// Whether pages have to be committed before they can be used at all. Then a reservation costs
-    /// nothing, opening private pages commits them, decommitted ones are not even readable until
-    /// they are opened again, and shared pages need [`Os::commit_shared`].
+    /// Returns whether pages have to be committed before use. Then a reservation costs nothing,
+    /// opening private pages commits them, decommitted pages are not even readable until they are
+    /// opened again, and shared pages need [`Os::commit_shared`].
     fn commits(&self) -> bool {
         false
     }
 
-    /// Whether the memory behind shared pages can be given back while they are mapped.
+    /// Returns whether the memory of shared pages can be given back while they are mapped.
     fn returns_shared(&self) -> bool {
         true
     }
 
-    /// Whether pages without memory stay executable and read as zeros, in every mode, until
-    /// somebody changes that: by [`Os::protect`], or with a window by [`Os::protect_window`].
+    /// Returns whether pages without memory stay executable and read as zeros, in every mode, until
+    /// [`Os::protect`] or [`Os::protect_window`] changes that.
     fn leaves_executable(&self) -> bool {
         false
     }
@@ -214,35 +214,37 @@ pub(crate) trait Os: Send + Sync + Debug {
     fn map(&self, len: usize) -> Result<Span>;
 
     /// Reserves address space without access, for private memory.
-    /// [`io::ErrorKind::AddrNotAvailable`] says that there is none where it was asked for.
+    /// [`io::ErrorKind::AddrNotAvailable`] says that there is none in the wanted place.
     fn reserve(&self, place: &Place) -> Result<Span>;
 
-    /// Sets what whole pages may be used for. Made writable, they have memory; made executable,
-    /// those without stay so.
+    /// Sets the protection of whole pages. Pages that become writable have memory. Pages without
+    /// memory that become executable stay without.
     ///
     /// # Safety
-    /// - `span` is whole pages of a mapping of the caller's.
+    /// - `span` is whole pages of a mapping that the caller owns.
     /// - No thread uses them in a way that `access` forbids.
     unsafe fn protect(&self, span: Span, access: Access) -> Result<()>;
 
-    /// Gives the memory of private pages back to the system. Where there is a kernel writer they
-    /// stay executable and read as zeros; elsewhere nobody may touch them before they are made
-    /// writable again.
+    /// Gives the memory of private pages back to the system. With a kernel writer they stay
+    /// executable and read as zeros. Otherwise nobody may touch them before they are made writable
+    /// again.
     ///
     /// # Safety
-    /// - `span` is whole pages of a private mapping of the caller's, whose contents nobody needs.
+    /// - `span` is whole pages of a private mapping that the caller owns. Nobody needs their
+    ///   content.
     unsafe fn decommit(&self, span: Span) -> Result<()>;
 
-    /// Whether all of these pages are executable, as far as can be found out.
+    /// Returns whether all of these pages are executable, as far as can be found out.
     fn is_executable(&self, _span: Span) -> bool {
         false
     }
 
-    /// Puts fresh private pages in the place of others, whose contents go. For systems that let
-    /// what was never writable become executable, and nothing else.
+    /// Replaces private pages by fresh ones. Their content is lost. It is for systems on which only
+    /// pages that were never writable may become executable.
     ///
     /// # Safety
-    /// - `span` is whole pages of a private mapping of the caller's, whose contents nobody needs.
+    /// - `span` is whole pages of a private mapping that the caller owns. Nobody needs their
+    ///   content.
     unsafe fn replace(&self, _span: Span, _access: Access) -> Result<()> {
         missing("new pages in the place of others")
     }
@@ -250,75 +252,72 @@ pub(crate) trait Os: Send + Sync + Debug {
     /// Gives address space and memory back.
     ///
     /// # Safety
-    /// - `span` is a mapping of the caller's, whole, which nobody uses from now on.
+    /// - `span` is a whole mapping that the caller owns, and nobody uses it from now on.
     unsafe fn release(&self, span: Span) -> Result<()>;
 
-    /// From now on, until the process ends, what these pages may be used for cannot change and they
-    /// stay mapped.
+    /// Seals pages until the process ends: their protection cannot change, and they stay mapped.
     ///
     /// # Safety
-    /// - `span` is whole pages of a mapping of the caller's, which is never released.
+    /// - `span` is whole pages of a mapping that the caller owns, which is never released.
     unsafe fn freeze(&self, _span: Span) -> Result<()> {
         missing("sealing of mappings")
     }
 
-    /// Names memory for whoever looks at the system's list of mappings; a hint.
+    /// Names memory in the system's list of mappings. It is a hint.
     ///
     /// # Safety
-    /// - `span` is whole pages of a mapping of the caller's.
+    /// - `span` is whole pages of a mapping that the caller owns.
     unsafe fn name(&self, _span: Span, _name: &CStr) -> Result<()> {
         missing("names of mappings")
     }
 
-    /// Whether pages are part of core dumps and of snapshots by debuggers; a hint. What reads pages
-    /// for one gets memory for them.
+    /// Sets whether pages are part of core dumps and of snapshots by debuggers, which get memory
+    /// for the pages that they read. It is a hint.
     ///
     /// # Safety
-    /// - `span` is whole pages of a mapping of the caller's.
+    /// - `span` is whole pages of a mapping that the caller owns.
     unsafe fn set_dumped(&self, _span: Span, _yes: bool) -> Result<()> {
         missing("core dumps without pages")
     }
 
-    /// Asks for huge pages; a hint.
+    /// Asks for huge pages. It is a hint.
     ///
     /// # Safety
-    /// - `span` is whole pages of a mapping of the caller's.
+    /// - `span` is whole pages of a mapping that the caller owns.
     unsafe fn advise_huge(&self, _span: Span) -> Result<()> {
         missing("huge pages")
     }
 
-    /// Puts the memory of whole pages into huge pages, now, whatever they hold and whoever uses
-    /// them.
+    /// Moves the memory of whole pages into huge pages now, whatever their content and users.
     ///
     /// # Safety
-    /// - `span` is whole pages of a mapping of the caller's.
+    /// - `span` is whole pages of a mapping that the caller owns.
     unsafe fn collapse(&self, _span: Span) -> Result<()> {
         missing("huge pages")
     }
 
-    /// Gets memory for whole writable pages ahead of use; a hint.
+    /// Gets memory for whole writable pages before they are used. It is a hint.
     ///
     /// # Safety
-    /// - `span` is whole pages of a mapping of the caller's.
+    /// - `span` is whole pages of a mapping that the caller owns.
     unsafe fn populate(&self, _span: Span) -> Result<()> {
         missing("memory ahead of use")
     }
 
-    /// Opens the way to write to pages of this process that are not writable.
+    /// Opens the writer to pages of this process that are not writable.
     fn open_kernel_writer(&self) -> Result<KernelWriter>;
 
     /// Writes all of `bytes` to `at` through the kernel, whatever the protection of the pages.
     ///
     /// # Safety
-    /// - `at` and the bytes behind it lie in a private mapping of the caller's.
+    /// - `at` and the bytes behind it lie in a private mapping that the caller owns.
     /// - Nobody reads, runs or writes those bytes meanwhile.
     unsafe fn kernel_write(&self, writer: &KernelWriter, at: NonNull<u8>, bytes: &[u8]) -> Result<()>;
 
-    /// What the kernel writer sees at `at`.
+    /// Reads the bytes that the kernel writer sees at `at`.
     fn kernel_read(&self, writer: &KernelWriter, at: NonNull<u8>, bytes: &mut [u8]) -> Result<()>;
 
-    /// Reserves address space for pages that a window is to be made for. Refused as [`Os::reserve`]
-    /// is.
+    /// Reserves address space for pages with a window. It is refused as [`Os::reserve`] is.
     fn reserve_window(&self, place: &Place) -> Result<Span> {
         self.reserve(place)
     }
@@ -334,7 +333,7 @@ pub(crate) trait Os: Send + Sync + Debug {
         unsafe { WriteWindow::new(span) }
     }
 
-    /// Writes all of `bytes` to `at`, while which no other thread can write there.
+    /// Writes all of `bytes` to `at`. No other thread can write there meanwhile.
     ///
     /// # Safety
     /// - `at` and the bytes behind it lie in the pages that the window was made for.
@@ -345,10 +344,11 @@ pub(crate) trait Os: Send + Sync + Debug {
         Ok(())
     }
 
-    /// As [`Os::window_write`], by one store. Other threads may run the bytes meanwhile.
+    /// Writes by one store, as [`Os::window_write`] does. Other threads may run the bytes
+    /// meanwhile.
     ///
     /// # Safety
-    /// - As for [`Os::window_write`], but for that.
+    /// - As for [`Os::window_write`], except that others may run the bytes.
     /// - `at` is aligned to the word's length.
     unsafe fn window_store(&self, window: &WriteWindow, at: NonNull<u8>, word: Word) -> Result<()> {
         // SAFETY: passed on to the caller.
@@ -356,18 +356,18 @@ pub(crate) trait Os: Send + Sync + Debug {
         Ok(())
     }
 
-    /// Makes pages with a window executable, or takes that away. Who can write to them and read
-    /// them stays as it is.
+    /// Makes pages with a window executable, or not executable. The rights to write and to read
+    /// stay as they are.
     ///
     /// # Safety
     /// - `span` is whole pages of those that the window was made for.
-    /// - No thread runs them if they are to be not executable.
+    /// - If they become not executable, no thread runs them.
     unsafe fn protect_window(&self, window: &WriteWindow, span: Span, executable: bool) -> Result<()> {
         // SAFETY: passed on to the caller.
         unsafe { window.protect(span, executable) }
     }
 
-    /// As [`Os::decommit`], for pages with a window: they can be written to and run as before.
+    /// Decommits pages with a window. They can be written to and run as before.
     ///
     /// # Safety
     /// - As for [`Os::decommit`].
@@ -379,14 +379,14 @@ pub(crate) trait Os: Send + Sync + Debug {
     /// Makes `len` bytes of memory that can be mapped more than once.
     fn share(&self, len: usize) -> Result<SharedMemory>;
 
-    /// Reserves address space and maps shared memory, all of it, with `access` where the code is to
-    /// lie. Refused as [`Os::reserve`] is; nothing is left behind then.
+    /// Reserves address space and maps all of the shared memory, with `access`, where the code is
+    /// to lie. It is refused as [`Os::reserve`] is. Then nothing stays mapped.
     fn map_executable(&self, memory: &SharedMemory, place: &Place, access: Access) -> Result<Span>;
 
-    /// Maps shared memory for reading and writing, anywhere; forked children do not inherit it.
+    /// Maps shared memory for reading and writing, anywhere. Forked children do not inherit it.
     fn map_writable(&self, memory: &SharedMemory, len: usize) -> Result<Span>;
 
-    /// Gets memory for shared pages, named in both views.
+    /// Gets memory for shared pages, which are named in both views.
     ///
     /// # Safety
     /// - The spans are the same whole pages, in a view made by `map_executable` and in one made by
@@ -395,17 +395,17 @@ pub(crate) trait Os: Send + Sync + Debug {
         Ok(())
     }
 
-    /// Gives the memory behind shared pages back to the system, seen through the writable view.
+    /// Gives the memory of shared pages back to the system, named in the writable view.
     ///
     /// # Safety
-    /// - `span` is whole pages of a view made by `map_writable`, whose contents nobody needs in any
+    /// - `span` is whole pages of a view made by `map_writable`. Nobody needs their content in any
     ///   view.
     unsafe fn decommit_shared(&self, _span: Span) -> Result<()> {
         missing("giving back shared memory")
     }
 
-    /// Lets the system take memory behind a writable view back, which it keeps as long as the
-    /// process has that view locked in memory (`mlockall`).
+    /// Unlocks a writable view, so that its memory can be given back if the process locks its
+    /// memory (`mlockall`).
     ///
     /// # Safety
     /// - `view` is the whole of a view made by `map_writable`.
@@ -413,22 +413,22 @@ pub(crate) trait Os: Send + Sync + Debug {
         missing("memory that is not locked")
     }
 
-    /// Makes an anonymous file of `len` bytes for code. Only who holds it can write to it.
+    /// Makes an anonymous file of `len` bytes for code. Only its holder can write to it.
     fn create_code_file(&self, len: usize, name: Option<&CStr>) -> Result<CodeFile> {
         CodeFile::new(len, name)
     }
 
-    /// Reserves address space and maps the file, all of it, with `access` where the code is to lie;
-    /// nobody can make the view writable. Refused as [`Os::reserve`] is; nothing is left behind
-    /// then.
+    /// Reserves address space and maps all of the file, with `access`, where the code is to lie.
+    /// Nobody can make the view writable. It is refused as [`Os::reserve`] is. Then nothing stays
+    /// mapped.
     fn map_code_file(&self, file: &CodeFile, place: &Place, access: Access) -> Result<Span> {
         file.map(place, access)
     }
 
-    /// Writes all of `bytes` to the file. After an error some of them may be there.
+    /// Writes all of `bytes` to the file. After an error some of them may be written.
     ///
     /// # Safety
-    /// - Inside the file; nobody reads, runs or writes those bytes in any view meanwhile.
+    /// - The bytes lie inside the file. Nobody reads, runs or writes them in any view meanwhile.
     unsafe fn write_code_file(&self, file: &CodeFile, offset: usize, bytes: &[u8]) -> Result<()> {
         file.write(offset, bytes)
     }
@@ -436,7 +436,7 @@ pub(crate) trait Os: Send + Sync + Debug {
     /// Gives the memory of whole pages of the file back to the system.
     ///
     /// # Safety
-    /// - Inside the file, and nobody needs the contents in any view.
+    /// - The pages lie inside the file. Nobody needs their content in any view.
     unsafe fn decommit_code_file(&self, file: &CodeFile, offset: usize, len: usize) -> Result<()> {
         file.give_back(offset, len)
     }

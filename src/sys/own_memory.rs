@@ -14,7 +14,7 @@ use std::os::unix::fs::FileExt;
 use std::ptr;
 use std::ptr::NonNull;
 
-use super::descriptor::{Identity, borrow, elsewhere, out_of_the_way};
+use super::descriptor::{Identity, borrow, elsewhere, with_high_number};
 use super::process_lock::ProcessLock;
 use super::{Refused, Result, generation};
 use crate::sync::{AtomicI32, AtomicPtr, AtomicU64, Ordering};
@@ -176,7 +176,7 @@ fn current(owner: u64) -> Option<&'static Open> {
 /// thread just did.
 fn renew(owner: u64, wrong: Option<&'static Open>) -> Result<&'static Open> {
     let file = File::options().read(true).write(true).open("/proc/self/mem");
-    let file = out_of_the_way(file.map_err(|e| Refused::new("open of /proc/self/mem", e))?);
+    let file = with_high_number(file.map_err(|e| Refused::new("open of /proc/self/mem", e))?);
     let Identity { device, inode } = Identity::of(&file)?;
     let before = CURRENT.load(Ordering::Acquire);
     // SAFETY: null, or never freed.

@@ -1,4 +1,4 @@
-//! What all Unix systems share.
+//! The calls that all Unix systems share.
 
 use std::io;
 use std::ops::Range;
@@ -9,12 +9,12 @@ use super::place::Near;
 use super::{Access, Place, Refused, Result, Span};
 use crate::sync::{AtomicUsize, Ordering};
 
-/// What keeps `mmap` from replacing what is at the address; without, the address is a hint.
+/// The flag that keeps `mmap` from replacing a mapping. Without it the address is a hint.
 const NO_REPLACE: libc::c_int = {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     {
-        // `MAP_FIXED_NOREPLACE`, from the kernel's `asm-generic/mman-common.h`; the `libc` crate
-        // has it not for Android.
+        // `MAP_FIXED_NOREPLACE`, from the kernel's `asm-generic/mman-common.h`. The `libc` crate
+        // does not have it for Android.
         0x10_0000
     }
     #[cfg(target_os = "freebsd")]
@@ -27,11 +27,11 @@ const NO_REPLACE: libc::c_int = {
     }
 };
 
-/// What keeps address space from counting as memory.
+/// The flag that keeps address space from counting as memory.
 const NO_RESERVE: libc::c_int = {
     #[cfg(any(target_os = "freebsd", target_os = "dragonfly"))]
     {
-        // Not known there: what has no access does not count.
+        // Not known there. Address space without access does not count.
         0
     }
     #[cfg(not(any(target_os = "freebsd", target_os = "dragonfly")))]
@@ -40,10 +40,10 @@ const NO_RESERVE: libc::c_int = {
     }
 };
 
-/// In the protection given to `mmap`: what `mprotect` may give the pages later. NetBSD's
-/// `PROT_MPROTECT`, without which PaX MPROTECT refuses to make executable what was writable;
-/// FreeBSD's `PROT_MAX`, without which `vm.imply_prot_max` does. It allows one *or* the other: both
-/// at once stay refused (`mmap(2)` of both systems).
+/// The part of `mmap`'s protection that says what `mprotect` may set later. On NetBSD it is
+/// `PROT_MPROTECT`, without which PaX MPROTECT refuses to make executable what was writable. On
+/// FreeBSD it is `PROT_MAX`, without which `vm.imply_prot_max` refuses it. It allows one *or* the
+/// other; both at once stay refused (`mmap(2)` of both systems).
 pub(super) const LATER: libc::c_int = {
     let all = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
     if cfg!(target_os = "netbsd") {
@@ -55,21 +55,22 @@ pub(super) const LATER: libc::c_int = {
     }
 };
 
-/// Bytes in a page. Asked for once; without a lock, which a forked child could inherit held.
+/// Returns the bytes of a page. It is asked for once. There is no lock, because a forked child
+/// could inherit it in the locked state.
 pub(super) fn page_size() -> usize {
     static KNOWN: AtomicUsize = AtomicUsize::new(0);
     let known = KNOWN.load(Ordering::Relaxed);
     if known > 0 {
         return known;
     }
-    // SAFETY: takes a number only.
+    // SAFETY: it takes a number only.
     let asked = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     let size = usize::try_from(asked).ok().filter(|size| size.is_power_of_two()).unwrap_or(4096);
     KNOWN.store(size, Ordering::Relaxed);
     size
 }
 
-/// A span from what `mmap` returned.
+/// Returns the span that `mmap` mapped, or its error.
 pub(super) fn mapped(address: *mut libc::c_void, len: usize) -> Result<Span> {
     match NonNull::new(address.cast()) {
         Some(start) if address != libc::MAP_FAILED => Ok(Span { start, len }),
@@ -80,47 +81,47 @@ pub(super) fn mapped(address: *mut libc::c_void, len: usize) -> Result<Span> {
 pub(super) fn map(len: usize) -> Result<Span> {
     if LATER != 0 {
         let (access, flags) = (libc::PROT_READ | libc::PROT_WRITE | LATER, libc::MAP_PRIVATE | libc::MAP_ANON);
-        // SAFETY: a new mapping at an address of the system's choice.
+        // SAFETY: a new mapping at an address that the system chooses.
         return mapped(unsafe { libc::mmap(std::ptr::null_mut(), len, access, flags, -1, 0) }, len);
     }
     let map = memmap2::MmapRaw::from(memmap2::MmapMut::map_anon(len).map_err(|e| Refused::new("mmap", e).of(len))?);
     let start =
         NonNull::new(map.as_mut_ptr()).ok_or_else(|| Refused::new("mmap", io::ErrorKind::OutOfMemory.into()))?;
-    // Out of `memmap2`'s hands: dropped there, a failed `munmap` would be ignored.
+    // Taken from `memmap2`, because its drop would ignore a failed `munmap`.
     std::mem::forget(map);
     Ok(Span { start, len })
 }
 
-/// `len` bytes, at `hint` or (without a flag that says so) wherever the system likes.
+/// Reserves `len` bytes at `hint`, or (without a flag that forbids it) wherever the system chooses.
 fn reserve_at(hint: usize, len: usize, access: libc::c_int, flags: libc::c_int) -> Result<Span> {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANON | flags;
-    // SAFETY: a new mapping at an address of the system's choice, or (by the flags) only where
+    // SAFETY: a new mapping at an address that the system chooses, or (by the flags) only where
     // nothing is mapped.
     mapped(unsafe { libc::mmap(std::ptr::without_provenance_mut(hint), len, access, flags, -1, 0) }, len)
 }
 
-/// Puts fresh pages without access in place of private ones, whose memory goes back at once.
+/// Replaces private pages by fresh pages without access. Their memory is given back at once.
 ///
-/// For systems where no advice does that: `MADV_FREE` takes the memory when it is short of it, if
-/// ever, and counts it to the process until then, `MADV_DONTNEED` keeps the contents there. Mapping
-/// over pages of our own is one step under the lock of the address space, so no other thread can
-/// get in between.
+/// It is for systems where no advice does that. There `MADV_FREE` takes the memory only when the
+/// system needs some, and counts it to the process until then. `MADV_DONTNEED` keeps the contents
+/// there. Mapping over our own pages is one step under the lock of the address space, so no other
+/// thread can map anything in between.
 ///
 /// # Safety
 /// - As for [`super::Os::decommit`].
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub(super) unsafe fn renew(span: Span) -> Result<()> {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANON | NO_RESERVE | libc::MAP_FIXED;
-    // SAFETY: passed on to the caller: what this replaces is theirs, and nobody needs it.
+    // SAFETY: passed on to the caller, who owns the replaced pages. Nobody needs their content.
     let got = unsafe { libc::mmap(span.start.as_ptr().cast(), span.len, libc::PROT_NONE | LATER, flags, -1, 0) };
     mapped(got, span.len).map(drop)
 }
 
-/// What a forked child gets of pages.
+/// Sets what a forked child inherits of pages.
 ///
 /// # Safety
-/// - `span` is whole pages of a mapping of the caller's, and no child needs more of them than `how`
-///   leaves it.
+/// - `span` is whole pages of a mapping that the caller owns. No child needs more of them than
+///   `how` leaves to it.
 #[cfg(any(
     target_vendor = "apple",
     target_os = "freebsd",
@@ -140,7 +141,7 @@ pub(super) fn reserve(place: &Place) -> Result<Span> {
     reserve_as(place, libc::PROT_NONE | LATER, NO_RESERVE)
 }
 
-/// Reserves address space with access, and more flags of `mmap`, than [`reserve`] asks for.
+/// Reserves address space as [`reserve`] does, with access and with more flags of `mmap`.
 pub(super) fn reserve_as(place: &Place, access: libc::c_int, flags: libc::c_int) -> Result<Span> {
     let len = place.total();
     let Some(Near { address, within }) = place.is_near() else {
@@ -149,8 +150,8 @@ pub(super) fn reserve_as(place: &Place, access: libc::c_int, flags: libc::c_int)
     };
     let none = || Refused::new("mmap", io::ErrorKind::AddrNotAvailable.into());
     let (mut refused, mut any_taken) = (none(), false);
-    // Another thread may take a gap before we do; then the next one serves, or another look at them
-    // all.
+    // Another thread may take a gap first. Then the next gap is tried, or all gaps are listed
+    // again.
     for _ in 0..4 {
         let (starts, unknown) = match taken(within) {
             Ok(taken) => (candidates(place, *address, within, &taken), None),
@@ -159,11 +160,11 @@ pub(super) fn reserve_as(place: &Place, access: libc::c_int, flags: libc::c_int)
         for start in starts {
             match reserve_at(start, len, access, flags | NO_REPLACE) {
                 Ok(span) if span.address() == start => return Ok(span),
-                // Without a flag for it the system goes elsewhere.
-                // SAFETY: mapped just now and given to nobody.
+                // Without a flag for it, the system maps elsewhere.
+                // SAFETY: mapped just now, and nobody else has it.
                 Ok(span) => unsafe { release(span)? },
                 Err(other) if is_taken(&other.source) => any_taken = true,
-                // It is not a matter of the address.
+                // The address is not the reason.
                 Err(other) => refused = other,
             }
         }
@@ -171,38 +172,39 @@ pub(super) fn reserve_as(place: &Place, access: libc::c_int, flags: libc::c_int)
             return Err(unknown);
         }
     }
-    // If some places were there but for others' mappings, want of memory is not what kept it from
-    // the rest.
+    // If some places were only taken by other mappings, a lack of memory is not what kept the
+    // others from being used.
     Err(if any_taken { none() } else { refused })
 }
 
-/// Whether an address was refused because something else is there.
+/// Returns whether an address was refused because something else is mapped there.
 fn is_taken(refused: &io::Error) -> bool {
-    // FreeBSD has one answer to that and to want of memory (`MAP_EXCL` in mmap(2)).
+    // FreeBSD has the same answer for that and for a lack of memory (`MAP_EXCL` in mmap(2)).
     let answer = if cfg!(target_os = "freebsd") { libc::ENOMEM } else { libc::EEXIST };
     refused.raw_os_error() == Some(answer)
 }
 
-/// Gives back what a reservation has beside what is needed of it.
+/// Releases the parts of a reservation that are not needed.
 fn cut(whole: Span, place: &Place) -> Span {
     let first = place.start_after(whole.address()).unwrap_or(whole.address());
     let before = first - whole.address();
     let behind = whole.len - before - place.total();
-    // SAFETY: `before` is less than the alignment, by which the reservation exceeds what is needed.
+    // SAFETY: `before` is less than the alignment, by which the reservation is larger than what is
+    // needed.
     let start = unsafe { whole.start.add(before) };
     // SAFETY: as above.
     let end = unsafe { start.add(place.total()) };
     for (start, len) in [(whole.start, before), (end, behind)] {
         if len > 0 {
-            // SAFETY: an end of the reservation, mapped just now and given to nobody. Should it be
-            // refused, some address space without access stays behind.
+            // SAFETY: an end of the reservation, mapped just now, and nobody else has it. If the
+            // release is refused, some address space without access stays mapped.
             let _ = unsafe { release(Span { start, len }) };
         }
     }
     Span { start, len: place.total() }
 }
 
-/// What of the address space is in use.
+/// Returns the address space that is in use.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn taken(_within: &Range<usize>) -> Result<Vec<Taken>> {
     let list = super::maps::mappings()?;
@@ -215,17 +217,19 @@ fn taken(_within: &Range<usize>) -> Result<Vec<Taken>> {
     Ok(list.iter().map(taken).collect())
 }
 
-/// What of the address space is in use.
+/// Returns the address space that is in use.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 fn taken(within: &Range<usize>) -> Result<Vec<Taken>> {
     super::gaps::query(within)
 }
 
+/// Sets the protection of pages.
+///
 /// # Safety
 /// - As for [`super::Os::protect`].
 pub(super) unsafe fn protect(span: Span, access: Access) -> Result<()> {
-    // Not through the `region` crate, which knows nothing of landing pads and takes a lock to learn
-    // the size of a page.
+    // The `region` crate is not used, because it does not know landing pads, and takes a lock to
+    // get the size of a page.
     let protection = match access {
         Access::ReadWrite => libc::PROT_READ | libc::PROT_WRITE,
         Access::ReadExecute => libc::PROT_READ | libc::PROT_EXEC,
@@ -239,10 +243,12 @@ pub(super) unsafe fn protect(span: Span, access: Access) -> Result<()> {
     }
 }
 
-/// With `PROT_BTI` (which the builder refuses elsewhere), from the kernel's `asm/mman.h` for
-/// AArch64; the `libc` crate does not have it.
+/// The protection with `PROT_BTI` (which the builder refuses elsewhere), from the kernel's
+/// `asm/mman.h` for AArch64. The `libc` crate does not have it.
 const LANDING: libc::c_int = libc::PROT_READ | libc::PROT_EXEC | 0x10;
 
+/// Unmaps a span.
+///
 /// # Safety
 /// - As for [`super::Os::release`].
 pub(super) unsafe fn release(span: Span) -> Result<()> {
@@ -253,9 +259,11 @@ pub(super) unsafe fn release(span: Span) -> Result<()> {
     }
 }
 
+/// Gives advice about pages.
+///
 /// # Safety
-/// - `span` is whole pages of a mapping of the caller's.
-/// - What `advice` does to their contents harms nobody.
+/// - `span` is whole pages of a mapping that the caller owns.
+/// - The effect of `advice` on their content harms nobody.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(super) unsafe fn advise(span: Span, advice: libc::c_int) -> Result<()> {
     // SAFETY: passed on to the caller.
@@ -268,11 +276,11 @@ pub(super) unsafe fn advise(span: Span, advice: libc::c_int) -> Result<()> {
 /// Maps fresh private memory in place of private pages.
 ///
 /// # Safety
-/// - `span` is whole pages of a private mapping of the caller's, whose contents nobody needs.
+/// - `span` is whole pages of a private mapping that the caller owns. Nobody needs their content.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(super) unsafe fn map_private_at(span: Span, access: Access) -> Result<()> {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANON | NO_RESERVE | libc::MAP_FIXED;
-    // SAFETY: passed on to the caller: what this replaces is theirs, and nobody needs it.
+    // SAFETY: passed on to the caller, who owns the replaced pages. Nobody needs their content.
     let got = unsafe { libc::mmap(span.start.as_ptr().cast(), span.len, protection(access), flags, -1, 0) };
     mapped(got, span.len).map(drop)
 }
@@ -280,26 +288,26 @@ pub(super) unsafe fn map_private_at(span: Span, access: Access) -> Result<()> {
 /// Maps shared memory in place of reserved pages.
 ///
 /// # Safety
-/// - `span` is whole pages of a reservation of the caller's that nobody uses.
+/// - `span` is whole pages of a reservation that the caller owns, and nobody uses them.
 #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
 pub(super) unsafe fn map_shared_at(memory: &std::fs::File, span: Span, access: Access) -> Result<()> {
     use std::os::fd::AsRawFd;
     let (start, flags) = (span.start.as_ptr().cast(), libc::MAP_SHARED | libc::MAP_FIXED);
     let protection = protection(access);
-    // SAFETY: passed on to the caller: what this replaces is theirs and unused.
+    // SAFETY: passed on to the caller, who owns the replaced pages. Nobody uses them.
     mapped(unsafe { libc::mmap(start, span.len, protection, flags, memory.as_raw_fd(), 0) }, span.len).map(drop)
 }
 
-/// Maps shared memory wherever the system likes.
+/// Maps shared memory wherever the system chooses.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(super) fn map_shared(memory: &std::fs::File, len: usize, access: Access) -> Result<Span> {
     use std::os::fd::AsRawFd;
     let (start, protection) = (std::ptr::null_mut(), protection(access));
-    // SAFETY: a new mapping at an address of the system's choice.
+    // SAFETY: a new mapping at an address that the system chooses.
     mapped(unsafe { libc::mmap(start, len, protection, libc::MAP_SHARED, memory.as_raw_fd(), 0) }, len)
 }
 
-/// What shared memory is mapped with.
+/// Returns the protection with which shared memory is mapped.
 #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
 fn protection(access: Access) -> libc::c_int {
     let protection = match access {
@@ -308,29 +316,30 @@ fn protection(access: Access) -> libc::c_int {
         Access::ReadExecuteLanding => LANDING,
         Access::Read => libc::PROT_READ,
     };
-    // `PROT_MAX`: this, and never anything else.
+    // `PROT_MAX`: this protection, and never another one.
     if cfg!(target_os = "freebsd") { protection | protection << 16 } else { protection }
 }
 
-/// An address of our own choice: mappings made one after another lie one after another too, so from
-/// one view's address the other's would be known. Between 1/8 and all of what lies below the
-/// largest power of two below the stack, in the half of the address space that systems fill last.
+/// Returns an address that is chosen at random. Mappings that are made one after another also lie
+/// one after another, so the address of one view would reveal the other's. The address lies between
+/// 1/8 and all of the space below the largest power of two below the stack. Systems fill that half
+/// of the address space last.
 #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
 fn anywhere() -> usize {
     use std::hash::{BuildHasher, RandomState};
     let stack = first_stack();
-    // Seeded by the system for each process, and different each time.
+    // The system seeds it for each process, differently each time.
     let random = RandomState::new().hash_one(stack) as usize;
     let top = 1 << stack.ilog2();
     (top / 8 + random % (top / 8 * 7)) & !(page_size() - 1)
 }
 
-/// Where the system put the first stack of the process: near the end of the address space. Other
-/// stacks lie where the program likes.
+/// Returns the place of the first stack of the process, near the end of the address space. Other
+/// stacks lie where the program puts them.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn first_stack() -> usize {
-    // SAFETY: takes a number only. What it answers is the address of 16 bytes there
-    // (`getauxval(3)`), or 0.
+    // SAFETY: it takes a number only. It returns the address of 16 bytes there (`getauxval(3)`), or
+    // 0.
     let there = unsafe { libc::getauxval(libc::AT_RANDOM) } as usize;
     if there == 0 { (&raw const there).addr() } else { there }
 }
@@ -338,7 +347,7 @@ fn first_stack() -> usize {
 #[cfg(target_os = "freebsd")]
 fn first_stack() -> usize {
     let (mut end, mut len) = (0_usize, size_of::<usize>());
-    // SAFETY: the name of a number of this length, which is valid for the call to write to; nothing
+    // SAFETY: the name of a number of this length, which is valid for the call to write to. Nothing
     // is set.
     let got = unsafe {
         libc::sysctlbyname(c"kern.usrstack".as_ptr(), (&raw mut end).cast(), &raw mut len, std::ptr::null(), 0)
@@ -346,8 +355,8 @@ fn first_stack() -> usize {
     if got != 0 || end < 2 { (&raw const end).addr() } else { end - 1 }
 }
 
-/// `len` bytes without access at the first of these addresses where nothing else is; or wherever
-/// the system likes.
+/// Maps `len` bytes without access at the first of these addresses where nothing else is mapped, or
+/// wherever the system chooses.
 #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
 fn reserve_at_one_of(mut addresses: impl Iterator<Item = usize>, len: usize) -> Result<Span> {
     // FreeBSD adds to a hint.
@@ -355,29 +364,29 @@ fn reserve_at_one_of(mut addresses: impl Iterator<Item = usize>, len: usize) -> 
     let try_at = |hint, flags| reserve_at(hint, len, libc::PROT_NONE | LATER, NO_RESERVE | flags);
     let chosen = addresses.find_map(|address| {
         let got = try_at(address, exactly).ok()?;
-        // SAFETY: mapped just now and given to nobody.
+        // SAFETY: mapped just now, and nobody else has it.
         (got.address() == address || unsafe { release(got) }.is_err()).then_some(got)
     });
     chosen.map_or_else(|| try_at(0, 0), Ok)
 }
 
-/// `len` bytes without access at a multiple of `align`, a power of two above the page size.
+/// Maps `len` bytes without access at a multiple of `align`, a power of two above the page size.
 #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
 pub(super) fn reserve_aligned(len: usize, align: usize) -> Result<Span> {
     let refused = || Refused::new("mmap", io::ErrorKind::OutOfMemory.into());
     let total = len.checked_add(align).ok_or_else(refused)?;
-    // Four gigabytes leave no choice.
+    // In four gigabytes there is no room for a choice.
     let tries = if cfg!(target_pointer_width = "64") { 16 } else { 0 };
     let whole = reserve_at_one_of(std::iter::repeat_with(anywhere).take(tries), total)?;
     let skip = whole.address().wrapping_neg() & (align - 1);
-    // SAFETY: `skip` is less than `align`, by which the reservation exceeds `len`.
+    // SAFETY: `skip` is less than `align`, by which the reservation is larger than `len`.
     let start = unsafe { whole.start.add(skip) };
     // SAFETY: as above.
     let end = unsafe { start.add(len) };
     for (from, len) in [(whole.start, skip), (end, align - skip)] {
         if len > 0 {
-            // SAFETY: an end of the reservation, mapped just now and given to nobody. Should it be
-            // refused, some address space without access stays behind.
+            // SAFETY: an end of the reservation, mapped just now, and nobody else has it. If the
+            // release is refused, some address space without access stays mapped.
             let _ = unsafe { release(Span { start: from, len }) };
         }
     }
@@ -395,7 +404,7 @@ mod tests {
     }
 
     fn give_back(span: Span) {
-        // SAFETY: mapped by this test, and used by nobody.
+        // SAFETY: mapped by this test, and nobody uses it.
         unsafe { release(span) }.unwrap();
     }
 
@@ -406,7 +415,7 @@ mod tests {
             give_back(span);
             span.address() == *address
         };
-        // Some tools give a program no choice.
+        // Some tools leave a program no choice.
         let Some(free) = std::iter::repeat_with(anywhere).take(16).find(is_free) else { return };
         let taken = at(0);
         let got = reserve_at_one_of([taken.address(), free].into_iter(), LEN).unwrap();

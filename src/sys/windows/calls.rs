@@ -80,7 +80,7 @@ fn query(address: usize) -> Result<MEMORY_BASIC_INFORMATION> {
 }
 
 /// What the system knows of `span`: stretches of pages that are alike, in order, cut to the span.
-fn stretches(span: Span) -> Result<Vec<(Span, MEMORY_BASIC_INFORMATION)>> {
+fn uniform_parts(span: Span) -> Result<Vec<(Span, MEMORY_BASIC_INFORMATION)>> {
     let mut found = Vec::new();
     let mut offset = 0;
     while offset < span.len {
@@ -96,7 +96,7 @@ fn stretches(span: Span) -> Result<Vec<(Span, MEMORY_BASIC_INFORMATION)>> {
 /// The parts of `span` that are committed, in order.
 pub(super) fn committed(span: Span) -> Result<Vec<Span>> {
     let mut parts: Vec<Span> = Vec::new();
-    for (part, info) in stretches(span)? {
+    for (part, info) in uniform_parts(span)? {
         match parts.last_mut() {
             _ if info.State != MEM_COMMIT => {}
             Some(last) if last.address() + last.len == part.address() => last.len += part.len,
@@ -116,7 +116,7 @@ pub(super) struct Piece {
 /// The pieces that `span` consists of, in order.
 pub(super) fn allocations(span: Span) -> Result<Vec<Piece>> {
     let mut pieces: Vec<Piece> = Vec::new();
-    for (part, info) in stretches(span)? {
+    for (part, info) in uniform_parts(span)? {
         let base = info.AllocationBase.addr();
         match pieces.last_mut() {
             // The rest of a view's last unit of allocation.
