@@ -1,16 +1,16 @@
-//! macOS and Apple's other systems. Checked by the compiler, never run.
+//! macOS and Apple's other systems. This file was checked by the compiler, and was never run.
 //!
 //! `Flip` maps memory writable and makes it executable later, without `MAP_JIT`. On Intel that is
-//! always allowed without the hardened runtime. On Apple Silicon it is too, by all reports: what is
-//! refused there is *both at once* (CPython's JIT, pull request 113465, and Wasmtime, issue 11989,
-//! do it this way). A process with the hardened runtime needs the entitlement
-//! `com.apple.security.cs.allow-unsigned-executable-memory`; without it the probe at build time
-//! comes out as an error that says what was refused.
+//! always allowed without the hardened runtime. On Apple Silicon it is allowed too, by all reports:
+//! only *both at once* is refused there (CPython's JIT, pull request 113465, and Wasmtime, issue
+//! 11989, do it this way). A process with the hardened runtime needs the entitlement
+//! `com.apple.security.cs.allow-unsigned-executable-memory`. Without it building an arena returns
+//! an error that names the refused call.
 //!
 //! `DualMap` makes a second view of anonymous memory by `mach_vm_remap` (as .NET does on Intel, and
-//! QEMU's split buffers on both) and narrows the greatest protection of each view to its own, so
-//! that neither can become the other. The writable view is not inherited by children
-//! (`VM_INHERIT_NONE`); the executable one is shared with them.
+//! QEMU's split buffers on both). It limits the greatest protection of each view to its own, so
+//! that neither can become the other. Children do not inherit the writable view
+//! (`VM_INHERIT_NONE`). They share the executable one.
 
 use std::io;
 use std::ptr::NonNull;
@@ -18,23 +18,23 @@ use std::ptr::NonNull;
 use super::{Access, Os, Place, Refused, Result, Span, missing, unix};
 use crate::sync::OnceLock;
 
-/// The system itself.
+/// The real system.
 #[derive(Debug)]
 pub(crate) struct Native;
 
-/// There is no way to write through the kernel here.
+/// A writer through the kernel. It cannot be made here.
 #[derive(Debug)]
 pub(crate) enum KernelWriter {}
 
-/// The writable view, once it is there: it is what the other one is made from.
+/// The writable view, if it exists. The other view is made from it.
 #[derive(Debug)]
 pub(crate) struct SharedMemory(OnceLock<Span>);
 
 type Port = libc::c_uint;
 type Status = libc::c_int;
 
-/// `VM_FLAGS_OVERWRITE` of `mach/vm_statistics.h`: in place of what is there. That the address is
-/// fixed goes without a flag.
+/// `VM_FLAGS_OVERWRITE` of `mach/vm_statistics.h`: it replaces existing mappings. A fixed address
+/// needs no flag.
 const OVERWRITE: libc::c_int = 0x4000;
 
 #[allow(non_upper_case_globals, reason = "the system's name")]
@@ -56,7 +56,7 @@ unsafe extern "C" {
     fn mach_vm_protect(task: Port, address: u64, size: u64, greatest: libc::c_int, protection: libc::c_int) -> Status;
 }
 
-/// What Mach says, as an error of the kind that a policy's refusal has.
+/// Converts Mach's answer to an error of the kind that a policy's refusal has.
 fn succeeded(call: &'static str, status: Status) -> Result<()> {
     let kind = match status {
         0 => return Ok(()),
@@ -72,7 +72,7 @@ fn task() -> Port {
     unsafe { mach_task_self_ }
 }
 
-/// Makes `access` the protection of pages, and the greatest they can ever have.
+/// Makes `access` the protection of pages, and the greatest that they can ever have.
 ///
 /// # Safety
 /// - As for [`Os::protect`].
@@ -86,17 +86,20 @@ unsafe fn narrow(span: Span, access: Access) -> Result<()> {
     let (start, len) = (span.address() as u64, span.len as u64);
     // SAFETY: passed on to the caller.
     succeeded("mach_vm_protect", unsafe { mach_vm_protect(task(), start, len, 0, protection) })?;
-    // SAFETY: as above; it is the protection that they have.
+    // SAFETY: as above. The pages have this protection already.
     succeeded("mach_vm_protect", unsafe { mach_vm_protect(task(), start, len, 1, protection) })
 }
 
+/// Maps the memory of the writable view a second time, over reserved pages.
+///
 /// # Safety
-/// - `code` is pages of a reservation of the caller's that nobody uses, and as long as `writable`.
+/// - `code` is pages of a reservation that the caller owns, and nobody uses them. It is as long as
+///   `writable`.
 unsafe fn map_again(writable: Span, code: Span) -> Result<()> {
     let (mut at, mut current, mut greatest) = (code.address() as u64, 0, 0);
     let (len, from) = (code.len as u64, writable.address() as u64);
     let inheritance = libc::VM_INHERIT_SHARE as libc::c_uint;
-    // SAFETY: passed on to the caller; the results are valid for the call to write to.
+    // SAFETY: passed on to the caller. The results are valid for the call to write to.
     let status = unsafe {
         mach_vm_remap(
             task(),
@@ -113,10 +116,10 @@ unsafe fn map_again(writable: Span, code: Span) -> Result<()> {
         )
     };
     succeeded("mach_vm_remap", status)?;
-    // It was as writable as its original until here, at an address that nobody knows.
+    // Until here it was as writable as its original, at an address that nobody knows.
     // SAFETY: pages of the new view, which nobody uses yet.
     unsafe { narrow(code, Access::ReadExecute)? };
-    // Only now, as a view is no greater than what it is made from.
+    // Only after that, because a view has no more rights than the one it is made from.
     // SAFETY: the writable view's pages stay writable.
     unsafe { narrow(writable, Access::ReadWrite) }
 }
@@ -155,8 +158,8 @@ impl Os for Native {
     }
 
     unsafe fn decommit(&self, span: Span) -> Result<()> {
-        // `MADV_FREE_REUSABLE` and `MADV_ZERO` want the pages writable, which these are not.
-        // SAFETY: passed on to the caller, who needs the contents no more.
+        // `MADV_FREE_REUSABLE` and `MADV_ZERO` require writable pages, and these are not writable.
+        // SAFETY: passed on to the caller, who does not need the contents any more.
         unsafe { unix::renew(span) }
     }
 
@@ -185,8 +188,8 @@ impl Os for Native {
         let writable =
             *memory.0.get().ok_or_else(|| Refused::new("mach_vm_remap", io::ErrorKind::InvalidInput.into()))?;
         let reservation = unix::reserve(place)?;
-        // SAFETY: pages of the reservation, made just now and given to nobody; the view is as long
-        // as the code.
+        // SAFETY: pages of the reservation, made just now, and nobody else has it. The view is as
+        // long as the code.
         let mapped = unsafe { map_again(writable, reservation.code(place)) };
         mapped.map(|()| reservation).inspect_err(|_| {
             // SAFETY: as above.
@@ -196,9 +199,9 @@ impl Os for Native {
 
     fn map_writable(&self, memory: &SharedMemory, len: usize) -> Result<Span> {
         let span = unix::map(len)?;
-        // SAFETY: mapped just now; children are the only ones who lose by it.
+        // SAFETY: mapped just now. It takes the pages from children only.
         unsafe { unix::inherit(span, libc::VM_INHERIT_NONE) }.inspect_err(|_| {
-            // SAFETY: mapped just now and given to nobody.
+            // SAFETY: mapped just now, and nobody else has it.
             let _ = unsafe { unix::release(span) };
         })?;
         Ok(*memory.0.get_or_init(|| span))

@@ -1,14 +1,19 @@
-//! An anonymous file that holds code: mapped for reading and executing, and written to through its
-//! descriptor alone. Linux and Android.
+//! An anonymous file that contains code. It is mapped for reading and executing, and written
+//! through its descriptor only. Linux and Android.
 //!
-//! The executable view is made from a second description of the file, opened for reading: from that
-//! one `mprotect` cannot make the view writable, while from the first it could.
-//! `F_SEAL_FUTURE_WRITE` would say the same, but refuses `pwrite` too.
+//! ```text
+//! memfd --- descriptor for writing ---> pwrite, fallocate (holes)
+//!    `----- opened for reading -------> mmap r-x; `mprotect` cannot make it writable
+//! ```
 //!
-//! `perf record` takes a mapping called `/memfd:…` for a file that it cannot find, and looks its
-//! functions up in no perf map. It learns names of mappings as they are made or become executable,
-//! and hears nothing of a move by `mremap`. So the view is made elsewhere and moved to a place
-//! where `perf` saw anonymous memory. (One that is attached later reads `/proc/PID/maps`, and sees
+//! The executable view is made from a second description of the file, which was opened for reading.
+//! `mprotect` cannot make that view writable; a view from the first description could become
+//! writable. `F_SEAL_FUTURE_WRITE` would have the same effect, but refuses `pwrite` too.
+//!
+//! `perf record` takes a mapping called `/memfd:…` for a file that it cannot find, and does not use
+//! a perf map for it. It sees the names of mappings when they are made or become executable, and
+//! does not see a move by `mremap`. So the view is made elsewhere, and is moved to a place where
+//! `perf` saw anonymous memory. (A `perf` that is attached later reads `/proc/PID/maps`, and sees
 //! the file.)
 
 use std::ffi::CStr;
@@ -24,16 +29,16 @@ use super::process_lock::ProcessLock;
 use super::{Access, Place, Refused, Result, Span, unix};
 use crate::sync::{Arc, AtomicBool, Ordering};
 
-/// The descriptor is the right to write.
+/// The file. Its descriptor is the right to write.
 #[derive(Debug)]
 pub(crate) struct CodeFile {
-    /// Closed only if it still leads to the file.
+    /// The descriptor. It is closed only if it still leads to the file.
     file: ManuallyDrop<File>,
     leads_to: Identity,
-    /// The number leads elsewhere: nothing is written any more.
+    /// Whether the number leads elsewhere. Then nothing is written any more.
     lost: Arc<AtomicBool>,
-    /// Whether the process ignores `SIGXFSZ`; then a write past `RLIMIT_FSIZE` is an error as any
-    /// other.
+    /// Whether the process ignores `SIGXFSZ`. Then a write past `RLIMIT_FSIZE` is an ordinary
+    /// error.
     ignores_limit_signal: bool,
 }
 
@@ -43,10 +48,10 @@ impl CodeFile {
         let file = memory_file(name, libc::MFD_ALLOW_SEALING)?;
         check_file_size(len)?;
         file.set_len(len as u64).map_err(|e| Refused::new("ftruncate", e).of(len))?;
-        // Else a truncation by anyone who has the descriptor would be SIGBUS in every thread that
-        // runs code.
+        // Without these seals, anybody who has the descriptor could truncate the file, which would
+        // be SIGBUS in every thread that runs code.
         let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
-        // SAFETY: takes numbers only.
+        // SAFETY: it takes numbers only.
         if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) } != 0 {
             return Err(Refused::last("fcntl(F_ADD_SEALS)"));
         }
@@ -59,17 +64,17 @@ impl CodeFile {
         })
     }
 
-    /// Reserves address space and maps the file, all of it, where the code is to lie.
+    /// Reserves address space and maps all of the file where the code is to lie.
     pub(super) fn map(&self, place: &Place, access: Access) -> Result<Span> {
         let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
         let readable = File::open(path).map_err(|e| match e.kind() {
-            // No `/proc`.
+            // There is no `/proc`.
             io::ErrorKind::NotFound => Refused::new("open of /proc/self/fd", io::ErrorKind::Unsupported.into()),
             _ => Refused::new("open of /proc/self/fd", e),
         })?;
         let reservation = unix::reserve(place)?;
         let code = reservation.code(place);
-        // SAFETY: pages of the reservation, made just now and given to nobody.
+        // SAFETY: pages of the reservation, made just now, and nobody else has it.
         match unsafe { map_unseen(&readable, code, access) } {
             Ok(()) => Ok(reservation),
             Err(Unmapped::Whole(refused)) => {
@@ -77,13 +82,13 @@ impl CodeFile {
                 let _ = unsafe { unix::release(reservation) };
                 Err(refused)
             }
-            // The rest of the reservation stays, because what is in the gap now may be another
-            // thread's.
+            // The rest of the reservation stays mapped, because the mapping in the gap may be
+            // another thread's.
             Err(Unmapped::WithGap(refused)) => Err(refused),
         }
     }
 
-    /// Nothing is written from now on, because the last write went elsewhere.
+    /// Stops all writing, because the last write went elsewhere.
     pub(crate) fn lose(&self) {
         self.lost.store(true, Ordering::Relaxed);
     }
@@ -93,13 +98,13 @@ impl CodeFile {
         if self.lost.load(Ordering::Relaxed) {
             return Err(elsewhere("pwrite"));
         }
-        // Of more than that the system writes a part.
+        // The system writes only a part of more than this.
         const MOST: usize = 1 << 30;
         bytes.chunks(MOST).enumerate().try_for_each(|(n, piece)| self.write_piece(offset + n * MOST, piece))
     }
 
-    /// A write that comes back short is not tried again: past `RLIMIT_FSIZE` the second try would
-    /// be a signal.
+    /// Writes one piece. A short write is not continued, because past `RLIMIT_FSIZE` the second
+    /// call would raise a signal.
     fn write_piece(&self, offset: usize, bytes: &[u8]) -> Result<()> {
         if !self.ignores_limit_signal {
             check_file_size(offset + bytes.len())?;
@@ -117,15 +122,14 @@ impl CodeFile {
             return Err(elsewhere("fallocate"));
         }
         let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-        // SAFETY: takes numbers only; that nobody needs what stood there is passed on to the
-        // caller.
+        // SAFETY: it takes numbers only. The caller promises that nobody needs the content.
         match unsafe { libc::fallocate64(self.file.as_raw_fd(), mode, offset as i64, len as i64) } {
             0 => Ok(()),
             _ => Err(Refused::last("fallocate")),
         }
     }
 
-    /// Whether the descriptor still leads to the file.
+    /// Returns whether the descriptor still leads to the file.
     fn is_ours(&self) -> bool {
         self.leads_to.is_at(self.file.as_raw_fd())
     }
@@ -144,67 +148,67 @@ impl Drop for CodeFile {
     }
 }
 
-/// Which numbers files of this process have, as far as their arenas know.
+/// The numbers of the files of this process, as far as their arenas know.
 static CLAIMED: ProcessLock<Vec<(RawFd, Arc<AtomicBool>)>> = ProcessLock::new(Vec::new());
 
-/// Notes that a number is a new file's. An arena that had it before has lost it to other code, and
-/// would write to this one's code.
+/// Notes that a number belongs to a new file. An arena that had the number before has lost it to
+/// other code, and would write to the new file.
 fn claim(number: RawFd) -> Arc<AtomicBool> {
     let lost = Arc::new(AtomicBool::new(false));
-    // A child that was forked in the midst of this goes without: its own arenas' numbers are told
-    // apart by what they lead to.
+    // A child that was forked in the middle of this does without the list. Its arenas compare the
+    // files that the numbers lead to.
     let Some(mut claimed) = CLAIMED.lock() else { return lost };
     claimed.iter().filter(|(other, _)| *other == number).for_each(|(_, lost)| lost.store(true, Ordering::Relaxed));
     claimed.push((number, Arc::clone(&lost)));
     lost
 }
 
-/// Maps all of the file in place of reserved pages, so that `perf record` takes it for anonymous
-/// memory.
+/// Maps all of the file in place of reserved pages, in such a way that `perf record` takes it for
+/// anonymous memory.
 ///
 /// # Safety
-/// - `at` is whole pages of a reservation of the caller's that nobody uses.
+/// - `at` is whole pages of a reservation that the caller owns, and nobody uses them.
 unsafe fn map_unseen(file: &File, at: Span, access: Access) -> std::result::Result<(), Unmapped> {
-    // SAFETY: passed on to the caller. A policy against it does not matter.
-    let heard = unsafe { unix::protect(at, access) };
+    // SAFETY: passed on to the caller. It does not matter if a policy refuses it.
+    let seen = unsafe { unix::protect(at, access) };
     let Ok(made) = unix::map_shared(file, at.len, access) else {
         // There may be address space for one view but not for two.
         // SAFETY: passed on to the caller.
         return unsafe { unix::map_shared_at(file, at, access) }.map_err(Unmapped::Whole);
     };
-    if heard.is_ok() {
+    if seen.is_ok() {
         let (from, to) = (made.start.as_ptr(), at.start.as_ptr());
-        // `MREMAP_MAYMOVE | MREMAP_FIXED`, from the kernel's `linux/mman.h`; the `libc` crate has
+        // `MREMAP_MAYMOVE | MREMAP_FIXED`, from the kernel's `linux/mman.h`. The `libc` crate has
         // neither these nor the call for Android.
         const MOVE_TO: libc::c_long = 1 | 2;
-        // SAFETY: a mapping made just now, to pages of the caller's that nobody uses.
+        // SAFETY: a mapping made just now, moved to pages that the caller owns and nobody uses.
         let moved = unsafe { libc::syscall(libc::SYS_mremap, from, made.len, at.len, MOVE_TO, to) };
         if moved as usize == at.address() {
             return Ok(());
         }
         let refused = Refused::last("mremap");
-        // SAFETY: mapped just now and given to nobody.
+        // SAFETY: mapped just now, and nobody else has it.
         let _ = unsafe { unix::release(made) };
-        // It takes away what is there before it moves.
+        // The call unmaps the target before it moves.
         return Err(Unmapped::WithGap(refused));
     }
-    // SAFETY: mapped just now and given to nobody.
+    // SAFETY: mapped just now, and nobody else has it.
     unsafe { unix::release(made) }.map_err(Unmapped::Whole)?;
     // SAFETY: passed on to the caller.
     unsafe { unix::map_shared_at(file, at, access) }.map_err(Unmapped::Whole)
 }
 
-/// What is left of a reservation that could not be mapped.
+/// The rest of a reservation that could not be mapped.
 enum Unmapped {
     Whole(Refused),
     WithGap(Refused),
 }
 
-/// A new anonymous file. Not a program to `execve`, whatever it is mapped for, where the kernel
-/// knows such (since 6.3).
+/// Makes a new anonymous file. It is no program for `execve`, whatever it is mapped for, if the
+/// kernel supports that (since 6.3).
 pub(super) fn memory_file(name: &CStr, flags: libc::c_uint) -> Result<File> {
     let create = |flags| {
-        // SAFETY: the name is a C string; the call has no other requirement.
+        // SAFETY: the name is a C string. The call has no other requirement.
         match unsafe { libc::memfd_create(name.as_ptr(), flags | libc::MFD_CLOEXEC) } {
             -1 => Err(Refused::last("memfd_create")),
             // SAFETY: a new descriptor that nobody else owns.
@@ -214,8 +218,8 @@ pub(super) fn memory_file(name: &CStr, flags: libc::c_uint) -> Result<File> {
     create(flags | libc::MFD_NOEXEC_SEAL).or_else(|_| create(flags))
 }
 
-/// Growing a file, or writing to one, past `RLIMIT_FSIZE` would not fail but kill the process with
-/// `SIGXFSZ`.
+/// Checks that a file may grow, or be written, up to `end`. Past `RLIMIT_FSIZE` that would not
+/// fail, but end the process with `SIGXFSZ`.
 pub(super) fn check_file_size(end: usize) -> Result<()> {
     match limit(libc::RLIMIT_FSIZE) {
         Some(most) if end as u64 > most => {
@@ -226,9 +230,9 @@ pub(super) fn check_file_size(end: usize) -> Result<()> {
 }
 
 fn ignores_limit_signal() -> bool {
-    // SAFETY: the type is plain data, for which zeros are a value.
+    // SAFETY: the type is plain data, and zeros are a valid value of it.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-    // SAFETY: `action` is valid for the call to write to; nothing is set.
+    // SAFETY: `action` is valid for the call to write to. Nothing is set.
     let got = unsafe { libc::sigaction(libc::SIGXFSZ, ptr::null(), &raw mut action) };
     got == 0 && action.sa_sigaction == libc::SIG_IGN
 }

@@ -1,8 +1,8 @@
-//! Descriptors of the crate's own among those of the program. Linux and Android.
+//! Descriptors of the crate among those of the program, on Linux and Android.
 //!
 //! Programs close descriptors by number (`close_range(3, ..)` before they start another program),
-//! and what they open next gets the lowest number that is free. So the crate's have high numbers,
-//! and a descriptor is known by the file that it leads to.
+//! and the next file that they open gets the lowest free number. So the crate's descriptors have
+//! high numbers, and a descriptor is identified by the file that it leads to.
 
 use std::fs::File;
 use std::io;
@@ -12,7 +12,7 @@ use std::os::unix::fs::MetadataExt;
 
 use super::{Refused, Result};
 
-/// Which file it is, as long as the file is open somewhere.
+/// The identity of a file, as long as the file is open somewhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Identity {
     pub(super) device: u64,
@@ -25,36 +25,36 @@ impl Identity {
         Ok(Self { device: meta.dev(), inode: meta.ino() })
     }
 
-    /// Whether `number` leads to this file.
+    /// Returns whether `number` leads to this file.
     pub(super) fn is_at(self, number: RawFd) -> bool {
         number >= 0 && Self::of(&borrow(number)).is_ok_and(|identity| identity == self)
     }
 }
 
 impl Identity {
-    /// Closes a descriptor that leads to this file, and leaves another alone that has got its
-    /// number.
+    /// Closes a descriptor that leads to this file. Another descriptor that got its number stays
+    /// open.
     pub(super) fn close(self, number: RawFd) {
         if self.is_at(number) {
-            // SAFETY: takes a number only, which is the crate's own.
+            // SAFETY: it takes a number only, and the crate owns it.
             unsafe { libc::close(number) };
         }
     }
 }
 
-/// A file by its number, which stays open. Wherever the number leads, calls on it are errors at
-/// worst.
+/// Returns a file by its number, which stays open. Wherever the number leads, calls on it can only
+/// fail.
 pub(super) fn borrow(number: RawFd) -> ManuallyDrop<File> {
-    // SAFETY: never closed by this value; what is done with a number that leads elsewhere is the
-    // caller's concern.
+    // SAFETY: this value never closes it. If the number leads elsewhere, the caller is responsible
+    // for what is done with it.
     ManuallyDrop::new(unsafe { File::from_raw_fd(number) })
 }
 
-/// The same file under a high number. The table of descriptors is as long as the highest, so not a
-/// very high one.
+/// Returns the same file under a high number. It is not very high, because the table of descriptors
+/// is as long as the highest number.
 pub(super) fn with_high_number(file: File) -> File {
     let most = limit(libc::RLIMIT_NOFILE).unwrap_or(u64::MAX).min(1024) as libc::c_int;
-    // SAFETY: takes numbers only.
+    // SAFETY: it takes numbers only.
     match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_DUPFD_CLOEXEC, most / 4 * 3) } {
         -1 => file,
         // SAFETY: a new descriptor that nobody else owns.
@@ -62,19 +62,19 @@ pub(super) fn with_high_number(file: File) -> File {
     }
 }
 
-/// What a descriptor means that others closed, and whose number they use now.
+/// Returns the error for a descriptor that others closed and whose number they use now.
 pub(crate) fn elsewhere(call: &'static str) -> Refused {
     let why =
         "other code of this process closed the descriptor of the arena's file, and its number now leads elsewhere";
     Refused::new(call, io::Error::other(why))
 }
 
-/// A limit of the process, if there is one.
+/// Returns a limit of the process, if there is one.
 pub(super) fn limit(resource: Resource) -> Option<u64> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is valid for the call to write to.
     let got = unsafe { libc::getrlimit(resource, &raw mut limit) };
-    // The type is 64 bits wide on some targets and as wide as a pointer on others.
+    // The type is 64 bits wide on some targets, and as wide as a pointer on others.
     #[allow(clippy::useless_conversion)]
     (got == 0 && limit.rlim_cur != libc::RLIM_INFINITY).then(|| u64::from(limit.rlim_cur))
 }

@@ -1,11 +1,17 @@
-//! A number that tells a forked child from its parent, at the price of a load: it is asked for at
-//! every publication.
+//! A number that differs between a process and its forked children. It is read at every
+//! publication, so it has to cost no more than a load.
+//!
+//! ```text
+//! a word on a page that the kernel wipes in children:   parent: 7     child: 0, then 8
+//! systems without such pages:                           a count of forks (pthread_atfork)
+//! neither:                                              the process id, a system call
+//! ```
 
 use crate::sync::{AtomicU64, Ordering};
 
 pub(crate) use native::generation;
 
-/// Where the kernel can wipe a page in a child: one word on such a page.
+/// For systems on which the kernel can wipe a page in a child: one word on such a page.
 #[cfg(any(
     target_os = "linux",
     target_os = "android",
@@ -18,29 +24,28 @@ mod native {
     use crate::sync::AtomicPtr;
     use crate::sys::{Result, Span, unix};
 
-    /// The word, or where there is none [`NONE`]; null until it was looked for. No lock: a child
-    /// could inherit it held.
+    /// The word, or [`NONE`] if there is none. It is null until it was looked for. There is no
+    /// lock, because a child could inherit it in the locked state.
     static WORD: AtomicPtr<AtomicU64> = AtomicPtr::new(std::ptr::null_mut());
     static NONE: AtomicU64 = AtomicU64::new(0);
 
     pub(crate) fn generation() -> u64 {
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        // Acquire: it was made before it was put there.
+        // Acquire, because the word was made before the pointer was stored.
         let mut word = WORD.load(Ordering::Acquire);
         if word.is_null() {
             word = find();
         }
         if std::ptr::eq(word, &NONE) {
-            // Linux before 4.14 and some emulators: ask for the process, at the price of a system
-            // call.
+            // Linux before 4.14 and some emulators. The process id takes a system call.
             return u64::from(std::process::id()) | 1 << 63;
         }
-        // SAFETY: not null, and what is put there is never unmapped.
+        // SAFETY: not null. A word that was stored there is never unmapped.
         let word = unsafe { &*word };
-        // With the store below: whoever sees a number sees that it was given out, and so does a
-        // child that is forked then.
+        // Together with the store below: a thread that sees a number sees that it was given out,
+        // and so does a child that is forked then.
         match word.load(Ordering::Acquire) {
-            // Copied with the fork, `NEXT` is past every number the parent had given out.
+            // `NEXT` was copied by the fork, so it is past every number that the parent gave out.
             0 => {
                 let new = NEXT.fetch_add(1, Ordering::Relaxed);
                 word.compare_exchange(0, new, Ordering::Release, Ordering::Acquire).map_or_else(|other| other, |_| new)
@@ -49,7 +54,7 @@ mod native {
         }
     }
 
-    /// Looks for the word. Several threads may do that at once; one of them is the first.
+    /// Looks for the word. Several threads may do that at the same time. One of them is the first.
     #[cold]
     fn find() -> *mut AtomicU64 {
         let page = wiped_page();
@@ -58,7 +63,7 @@ mod native {
             Ok(_) => new,
             Err(other) => {
                 if let Some(span) = page {
-                    // SAFETY: mapped just now and given to nobody.
+                    // SAFETY: mapped just now, and nobody else has it.
                     let _ = unsafe { unix::release(span) };
                 }
                 other
@@ -66,25 +71,30 @@ mod native {
         }
     }
 
-    /// A page that begins with eight zero bytes, in each child anew.
+    /// Maps a page that begins with eight zero bytes, anew in each child.
     fn wiped_page() -> Option<Span> {
         let span = unix::map(unix::page_size()).ok()?;
-        // SAFETY: mapped just now; zeros in children are what it is for.
+        // SAFETY: mapped just now. Children are meant to see zeros.
         unsafe { wipe_on_fork(span) }.map(|()| span).ok().or_else(|| {
-            // SAFETY: mapped just now and given to nobody.
+            // SAFETY: mapped just now, and nobody else has it.
             let _ = unsafe { unix::release(span) };
             None
         })
     }
 
+    /// Makes the kernel wipe pages in children.
+    ///
     /// # Safety
-    /// - `span` is whole pages of a private mapping of the caller's, whose contents no child needs.
+    /// - `span` is whole pages of a private mapping that the caller owns. No child needs their
+    ///   content.
     #[cfg(any(target_os = "linux", target_os = "android"))]
     unsafe fn wipe_on_fork(span: Span) -> Result<()> {
         // SAFETY: passed on to the caller.
         unsafe { unix::advise(span, libc::MADV_WIPEONFORK) }
     }
 
+    /// Makes the kernel wipe pages in children.
+    ///
     /// # Safety
     /// - As above.
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
@@ -98,8 +108,8 @@ mod native {
     }
 }
 
-/// Elsewhere: a count of forks, which the C library keeps by calling us in each child. A child made
-/// by a bare system call is not counted.
+/// For other systems: a count of forks. The C library calls this function in each child. A child
+/// made by a bare system call is not counted.
 #[cfg(not(any(
     target_os = "linux",
     target_os = "android",
@@ -113,7 +123,8 @@ mod native {
 
     static GENERATION: AtomicU64 = AtomicU64::new(1);
 
-    /// Safe in a child of a process with threads: one atomic addition.
+    /// Counts a fork. It is safe in a child of a process with threads, because it is one atomic
+    /// addition.
     extern "C" fn in_child() {
         GENERATION.fetch_add(1, Ordering::Relaxed);
     }
@@ -130,18 +141,18 @@ mod native {
         const UNKNOWN: usize = 0;
         const YES: usize = 1;
         const NO: usize = 2;
-        /// Whether forks are counted. No lock: a child could inherit it held. Counted twice, they
-        /// count as well.
+        /// Whether forks are counted. There is no lock, because a child could inherit it in the
+        /// locked state. Counting each fork twice does no harm.
         static COUNTS: AtomicUsize = AtomicUsize::new(UNKNOWN);
         if COUNTS.load(Ordering::Relaxed) == UNKNOWN {
-            // SAFETY: the function is part of this program and stays as long as it does.
+            // SAFETY: the function is part of this program, and stays as long as the program.
             let counts = unsafe { pthread_atfork(None, None, Some(in_child)) } == 0;
             COUNTS.store(if counts { YES } else { NO }, Ordering::Relaxed);
         }
         if COUNTS.load(Ordering::Relaxed) == YES {
             GENERATION.load(Ordering::Relaxed)
         } else {
-            // No memory for a handler: ask for the process, at the price of a system call.
+            // There is no memory for a handler. The process id takes a system call.
             u64::from(std::process::id()) | 1 << 63
         }
     }

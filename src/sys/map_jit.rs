@@ -1,34 +1,34 @@
-//! Pages that only the writing thread can write to: `MAP_JIT` memory on Apple Silicon. Checked by
-//! the compiler, never run.
+//! Pages that only the writing thread can write to: `MAP_JIT` memory on Apple Silicon. This file
+//! was checked by the compiler, and was never run.
 //!
-//! Such memory is mapped for reading, writing and executing once and for all, and each thread's own
-//! switch says which of the last two it may do, with all `MAP_JIT` memory of the process; threads
-//! begin with executing (`pthread_jit_write_protect_np(3)`; Apple, "Porting just-in-time compilers
-//! to Apple silicon"). Switching costs no system call.
+//! Such memory is mapped once for reading, writing and executing. Each thread has one switch for
+//! all `MAP_JIT` memory of the process. The switch says whether the thread may write or execute.
+//! Threads begin with executing (`pthread_jit_write_protect_np(3)`; Apple, "Porting just-in-time
+//! compilers to Apple silicon"). Switching takes no system call.
 //!
-//! A thread that other code of the process had switched to writing is switched back to executing
-//! when it publishes here: the switch cannot be read. A process with the hardened runtime needs the
-//! entitlement `com.apple.security.cs.allow-jit`, without which `mmap` refuses; one with a list of
-//! functions that may write (`com.apple.security.cs.jit-write-allowlist`) is ended by the system
-//! when it switches, so `PerThread` is not for it.
+//! The switch cannot be read. So a thread that other code of the process switched to writing is
+//! switched back to executing when it publishes here. A process with the hardened runtime needs the
+//! entitlement `com.apple.security.cs.allow-jit`. Without it `mmap` refuses. A process with a list
+//! of functions that may write (`com.apple.security.cs.jit-write-allowlist`) is ended by the system
+//! when it switches, so it cannot use `PerThread`.
 
 use std::io;
 use std::ptr::NonNull;
 
 use super::{Place, Refused, Result, Span, Word, unix};
 
-/// All it takes is the thread's switch.
+/// The window. It needs only the thread's switch.
 #[derive(Debug)]
 pub(crate) struct WriteWindow(());
 
 /// Reserves address space for code as `MAP_JIT` memory, with pages without access around it.
 pub(super) fn reserve(place: &Place) -> Result<Span> {
-    // SAFETY: asks for a property of the processor.
+    // SAFETY: it asks for a property of the processor.
     if unsafe { libc::pthread_jit_write_protect_supported_np() } == 0 {
         return Err(Refused::new("pthread_jit_write_protect_np", io::ErrorKind::Unsupported.into()));
     }
-    // `MAP_JIT` cannot be mapped over what is there (XNU, `mmap`), but other memory can be mapped
-    // over it.
+    // `MAP_JIT` memory cannot be mapped over an existing mapping (XNU, `mmap`), but other memory
+    // can be mapped over it.
     let all = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
     let reservation = unix::reserve_as(place, all, libc::MAP_JIT)?;
     let code = reservation.code(place);
@@ -37,28 +37,28 @@ pub(super) fn reserve(place: &Place) -> Result<Span> {
     let end = unsafe { code.start.add(code.len) };
     let ends = [(reservation.start, before), (end, reservation.len - before - code.len)];
     let renewed = ends.into_iter().filter(|(_, len)| *len > 0).try_for_each(|(start, len)| {
-        // SAFETY: an end of the reservation, mapped just now and given to nobody.
+        // SAFETY: an end of the reservation, mapped just now, and nobody else has it.
         unsafe { unix::renew(Span { start, len }) }
     });
     renewed.map(|()| reservation).inspect_err(|_| {
-        // SAFETY: mapped just now and given to nobody.
+        // SAFETY: mapped just now, and nobody else has it.
         let _ = unsafe { unix::release(reservation) };
     })
 }
 
-/// Gives memory back: such pages cannot be mapped over and stay what they are.
+/// Gives memory back. Such pages cannot be mapped over, and keep their protection.
 ///
 /// # Safety
 /// - As for [`super::Os::decommit`].
 pub(super) unsafe fn decommit(span: Span) -> Result<()> {
-    // What JavaScriptCore gives its memory back by: from then on it counts to this process no more,
-    // and is taken when memory is short.
+    // JavaScriptCore returns its memory with this call. From then on it does not count to this
+    // process, and is taken when memory is short.
     for _ in 0..100 {
         // SAFETY: passed on to the caller.
         if unsafe { libc::madvise(span.start.as_ptr().cast(), span.len, libc::MADV_FREE_REUSABLE) } == 0 {
             return Ok(());
         }
-        // Busy is no refusal; it is asked again there too.
+        // Busy is no refusal. JavaScriptCore repeats the call too.
         if io::Error::last_os_error().raw_os_error() != Some(libc::EAGAIN) {
             break;
         }
@@ -78,12 +78,12 @@ impl WriteWindow {
     /// - As for [`super::Os::window_write`].
     pub(super) unsafe fn write(&self, at: NonNull<u8>, bytes: &[u8]) {
         // SAFETY: until the next call this thread cannot run `MAP_JIT` memory, and it runs nothing
-        // but the copy. A signal handler that comes in between must not call into it, as the system
-        // leaves it the thread's switch.
+        // but the copy. A signal handler in between must not call such code, because the system
+        // does not change the thread's switch for it.
         unsafe { libc::pthread_jit_write_protect_np(0) };
         // SAFETY: passed on to the caller.
         unsafe { at.copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len()) };
-        // SAFETY: as the thread was before.
+        // SAFETY: restores the state of the thread.
         unsafe { libc::pthread_jit_write_protect_np(1) };
     }
 
@@ -94,11 +94,11 @@ impl WriteWindow {
         unsafe { libc::pthread_jit_write_protect_np(0) };
         // SAFETY: passed on to the caller.
         unsafe { word.store(at) };
-        // SAFETY: as the thread was before.
+        // SAFETY: restores the state of the thread.
         unsafe { libc::pthread_jit_write_protect_np(1) };
     }
 
-    /// Such pages stay what they are.
+    /// Does nothing, because such pages keep their protection.
     ///
     /// # Safety
     /// - None.
@@ -106,6 +106,6 @@ impl WriteWindow {
         super::missing("pages with a window that are not executable")
     }
 
-    /// Every thread may read.
+    /// Does nothing, because every thread may read.
     pub(crate) fn let_read(&self) {}
 }

@@ -1,11 +1,11 @@
-//! Systems without anonymous files that can be mapped for executing while nobody may map them for
-//! writing.
+//! Systems without anonymous files that can be mapped executable while nobody can map them
+//! writable.
 
 use std::ffi::CStr;
 
 use super::{Access, Place, Refused, Result, Span, missing};
 
-/// Cannot be made here.
+/// A file for code. It cannot be made here.
 #[derive(Debug)]
 pub(crate) enum CodeFile {}
 

@@ -1,11 +1,11 @@
-//! Systems and architectures without rights to pages that differ from thread to thread.
+//! Systems and architectures where the rights to pages do not differ from thread to thread.
 
 use std::io;
 use std::ptr::NonNull;
 
 use super::{Refused, Result, Span, Word};
 
-/// Cannot be made here.
+/// A window. It cannot be made here.
 #[derive(Debug)]
 pub(crate) enum WriteWindow {}
 

@@ -1,11 +1,17 @@
-//! `/proc/self/mem`, through which the kernel writes to pages of this process that the process
-//! itself may not write to. Linux and Android.
+//! `/proc/self/mem`, on Linux and Android: through it the kernel writes to pages of this process to
+//! which the process itself may not write.
 //!
-//! There is one descriptor for the process, from the first arena that wants it to the last: a
-//! descriptor for each arena would meet the limit of descriptors at a thousand arenas. A forked
+//! There is one descriptor for the process, from the first arena that uses it to the last, because
+//! a descriptor for each arena would reach the limit of descriptors at a thousand arenas. A forked
 //! child opens one of its own, because the inherited one leads to its parent.
 //!
-//! Other code may close the descriptor, and use its number. Then it is opened anew.
+//! Other code may close the descriptor and use its number. So after each write the bytes are read
+//! back. If they are not there, the descriptor is opened anew.
+//!
+//! ```text
+//! write --> bytes there? -- yes --> done
+//!                        `- no ---> does the number still lead to the file? -- no --> open anew, write again
+//! ```
 
 use std::fs::File;
 use std::io;
@@ -24,28 +30,30 @@ use crate::sync::{AtomicI32, AtomicPtr, AtomicU64, Ordering};
 pub(crate) struct KernelWriter {
     /// The process that may write.
     owner: u64,
-    /// Whether it is among the [`Users`].
+    /// Whether this value is counted in [`Users`].
     counted: bool,
 }
 
-/// How many of a process there are.
+/// The number of such values in a process.
 struct Users {
     owner: u64,
     count: usize,
 }
 
-/// Held while the descriptor is opened or closed, so that it is not closed under a new user.
+/// The count. It is locked while the descriptor is opened or closed, so that a new user does not
+/// lose it.
 static USERS: ProcessLock<Users> = ProcessLock::new(Users { owner: 0, count: 0 });
 
-/// A descriptor and what it leads to. It is never freed, because others may be about to use it: 40
-/// bytes for a process, and as many each time that other code closed the descriptor.
+/// A descriptor, and the file that it leads to. It is never freed, because other threads may be
+/// about to use it: 40 bytes for a process, and the same each time that other code closed the
+/// descriptor.
 struct Open {
-    /// [`CLOSED`] once it is closed, and [`OPENING`] while it gets another.
+    /// The number: [`CLOSED`] after it was closed, and [`OPENING`] while it gets another.
     number: AtomicI32,
     device: AtomicU64,
     inode: AtomicU64,
     owner: u64,
-    /// The one before, so that leak checkers see it.
+    /// The one before it, so that leak checkers find it.
     _before: *const Open,
 }
 
@@ -54,7 +62,7 @@ const OPENING: RawFd = -2;
 
 impl Open {
     fn number(&self) -> RawFd {
-        // Acquire: what it leads to was written before.
+        // Acquire, because the file that it leads to was written before.
         self.number.load(Ordering::Acquire)
     }
 
@@ -62,7 +70,7 @@ impl Open {
         Identity { device: self.device.load(Ordering::Relaxed), inode: self.inode.load(Ordering::Relaxed) }
     }
 
-    /// Whether the number still leads there.
+    /// Returns whether the number still leads to that file.
     fn is_right(&self) -> bool {
         self.leads_to().is_at(self.number())
     }
@@ -74,7 +82,7 @@ static CURRENT: AtomicPtr<Open> = AtomicPtr::new(ptr::null_mut());
 impl KernelWriter {
     pub(super) fn open() -> Result<Self> {
         let owner = generation();
-        // A child that was forked in the midst of this goes without, and leaves the descriptor
+        // A child that was forked in the middle of this does not count, and leaves the descriptor
         // open.
         let mut users = USERS.lock();
         let open = current(owner);
@@ -91,22 +99,22 @@ impl KernelWriter {
         Ok(Self { owner, counted })
     }
 
-    /// Writes all of `bytes` to an address of this process, and looks whether they are there.
+    /// Writes all of `bytes` to an address of this process, and checks that they are there.
     ///
     /// # Safety
-    /// - The address and the bytes behind it are readable and the caller's, and nobody else uses
-    ///   them meanwhile.
+    /// - The address and the bytes behind it are readable. The caller owns them, and nobody else
+    ///   uses them meanwhile.
     pub(super) unsafe fn write(&self, at: NonNull<u8>, bytes: &[u8]) -> Result<()> {
         const CALL: &str = "pwrite to /proc/self/mem";
         let address = at.addr().get() as u64;
         for _ in 0..2 {
             self.use_it(CALL, |file| file.write_all_at(bytes, address))?;
-            // SAFETY: readable by the caller, who has it to itself.
+            // SAFETY: readable. The caller promises that nobody else uses it.
             let seen = unsafe { std::slice::from_raw_parts(at.as_ptr(), bytes.len()) };
             if seen == bytes {
                 return Ok(());
             }
-            // Into a file of somebody's that can be written to at any offset.
+            // They were written to some other file that can be written at any offset.
             if !self.recover()? {
                 break;
             }
@@ -119,7 +127,7 @@ impl KernelWriter {
         self.use_it("pread of /proc/self/mem", |file| file.read_exact_at(bytes, address))
     }
 
-    /// Whether the descriptor led elsewhere, and one that does not could be had.
+    /// Returns whether the descriptor led elsewhere, and a right one could be opened.
     fn recover(&self) -> Result<bool> {
         match current(self.owner) {
             Some(open) if open.is_right() => Ok(false),
@@ -127,9 +135,9 @@ impl KernelWriter {
         }
     }
 
-    /// Calls with the descriptor, and once more with a new one if it led elsewhere.
+    /// Makes a call with the descriptor, and once more with a new one if it led elsewhere.
     fn use_it(&self, call: &'static str, mut with: impl FnMut(&File) -> io::Result<()>) -> Result<()> {
-        // What a child inherited is its parent's.
+        // An inherited descriptor leads to the parent.
         if generation() != self.owner {
             return Err(elsewhere(call));
         }
@@ -165,15 +173,15 @@ impl Drop for KernelWriter {
     }
 }
 
-/// The descriptor of a process.
+/// Returns the descriptor of a process.
 fn current(owner: u64) -> Option<&'static Open> {
-    // SAFETY: what is there is never freed. Acquire: it was written before it was put there.
+    // SAFETY: it is never freed. Acquire, because it was written before the pointer was stored.
     let open = unsafe { CURRENT.load(Ordering::Acquire).as_ref() };
     open.filter(|open| open.owner == owner && open.number() >= 0)
 }
 
-/// Opens another in the place of the one that was found wrong, if there was one, unless another
-/// thread just did.
+/// Opens another descriptor in place of the one that was found wrong, if there was one, unless
+/// another thread just did.
 fn renew(owner: u64, wrong: Option<&'static Open>) -> Result<&'static Open> {
     let file = File::options().read(true).write(true).open("/proc/self/mem");
     let file = with_high_number(file.map_err(|e| Refused::new("open of /proc/self/mem", e))?);
@@ -181,11 +189,11 @@ fn renew(owner: u64, wrong: Option<&'static Open>) -> Result<&'static Open> {
     let before = CURRENT.load(Ordering::Acquire);
     // SAFETY: null, or never freed.
     if let Some(last) = unsafe { before.as_ref() }.filter(|open| open.owner == owner) {
-        // Its descriptor would never be closed if it were replaced.
+        // If it were replaced, its descriptor would never be closed.
         if !wrong.is_some_and(|wrong| ptr::eq(wrong, last)) && last.is_right() {
             return Ok(last);
         }
-        // Nobody uses what is closed, so the record serves again.
+        // Nobody uses a closed one, so its record is used again.
         if last.number.compare_exchange(CLOSED, OPENING, Ordering::Acquire, Ordering::Relaxed).is_ok() {
             last.device.store(device, Ordering::Relaxed);
             last.inode.store(inode, Ordering::Relaxed);
@@ -201,10 +209,10 @@ fn renew(owner: u64, wrong: Option<&'static Open>) -> Result<&'static Open> {
         // SAFETY: made just now, and never freed from here on.
         Ok(_) => Ok(unsafe { &*new }),
         Err(other) => {
-            // SAFETY: made just now, and given to nobody.
+            // SAFETY: made just now, and nobody else has it.
             let open = unsafe { Box::from_raw(new) };
             open.leads_to().close(open.number());
-            // SAFETY: what is there is never freed.
+            // SAFETY: it is never freed.
             Ok(unsafe { &*other })
         }
     }
@@ -215,8 +223,8 @@ mod tests {
     use super::*;
     use crate::tests::common::child;
 
-    /// Two threads found the descriptor closed. The second that opens another takes the first's,
-    /// which would else stay open for good.
+    /// Two threads find the descriptor closed. The second one that opens another takes the first
+    /// one's, which would otherwise stay open for ever.
     #[test]
     fn who_comes_second_takes_what_the_first_opened() {
         child::run("sys::own_memory::tests::who_comes_second_takes_what_the_first_opened", || {
@@ -224,7 +232,7 @@ mod tests {
             let before = count();
             let Ok(writer) = KernelWriter::open() else { return };
             let wrong = current(writer.owner);
-            // SAFETY: takes a number only; nobody else uses the descriptor.
+            // SAFETY: it takes a number only. Nobody else uses the descriptor.
             assert_eq!(wrong.map(|open| unsafe { libc::close(open.number()) }), Some(0));
             let first = renew(writer.owner, wrong).unwrap();
             let second = renew(writer.owner, wrong).unwrap();

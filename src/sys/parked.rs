@@ -1,27 +1,28 @@
-//! Mappings that the system would not take back yet.
+//! Mappings that the system refused to unmap.
 //!
-//! At the kernel's limit of mappings `munmap` can fail: taking a piece out of a mapping that was
-//! merged with its neighbours would make one more. The memory is given back all the same, and the
-//! address range waits here; later releases try again, each a range or two, so nothing is ever
-//! forgotten.
+//! At the kernel's limit of mappings `munmap` can fail. To unmap a part of a mapping that was
+//! merged with its neighbours would make one more mapping. The memory is given back all the same.
+//! The address range is kept in a list here, and each later release tries one or two of them again,
+//! so nothing is lost for good.
 //!
-//! They are a list that threads take whole, because a forked child could inherit a lock held.
+//! A thread takes the whole list at once. There is no lock, because a forked child could inherit it
+//! in the locked state.
 
 use std::ptr;
 
 use super::{Os, Span, WriteWindow, generation};
 use crate::sync::{AtomicPtr, Ordering};
 
-/// The one that was parked last.
+/// The span that was parked last.
 static FIRST: AtomicPtr<Parked> = AtomicPtr::new(ptr::null_mut());
 
 struct Parked {
     span: Span,
     os: &'static dyn Os,
-    /// The process that mapped it: in a forked child the addresses may be something else's.
+    /// The process that mapped it. In a forked child something else may be mapped at the address.
     owner: u64,
-    /// What the pages are tagged with: given up after them, or it could become someone else's while
-    /// they still carry it.
+    /// The window of the pages. It is dropped after them, because otherwise its key could be given
+    /// to others while the pages still have it.
     _window: Option<WriteWindow>,
     next: Option<Box<Parked>>,
 }
@@ -35,8 +36,7 @@ pub(crate) unsafe fn release_or_park(os: &'static dyn Os, span: Span) {
     unsafe { release_before(os, span, None) };
 }
 
-/// Releases `span` as [`release_or_park`] does, and then drops the window that it was written
-/// through.
+/// Releases `span` as [`release_or_park`] does, and then drops the window of its pages.
 ///
 /// # Safety
 /// - As for [`Os::release`].
@@ -48,21 +48,21 @@ pub(crate) unsafe fn release_before(os: &'static dyn Os, span: Span, window: Opt
         }
         return;
     }
-    // If even that is refused, the memory stays with its address range, to be released with it.
-    // SAFETY: passed on to the caller; a mapping that is being released is needed by nobody.
+    // If this is refused too, the memory stays with its address range and is released with it.
+    // SAFETY: passed on to the caller. Nobody needs a mapping that is being released.
     let _ = unsafe { os.decommit(span) };
     put(Box::new(Parked { span, os, owner: generation(), _window: window, next: None }));
 }
 
-/// Tries the span that was parked last, and a second if that went: each release makes up for more
-/// than one, and no release pays for all.
+/// Tries the span that was parked last, and a second one if that succeeded. So releases catch up,
+/// and no release pays for all.
 fn retry() {
     let mine = generation();
     let mut list = take();
     for _ in 0..2 {
         let Some(mut first) = list else { return };
-        // SAFETY: a parked span is a whole mapping that its owner gave up; it is on the list no
-        // more.
+        // SAFETY: a parked span is a whole mapping that its owner gave up. It is not in the list
+        // any more.
         if first.owner != mine || unsafe { first.os.release(first.span) }.is_err() {
             return put(first);
         }
@@ -76,11 +76,11 @@ fn retry() {
 /// Takes the whole list.
 fn take() -> Option<Box<Parked>> {
     let first = FIRST.swap(ptr::null_mut(), Ordering::AcqRel);
-    // SAFETY: not null, it came from a box, and by the exchange it is this thread's alone.
+    // SAFETY: not null. It came from a box, and after the exchange only this thread has it.
     (!first.is_null()).then(|| unsafe { Box::from_raw(first) })
 }
 
-/// Puts a list back, before what others put there meanwhile.
+/// Puts a list back, before the spans that others parked meanwhile.
 fn put(list: Box<Parked>) {
     let mut list = Box::into_raw(list);
     while let Err(other) = FIRST.compare_exchange(ptr::null_mut(), list, Ordering::AcqRel, Ordering::Acquire) {
@@ -88,7 +88,7 @@ fn put(list: Box<Parked>) {
             continue;
         }
         let Some(others) = take() else { continue };
-        // SAFETY: made from a box above or below, and given to nobody yet.
+        // SAFETY: made from a box above or below, and nobody else has it yet.
         let mut mine = unsafe { Box::from_raw(list) };
         let mut end = &mut mine.next;
         while let Some(next) = end {
@@ -99,7 +99,7 @@ fn put(list: Box<Parked>) {
     }
 }
 
-/// Bytes of address space that wait to be released.
+/// Returns the bytes of address space that wait to be released.
 #[cfg(all(test, not(loom)))]
 pub(crate) fn parked_bytes() -> usize {
     let (list, mut bytes) = (take(), 0);

@@ -1,14 +1,22 @@
 //! Pages that only the writing thread can write to: protection keys of x86-64, on Linux.
 //!
-//! The pages carry a key, and each thread's register `PKRU` says what the thread may do with pages
-//! of each key (Intel SDM volume 3, "Protection Keys"; `pkeys(7)`). Fetching instructions is never
-//! affected, so the page tables can say "write and execute" while no thread is allowed to write but
-//! the one that is inside [`WriteWindow::write`].
+//! ```text
+//! page table entry:  rwx, key 5
+//! PKRU of thread A:  key 5: read and write     A is inside `WriteWindow::write`
+//! PKRU of thread B:  key 5: read               B publishes or pins now and then
+//! PKRU of thread C:  key 5: no access          C is older than the key: it can run code, not read it
+//! ```
 //!
-//! A thread begins with the rights of the thread that spawns it. So threads that were there before
-//! the key, and all that they spawn, have all rights to it denied, reading included; and so has
-//! each signal handler. They can run code, but not read it, until [`WriteWindow::let_read`] is
-//! called there. A return from a handler restores the rights of before; a jump out of one does not.
+//! The pages have a key. Each thread has a register `PKRU` that says what the thread may do with
+//! pages of each key (Intel SDM volume 3, "Protection Keys"; `pkeys(7)`). Fetching instructions is
+//! never affected. So the page tables can say "write and execute", while only the thread that is
+//! inside [`WriteWindow::write`] is allowed to write.
+//!
+//! A thread begins with the rights of the thread that spawns it. So threads that are older than the
+//! key, and all threads that they spawn, have no rights to it, not even to read. The same holds for
+//! each signal handler. They can run code, but cannot read it until [`WriteWindow::let_read`] is
+//! called there. The return from a handler restores the rights from before. A jump out of a handler
+//! does not.
 
 use std::arch::asm;
 use std::io;
@@ -16,7 +24,7 @@ use std::ptr::NonNull;
 
 use super::{Refused, Result, Span, Word};
 
-/// A protection key. Dropped when nothing carries it any more.
+/// A protection key. It is dropped when no page has it any more.
 #[derive(Debug)]
 pub(crate) struct WriteWindow {
     key: u32,
@@ -33,7 +41,7 @@ impl WriteWindow {
             return Err(Refused::new("protection keys", io::ErrorKind::Unsupported.into()));
         }
         let flags: libc::c_long = 0;
-        // SAFETY: two numbers go in, a number comes out.
+        // SAFETY: it takes two numbers and returns a number.
         let window = match u32::try_from(unsafe { libc::syscall(libc::SYS_pkey_alloc, flags, PKEY_DISABLE_WRITE) }) {
             Ok(key) => Self { key },
             Err(_) => {
@@ -47,7 +55,7 @@ impl WriteWindow {
                 });
             }
         };
-        // SAFETY: the pages are the caller's and nobody uses them.
+        // SAFETY: the caller owns the pages, and nobody uses them.
         unsafe { window.protect(span, true) }.map(|()| window)
     }
 
@@ -69,11 +77,12 @@ impl WriteWindow {
     pub(super) unsafe fn write(&self, at: NonNull<u8>, bytes: &[u8]) {
         let others = rights() & !self.all_rights();
         // SAFETY: for the next three lines this thread may write to pages of the key. Nothing else
-        // runs in between: not even a signal handler, which has rights of its own.
+        // runs in between, not even a signal handler, which has its own rights.
         unsafe { set_rights(others) };
         // SAFETY: passed on to the caller.
         unsafe { at.copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len()) };
-        // SAFETY: this thread may read pages of the key, as code may that holds its own constants.
+        // SAFETY: this thread may read pages of the key, because code may contain its own
+        // constants.
         unsafe { set_rights(others | self.no_writing()) };
     }
 
@@ -89,11 +98,11 @@ impl WriteWindow {
         unsafe { set_rights(others | self.no_writing()) };
     }
 
-    /// This thread may read the pages, and not write to them.
+    /// Lets this thread read the pages, and not write to them.
     pub(crate) fn let_read(&self) {
         let rights = rights();
         if rights & self.all_rights() != self.no_writing() {
-            // SAFETY: grants reading alone.
+            // SAFETY: it grants reading only.
             unsafe { set_rights(rights & !self.all_rights() | self.no_writing()) };
         }
     }
@@ -109,13 +118,13 @@ impl WriteWindow {
 
 impl Drop for WriteWindow {
     fn drop(&mut self) {
-        // SAFETY: allocated in `new` and freed once; the pages that carried it are gone.
+        // SAFETY: allocated in `new` and freed once. The pages that had it are unmapped.
         unsafe { libc::syscall(libc::SYS_pkey_free, libc::c_long::from(self.key)) };
     }
 }
 
-/// Whether processor and system have protection keys: CPUID leaf 7, ECX bit 4 (`OSPKE`). The
-/// system's error does not tell this from keys that are all in use.
+/// Returns whether the processor and the system have protection keys: CPUID leaf 7, ECX bit 4
+/// (`OSPKE`). The system's error does not differ from that for keys that are all in use.
 fn enabled() -> bool {
     #[allow(unused_unsafe, reason = "safe in newer compilers")]
     // SAFETY: every processor of this architecture has the instruction.
@@ -126,10 +135,10 @@ fn enabled() -> bool {
     highest >= 7 && leaf.ecx & 1 << 4 != 0
 }
 
-/// The register `PKRU`: for each key two bits, no access and no writing.
+/// Reads the register `PKRU`. It has two bits for each key: no access, and no writing.
 fn rights() -> u32 {
     let rights;
-    // SAFETY: there are protection keys, as a window exists, so the instruction exists; it reads a
+    // SAFETY: a window exists, so there are protection keys and the instruction exists. It reads a
     // register.
     unsafe { asm!("rdpkru", in("ecx") 0, out("eax") rights, out("edx") _, options(nomem, nostack, preserves_flags)) };
     rights
@@ -138,8 +147,8 @@ fn rights() -> u32 {
 /// Sets the register `PKRU`. No access to memory moves across it.
 ///
 /// # Safety
-/// - This thread may have these rights until it is called again.
+/// - This thread may have these rights until the next call.
 unsafe fn set_rights(rights: u32) {
-    // SAFETY: as in `rights`; what the rights allow is passed on to the caller.
+    // SAFETY: as in `rights`. The effect of the rights is passed on to the caller.
     unsafe { asm!("wrpkru", in("eax") rights, in("ecx") 0, in("edx") 0, options(nostack, preserves_flags)) };
 }

@@ -1,22 +1,22 @@
-//! Where a region's code lies in the address space that is reserved for it.
+//! The place of a region's code in the address space that is reserved for it.
 #![forbid(unsafe_code)]
 
 use std::ops::Range;
 
 use crate::units::MAX_ALIGN;
 
-/// Windows reserves and maps at multiples of this.
+/// The unit of addresses at which Windows reserves and maps.
 const WINDOWS: usize = 64 << 10;
 
-/// How much address space a region needs, and where.
+/// The size of a region's address space, and where it may lie.
 ///
 /// ```text
 ///   a page or more    code    a page or more    data    a page or more
 ///   without access            without access            without access
 /// ```
 ///
-/// Code begins at a multiple of [`Place::align`], and data at one of its own size up to 64 KiB from
-/// there.
+/// Code begins at a multiple of [`Place::align`]. Data begins at a multiple of its own size from
+/// there, up to 64 KiB.
 #[derive(Clone, Debug)]
 pub(crate) struct Place {
     code: usize,
@@ -25,97 +25,98 @@ pub(crate) struct Place {
     near: Option<Near>,
 }
 
-/// An address that all of the code is to be close to.
+/// An address to which all of the code is to be close.
 #[derive(Clone, Debug)]
 #[cfg_attr(not(any(unix, windows)), allow(dead_code, reason = "nothing is reserved there"))]
 pub(crate) struct Near {
     pub(crate) address: usize,
-    /// All of the reservation lies in here.
+    /// The range in which all of the reservation lies.
     pub(crate) within: Range<usize>,
 }
 
 impl Place {
-    /// For `code` bytes and `data` bytes, whole pages; `None` past the end of the address space.
+    /// Makes a place for `code` bytes and `data` bytes, whole pages. Returns `None` past the end of
+    /// the address space.
     pub(crate) fn new(code: usize, data: usize, page: usize) -> Option<Self> {
         code.checked_add(2 * MAX_ALIGN + 2 * page)?.checked_add(2 * WINDOWS)?.checked_add(data)?;
         Some(Self { code, data, page, near: None })
     }
 
-    /// The same, no part of the code farther than `reach` from an address.
+    /// Requires that no part of the code is farther than `reach` from an address.
     pub(crate) fn near(self, address: usize, reach: usize) -> Self {
         let behind = self.used() - self.code + self.page;
         let within = address.saturating_sub(reach)..address.saturating_add(reach).saturating_add(behind);
         Self { near: Some(Near { address, within }), ..self }
     }
 
-    /// What it is to be close to.
+    /// Returns the address to be close to.
     pub(crate) fn is_near(&self) -> Option<&Near> {
         self.near.as_ref()
     }
 
-    /// What the code begins at a multiple of, so also the largest alignment of a block: its size as
-    /// a power of two, up to [`MAX_ALIGN`].
+    /// Returns the alignment of the code, which is also the largest alignment of a block: its size
+    /// as a power of two, up to [`MAX_ALIGN`].
     pub(crate) fn align(&self) -> usize {
         let least = if cfg!(windows) { WINDOWS } else { self.page };
         self.code.next_power_of_two().clamp(least, MAX_ALIGN)
     }
 
-    /// Bytes of address space that the region has.
+    /// Returns the bytes of address space of the region.
     pub(crate) fn total(&self) -> usize {
         let slack = if cfg!(windows) { self.align() } else { 0 };
         slack + 2 * self.page + self.used()
     }
 
-    /// Bytes in which there is such a range, wherever they begin. What is not needed of them goes
-    /// back.
+    /// Returns a number of bytes in which there is such a range, wherever they begin. The rest is
+    /// released.
     #[cfg(unix)]
     pub(crate) fn anywhere(&self) -> usize {
         self.total() + self.align()
     }
 
-    /// From the first byte of code to the last of data.
+    /// Returns the bytes from the first byte of code to the last byte of data.
     fn used(&self) -> usize {
         if self.data == 0 { self.code } else { self.data_offset() + self.data }
     }
 
-    /// How far behind the start of the code its data begins.
+    /// Returns the offset of the data from the start of the code.
     pub(crate) fn data_offset(&self) -> usize {
         let unit = if cfg!(windows) { WINDOWS } else { self.data.next_power_of_two().clamp(self.page, WINDOWS) };
-        // Where mappings are made at multiples only, what follows the code is not mapped up to the
-        // next.
+        // If mappings are made only at multiples of a unit, nothing is mapped between the end of
+        // the code and the next multiple.
         let end = if cfg!(windows) { self.code.next_multiple_of(unit) } else { self.code };
         (end + self.page).next_multiple_of(unit)
     }
 
-    /// Bytes of data.
+    /// Returns the bytes of data.
     pub(crate) fn data_len(&self) -> usize {
         self.data
     }
 
-    /// Bytes of code.
+    /// Returns the bytes of code.
     pub(crate) fn len(&self) -> usize {
         self.code
     }
 
-    /// How far behind the start of a reservation at `address` the code begins: a page at least, and
-    /// no more where the reservation is as [`Place::start_after`] says.
+    /// Returns the offset of the code in a reservation at `address`: at least a page, and no more
+    /// if the reservation begins as [`Place::start_after`] says.
     pub(crate) fn skip(&self, address: usize) -> usize {
         let first = address + self.page;
         self.page + (first.wrapping_neg() & (self.align() - 1))
     }
 
-    /// What starts of reservations are: multiples, and how far behind them.
+    /// Returns the possible starts of reservations: a unit, and the offset behind its multiples.
     fn starts(&self) -> (usize, usize) {
         if cfg!(windows) { (WINDOWS, 0) } else { (self.align(), self.align() - self.page) }
     }
 
-    /// The first start of a reservation that is no less than `at`.
+    /// Returns the first start of a reservation that is not below `at`.
     pub(crate) fn start_after(&self, at: usize) -> Option<usize> {
         let (unit, offset) = self.starts();
         at.checked_add(unit - offset).and_then(|at| at.checked_next_multiple_of(unit)).map(|at| at - (unit - offset))
     }
 
-    /// The last that is no more.
+    /// Returns the last start of a reservation that is not above `at`.
     pub(crate) fn start_before(&self, at: usize) -> Option<usize> {
         let (unit, offset) = self.starts();
         (at.checked_add(unit - offset)? & !(unit - 1)).checked_sub(unit - offset)

@@ -1,9 +1,8 @@
-//! A lock for what a forked child inherits and goes on with: what belongs to the process and not to
-//! an arena.
+//! A lock for state that belongs to the process instead of to an arena, and that a forked child
+//! continues to use.
 //!
-//! If another thread holds it while the process forks, it is held for ever in the child, and what
-//! it guards may be in the middle of a change. So a child has to know this without waiting for the
-//! lock.
+//! If another thread holds the lock when the process forks, it is locked for ever in the child, and
+//! the value may be half changed. So a child has to find this out without waiting for the lock.
 //!
 //! ```text
 //! gate     a mutex of one process: each process makes its own, so none is inherited locked
@@ -11,9 +10,10 @@
 //! value    what is guarded
 //! ```
 //!
-//! Whoever has passed the gate is alone in this process. If `holder` is not 0 there, a thread of an
-//! earlier process was inside as this one was forked, and nobody will come out:
-//! [`ProcessLock::lock`] returns `None`, at once and from then on.
+//! The order is: gate, then `holder`, then the value. A thread that has locked the gate is alone in
+//! this process. If `holder` is not 0 then, a thread of an earlier process was inside when this
+//! process was forked, and it never leaves. So [`ProcessLock::lock`] returns `None`, at once and
+//! from then on.
 
 use std::ops::{Deref, DerefMut};
 use std::ptr;
@@ -28,18 +28,19 @@ pub(crate) struct ProcessLock<T> {
     /// Null until the lock is first used.
     gate: AtomicPtr<Gate>,
     holder: AtomicU64,
-    /// Locked inside of the gate and after `holder` alone, so that nobody ever waits for it.
+    /// The value. It is locked only inside the gate and after `holder`, so no thread ever waits for
+    /// it.
     value: Mutex<T>,
 }
 
 struct Gate {
     generation: u64,
-    /// Not parking_lot's: who waits for one of those waits in a table of the whole process, which
-    /// has locks of its own that a child can inherit held.
+    /// A standard mutex, because threads that wait for one of parking_lot's wait in a table of the
+    /// whole process. That table has locks that a child can inherit in the locked state.
     lock: sync::Mutex<()>,
 }
 
-/// Access to what is guarded. The fields are dropped in this order.
+/// Access to the value. The fields are dropped in this order.
 pub(crate) struct ProcessGuard<'a, T> {
     value: MutexGuard<'a, T>,
     _inside: Inside<'a>,
@@ -53,7 +54,8 @@ impl<T> ProcessLock<T> {
         Self { gate: AtomicPtr::new(ptr::null_mut()), holder: AtomicU64::new(0), value: Mutex::new(value) }
     }
 
-    /// `None` in a child that was forked while another thread held it.
+    /// Locks the value. It returns `None` in a child that was forked while another thread held the
+    /// lock.
     pub(crate) fn lock(&self) -> Option<ProcessGuard<'_, T>> {
         let now = generation();
         let gate = self.gate(now).lock.lock().unwrap_or_else(PoisonError::into_inner);
@@ -65,20 +67,20 @@ impl<T> ProcessLock<T> {
         Some(ProcessGuard { value: self.value.lock(), _inside: inside, _gate: gate })
     }
 
-    /// The gate of this process.
+    /// Returns the gate of this process.
     fn gate(&self, generation: u64) -> &Gate {
         let mut known = self.gate.load(Ordering::Acquire);
         loop {
-            // SAFETY: null, or made below and left where it is for as long as this lock is.
+            // SAFETY: null, or made below and kept as long as this lock.
             if let Some(gate) = unsafe { known.as_ref() }.filter(|gate| gate.generation == generation) {
                 return gate;
             }
             let new = Box::into_raw(Box::new(Gate { generation, lock: sync::Mutex::new(()) }));
             match self.gate.compare_exchange(known, new, Ordering::AcqRel, Ordering::Acquire) {
-                // The gate of a parent stays: 16 bytes for each fork.
+                // The parent's gate is leaked: 16 bytes for each fork.
                 Ok(_) => known = new,
                 Err(other) => {
-                    // SAFETY: made above and known to nobody else.
+                    // SAFETY: made above, and nobody else knows it.
                     drop(unsafe { Box::from_raw(new) });
                     known = other;
                 }
@@ -91,7 +93,7 @@ impl<T> Drop for ProcessLock<T> {
     fn drop(&mut self) {
         let gate = *self.gate.get_mut();
         if !gate.is_null() {
-            // SAFETY: from a box, and nobody else uses this lock any more.
+            // SAFETY: made from a box, and nobody else uses this lock any more.
             drop(unsafe { Box::from_raw(gate) });
         }
     }
@@ -121,16 +123,16 @@ impl Drop for Inside<'_> {
 mod tests {
     use super::ProcessLock;
 
-    /// Whether `body` is true in a forked child, which is ended if it hangs.
+    /// Returns whether `body` is true in a forked child. The child is ended if it hangs.
     fn in_child(body: impl FnOnce() -> bool) -> bool {
-        // SAFETY: the child takes no lock but those of this test, allocates, which glibc makes
-        // possible, and ends.
+        // SAFETY: the child locks only the locks of this test, allocates (which glibc makes
+        // possible) and ends.
         let child = unsafe { libc::fork() };
         if child == 0 {
-            // SAFETY: has no requirements; the signal ends the child.
+            // SAFETY: it has no requirements. The signal ends the child.
             unsafe { libc::alarm(60) };
             let held = body();
-            // SAFETY: ends the child without running what belongs to the parent.
+            // SAFETY: it ends the child without running anything of the parent.
             unsafe { libc::_exit(i32::from(!held)) };
         }
         let mut status = 0;

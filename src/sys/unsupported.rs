@@ -1,20 +1,20 @@
-//! Systems without executable memory of ours (WebAssembly, bare machines): `icache` refuses them
-//! before anything here is called, with an error that says so; and so does each call.
+//! Systems without executable memory (WebAssembly, bare machines). `icache` refuses them before
+//! anything here is called, with an error that says so. Each call here is refused too.
 
 use std::io;
 use std::ptr::NonNull;
 
 use super::{Access, Os, Place, Refused, Result, Span};
 
-/// The system itself.
+/// The real system.
 #[derive(Debug)]
 pub(crate) struct Native;
 
-/// Cannot be made here.
+/// It cannot be made here.
 #[derive(Debug)]
 pub(crate) enum KernelWriter {}
 
-/// Cannot be made here.
+/// It cannot be made here.
 #[derive(Debug)]
 pub(crate) enum SharedMemory {}
 
@@ -72,7 +72,7 @@ impl Os for Native {
     }
 }
 
-/// Nothing forks here.
+/// Returns a constant, because nothing forks here.
 pub(crate) fn generation() -> u64 {
     1
 }

@@ -18,12 +18,12 @@ impl Word {
         }
     }
 
-    /// Stores it, behind all stores of this thread before.
+    /// Stores the word, after all earlier stores of this thread.
     ///
     /// # Safety
-    /// - `at` is aligned to the word's length, and as many bytes there are writable.
-    /// - Others read them as atomics meanwhile, or fetch them as instructions; nobody else writes
-    ///   there.
+    /// - `at` is aligned to the word's length, and that number of bytes is writable there.
+    /// - Others read the bytes as atomics meanwhile, or fetch them as instructions. Nobody else
+    ///   writes there.
     pub(crate) unsafe fn store(self, at: NonNull<u8>) {
         match self {
             // SAFETY: passed on to the caller.

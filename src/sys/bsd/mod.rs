@@ -1,14 +1,15 @@
-//! The BSDs, and other Unix systems beside Linux and Apple's. Checked by the compiler, never run.
+//! The BSDs, and other Unix systems except Linux and Apple's. This file was checked by the
+//! compiler, and was never run.
 //!
-//! - *FreeBSD*: shared memory by `shm_open(SHM_ANON)`. The policy `kern.elf64.allow_wx=0` forbids
-//!   pages that are writable and executable at once, of which there are none.
-//! - *NetBSD*: PaX MPROTECT lets pages become executable only if `mmap` was told so. A second view
-//!   of the same memory is made by `mremap(MAP_REMAPDUP)`, which is there for JITs ("Extend the
+//! - *FreeBSD*: shared memory is made by `shm_open(SHM_ANON)`. The policy `kern.elf64.allow_wx=0`
+//!   forbids pages that are writable and executable at once. There are none.
+//! - *NetBSD*: PaX MPROTECT lets pages become executable only if `mmap` asked for it. A second view
+//!   of the same memory is made by `mremap(MAP_REMAPDUP)`, which exists for JITs ("Extend the
 //!   mremap(2) interface to allow duplicating mappings", and the example in `mremap(2)`).
-//! - *OpenBSD*: from writable to executable and back is allowed by `mprotect`; what is refused
-//!   outside of file systems mounted `wxallowed` is both at once (`mmap(2)`, `mprotect(2)`:
-//!   `ENOTSUP`). There is no anonymous shared memory with a descriptor, and a named file's pages
-//!   depend on where it lies, so there is no second view.
+//! - *OpenBSD*: `mprotect` may change writable pages to executable ones and back. Outside of file
+//!   systems mounted `wxallowed` both at once is refused (`mmap(2)`, `mprotect(2)`: `ENOTSUP`).
+//!   There is no anonymous shared memory with a descriptor, and the pages of a named file depend on
+//!   where it lies, so there is no second view.
 
 use std::ptr::NonNull;
 
@@ -20,11 +21,11 @@ mod views;
 
 pub(crate) use views::SharedMemory;
 
-/// The system itself.
+/// The real system.
 #[derive(Debug)]
 pub(crate) struct Native;
 
-/// There is no way to write through the kernel here.
+/// A writer through the kernel. It cannot be made here.
 #[derive(Debug)]
 pub(crate) enum KernelWriter {}
 
@@ -51,7 +52,7 @@ impl Os for Native {
     }
 
     unsafe fn decommit(&self, span: Span) -> Result<()> {
-        // SAFETY: passed on to the caller, who needs the contents no more.
+        // SAFETY: passed on to the caller, who does not need the contents any more.
         unsafe { unix::renew(span) }
     }
 

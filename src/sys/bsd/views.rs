@@ -1,4 +1,4 @@
-//! Systems on which memory cannot be mapped twice without leaving a name behind.
+//! Systems on which memory cannot be mapped twice without a name that stays behind.
 
 use super::super::missing;
 use super::{Place, Result, Span};

@@ -1,4 +1,4 @@
-//! FreeBSD: an anonymous shared memory object, mapped twice.
+//! FreeBSD: an anonymous shared memory object that is mapped twice.
 
 use std::fs::File;
 use std::os::fd::FromRawFd;
@@ -7,13 +7,13 @@ use super::{Place, Result, Span};
 use crate::sys::{Access, Refused, unix};
 use crate::units::MAX_ALIGN;
 
-/// The mappings keep the memory; the descriptor is needed only to make them, and is closed on
-/// `exec`.
+/// The object. The mappings keep the memory. The descriptor is needed only to make them, and is
+/// closed on `exec`.
 #[derive(Debug)]
 pub(crate) struct SharedMemory(File);
 
 pub(super) fn share(len: usize) -> Result<SharedMemory> {
-    // SAFETY: the name stands for no name; the call has no other requirement.
+    // SAFETY: the constant stands for no name. The call has no other requirement.
     let file = match unsafe { libc::shm_open(libc::SHM_ANON, libc::O_RDWR | libc::O_CLOEXEC, 0) } {
         -1 => return Err(Refused::last("shm_open")),
         // SAFETY: a new descriptor that nobody else owns.
@@ -25,24 +25,24 @@ pub(super) fn share(len: usize) -> Result<SharedMemory> {
 
 pub(super) fn map_executable(memory: &SharedMemory, place: &Place) -> Result<Span> {
     let reservation = unix::reserve(place)?;
-    // SAFETY: pages of the reservation, made just now and given to nobody.
+    // SAFETY: pages of the reservation, made just now, and nobody else has it.
     let mapped = unsafe { unix::map_shared_at(&memory.0, reservation.code(place), Access::ReadExecute) };
     kept(reservation, mapped)
 }
 
 pub(super) fn map_writable(memory: &SharedMemory, len: usize) -> Result<Span> {
-    // Large pages have to lie alike in both views.
+    // Large pages need the same alignment in both views.
     let span = unix::reserve_aligned(len, MAX_ALIGN)?;
-    // SAFETY: reserved just now and given to nobody.
+    // SAFETY: reserved just now, and nobody else has it.
     let mapped = unsafe { unix::map_shared_at(&memory.0, span, Access::ReadWrite) };
-    // SAFETY: as above; children are the only ones who lose by it.
+    // SAFETY: as above. It takes the pages from children only.
     kept(span, mapped.and_then(|()| unsafe { unix::inherit(span, libc::INHERIT_NONE) }))
 }
 
-/// The span, or what was refused, with the span released.
+/// Returns the span, or the error after the span was released.
 fn kept(span: Span, outcome: Result<()>) -> Result<Span> {
     outcome.map(|()| span).inspect_err(|_| {
-        // SAFETY: mapped by the caller just now and given to nobody.
+        // SAFETY: mapped by the caller just now, and nobody else has it.
         let _ = unsafe { unix::release(span) };
     })
 }

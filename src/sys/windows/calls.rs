@@ -12,8 +12,8 @@ use windows_sys::Win32::System::Memory::{
 
 use super::{Refused, Result, Span};
 
-/// What the system said last. A policy against generated code is a lack of permission; the standard
-/// library does not know that one.
+/// Returns the last error of the system. A policy against generated code becomes a lack of
+/// permission, because the standard library does not know that error.
 pub(super) fn last(call: &'static str) -> Refused {
     let error = io::Error::last_os_error();
     let blocked = error.raw_os_error() == Some(ERROR_DYNAMIC_CODE_BLOCKED as i32);
@@ -28,45 +28,51 @@ pub(super) fn made(call: &'static str, address: *mut core::ffi::c_void, len: usi
     NonNull::new(address.cast()).map(|start| Span { start, len }).ok_or_else(|| last(call))
 }
 
-/// A new allocation at an address where nothing is, or with 0 at any.
+/// Makes a new allocation at an address where nothing is mapped, or for address 0 anywhere.
 pub(super) fn allocate(
     at: usize,
     len: usize,
     kind: VIRTUAL_ALLOCATION_TYPE,
     protection: PAGE_PROTECTION_FLAGS,
 ) -> Result<Span> {
-    // SAFETY: reserves address space, which fails where something is.
+    // SAFETY: it reserves address space, and fails where something is mapped.
     let got = unsafe { VirtualAlloc(std::ptr::without_provenance(at), len, kind, protection) };
     made("VirtualAlloc", got, len)
 }
 
-/// A new view of a section, all of it, at an address where nothing is, or with 0 at any.
+/// Maps all of a section at an address where nothing is mapped, or for address 0 anywhere.
 pub(super) fn map_view(section: HANDLE, access: FILE_MAP, at: usize, len: usize) -> Result<Span> {
-    // SAFETY: a new view, which fails where something is.
+    // SAFETY: a new view. It fails where something is mapped.
     let got = unsafe { MapViewOfFileEx(section, access, 0, 0, len, std::ptr::without_provenance(at)) };
     made("MapViewOfFileEx", got.Value, len)
 }
 
+/// Commits pages.
+///
 /// # Safety
-/// - `span` is whole pages of a reservation or of a view of the caller's.
+/// - `span` is whole pages of a reservation or of a view that the caller owns.
 pub(super) unsafe fn commit(span: Span, protection: PAGE_PROTECTION_FLAGS) -> Result<()> {
-    // SAFETY: passed on to the caller. Pages that are committed keep their contents.
+    // SAFETY: passed on to the caller. Committed pages keep their contents.
     let got = unsafe { VirtualAlloc(span.start.as_ptr().cast(), span.len, MEM_COMMIT, protection) };
     made("VirtualAlloc", got, span.len).map(drop)
 }
 
+/// Sets the protection of pages.
+///
 /// # Safety
 /// - As for [`super::Os::protect`].
 pub(super) unsafe fn protect(span: Span, protection: PAGE_PROTECTION_FLAGS) -> Result<()> {
     let mut before = 0;
-    // SAFETY: passed on to the caller; `before` is valid for the call to write to.
+    // SAFETY: passed on to the caller. `before` is valid for the call to write to.
     let done = unsafe { VirtualProtect(span.start.as_ptr().cast(), span.len, protection, &raw mut before) };
     succeeded("VirtualProtect", done)
 }
 
+/// Decommits or releases pages.
+///
 /// # Safety
-/// - `span` is whole pages of an allocation of the caller's, and what `kind` does to them harms
-///   nobody.
+/// - `span` is whole pages of an allocation that the caller owns. The effect of `kind` on them
+///   harms nobody.
 pub(super) unsafe fn free(span: Span, kind: VIRTUAL_FREE_TYPE) -> Result<()> {
     // SAFETY: passed on to the caller.
     succeeded("VirtualFree", unsafe { VirtualFree(span.start.as_ptr().cast(), span.len, kind) })
@@ -74,12 +80,13 @@ pub(super) unsafe fn free(span: Span, kind: VIRTUAL_FREE_TYPE) -> Result<()> {
 
 fn query(address: usize) -> Result<MEMORY_BASIC_INFORMATION> {
     let mut info = MEMORY_BASIC_INFORMATION::default();
-    // SAFETY: `info` is valid for the call to write to, and as large as it is said to be.
+    // SAFETY: `info` is valid for the call to write to, and its size is right.
     let got = unsafe { VirtualQuery(std::ptr::without_provenance(address), &raw mut info, size_of_val(&info)) };
     if got == 0 { Err(last("VirtualQuery")) } else { Ok(info) }
 }
 
-/// What the system knows of `span`: stretches of pages that are alike, in order, cut to the span.
+/// Returns the system's information about `span`: parts of pages that are alike, in order, cut to
+/// the span.
 fn uniform_parts(span: Span) -> Result<Vec<(Span, MEMORY_BASIC_INFORMATION)>> {
     let mut found = Vec::new();
     let mut offset = 0;
@@ -93,7 +100,7 @@ fn uniform_parts(span: Span) -> Result<Vec<(Span, MEMORY_BASIC_INFORMATION)>> {
     Ok(found)
 }
 
-/// The parts of `span` that are committed, in order.
+/// Returns the parts of `span` that are committed, in order.
 pub(super) fn committed(span: Span) -> Result<Vec<Span>> {
     let mut parts: Vec<Span> = Vec::new();
     for (part, info) in uniform_parts(span)? {
@@ -106,14 +113,14 @@ pub(super) fn committed(span: Span) -> Result<Vec<Span>> {
     Ok(parts)
 }
 
-/// An allocation, a placeholder or a view: what the system releases as one.
+/// An allocation, a placeholder or a view: a unit that the system releases as one.
 pub(super) struct Piece {
     pub(super) span: Span,
     base: usize,
     mapped: bool,
 }
 
-/// The pieces that `span` consists of, in order.
+/// Returns the pieces of `span`, in order.
 pub(super) fn allocations(span: Span) -> Result<Vec<Piece>> {
     let mut pieces: Vec<Piece> = Vec::new();
     for (part, info) in uniform_parts(span)? {
@@ -129,8 +136,10 @@ pub(super) fn allocations(span: Span) -> Result<Vec<Piece>> {
 }
 
 impl Piece {
+    /// Releases the piece.
+    ///
     /// # Safety
-    /// - The piece is the caller's, and nobody uses it from now on.
+    /// - The caller owns the piece, and nobody uses it from now on.
     pub(super) unsafe fn release(&self) -> Result<()> {
         let start = self.span.start.as_ptr().cast();
         if self.mapped {
@@ -144,7 +153,7 @@ impl Piece {
     }
 }
 
-/// The protection of a page, if it is committed.
+/// Returns the protection of a page, if it is committed.
 #[cfg(test)]
 pub(super) fn committed_at(address: usize) -> Option<PAGE_PROTECTION_FLAGS> {
     query(address).ok().filter(|info| info.State == MEM_COMMIT).map(|info| info.Protect)

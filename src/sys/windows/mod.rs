@@ -1,28 +1,34 @@
 //! Windows.
 //!
-//! *Private memory* is one reservation, of which pages are committed as they are opened and
-//! decommitted when they are trimmed: commitment counts against the system's limit whether it is
-//! used or not, so a region must not commit what it does not use. There are no mappings to merge,
-//! and no limit on their number but memory.
+//! ```text
+//! Flip      one reservation: pages are committed when they are opened, decommitted by a trim
+//! DualMap   section (SEC_RESERVE) --> view in the reservation: read, execute
+//!                                 `-> view elsewhere: read, write
+//! ```
 //!
-//! *Shared memory* is a section backed by the paging file and mapped twice: for reading and
-//! executing inside the reservation (which is made of placeholders where the system has them, see
-//! [`placeholder`]), and for reading and writing elsewhere. `SEC_RESERVE` makes it cost nothing
+//! *Private memory* is one reservation. Its pages are committed when they are opened, and
+//! decommitted when they are trimmed. Commitment counts against the system's limit, whether it is
+//! used or not, so a region must not commit pages that it does not use. There are no mappings to
+//! merge, and only memory limits their number.
+//!
+//! *Shared memory* is a section that is backed by the paging file and mapped twice: for reading and
+//! executing inside the reservation (which is made of placeholders if the system has them, see
+//! [`placeholder`]), and for reading and writing elsewhere. With `SEC_RESERVE` it costs nothing
 //! until its pages are committed. The section allows both kinds of access, but each view is limited
-//! to its own for good: `VirtualProtect` cannot give a view what it was not mapped for
-//! ("VirtualProtect function", Microsoft Learn). What was committed stays so until the section goes
-//! ("VirtualFree function": only private pages can be decommitted).
+//! to its own for ever: `VirtualProtect` cannot give a view an access for which it was not mapped
+//! ("VirtualProtect function", Microsoft Learn). Committed pages stay committed until the section
+//! is closed ("VirtualFree function": only private pages can be decommitted).
 //!
-//! There is no kernel write: `WriteProcessMemory` makes pages that are not writable writable for a
-//! moment, and so takes the execute permission from under running threads.
+//! There is no kernel write. `WriteProcessMemory` makes pages writable for a moment if they are
+//! not, and so takes the right to execute from running threads.
 //!
 //! *Control Flow Guard*: pages that are allocated, or first made executable, with `PAGE_EXECUTE_*`
-//! hold valid call targets throughout, unless `PAGE_TARGETS_INVALID` is asked for ("Memory
-//! Protection Constants", Microsoft Learn). So code of an arena can be called from programs built
-//! with it, and nothing has to be registered.
+//! contain only valid call targets, unless `PAGE_TARGETS_INVALID` is asked for ("Memory Protection
+//! Constants", Microsoft Learn). So programs built with it can call code of an arena, and nothing
+//! has to be registered.
 //!
 //! *Arbitrary Code Guard* (`ProcessDynamicCodePolicy`) refuses all of this with
-//! `ERROR_DYNAMIC_CODE_BLOCKED`, which comes out as a lack of permission.
+//! `ERROR_DYNAMIC_CODE_BLOCKED`, which is reported as a lack of permission.
 
 use std::io;
 use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle};
@@ -41,38 +47,37 @@ use super::{Access, Os, Place, Refused, Result, Span, missing, release_or_park};
 mod calls;
 mod placeholder;
 
-/// What addresses of allocations and views are multiples of, on every Windows there is; not the
-/// page size.
+/// The unit of addresses of allocations and views, on every Windows. It is not the page size.
 const GRANULARITY: usize = 64 << 10;
 
-/// The system itself.
+/// The real system.
 #[derive(Debug)]
 pub(crate) struct Native;
 
-/// There is no way to write through the kernel here.
+/// A writer through the kernel. It cannot be made here.
 #[derive(Debug)]
 pub(crate) enum KernelWriter {}
 
-/// A section. The views keep the memory; the handle is needed only to make them, and nobody
+/// A section. The views keep the memory. The handle is needed only to make them, and no child
 /// inherits it.
 #[derive(Debug)]
 pub(crate) struct SharedMemory(OwnedHandle);
 
-/// Has `attempt` make the reservation at address 0, for anywhere, or in the gap nearest to where it
-/// is wanted.
+/// Makes a reservation by `attempt`, at address 0 (which stands for anywhere), or in the gap
+/// nearest to the wanted address.
 fn reserve_with(place: &Place, attempt: impl Fn(usize) -> Result<Span>) -> Result<Span> {
-    /// The range holds what is reserved already.
+    /// The error for a range in which something is already reserved.
     const ERROR_INVALID_ADDRESS: i32 = 487;
     let Some(Near { address, within }) = place.is_near() else { return attempt(0) };
     let mut refused = Refused::new("VirtualAlloc", io::ErrorKind::AddrNotAvailable.into());
-    // Another thread may take a gap before we do; then the next one serves, or another look at them
-    // all.
+    // Another thread may take a gap first. Then the next gap is tried, or all gaps are listed
+    // again.
     for _ in 0..4 {
         for start in candidates(place, *address, within, &query(within)?) {
             match attempt(start) {
                 Ok(span) => return Ok(span),
                 Err(other) if other.source.raw_os_error() == Some(ERROR_INVALID_ADDRESS) => {}
-                // It is not a matter of the address.
+                // The address is not the reason.
                 Err(other) => refused = other,
             }
         }
@@ -110,10 +115,9 @@ impl Os for Native {
         };
         // SAFETY: passed on to the caller.
         let Err(refused) = (unsafe { calls::protect(span, protection) }) else { return Ok(()) };
-        // All pages have to be committed for it.
+        // The call needs all pages to be committed.
         if access == Access::ReadWrite {
-            // SAFETY: passed on to the caller. Committing what is committed already changes no
-            // contents.
+            // SAFETY: passed on to the caller. Committing committed pages changes no contents.
             unsafe { calls::commit(span, protection)? };
             // SAFETY: passed on to the caller.
             return unsafe { calls::protect(span, protection) };
@@ -122,13 +126,12 @@ impl Os for Native {
         if committed == [span] {
             return Err(refused);
         }
-        // SAFETY: parts of the caller's pages; the others have no memory, and so no contents to
-        // run.
+        // SAFETY: parts of the caller's pages. The others have no memory, and so no code to run.
         committed.into_iter().try_for_each(|part| unsafe { calls::protect(part, protection) })
     }
 
     unsafe fn decommit(&self, span: Span) -> Result<()> {
-        // SAFETY: passed on to the caller, who needs the contents no more.
+        // SAFETY: passed on to the caller, who does not need the contents any more.
         unsafe { calls::free(span, MEM_DECOMMIT) }
     }
 
@@ -139,7 +142,8 @@ impl Os for Native {
             unsafe { first.release()? };
         }
         for piece in pieces {
-            // The span is no longer whole, so what cannot be released now waits by itself.
+            // The span is not whole any more, so a piece that cannot be released now is parked by
+            // itself.
             // SAFETY: passed on to the caller.
             unsafe { release_or_park(&Native, piece.span) };
         }
@@ -161,7 +165,7 @@ impl Os for Native {
     fn share(&self, len: usize) -> Result<SharedMemory> {
         let protection = PAGE_EXECUTE_READWRITE | SEC_RESERVE;
         let (high, low) = ((len as u64 >> 32) as u32, len as u32);
-        // SAFETY: no file, no security attributes, no name; takes numbers otherwise.
+        // SAFETY: no file, no security attributes, no name. It takes numbers otherwise.
         let handle =
             unsafe { CreateFileMappingW(INVALID_HANDLE_VALUE, ptr::null(), protection, high, low, ptr::null()) };
         if handle.is_null() {
@@ -183,8 +187,8 @@ impl Os for Native {
     }
 
     unsafe fn commit_shared(&self, executable: Span, writable: Span) -> Result<()> {
-        // The memory is the section's, whichever view it is asked through; the protection is each
-        // view's own.
+        // The memory belongs to the section, whichever view it is committed through. Each view has
+        // its own protection.
         // SAFETY: passed on to the caller.
         unsafe { calls::commit(writable, PAGE_READWRITE)? };
         // SAFETY: passed on to the caller.
@@ -192,15 +196,15 @@ impl Os for Native {
     }
 }
 
-/// Without placeholders (before Windows 10 version 1803): reserves all, to find room; gives it
-/// back, and takes it again piece by piece. Should another thread take a piece in between, it
-/// begins anew elsewhere.
+/// Maps without placeholders (before Windows 10 version 1803): reserves all of the range to find a
+/// free one, releases it, and takes it again piece by piece. If another thread takes a piece in
+/// between, it starts again elsewhere.
 fn map_in_turn(memory: &SharedMemory, place: &Place) -> Result<Span> {
     let mut refused = Refused::new("MapViewOfFileEx", io::ErrorKind::AddrNotAvailable.into());
     for _ in 0..8 {
         let whole = Native.reserve(place)?;
         let code = whole.code(place);
-        // SAFETY: reserved just now and given to nobody.
+        // SAFETY: reserved just now, and nobody else has it.
         unsafe { Native.release(whole)? };
         let (mut made, end) = (Vec::new(), whole.address() + whole.len);
         let after = (code.address() + code.len).next_multiple_of(GRANULARITY);
@@ -219,14 +223,14 @@ fn map_in_turn(memory: &SharedMemory, place: &Place) -> Result<Span> {
             Err(error) => refused = error,
         }
         for span in made {
-            // SAFETY: made just now and given to nobody.
+            // SAFETY: made just now, and nobody else has it.
             unsafe { release_or_park(&Native, span) };
         }
     }
     Err(refused)
 }
 
-/// Nothing forks here.
+/// Returns a constant, because nothing forks here.
 pub(crate) fn generation() -> u64 {
     1
 }
@@ -236,10 +240,10 @@ mod tests {
     use super::*;
     use crate::tests::common::child;
 
-    /// Both ways of mapping leave the same behind, run the same, and give all of it back.
+    /// Both ways of mapping give the same result, run the same, and release all of it.
     #[test]
     fn views_lie_in_the_middle_of_a_reservation_that_goes_whole() {
-        // In a process of its own, where no other test takes the addresses that come free.
+        // In a process of its own, where no other test takes the addresses that are released.
         child::run("sys::native::tests::views_lie_in_the_middle_of_a_reservation_that_goes_whole", || {
             if placeholder::calls().is_none() {
                 eprintln!("this system has no placeholders: not tried");
@@ -247,7 +251,7 @@ mod tests {
             let by_placeholder =
                 |memory: &SharedMemory, place: &Place| Native.map_executable(memory, place, Access::ReadExecute);
             for map in [by_placeholder, map_in_turn] {
-                // Not whole units of allocation: what is left of the last one is nobody's.
+                // Not whole units of allocation: the rest of the last unit belongs to nobody.
                 let place = Place::new(37 * Native.page_size(), 0, Native.page_size()).unwrap();
                 let memory = Native.share(place.len()).unwrap();
                 let writable = Native.map_writable(&memory, place.len()).unwrap();
@@ -274,7 +278,7 @@ mod tests {
                     unsafe { part(writable).start.write(7) };
                     // SAFETY: as above.
                     assert_eq!(unsafe { part(code).start.read() }, 7);
-                    // Neither view can be turned into the other, nor into both.
+                    // Neither view can be turned into the other, or into both.
                     for (view, protections) in [
                         (code, [PAGE_READWRITE, PAGE_EXECUTE_READWRITE]),
                         (writable, [PAGE_EXECUTE_READ, PAGE_EXECUTE_READWRITE]),
@@ -285,7 +289,7 @@ mod tests {
                         }
                     }
                 }
-                // SAFETY: mapped above, and used no more.
+                // SAFETY: mapped above, and not used any more.
                 unsafe { Native.release(whole).unwrap() };
                 // SAFETY: as above.
                 unsafe { Native.release(writable).unwrap() };
@@ -316,7 +320,7 @@ mod tests {
         let found = || (0..8).map(|n| calls::committed_at(part(n, 1).address())).collect::<Vec<_>>();
         let x = Some(PAGE_EXECUTE_READ);
         assert_eq!(found(), [None, None, x, x, x, None, None, None]);
-        // Opening does not care, and decommitting twice does no harm.
+        // Opening works on all of them, and decommitting twice does no harm.
         // SAFETY: as above.
         unsafe { Native.protect(code, Access::ReadWrite).unwrap() };
         assert_eq!(found(), [Some(PAGE_READWRITE); 8]);
@@ -330,7 +334,7 @@ mod tests {
         unsafe { Native.protect(part(1, 1), Access::ReadWrite).unwrap() };
         // SAFETY: opened just now.
         assert_eq!(unsafe { part(1, 1).start.read() }, 0);
-        // SAFETY: as above, and used no more.
+        // SAFETY: as above, and not used any more.
         unsafe { Native.release(whole).unwrap() };
         assert!(calls::is_free(whole.address()) && calls::is_free(code.address()));
     }

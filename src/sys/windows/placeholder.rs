@@ -1,7 +1,7 @@
-//! Placeholders: reserved address space in which a view takes the place of a part, with no moment
-//! in between in which another thread could take it. Windows has them since version 10, 1803; they
-//! are looked for at run time, as programs that ask the loader for them do not start on older
-//! systems.
+//! Placeholders: reserved address space in which a view replaces a part. There is no moment in
+//! between in which another thread could take that part. Windows has them since version 10, 1803.
+//! They are looked for at run time, because programs that ask the loader for them do not start on
+//! older systems.
 
 use std::ffi::c_void;
 
@@ -44,15 +44,15 @@ pub(super) struct Calls {
     map_view: MapViewOfFile3,
 }
 
-/// The calls, where the system has them and they do what is asked of them: an emulation may know
-/// only the first names.
+/// Returns the calls, if the system has them and they work. An emulation may know only the names of
+/// the first ones.
 pub(super) fn calls() -> Option<Calls> {
     static CALLS: OnceLock<Option<Calls>> = OnceLock::new();
     *CALLS.get_or_init(|| {
-        // SAFETY: a name that ends with a zero; the library is in every process and never leaves
-        // it.
+        // SAFETY: a name that ends with a zero. The library is in every process and is never
+        // unloaded.
         let library = unsafe { GetModuleHandleW(windows_sys::w!("kernelbase.dll")) };
-        // SAFETY: as above; a library that is not there has no such function either.
+        // SAFETY: as above. A library that does not exist has no such function either.
         let allocate = unsafe { GetProcAddress(library, windows_sys::s!("VirtualAlloc2")) }?;
         // SAFETY: as above.
         let map_view = unsafe { GetProcAddress(library, windows_sys::s!("MapViewOfFile3")) }?;
@@ -63,13 +63,13 @@ pub(super) fn calls() -> Option<Calls> {
             map_view: unsafe { std::mem::transmute::<unsafe extern "system" fn() -> isize, MapViewOfFile3>(map_view) },
         };
         let tried = calls.reserve(0, GRANULARITY).ok()?;
-        // SAFETY: reserved just now and given to nobody.
+        // SAFETY: reserved just now, and nobody else has it.
         unsafe { release_or_park(&Native, tried) };
         Some(calls)
     })
 }
 
-/// Reserves address space and maps all of a section for executing in its middle.
+/// Reserves address space, and maps all of a section for executing in its middle.
 pub(super) fn map(calls: Calls, section: HANDLE, place: &Place) -> Result<Span> {
     let whole = reserve_with(place, |at| calls.reserve(at, place.total()))?;
     let code = whole.code(place);
@@ -79,18 +79,18 @@ pub(super) fn map(calls: Calls, section: HANDLE, place: &Place) -> Result<Span> 
     let mapped = split.and_then(|()| unsafe { calls.replace(section, code) });
     let mapped = mapped.and_then(|()| match place.data_len() {
         0 => Ok(()),
-        // What lies behind the code becomes an ordinary reservation, in which pages can be
+        // The part behind the code becomes an ordinary reservation, in which pages can be
         // committed.
         _ => {
             // SAFETY: the end of the code, inside the reservation.
             let start = unsafe { code.start.add(code.len) };
             let len = whole.address() + whole.len - (code.address() + code.len);
-            // SAFETY: the rest of the placeholder, whole, since the code was split off.
+            // SAFETY: the whole rest of the placeholder, because the code was split off.
             unsafe { calls.renew(Span { start, len }) }
         }
     });
     mapped.map(|()| whole).inspect_err(|_| {
-        // SAFETY: made just now and given to nobody.
+        // SAFETY: made just now, and nobody else has it.
         unsafe { release_or_park(&Native, whole) };
     })
 }
@@ -101,8 +101,8 @@ impl Calls {
         let base = std::ptr::without_provenance(at);
         // SAFETY: a pseudo-handle, always valid.
         let process = unsafe { GetCurrentProcess() };
-        // SAFETY: reserves address space, which fails where something is; there are no further
-        // parameters.
+        // SAFETY: it reserves address space, and fails where something is mapped. There are no
+        // further parameters.
         let got = unsafe { (self.allocate)(process, base, len, kind, PAGE_NOACCESS, std::ptr::null_mut(), 0) };
         calls::made("VirtualAlloc2", got, len)
     }
@@ -110,25 +110,27 @@ impl Calls {
     /// Makes an ordinary reservation of a placeholder.
     ///
     /// # Safety
-    /// - `span` is a placeholder of the caller's, whole.
+    /// - `span` is a whole placeholder that the caller owns.
     unsafe fn renew(self, span: Span) -> Result<()> {
         let kind = MEM_RESERVE | MEM_REPLACE_PLACEHOLDER;
         let start = span.start.as_ptr().cast_const().cast();
         // SAFETY: a pseudo-handle, always valid.
         let process = unsafe { GetCurrentProcess() };
-        // SAFETY: passed on to the caller; there are no further parameters.
+        // SAFETY: passed on to the caller. There are no further parameters.
         let got = unsafe { (self.allocate)(process, start, span.len, kind, PAGE_NOACCESS, std::ptr::null_mut(), 0) };
         calls::made("VirtualAlloc2", got, span.len).map(drop)
     }
 
+    /// Maps a section in place of a placeholder.
+    ///
     /// # Safety
-    /// - `span` is a placeholder of the caller's, whole.
+    /// - `span` is a whole placeholder that the caller owns.
     unsafe fn replace(self, section: HANDLE, span: Span) -> Result<()> {
         let (start, none) = (span.start.as_ptr().cast(), std::ptr::null_mut());
         let kind = MEM_REPLACE_PLACEHOLDER;
         // SAFETY: a pseudo-handle, always valid.
         let process = unsafe { GetCurrentProcess() };
-        // SAFETY: passed on to the caller; there are no further parameters.
+        // SAFETY: passed on to the caller. There are no further parameters.
         let got = unsafe { (self.map_view)(section, process, start, 0, span.len, kind, PAGE_EXECUTE_READ, none, 0) };
         calls::made("MapViewOfFile3", got.Value, span.len).map(drop)
     }
