@@ -10,11 +10,11 @@
 //! `mprotect` cannot make that view writable; a view from the first description could become
 //! writable. `F_SEAL_FUTURE_WRITE` would have the same effect, but refuses `pwrite` too.
 //!
-//! `perf record` takes a mapping called `/memfd:…` for a file that it cannot find, and does not use
-//! a perf map for it. It sees the names of mappings when they are made or become executable, and
-//! does not see a move by `mremap`. So the view is made elsewhere, and is moved to a place where
-//! `perf` saw anonymous memory. (A `perf` that is attached later reads `/proc/PID/maps`, and sees
-//! the file.)
+//! `perf record` takes a mapping called `/memfd:…` for a file that it cannot find, and does not
+//! use a perf map for it. It sees the names of mappings when they are made or become executable,
+//! and does not see a move by `mremap`. So the view is made elsewhere, and is moved to a place
+//! where `perf` saw anonymous memory. (A `perf` that is attached later reads `/proc/PID/maps`,
+//! and sees the file.)
 
 use std::ffi::CStr;
 use std::fs::File;

@@ -12,11 +12,11 @@
 //! mremap(2)). If that is refused, and on 32 bits, a file of `memfd_create` is mapped twice
 //! instead.
 //!
-//! In both cases the memory is the kernel's own temporary file system. The name differs. Anonymous
-//! shared memory is called `/dev/zero (deleted)`, which is one of the few names for which `perf`
-//! looks up functions in a perf map. It takes a mapping called `/memfd:…` for a file that it cannot
-//! find. Besides, without a file there is no limit on its size, no descriptor, and no policy
-//! against `memfd_create`.
+//! In both cases the memory is the kernel's own temporary file system. The name differs.
+//! Anonymous shared memory is called `/dev/zero (deleted)`, which is one of the few names for
+//! which `perf` looks up functions in a perf map. It takes a mapping called `/memfd:…` for a
+//! file that it cannot find. Besides, without a file there is no limit on its size, no
+//! descriptor, and no policy against `memfd_create`.
 
 use std::fs::File;
 use std::io;

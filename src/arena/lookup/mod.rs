@@ -10,9 +10,7 @@
 //! lines](mod@overflow).
 //!
 //! ```text
-//! address --> span's word --> bin's line --> further line --> ...
-//!                             7 blocks       7 more
-//!                             tags           tags
+//! address --> span's word --> bin's line (7 blocks, their tags) --> further line (7 blocks, their tags) --> ...
 //! ```
 //!
 //! One word for each span says in which of its bins blocks begin. It also says where a block begins
@@ -47,7 +45,6 @@
 //! A slot can be reused after its head was read. So a state has a generation and the start within
 //! the bin, and is read again after the tag. If it changed, the block was retired during the
 //! lookup. Then there was a moment when no block covered the address, and `None` is a right answer.
-//!
 //! The generation has 24 bits. A tag could be taken for that of another block only if a reader is
 //! interrupted twice at the right places while the slot is reused a multiple of 2^24 times with the
 //! same start and length.
