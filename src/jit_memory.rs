@@ -142,6 +142,13 @@ impl JitMemory {
     /// Writes code at an offset: over the code that is there, or behind it. The bytes between the
     /// end and `offset` keep their content, which is zeros at first.
     ///
+    /// ```
+    /// let mut jit = gaia_jit::JitMemory::new(4096)?;
+    /// jit.write_at(16, &[0xc3])?;
+    /// assert_eq!((jit.len(), jit.as_slice()[16]), (17, 0xc3));
+    /// # Ok::<(), gaia_jit::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As for [`JitMemory::write`].
     pub fn write_at(&mut self, offset: usize, code: &[u8]) -> Result<(), Error> {

@@ -22,6 +22,21 @@ use crate::{Batch, CodeBlock, DataBlock, DataSlot, Error, Slot};
 const CELL: usize = 16;
 
 /// The target of a relocation.
+///
+/// ```
+/// # let arena = gaia_jit::CodeArena::builder().capacity(1 << 20).build()?;
+/// use gaia_jit::{Reloc, Target};
+///
+/// let table = arena.data(8, 8, gaia_jit::DataAccess::ReadOnly, |_, bytes| bytes[0] = 7)?;
+/// let mut batch = arena.batch();
+/// let slot = batch.reserve(16, 16)?;
+/// # #[cfg(target_arch = "x86_64")]
+/// batch.link(slot, 8, Reloc::X86Abs64, Target::Data(&table), 0)?;
+/// let block = batch.publish()?.remove(slot.index());
+/// # #[cfg(target_arch = "x86_64")]
+/// assert_eq!(block.as_bytes()[8..], table.as_ptr().addr().to_le_bytes());
+/// # Ok::<(), gaia_jit::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum Target<'a> {

@@ -134,6 +134,15 @@ impl CodeBlock {
     /// Gives the block up without retiring it, and returns its address. The function lives until
     /// [`CodeArena::from_raw`](crate::CodeArena::from_raw) takes it back, and keeps the memory of
     /// the arena alive.
+    ///
+    /// ```
+    /// # let arena = gaia_jit::CodeArena::builder().capacity(1 << 20).build()?;
+    /// let raw = arena.publish(&[0xc3])?.into_raw();
+    /// assert_eq!(arena.stats().live_blocks, 1);
+    /// // SAFETY: given up just now, and taken back once.
+    /// drop(unsafe { arena.from_raw(raw)? });
+    /// # Ok::<(), gaia_jit::Error>(())
+    /// ```
     pub fn into_raw(self) -> *const u8 {
         ManuallyDrop::new(self).as_ptr()
     }
@@ -188,6 +197,17 @@ impl CodeBlock {
 
     /// Overwrites published code. When this returns, the bytes were flushed and other cores were
     /// synchronised.
+    ///
+    /// ```
+    /// # let arena = gaia_jit::CodeArena::builder().capacity(1 << 20).build()?;
+    /// let block = arena.publish(&[0x90, 0xc3])?;
+    /// // SAFETY: no thread runs it, and nobody holds a slice of its bytes.
+    /// match unsafe { block.patch(0, &[0xc3]) } {
+    ///     Ok(()) => assert_eq!(block.as_bytes()[..], [0xc3, 0xc3]),
+    ///     Err(refused) => println!("publish it anew: {refused}"), // `Flip` without the kernel write
+    /// }
+    /// # Ok::<(), gaia_jit::Error>(())
+    /// ```
     ///
     /// # Errors
     /// - [`Error::PastCapacity`] if the bytes do not lie inside the block.

@@ -59,6 +59,16 @@ impl<'a> Code<'a> {
 
 /// The way to unwind a stack through a function, in the form that the system's unwinder takes. It
 /// does not depend on the address of the function.
+///
+/// ```
+/// # let arena = gaia_jit::CodeArena::builder().capacity(1 << 20).build()?;
+/// use gaia_jit::{Code, UnwindInfo};
+///
+/// # let frames: [u8; 0] = [];
+/// let code = Code::new(&[0xc3]).unwind(UnwindInfo::EhFrame(&frames));
+/// let block = arena.publish(code)?;
+/// # Ok::<(), gaia_jit::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum UnwindInfo<'a> {

@@ -83,6 +83,14 @@ pub(crate) struct Guards {
 
 /// A guard: it keeps the space of code that is dropped from now on from being used again. Made by
 /// [`CodeArena::pin`](crate::CodeArena::pin). A guard may be dropped on another thread.
+///
+/// ```
+/// # let arena = gaia_jit::CodeArena::builder().capacity(1 << 20).build()?;
+/// let guard: gaia_jit::Guard<'_> = arena.pin();
+/// // ... reads an address and runs the code there ...
+/// drop(guard);
+/// # Ok::<(), gaia_jit::Error>(())
+/// ```
 #[must_use = "code is protected only while the guard lives"]
 pub struct Guard<'a> {
     counter: &'a AtomicU64,

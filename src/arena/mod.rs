@@ -163,6 +163,13 @@ impl CodeArena {
     ///
     /// A signal handler must not call this, because it takes locks.
     ///
+    /// ```
+    /// # let arena = gaia_jit::CodeArena::builder().capacity(1 << 20).build()?;
+    /// let block = arena.publish(&[0x90, 0xc3])?;
+    /// assert_eq!(block.len(), 2);
+    /// # Ok::<(), gaia_jit::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// After an error the arena is as it was before the call.
     ///
@@ -334,6 +341,13 @@ impl CodeArena {
     /// In `DualMap` only Linux takes memory back while it is mapped. Elsewhere this returns 0, and
     /// the memory is returned when the arena is dropped. In [`Given`](WxMode::Given) memory the
     /// pages are filled with traps, and this returns 0.
+    ///
+    /// ```
+    /// # let arena = gaia_jit::CodeArena::builder().capacity(1 << 20).build()?;
+    /// drop(arena.publish(&[0xc3; 100_000])?);
+    /// assert!(arena.trim()? <= 128 << 10);
+    /// # Ok::<(), gaia_jit::Error>(())
+    /// ```
     ///
     /// # Errors
     /// - [`Error::OperatingSystem`] if the system refuses. Pages that it took back before stay

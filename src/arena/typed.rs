@@ -45,6 +45,17 @@ pub struct Typed<'a, F> {
 impl<F: Copy> Typed<'_, F> {
     /// Returns the function pointer itself.
     ///
+    /// ```
+    /// # let arena = gaia_jit::CodeArena::builder().capacity(1 << 20).build()?;
+    /// let block = arena.publish(&[0xc3])?;
+    /// // SAFETY: the code takes nothing and returns nothing.
+    /// let nothing = unsafe { block.typed::<unsafe extern "C" fn()>() };
+    /// // SAFETY: the block is alive.
+    /// let function = unsafe { nothing.get() };
+    /// assert_eq!(function as usize, block.as_ptr() as usize);
+    /// # Ok::<(), gaia_jit::Error>(())
+    /// ```
+    ///
     /// # Safety
     /// - The function is not called after the block or the guard of this pointer was dropped.
     pub unsafe fn get(&self) -> F {

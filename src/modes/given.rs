@@ -40,6 +40,8 @@ use crate::units::{BRANCH_REACH, DATA_REACH, GRANULE};
 ///
 /// It is for systems on which only the embedder may map code: consoles, sandboxes, iOS with its
 /// trusted execution monitor. The arena never maps, protects, advises or unmaps this memory.
+///
+/// An example is at [`ArenaBuilder::build_over`](crate::ArenaBuilder::build_over).
 pub struct GivenMemory {
     /// The memory where code runs: readable and executable. It may begin and end anywhere. The
     /// whole granules of 16 bytes inside it are the capacity of the arena. The limit is the range

@@ -59,6 +59,17 @@ impl Batch {
     /// the target itself if it is in reach of every byte of the slot, else a stub of the slot. The
     /// same target gets the same stub.
     ///
+    /// ```
+    /// # let arena = gaia_jit::CodeArena::builder().capacity(1 << 20).build()?;
+    /// let mut batch = arena.batch();
+    /// let slot = batch.reserve_with_stubs(16, 16, 1)?;
+    /// let far = batch.branch_target(slot, std::ptr::without_provenance(16))?;
+    /// let own = batch.bytes_mut(slot).len();
+    /// // Either the target, or the stub behind the 16 bytes of code.
+    /// assert!(far.addr() == 16 || far.addr() - batch.address(slot).addr() < own);
+    /// # Ok::<(), gaia_jit::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// - [`Error::NoStub`] if all stubs of the slot have other targets, or if the slot was reserved
     ///   without stubs.

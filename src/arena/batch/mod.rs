@@ -176,6 +176,15 @@ impl Batch {
 
     /// Adds a function. Its bytes can be changed until the batch is published.
     ///
+    /// ```
+    /// # let arena = gaia_jit::CodeArena::builder().capacity(1 << 20).build()?;
+    /// let mut batch = arena.batch();
+    /// let slot = batch.push(&[0x90, 0xc3])?;
+    /// batch.bytes_mut(slot)[0] = 0xc3;
+    /// assert_eq!(batch.publish()?[slot.index()].as_bytes()[..], [0xc3, 0xc3]);
+    /// # Ok::<(), gaia_jit::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// After an error the batch is as it was before the call.
     ///
@@ -208,6 +217,16 @@ impl Batch {
 
     /// Adds a function of `len` bytes that are written later. Until then the slot is filled with
     /// traps.
+    ///
+    /// ```
+    /// # let arena = gaia_jit::CodeArena::builder().capacity(1 << 20).build()?;
+    /// let mut batch = arena.batch();
+    /// let slot = batch.reserve(2, 16)?;
+    /// let address = batch.address(slot); // final, before the bytes are known
+    /// batch.bytes_mut(slot).copy_from_slice(&[0x90, 0xc3]);
+    /// assert_eq!(batch.publish()?[slot.index()].as_ptr(), address);
+    /// # Ok::<(), gaia_jit::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As for [`Batch::push`].

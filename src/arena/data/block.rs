@@ -34,6 +34,16 @@ pub enum DataAccess {
 /// Code may still use the data when it is dropped. So its space is freed when every guard that was
 /// taken before the drop has ended. Data keeps the arena alive, as a handle does.
 ///
+/// ```
+/// use gaia_jit::{CodeArena, DataAccess};
+///
+/// let arena = CodeArena::builder().capacity(1 << 20).build()?;
+/// let seven = arena.data(8, 8, DataAccess::ReadOnly, |_, bytes| bytes[0] = 7)?;
+/// // SAFETY: eight readable bytes of a live block.
+/// assert_eq!(unsafe { *seven.as_ptr() }, 7);
+/// # Ok::<(), gaia_jit::Error>(())
+/// ```
+///
 /// # Fork
 /// In a forked child a drop changes nothing.
 pub struct DataBlock {

@@ -22,6 +22,15 @@ use crate::units::GRANULE;
 ///
 /// `live_bytes + padding_bytes + pending_bytes + batch_bytes + free_bytes == capacity` holds
 /// exactly if no other thread uses the arena. Otherwise space in flight counts to `batch_bytes`.
+///
+/// ```
+/// # let arena = gaia_jit::CodeArena::builder().capacity(1 << 20).build()?;
+/// let block = arena.publish(&[0xc3; 20])?;
+/// let stats = arena.stats();
+/// assert_eq!((stats.live_blocks, stats.live_bytes, stats.padding_bytes), (1, 20, 12));
+/// println!("{stats}"); // 1 blocks, 20 B live of ...
+/// # Ok::<(), gaia_jit::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
 #[non_exhaustive]

@@ -8,6 +8,15 @@ use crate::space::Run;
 
 /// The use of an arena's address space at one moment, for pictures and for tuning. Made by
 /// [`CodeArena::map`](crate::CodeArena::map).
+///
+/// ```
+/// # let arena = gaia_jit::CodeArena::builder().capacity(1 << 20).build()?;
+/// let block = arena.publish(&[0xc3; 20])?;
+/// let map = arena.map();
+/// assert_eq!(map.pages.len() * map.page_size, arena.capacity());
+/// assert_eq!(map.pages[0].live, 32); // two granules
+/// # Ok::<(), gaia_jit::Error>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
