@@ -79,6 +79,8 @@ impl CodeArena {
     ///
     /// - As for [`CodeArena::publish`], for the code of the redirect.
     /// - As for [`CodeArena::data`], for the pointer in the data area.
+    /// - [`Error::Unsupported`] on an architecture for which the crate has no such jump, or if the
+    ///   pointer is out of reach.
     pub fn redirect(&self, block: CodeBlock) -> Result<Redirect, Error> {
         let target = block.as_ptr().addr();
         let size = size_of::<usize>();
@@ -86,7 +88,7 @@ impl CodeArena {
             bytes.copy_from_slice(&target.to_ne_bytes());
         })?;
         let code = self.publish_with(Reserve::new(16).name("redirect"), |address, bytes| {
-            let why = "the architecture is not known, or the data is out of reach";
+            let why = "its pointer is out of reach, or the crate has no jump for this architecture";
             let code = jump::through(address, cell.as_ptr()).ok_or_else(|| Error::unsupported("a redirect", why))?;
             bytes.copy_from_slice(&code);
             Ok(code.len())

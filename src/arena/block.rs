@@ -186,7 +186,7 @@ impl CodeBlock {
             None => is_observed(),
         };
         if refused {
-            return Err(Error::unsupported("shrinking a block", "observers know it by its length"));
+            return Err(Error::unsupported("shrinking a block", "observers know it by its length: publish it anew"));
         }
         if len < self.len() {
             self.core().cut_off(self.start, self.len, len as u32);

@@ -39,7 +39,7 @@ impl<'a> Code<'a> {
         Self { align, ..self }
     }
 
-    /// Sets a number of the caller's, which [`CodeArena::lookup`](crate::CodeArena::lookup)
+    /// Sets a number that the caller chooses, which [`CodeArena::lookup`](crate::CodeArena::lookup)
     /// returns. It is 0 unless set.
     pub fn tag(self, tag: u64) -> Self {
         Self { tag, ..self }

@@ -55,7 +55,7 @@
 use crate::sync::Ordering;
 use crate::sync::checked::{AtomicU64, Mutex, fence};
 
-/// The number of ages of guards that are told apart.
+/// The number of ages of guards that are distinguished.
 const AGES: usize = if cfg!(loom) { 3 } else { 16 };
 /// The number of copies of the counters: a power of two.
 const SHARDS: usize = if cfg!(loom) { 2 } else { 16 };
@@ -265,7 +265,7 @@ mod tests {
         assert_eq!((guards.oldest(), guards.any()), (None, false));
     }
 
-    /// As many ages as there are counters are told apart; one more counts with the youngest of
+    /// As many ages as there are counters are distinguished; one more counts with the youngest of
     /// them.
     #[test]
     fn guards_are_told_apart_by_age() {

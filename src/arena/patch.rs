@@ -129,11 +129,14 @@ impl CodeBlock {
 /// Checks that AArch64 allows this change under running threads.
 fn check_instructions(old: u32, new: Stored) -> Result<(), Error> {
     let Stored::Four(new) = new else {
-        return Err(Error::unsupported(WHAT, "on AArch64 it is four bytes, one instruction"));
+        return Err(Error::unsupported(WHAT, "AArch64 allows four bytes at a time, one instruction"));
     };
     for word in [old, new] {
         if !may_change(u32::from_le(word)) {
-            return Err(Error::unsupported(WHAT, format!("the architecture does not allow it for {word:#010x}")));
+            return Err(Error::unsupported(
+                WHAT,
+                format!("AArch64 does not allow the instruction {word:#010x} to change under threads"),
+            ));
         }
     }
     Ok(())

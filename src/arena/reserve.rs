@@ -28,7 +28,7 @@ impl<'a> Reserve<'a> {
         Self { align, ..self }
     }
 
-    /// Sets a number of the caller's, as [`Code::tag`](crate::Code::tag) does.
+    /// Sets a number that the caller chooses, as [`Code::tag`](crate::Code::tag) does.
     pub fn tag(self, tag: u64) -> Self {
         Self { tag, ..self }
     }

@@ -59,7 +59,7 @@ pub(crate) fn sync_cores() -> Result<(), Error> {
     if unsafe { task_threads(task, &raw mut threads, &raw mut count) } != 0 {
         return Err(Error::unsupported(
             "executable memory",
-            "task_threads is refused, which other cores are reached by",
+            "task_threads is refused, so other cores cannot be synchronised",
         ));
     }
     for index in 0..count as usize {

@@ -207,7 +207,7 @@ pub(crate) fn serialize_cores() -> Result<(), Error> {
     // The flush already reached the other cores.
     return Ok(());
     #[cfg(not(any(windows, target_os = "linux", target_os = "android")))]
-    Err(Error::unsupported("serialize_cores", "this system has no call for it"))
+    Err(Error::unsupported("serialize_cores", "this system has no call for it: build without it"))
 }
 
 /// Returns an error if indirect branches cannot be restricted to landing pads.
@@ -219,7 +219,7 @@ pub(crate) fn check_landing_pads() -> Result<(), Error> {
         false => Err(Error::unsupported(WHAT, "this processor, or this kernel, has no branch target identification")),
     };
     #[cfg(not(all(target_arch = "aarch64", any(target_os = "linux", target_os = "android"))))]
-    Err(Error::unsupported(WHAT, "only AArch64 has them, on Linux"))
+    Err(Error::unsupported(WHAT, "only AArch64 Linux has them: build without `landing_pads`"))
 }
 
 /// Fills `bytes` with traps. A rest that is shorter than an instruction stays as it is. Code never

@@ -34,9 +34,10 @@ pub(super) fn build(os: &'static dyn Os, plan: &Plan) -> Result<CodeMemory, Erro
     let place = plan.place(os)?;
     let file = os.create_code_file(plan.len, plan.name.as_deref()).map_err(|refused| match refused.source.kind() {
         // A limit is a matter of configuration, like a policy.
-        std::io::ErrorKind::FileTooLarge => {
-            Error::unsupported("FileWrite", format!("{} is below the capacity of {} bytes", refused.call, plan.len))
-        }
+        std::io::ErrorKind::FileTooLarge => Error::unsupported(
+            "FileWrite",
+            format!("{} is below {} bytes: raise it or ask for less capacity", refused.call, plan.len),
+        ),
         _ => refusal("FileWrite")(refused),
     })?;
     // SAFETY: the file is empty.

@@ -46,7 +46,7 @@ pub(super) fn build(os: &'static dyn Os, plan: &Plan) -> Result<CodeMemory, Erro
     if plan.freeze && writer.is_err() {
         return Err(Error::unsupported(
             "seal in Flip",
-            "the kernel write is refused here, so pages have to be flipped",
+            "the kernel write is refused here, so protections have to change: build without `seal`",
         ));
     }
     memory.set_mode(Box::new(Flip { writer }));
@@ -71,7 +71,10 @@ impl Mode for Flip {
 
     unsafe fn write(&self, region: &Region, offset: usize, bytes: &[u8]) -> Result<(), Error> {
         let Ok(writer) = &self.writer else {
-            return Err(Error::unsupported("writing to a page with live code", "the kernel write is refused here"));
+            return Err(Error::unsupported(
+                "writing to a page with live code",
+                "the kernel write is refused: publish it anew",
+            ));
         };
         region.counters.kernel_writes.add(1);
         // SAFETY: inside the private view. The rest is passed on to the caller.

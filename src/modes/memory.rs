@@ -376,7 +376,10 @@ impl CodeMemory {
     /// - The caller owns the pages, and nobody needs their content.
     pub(crate) unsafe fn decommit(&self, range: Range<usize>) -> Result<(), Error> {
         if self.is_sealed() {
-            return Err(Error::unsupported("giving memory back", "the arena's mappings are sealed"));
+            return Err(Error::unsupported(
+                "giving memory back",
+                "the arena's mappings are sealed: build it without `seal`",
+            ));
         }
         self.counters.decommits.add(1);
         // SAFETY: passed on to the caller.

@@ -80,7 +80,7 @@ impl CodeMemory {
             WxMode::FileWrite => file_write::build(os, plan),
             #[cfg(all(test, not(loom)))]
             WxMode::Toy => toy::build(os, plan),
-            WxMode::Given => Err(Error::unsupported("Given", "the memory has to be given: `build_over` does that")),
+            WxMode::Given => Err(Error::unsupported("Given", "the memory has to be given: call `build_over`")),
         }
     }
 

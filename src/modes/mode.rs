@@ -38,7 +38,10 @@ pub(super) trait Mode: Send + Sync {
     /// - `offset` is a multiple of the word's length. The caller owns the bytes, and they lie
     ///   inside the region. Others may run them meanwhile.
     unsafe fn write_word(&self, _region: &Region, _offset: usize, _word: Word) -> Result<(), Error> {
-        Err(Error::unsupported("patching a word", "only `DualMap` and `PerThread` write by stores"))
+        Err(Error::unsupported(
+            "patching a word",
+            "this mode writes through the kernel: use `DualMap` or `PerThread`, or a `Redirect`",
+        ))
     }
 
     /// Returns the address for stores to the bytes at `offset`, if the rules allow stores.

@@ -64,7 +64,7 @@ impl Mode for PerThread {
 
     unsafe fn write(&self, region: &Region, offset: usize, bytes: &[u8]) -> Result<(), Error> {
         let Some(window) = &self.window else {
-            return Err(Error::unsupported("writing", "the window is gone"));
+            return Err(Error::unsupported("writing", "the window was released with the memory"));
         };
         // SAFETY: inside the pages of the window. The rest is passed on to the caller.
         unsafe { region.os().window_write(window, region.span(offset..offset).start, bytes)? };
@@ -73,7 +73,7 @@ impl Mode for PerThread {
 
     unsafe fn write_word(&self, region: &Region, offset: usize, word: Word) -> Result<(), Error> {
         let Some(window) = &self.window else {
-            return Err(Error::unsupported("writing", "the window is gone"));
+            return Err(Error::unsupported("writing", "the window was released with the memory"));
         };
         // SAFETY: inside the pages of the window. The rest is passed on to the caller.
         unsafe { region.os().window_store(window, region.span(offset..offset).start, word)? };

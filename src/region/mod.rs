@@ -114,9 +114,7 @@ impl Region {
     pub(crate) fn check_not_given(&self, what: &'static str) -> Result<(), Error> {
         match self.given {
             false => Ok(()),
-            true => {
-                Err(Error::unsupported(what, "the memory was given to the arena: whoever mapped it decides on that"))
-            }
+            true => Err(Error::unsupported(what, "the memory was given to the arena: only its owner may do that")),
         }
     }
 

@@ -29,7 +29,10 @@ impl Batch {
     /// If an [`Observer`](crate::Observer) panics. The blocks are then dropped again.
     pub fn publish(self) -> Result<Vec<CodeBlock>, Error> {
         if !self.data.is_empty() {
-            return Err(Error::unsupported("`publish`", "the batch has data, which `publish_with_data` returns"));
+            return Err(Error::unsupported(
+                "`publish`",
+                "the batch has data: call `publish_with_data`, which returns it",
+            ));
         }
         Ok(self.publish_with_data()?.0)
     }

@@ -120,7 +120,7 @@ impl ArenaBuilder {
     /// # Errors
     /// Whatever the error, [`GivenMemory::release`] was called when this returns.
     ///
-    /// - [`Error::Unsupported`] for a setting that is decided by whoever mapped the memory:
+    /// - [`Error::Unsupported`] for a setting that the owner of the memory decides:
     ///   `capacity`, `data`, `mode`, `modes`, `near`, `seal`, `name`, `huge_pages`, `landing_pads`.
     /// - [`Error::Unsupported`] if an alias or the data lies in the executable memory, if the data
     ///   is out of reach or contains no whole page, or if written bytes are not the bytes that run.
@@ -159,7 +159,7 @@ impl ArenaBuilder {
         Ok(CodeArena::from_core(core))
     }
 
-    /// Checks that no setting is set that is decided by whoever maps the memory.
+    /// Checks that no setting is set that the owner of the memory decides.
     fn check_given(&self) -> Result<(), Error> {
         let set = [
             ("capacity", self.capacity.is_some()),
@@ -172,9 +172,10 @@ impl ArenaBuilder {
             ("name", self.name.is_some()),
         ];
         match set.into_iter().find(|(_, is_set)| *is_set) {
-            Some((what, _)) => {
-                Err(Error::unsupported(what, "the memory is given, and whoever mapped it decides on that"))
-            }
+            Some((what, _)) => Err(Error::unsupported(
+                what,
+                "the memory is given: its owner decides on that, so leave the setting out",
+            )),
             None => Ok(()),
         }
     }
@@ -191,7 +192,7 @@ impl ArenaBuilder {
             }
         }
         match refused.len() {
-            0 => Err(Error::unsupported("building an arena", "the list of modes is empty")),
+            0 => Err(Error::unsupported("building an arena", "the list of modes is empty: name one at least")),
             1 => Err(refused.remove(0).1),
             _ => {
                 let each: Vec<String> = refused.iter().map(|(mode, why)| format!("{mode:?}: {why}")).collect();

@@ -59,7 +59,10 @@ impl CodeArena {
         let core = self.core();
         core.memory.check_own("attach an observer")?;
         let Some(kept) = &core.kept else {
-            return Err(Error::unsupported("attaching an observer", "the arena was built without `keep_notes`"));
+            return Err(Error::unsupported(
+                "attaching an observer",
+                "the arena keeps no notes: build it with `keep_notes(true)`",
+            ));
         };
         observer.reserved(&core.reservation());
         core.observers.attach(Arc::clone(&observer));

@@ -110,12 +110,12 @@ impl Core {
     /// error.
     pub(in crate::arena) fn seal_run(&self, open: &mut OpenRun) -> Result<(), Error> {
         if open.lost {
-            let why = "the system refused it before, and what stood there is gone";
+            let why = "the system refused it before, and the code was lost: publish it anew";
             return Err(Error::unsupported("making code executable", why));
         }
         // After a refusal some of them may already be executable.
         if self.poison && !open.tried {
-            self.line(open);
+            self.fill_rest(open);
         }
         open.tried = true;
         // SAFETY: opened by the caller, who does not write any more.
@@ -152,7 +152,7 @@ impl Core {
 
     /// Fills granules that no function took with traps, in pages that are about to become
     /// executable.
-    fn line(&self, open: &OpenRun) {
+    fn fill_rest(&self, open: &OpenRun) {
         let end = self.whole_pages(open.resident()).end;
         let behind = Run { start: end, end: open.run.end };
         let unused = open.rest().map(|rest| Run { start: rest.start, end: rest.end.min(end) });

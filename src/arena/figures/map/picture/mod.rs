@@ -268,7 +268,7 @@ mod tests {
     #[test]
     fn no_text_leaves_the_picture() {
         let used = PageUse { live: 4096, pending: 0, resident: true };
-        let holes = (0..16).map(|n| Hole { offset: n << 40, len: 1 << 39 }).collect();
+        let holes = (0..16).map(|n| Hole { offset: n << (usize::BITS - 5), len: usize::MAX >> 6 }).collect();
         let name = format!("{}::{}", "very_long_name".repeat(40), "\u{6f22}".repeat(300));
         let lines = [name.clone(), "words of some length ".repeat(60)];
         for pages in [0, 1, 4096, 1 << 20] {
