@@ -227,7 +227,7 @@ mod tests {
     /// one's, which would otherwise stay open for ever.
     #[test]
     fn who_comes_second_takes_what_the_first_opened() {
-        child::run("sys::own_memory::tests::who_comes_second_takes_what_the_first_opened", || {
+        child::run("who_comes_second_takes_what_the_first_opened", || {
             let count = || std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
             let before = count();
             let Ok(writer) = KernelWriter::open() else { return };

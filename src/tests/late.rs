@@ -109,7 +109,7 @@ fn run(mode: WxMode, poison: bool) {
 
 /// For one mode, if the system has it: a process of its own for each, so that they run at once.
 fn in_a_child(test: &str, mode: WxMode, poison: bool) {
-    child::run(&format!("tests::late::{test}"), || {
+    child::run(test, || {
         if modes().any(|there| there == mode) {
             run(mode, poison);
         }

@@ -169,7 +169,7 @@ fn run(mode: WxMode, page: usize, seed: u64, operations: u64) {
 fn calls_refused_at_random_lose_nothing() {
     let seed = setting("GAIA_TEST_FAULT_SEED", fastrand::u64(..1 << 40));
     let operations = setting("GAIA_TEST_FAULT_OPS", 2_000);
-    let output = child::output("tests::random::calls_refused_at_random_lose_nothing", || {
+    let output = child::output("calls_refused_at_random_lose_nothing", || {
         println!("GAIA_TEST_FAULT_SEED={seed}");
         // Pages of 4, 16 and 64 KiB: a system with small ones does for large ones too.
         for (n, page) in [4, 16, 64, 4].into_iter().enumerate() {

@@ -142,7 +142,7 @@ fn run(mode: WxMode, poison: bool, always: &[&'static str]) {
 /// would take it along.
 #[test]
 fn every_call_of_flip_fails_once() {
-    child::run("tests::refusals::every_call_of_flip_fails_once", || {
+    child::run("every_call_of_flip_fails_once", || {
         run(WxMode::Flip, false, &[]);
         run(WxMode::Flip, false, &["writer"]);
     });
@@ -150,7 +150,7 @@ fn every_call_of_flip_fails_once() {
 
 #[test]
 fn every_call_of_flip_with_poison_fails_once() {
-    child::run("tests::refusals::every_call_of_flip_with_poison_fails_once", || {
+    child::run("every_call_of_flip_with_poison_fails_once", || {
         run(WxMode::Flip, true, &[]);
         run(WxMode::Flip, true, &["read"]);
     });
@@ -158,7 +158,7 @@ fn every_call_of_flip_with_poison_fails_once() {
 
 #[test]
 fn every_call_of_dual_map_fails_once() {
-    child::run("tests::refusals::every_call_of_dual_map_fails_once", || {
+    child::run("every_call_of_dual_map_fails_once", || {
         run(WxMode::DualMap, false, &[]);
         run(WxMode::DualMap, true, &[]);
     });
@@ -166,7 +166,7 @@ fn every_call_of_dual_map_fails_once() {
 
 #[test]
 fn every_call_of_per_thread_fails_once() {
-    child::run("tests::refusals::every_call_of_per_thread_fails_once", || {
+    child::run("every_call_of_per_thread_fails_once", || {
         run(WxMode::PerThread, false, &[]);
         run(WxMode::PerThread, true, &[]);
     });
@@ -174,7 +174,7 @@ fn every_call_of_per_thread_fails_once() {
 
 #[test]
 fn every_call_of_file_write_fails_once() {
-    child::run("tests::refusals::every_call_of_file_write_fails_once", || {
+    child::run("every_call_of_file_write_fails_once", || {
         run(WxMode::FileWrite, false, &[]);
         run(WxMode::FileWrite, true, &[]);
     });
@@ -182,7 +182,7 @@ fn every_call_of_file_write_fails_once() {
 
 #[test]
 fn every_call_of_a_single_block_fails_once() {
-    child::run("tests::refusals::every_call_of_a_single_block_fails_once", || {
+    child::run("every_call_of_a_single_block_fails_once", || {
         single_block();
         a_mapping_that_is_not_taken_back_waits();
     });

@@ -40,7 +40,7 @@ impl PartialEq for Key {
 
 #[test]
 fn a_forked_child_finds_and_changes_nothing() {
-    child::run("fork::a_forked_child_finds_and_changes_nothing", || {
+    child::run("a_forked_child_finds_and_changes_nothing", || {
         for mode in modes() {
             let arena = small(mode).build().unwrap();
             let mut cache: Option<CodeCache<Key>> = Some(CodeCache::builder(arena.clone()).build());
@@ -115,7 +115,7 @@ fn a_forked_child_finds_and_changes_nothing() {
 /// change.
 #[test]
 fn a_predicate_may_fork() {
-    child::run("fork::a_predicate_may_fork", || {
+    child::run("a_predicate_may_fork", || {
         let cache: CodeCache<Key> = CodeCache::builder(small(WxMode::Flip).build().unwrap()).build();
         drop(ask(&cache, Key(1), 1, 50));
         std::thread::scope(|scope| {

@@ -290,7 +290,7 @@ fn a_full_data_area_evicts() {
 #[cfg(target_os = "linux")]
 #[test]
 fn room_is_made_where_holes_are_not_filled_any_more() {
-    const NAME: &str = "room::room_is_made_where_holes_are_not_filled_any_more";
+    const NAME: &str = "room_is_made_where_holes_are_not_filled_any_more";
     super::common::child::run(NAME, || {
         let arena = small(WxMode::Flip).build().unwrap();
         let cache: CodeCache<u32> = CodeCache::builder(arena.clone()).budget(usize::MAX).build();

@@ -5,10 +5,11 @@ use std::process::{Command, Output};
 
 const MARK: &str = "GAIA_TEST_CHILD";
 
-/// Runs `body` in a child process, and returns the child's output. `name` is the full name of the
-/// calling test.
-pub fn output(name: &str, body: impl FnOnce()) -> Output {
-    if std::env::var(MARK).is_ok_and(|mark| mark == name) {
+/// Runs `body` in a child process, and returns the child's output. `test` is the name of the
+/// calling test, without its module.
+pub fn output<F: FnOnce()>(test: &str, body: F) -> Output {
+    let name = &whole_name::<F>(test);
+    if std::env::var(MARK).is_ok_and(|mark| &mark == name) {
         body();
         std::process::exit(0);
     }
@@ -24,13 +25,33 @@ pub fn output(name: &str, body: impl FnOnce()) -> Output {
     let output = command.output().unwrap();
     // A name without a test would end without an error, too.
     let out = String::from_utf8_lossy(&output.stdout);
-    assert!(out.contains("running 1 test"), "{name} is not the whole name of a test\n{out}");
+    assert!(out.contains("running 1 test"), "{name} is not the name of a test\n{out}");
     output
 }
 
 /// Does the same as [`output`], and checks that the child ends without an error.
-pub fn run(name: &str, body: impl FnOnce()) {
-    let output = output(name, body);
+pub fn run(test: &str, body: impl FnOnce()) {
+    let output = output(test, body);
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{name}: {:?}\n{out}\n{err}", output.status);
+    assert!(output.status.success(), "{test}: {:?}\n{out}\n{err}", output.status);
+}
+
+/// Returns the name of a test of the module `path`, which is `module_path!()`, as libtest knows it.
+pub fn name_in(path: &str, test: &str) -> String {
+    match path.split_once("::") {
+        Some((_, modules)) => format!("{modules}::{test}"),
+        None => test.to_string(),
+    }
+}
+
+/// Returns the name of a test with its modules, which are those of `F`: a closure in the test, or
+/// in a function beside it.
+fn whole_name<F>(test: &str) -> String {
+    let closure = std::any::type_name::<F>();
+    // Types that a function is generic in have paths of their own.
+    let path = closure.split('<').next().unwrap_or(closure);
+    let mut modules: Vec<&str> = path.split("::").skip(1).take_while(|part| *part != "{{closure}}").collect();
+    modules.pop();
+    modules.push(test);
+    modules.join("::")
 }

@@ -15,7 +15,7 @@ use gaia_jit::{CodeArena, Error};
 #[test]
 fn a_forked_child_is_refused() {
     use super::common::{child, fork::fork};
-    child::run("memory::a_forked_child_is_refused", || {
+    child::run("a_forked_child_is_refused", || {
         let arena = arena();
         let mut inherited = provider(&arena).tag(1);
         let kinds = || [JITMemoryKind::Writable, JITMemoryKind::ReadOnly, JITMemoryKind::Executable];
@@ -58,7 +58,7 @@ fn a_forked_child_is_refused() {
 #[test]
 fn what_finalize_was_called_for_stays_although_it_failed() {
     use super::common::{child, not_run, sandbox};
-    const NAME: &str = "memory::what_finalize_was_called_for_stays_although_it_failed";
+    const NAME: &str = "what_finalize_was_called_for_stays_although_it_failed";
     child::run(NAME, || {
         let arena = arena();
         let mut module = module(provider(&arena));

@@ -167,7 +167,7 @@ fn the_list_of_blocks_is_complete() {
 #[test]
 fn a_forked_child_attaches_nothing() {
     use super::common::{child, fork::fork};
-    child::run("attach::a_forked_child_attaches_nothing", || {
+    child::run("a_forked_child_attaches_nothing", || {
         for mode in modes() {
             let arena = small(mode).keep_notes(true).build().unwrap();
             let mut blocks: Vec<_> = (0..20).map(|n| arena.publish(&asm::constant(n)).unwrap()).collect();

@@ -139,7 +139,7 @@ fn readers_go_on_while_constants_are_added() {
 fn constants_cannot_be_written_to() {
     use std::os::unix::process::ExitStatusExt;
     for (mode, index) in modes().zip(0..) {
-        let test = "data::constants_cannot_be_written_to";
+        let test = "constants_cannot_be_written_to";
         let wanted = std::env::var("GAIA_TEST_MODE").ok();
         if wanted.as_ref().is_some_and(|wanted| *wanted != index.to_string()) {
             continue;
@@ -202,7 +202,7 @@ fn a_batch_has_data_or_nothing() {
 #[test]
 fn a_forked_child_makes_no_data() {
     use super::common::{child, fork::fork};
-    child::run("data::a_forked_child_makes_no_data", || {
+    child::run("a_forked_child_makes_no_data", || {
         for mode in modes() {
             let arena = small(mode).build().unwrap();
             let mut block = Some(arena.data(16, 8, DataAccess::ReadOnly, |_, bytes| bytes.fill(7)).unwrap());
@@ -276,7 +276,7 @@ fn given_memory_has_data() {
 #[cfg(target_os = "linux")]
 #[test]
 fn constants_where_nothing_can_be_opened_any_more() {
-    const NAME: &str = "data::constants_where_nothing_can_be_opened_any_more";
+    const NAME: &str = "constants_where_nothing_can_be_opened_any_more";
     if super::common::sanitized() {
         return super::common::not_run(NAME, "at its end a sanitizer opens files");
     }
@@ -308,7 +308,7 @@ fn constants_where_nothing_can_be_opened_any_more() {
 #[cfg(target_os = "linux")]
 #[test]
 fn constants_where_descriptors_are_wanting_for_a_while() {
-    const NAME: &str = "data::constants_where_descriptors_are_wanting_for_a_while";
+    const NAME: &str = "constants_where_descriptors_are_wanting_for_a_while";
     super::common::child::run(NAME, || {
         let Ok(arena) = small(gaia_jit::WxMode::DualMap).build() else { return };
         let place = || arena.data(16, 16, DataAccess::ReadOnly, |_, bytes| bytes.fill(1));
@@ -337,7 +337,7 @@ fn constants_where_descriptors_are_wanting_for_a_while() {
 #[cfg(target_os = "linux")]
 #[test]
 fn constants_whose_filling_panicked_come_free() {
-    const NAME: &str = "data::constants_whose_filling_panicked_come_free";
+    const NAME: &str = "constants_whose_filling_panicked_come_free";
     super::common::child::run(NAME, || {
         let arenas: Vec<_> = modes().map(|mode| small(mode).build().unwrap()).collect();
         // With the kernel write, and with pages that belong to one batch.

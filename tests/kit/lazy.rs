@@ -41,7 +41,7 @@ fn a_failure_is_not_remembered() {
 fn a_forked_child_has_another() {
     use super::common::{child, fork::fork};
     static ARENA: LazyArena = LazyArena::new(|| CodeArena::builder().capacity(1 << 20));
-    child::run("lazy::a_forked_child_has_another", || {
+    child::run("a_forked_child_has_another", || {
         let arena = ARENA.get().unwrap();
         let block = arena.publish(&asm::constant(7)).unwrap();
         assert!(fork(|| {

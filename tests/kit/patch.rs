@@ -131,7 +131,7 @@ fn what_no_store_can_do_is_refused() {
 #[test]
 fn a_forked_child_is_refused() {
     use super::common::{child, fork::fork};
-    child::run("patch::a_forked_child_is_refused", || {
+    child::run("a_forked_child_is_refused", || {
         for mode in modes() {
             let Changing { code, offset, words } = changing();
             let arena = small(mode).build().unwrap();

@@ -168,7 +168,7 @@ fn a_panic_goes_through() {
 #[test]
 fn a_forked_child_changes_nothing() {
     use super::common::{child, fork::fork};
-    child::run("redirect::a_forked_child_changes_nothing", || {
+    child::run("a_forked_child_changes_nothing", || {
         for mode in modes() {
             let arena = small(mode).build().unwrap();
             let mut entry = Some(arena.redirect(arena.publish(&asm::constant(1)).unwrap()).unwrap());

@@ -26,7 +26,7 @@ fn given_out() -> usize {
 /// A search in a signal handler that interrupted `malloc` must not allocate.
 #[test]
 fn nothing_is_left_to_allocate_for_the_first_search() {
-    common::child::run("lookup::nothing_is_left_to_allocate_for_the_first_search", || {
+    common::child::run("nothing_is_left_to_allocate_for_the_first_search", || {
         let unwinder = Unwinder::new().unwrap();
         let arena = arena(&unwinder, WxMode::Flip);
         let function = caller(&*isa());
@@ -47,7 +47,7 @@ fn nothing_is_left_to_allocate_for_the_first_search() {
 /// A profiler that walks the stack in its handler, while functions are published and dropped.
 #[test]
 fn a_profiler_may_walk_in_a_signal_handler() {
-    const NAME: &str = "lookup::a_profiler_may_walk_in_a_signal_handler";
+    const NAME: &str = "a_profiler_may_walk_in_a_signal_handler";
     if std::env::var_os("CROSS_RUNNER").is_some() || common::sanitized() {
         return common::not_run(NAME, "the walk would be the emulator's, or a sanitizer's");
     }
@@ -86,7 +86,7 @@ fn a_profiler_may_walk_in_a_signal_handler() {
 /// for ever.
 #[test]
 fn children_forked_while_others_publish_go_on() {
-    const NAME: &str = "lookup::children_forked_while_others_publish_go_on";
+    const NAME: &str = "children_forked_while_others_publish_go_on";
     if std::env::var_os("CROSS_RUNNER").is_some() || common::sanitized() {
         return common::not_run(NAME, "emulators and sanitizers have locks of their own");
     }

@@ -69,7 +69,7 @@ fn a_thread_that_ends_publishes_and_drops() {
 #[cfg(unix)]
 #[test]
 fn a_child_waits_for_no_lock() {
-    child::run("arena::tests::ends::a_child_waits_for_no_lock", || {
+    child::run("a_child_waits_for_no_lock", || {
         for mode in modes() {
             let arena = CodeArena::builder().capacity(1 << 20).mode(mode).build().unwrap();
             let (block, other) = (arena.publish(&asm::constant(5)).unwrap(), arena.publish(&asm::constant(6)).unwrap());

@@ -244,7 +244,7 @@ mod tests {
     #[test]
     fn views_lie_in_the_middle_of_a_reservation_that_goes_whole() {
         // In a process of its own, where no other test takes the addresses that are released.
-        child::run("sys::native::tests::views_lie_in_the_middle_of_a_reservation_that_goes_whole", || {
+        child::run("views_lie_in_the_middle_of_a_reservation_that_goes_whole", || {
             if placeholder::calls().is_none() {
                 eprintln!("this system has no placeholders: not tried");
             }

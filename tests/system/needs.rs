@@ -1,0 +1,168 @@
+//! Tests of the figures and the lists of system calls in `docs/needs.md`. The tests read them from
+//! the page.
+
+use crate::common::{self, asm, call, child, modes, sandbox};
+use gaia_jit::{CodeArena, WxMode};
+
+const PAGE: &str = include_str!("../../docs/needs.md");
+const COLUMNS: [WxMode; 4] = [WxMode::Flip, WxMode::DualMap, WxMode::PerThread, WxMode::FileWrite];
+
+/// Returns the number in a row of the first table, for a mode.
+fn figure(row: &str, mode: WxMode) -> usize {
+    let line = PAGE.lines().find(|line| line.starts_with(&format!("| {row} |"))).expect(row);
+    let column = COLUMNS.iter().position(|column| *column == mode).unwrap();
+    line.split('|').nth(column + 2).unwrap().trim().parse().unwrap()
+}
+
+/// Returns the words in backquotes in the rows of a mode, in all tables of system calls.
+fn calls(mode: &str) -> Vec<&'static str> {
+    let page = &PAGE[PAGE.find("## System calls").unwrap()..PAGE.find("## When the system").unwrap()];
+    let rows = page.lines().filter(|line| line.starts_with(&format!("| {mode} |")));
+    let words = rows.flat_map(|line| line.splitn(3, '|').nth(2).unwrap().split('`').skip(1).step_by(2));
+    words.filter(|word| number(word).is_some()).collect()
+}
+
+/// Returns the system's number of a call.
+fn number(name: &str) -> Option<libc::c_long> {
+    Some(match name {
+        "mmap" => libc::SYS_mmap,
+        "munmap" => libc::SYS_munmap,
+        "mprotect" => libc::SYS_mprotect,
+        "madvise" => libc::SYS_madvise,
+        "brk" => libc::SYS_brk,
+        "openat" => libc::SYS_openat,
+        "close" => libc::SYS_close,
+        "fcntl" => libc::SYS_fcntl,
+        "prlimit64" => libc::SYS_prlimit64,
+        "statx" => libc::SYS_statx,
+        "pread64" => libc::SYS_pread64,
+        "pwrite64" => libc::SYS_pwrite64,
+        "mremap" => libc::SYS_mremap,
+        "getrandom" => libc::SYS_getrandom,
+        "memfd_create" => libc::SYS_memfd_create,
+        "ftruncate" => libc::SYS_ftruncate,
+        "pkey_alloc" => libc::SYS_pkey_alloc,
+        "pkey_mprotect" => libc::SYS_pkey_mprotect,
+        "pkey_free" => libc::SYS_pkey_free,
+        "fallocate" => libc::SYS_fallocate,
+        "rt_sigaction" => libc::SYS_rt_sigaction,
+        "read" => libc::SYS_read,
+        "prctl" => libc::SYS_prctl,
+        "mseal" => 462,
+        "membarrier" => libc::SYS_membarrier,
+        _ => return None,
+    })
+}
+
+fn name(mode: WxMode) -> String {
+    format!("`{mode:?}`")
+}
+
+#[test]
+fn an_empty_arena_takes_what_the_page_says() {
+    const NAME: &str = "an_empty_arena_takes_what_the_page_says";
+    if !common::own_kernel(NAME) || common::sanitized() {
+        return;
+    }
+    child::run(NAME, || {
+        const COUNT: usize = 12;
+        let mappings = || std::fs::read_to_string("/proc/self/maps").unwrap().lines().count();
+        let descriptors = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+        let status = |what: &str| -> usize {
+            let status = std::fs::read_to_string("/proc/self/status").unwrap();
+            let line = status.lines().find(|line| line.starts_with(what)).unwrap();
+            line.split_whitespace().nth(1).unwrap().parse().unwrap()
+        };
+        for mode in modes() {
+            for (size, text) in [(64 << 10, "64 KiB"), (256 << 20, "256 MiB")] {
+                let build = || CodeArena::builder().mode(mode).capacity(size).build().unwrap();
+                let before_any = descriptors();
+                let first = build();
+                let each = figure("descriptors of each arena", mode);
+                assert!(descriptors() <= before_any + each + figure("descriptors of the process", mode), "{mode:?}");
+                let before = (mappings(), descriptors(), status("VmRSS"), status("VmSize"));
+                let arenas: Vec<_> = (0..COUNT).map(|_| build()).collect();
+                let after = (mappings(), descriptors(), status("VmRSS"), status("VmSize"));
+                let most = figure(&format!("mappings, arena of {text}"), mode);
+                assert!(after.0 - before.0 <= COUNT * most, "{mode:?} {text}: {} mappings", after.0 - before.0);
+                assert_eq!(after.1 - before.1, COUNT * each, "{mode:?}");
+                let most = figure(&format!("KiB of memory, arena of {text}"), mode);
+                assert!(after.2 - before.2 <= COUNT * most, "{mode:?} {text}: {} KiB", after.2 - before.2);
+                let space = (after.3 - before.3) / COUNT;
+                let most = match size {
+                    0..0x10_0000 => {
+                        (size >> 10) + figure("KiB of address space beside the code, arena of 64 KiB", mode)
+                    }
+                    _ => (size >> 20) * figure("KiB of address space for each MiB of capacity", mode),
+                };
+                assert!(space <= most, "{mode:?} {text}: {space} KiB of address space");
+                drop((first, arenas));
+            }
+        }
+    });
+}
+
+/// A process that makes any other call is killed.
+#[test]
+fn no_call_is_made_that_the_page_does_not_name() {
+    const NAME: &str = "no_call_is_made_that_the_page_does_not_name";
+    if !common::own_kernel(NAME) || common::sanitized() {
+        return;
+    }
+    // The calls that a test needs besides: to end, to print the reason, and to hold a panic.
+    let besides = [
+        libc::SYS_exit_group,
+        libc::SYS_exit,
+        libc::SYS_write,
+        libc::SYS_futex,
+        libc::SYS_rt_sigprocmask,
+        libc::SYS_gettid,
+    ];
+    child::run(NAME, || {
+        for (mode, poison) in modes().flat_map(|mode| [(mode, false), (mode, true)]) {
+            let mut allowed: Vec<libc::c_long> = besides.to_vec();
+            let poisons = if poison { "`poison`" } else { "no row" };
+            for row in ["all", &name(mode), poisons] {
+                allowed.extend(calls(row).into_iter().filter_map(number));
+            }
+            let ended = common::fork::fork(|| {
+                if !sandbox::allow_only(&allowed) {
+                    return;
+                }
+                let builder = CodeArena::builder().mode(mode).capacity(4 << 20).keep_free(64 << 10);
+                let arena = builder.poison(poison).build().unwrap();
+                let mut kept = Vec::new();
+                for round in 0..4 {
+                    let block = arena.publish(&asm::constant(round)).unwrap();
+                    assert_eq!(call(&block), round);
+                    let mut batch = arena.batch();
+                    (0..60).for_each(|n| assert!(batch.push(&asm::padded(n, 2_000)).is_ok()));
+                    let blocks = batch.publish().unwrap();
+                    assert!((0..).zip(&blocks).all(|(n, block)| call(block) == n));
+                    // SAFETY: nobody runs it meanwhile.
+                    unsafe { block.patch(0, &asm::constant(9)) }.unwrap();
+                    let guard = arena.pin();
+                    drop(blocks);
+                    drop(guard);
+                    kept.push(block);
+                    arena.trim().unwrap();
+                }
+                assert!(kept.iter().all(|block| call(block) == 9));
+            });
+            assert!(
+                ended,
+                "{mode:?}, poison {poison}: another call was made than {:?} and {:?}",
+                calls("all"),
+                calls(&name(mode))
+            );
+        }
+        // The control: a call that is not in the list ends the process.
+        assert!(!common::fork::fork(|| {
+            if sandbox::allow_only(&besides) {
+                drop(CodeArena::builder().capacity(1 << 20).build());
+            } else {
+                panic!("no filters here");
+            }
+        }));
+    });
+}
