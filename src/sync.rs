@@ -52,6 +52,12 @@ pub(crate) mod native {
     pub(crate) use parking_lot::{Mutex, MutexGuard};
     pub(crate) use std::sync::OnceLock;
     pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, fence};
+
+    /// Returns whether each atomic read-modify-write is also a full barrier. On x86 it is a locked
+    /// instruction, and so it is (Intel SDM volume 3, "Memory Ordering").
+    pub(crate) const fn rmw_is_a_fence() -> bool {
+        cfg!(all(any(target_arch = "x86", target_arch = "x86_64"), not(miri)))
+    }
 }
 
 #[cfg(loom)]
@@ -79,9 +85,16 @@ pub(crate) mod modelled {
         atomic::fence(order);
     }
 
+    /// Whether the models are of an x86 processor (`GAIA_MODEL_X86`): see the function of this name
+    /// above.
+    pub(crate) fn rmw_is_a_fence() -> bool {
+        static X86: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+        *X86.get_or_init(|| std::env::var_os("GAIA_MODEL_X86").is_some())
+    }
+
     /// The effect of an atomic read-modify-write on x86, before and after it.
     fn barrier() {
-        if cfg!(loom_x86) {
+        if rmw_is_a_fence() {
             atomic::fence(Ordering::SeqCst);
         }
     }

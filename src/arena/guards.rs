@@ -53,7 +53,7 @@
 //! have ended and others were taken. Those are younger.
 
 use crate::sync::Ordering;
-use crate::sync::checked::{AtomicU64, Mutex, fence};
+use crate::sync::checked::{AtomicU64, Mutex, fence, rmw_is_a_fence};
 
 /// The number of ages of guards that are distinguished.
 const AGES: usize = if cfg!(loom) { 3 } else { 16 };
@@ -110,11 +110,10 @@ impl Drop for Guard<'_> {
     }
 }
 
-/// Executes a sequentially consistent fence, after an atomic read-modify-write that may replace it.
-/// On x86 the read-modify-write is a locked instruction, and so already a full barrier (Intel SDM
-/// volume 3, "Memory Ordering"). A fence beside it would only cost time.
+/// Executes a sequentially consistent fence, after an atomic read-modify-write. Where that is a full
+/// barrier already, a fence beside it would only cost time.
 pub(super) fn fence_after_rmw() {
-    if cfg!(any(loom_x86, all(any(target_arch = "x86", target_arch = "x86_64"), not(any(miri, loom))))) {
+    if rmw_is_a_fence() {
         std::sync::atomic::compiler_fence(Ordering::SeqCst);
     } else {
         fence(Ordering::SeqCst);

@@ -56,7 +56,7 @@ fn any_one_call_is_refused_and_nothing_is_lost() {
         let errors = life(&arena, page);
         let failed = system.has_failed();
         system.heal();
-        // Frees what was stranded.
+        // Frees what waits for the pages that could not be sealed.
         let _ = arena.trim().unwrap();
         let stats = arena.stats();
         assert_eq!((stats.live_blocks, stats.batch_bytes, stats.data_bytes), (0, 0, 0), "call {n}: {stats}");

@@ -334,7 +334,7 @@ fn calls_go_by_batch_not_by_function() {
         log.retain(|call| *call != "dump");
         log
     };
-    // One stretch, one write; or, without the kernel write, one run of pages.
+    // One contiguous piece, one write; or, without the kernel write, one run of pages.
     let arena = CodeArena::builder().capacity(1 << 20).build().unwrap();
     let once: &[_] = if arena.stats().fills_holes { &["write"] } else { &["open", "seal"] };
     assert_eq!(calls(WxMode::Flip, 1), once);

@@ -92,9 +92,9 @@ fn what_is_right_is_taken_and_moved() {
         let whole = word(0) as usize + 4;
         assert_eq!((address(8), address(8 + size_of::<usize>())), (first, len));
         assert_eq!((whole % size_of::<usize>(), word(whole)), (0, 0), "a zero follows");
-        let home = at.wrapping_add(4).wrapping_sub(word(4) as usize);
+        let entry = at.wrapping_add(4).wrapping_sub(word(4) as usize);
         // SAFETY: it is the CIE as given, which lies before its FDEs.
-        let copy = unsafe { std::slice::from_raw_parts(home.wrapping_add(4), cie.len() - 4) };
+        let copy = unsafe { std::slice::from_raw_parts(entry.wrapping_add(4), cie.len() - 4) };
         assert_eq!(copy, &cie[4..]);
     }
 }

@@ -375,8 +375,8 @@ fn a_refused_write_leaves_an_arena_that_is_full() {
 /// A thread with a filter of its own continues with pages, whatever other threads find out
 /// meanwhile.
 #[test]
-fn a_refusal_of_one_thread_is_not_anothers() {
-    const NAME: &str = "a_refusal_of_one_thread_is_not_anothers";
+fn a_refusal_of_one_thread_is_of_no_other() {
+    const NAME: &str = "a_refusal_of_one_thread_is_of_no_other";
     child::run(NAME, || {
         let arena = CodeArena::builder().capacity(16 << 20).build().unwrap();
         if !arena.stats().fills_holes || !fork::fork(|| assert!(sandbox::deny_kernel_writes())) {

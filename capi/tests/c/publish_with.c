@@ -59,25 +59,25 @@ static void right(void) {
     free_empty(arena);
 }
 
-static size_t jump_home(void *context, const void *address, uint8_t *bytes, size_t len);
+static size_t jump_there(void *context, const void *address, uint8_t *bytes, size_t len);
 
 /* Bytes that differ with the address: a jump to a function that lies elsewhere in the arena. */
 static void by_address(void) {
     gaia_jit_arena *arena = small_arena();
-    gaia_jit_block *home = publish(arena, returns(12), 0), *jumps[20];
+    gaia_jit_block *known = publish(arena, returns(12), 0), *jumps[20];
     for (unsigned n = 0; n < 20; n++) {
-        const void *target = gaia_jit_block_start(home);
-        OK(gaia_jit_publish_with(arena, CODE_MAX, 0, n, NULL, jump_home, &target, &jumps[n]));
+        const void *target = gaia_jit_block_start(known);
+        OK(gaia_jit_publish_with(arena, CODE_MAX, 0, n, NULL, jump_there, &target, &jumps[n]));
     }
     for (unsigned n = 0; n < 20; n++) {
         CHECK(call(gaia_jit_block_start(jumps[n])) == 12);
         OK(gaia_jit_block_free(jumps[n]));
     }
-    OK(gaia_jit_block_free(home));
+    OK(gaia_jit_block_free(known));
     free_empty(arena);
 }
 
-static size_t jump_home(void *context, const void *address, uint8_t *bytes, size_t len) {
+static size_t jump_there(void *context, const void *address, uint8_t *bytes, size_t len) {
     const void *target = *(const void **)context;
     const intptr_t distance = (intptr_t)target - (intptr_t)address;
     code jumps = jump_by(distance);

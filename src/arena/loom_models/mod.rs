@@ -8,7 +8,7 @@
 //! the number of a further line is stored with release and loaded with acquire.) Keep it that way,
 //! or nobody can tell an order that is needed from one that is not.
 //!
-//! With `--cfg loom_x86` read-modify-writes are full barriers and no fence stands behind them, as
+//! With `GAIA_MODEL_X86` set read-modify-writes are full barriers and no fence stands behind them, as
 //! on x86.
 
 mod arena;
