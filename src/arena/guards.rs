@@ -110,8 +110,8 @@ impl Drop for Guard<'_> {
     }
 }
 
-/// Executes a sequentially consistent fence, after an atomic read-modify-write. Where that is a full
-/// barrier already, a fence beside it would only cost time.
+/// Executes a sequentially consistent fence, after an atomic read-modify-write. Where that is a
+/// full barrier already, a fence beside it would only cost time.
 pub(super) fn fence_after_rmw() {
     if rmw_is_a_fence() {
         std::sync::atomic::compiler_fence(Ordering::SeqCst);

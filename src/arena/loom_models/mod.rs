@@ -8,8 +8,8 @@
 //! the number of a further line is stored with release and loaded with acquire.) Keep it that way,
 //! or nobody can tell an order that is needed from one that is not.
 //!
-//! With `GAIA_MODEL_X86` set read-modify-writes are full barriers and no fence stands behind them, as
-//! on x86.
+//! With `GAIA_MODEL_X86` set read-modify-writes are full barriers and no fence stands behind them,
+//! as on x86.
 
 mod arena;
 mod guards;
