@@ -1,6 +1,6 @@
 //! Tests of `JitMemory`: one block, call by call.
 
-use crate::common::{self, asm, call_at};
+use crate::common::{asm, call_at};
 use gaia_jit::{Error, JitMemory};
 
 fn protection(address: *const u8) -> region::Protection {
@@ -156,10 +156,10 @@ fn a_gap_is_executable_when_it_is_entered() {
 #[cfg(target_os = "linux")]
 fn a_shared_single_block_dies_where_an_arena_lives() {
     // An emulator continues a loop that it has translated, whatever happens to its page.
-    if !common::own_kernel("a_shared_single_block_dies_where_an_arena_lives") {
+    if !crate::common::own_kernel("a_shared_single_block_dies_where_an_arena_lives") {
         return;
     }
-    let died = common::child::output("a_shared_single_block_dies_where_an_arena_lives", || {
+    let died = crate::common::child::output("a_shared_single_block_dies_where_an_arena_lives", || {
         let mut jit = JitMemory::new(4096).unwrap();
         jit.write(&asm::spin()).unwrap();
         // SAFETY: the code is of this type.

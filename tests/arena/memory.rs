@@ -10,7 +10,7 @@ use crate::common::LARGE;
 use crate::common::maps::mappings;
 #[cfg(any(target_os = "linux", windows))]
 use crate::common::maps::resident;
-use crate::common::{self, asm, call, fills_holes, modes, often, publish_all, small};
+use crate::common::{asm, call, fills_holes, modes, often, publish_all, small};
 use gaia_jit::{Code, CodeArena, Error, WxMode};
 
 /// Returns whether memory goes back while it is mapped. Memory of a section does not, nor memory
@@ -83,7 +83,9 @@ fn every_order_of_dropping_the_arena_and_its_blocks() {
 #[test]
 #[cfg(any(target_os = "linux", windows))]
 fn trimmed_pages_hold_no_memory() {
-    if !common::own_kernel("trimmed_pages_hold_no_memory") || !common::small_pages("trimmed_pages_hold_no_memory") {
+    if !crate::common::own_kernel("trimmed_pages_hold_no_memory")
+        || !crate::common::small_pages("trimmed_pages_hold_no_memory")
+    {
         return;
     }
     let page = region::page::size();
@@ -117,7 +119,7 @@ fn trimmed_pages_hold_no_memory() {
 #[test]
 #[cfg(target_os = "linux")]
 fn mappings_stay_few_after_churn() {
-    if !common::own_kernel("mappings_stay_few_after_churn") {
+    if !crate::common::own_kernel("mappings_stay_few_after_churn") {
         return;
     }
     for mode in modes() {
@@ -151,7 +153,7 @@ fn mappings_stay_few_after_churn() {
 #[test]
 #[cfg(target_os = "linux")]
 fn mappings_merge_again_after_many_open_batches() {
-    if !common::own_kernel("mappings_merge_again_after_many_open_batches") {
+    if !crate::common::own_kernel("mappings_merge_again_after_many_open_batches") {
         return;
     }
     for mode in modes() {
@@ -175,7 +177,7 @@ fn mappings_merge_again_after_many_open_batches() {
 #[test]
 #[cfg(target_os = "linux")]
 fn trim_takes_huge_pages_whole() {
-    if !common::own_kernel("trim_takes_huge_pages_whole") {
+    if !crate::common::own_kernel("trim_takes_huge_pages_whole") {
         return;
     }
     let page = region::page::size();
@@ -280,8 +282,8 @@ fn an_arena_is_not_full_while_space_changes_hands() {
 #[test]
 #[cfg(any(target_os = "linux", windows))]
 fn a_dropped_batch_leaves_no_memory_behind() {
-    if !common::own_kernel("a_dropped_batch_leaves_no_memory_behind")
-        || !common::small_pages("a_dropped_batch_leaves_no_memory_behind")
+    if !crate::common::own_kernel("a_dropped_batch_leaves_no_memory_behind")
+        || !crate::common::small_pages("a_dropped_batch_leaves_no_memory_behind")
     {
         return;
     }
@@ -308,7 +310,7 @@ fn a_dropped_batch_leaves_no_memory_behind() {
 #[test]
 #[cfg(target_os = "linux")]
 fn a_new_arena_holds_no_memory() {
-    if !common::own_kernel("a_new_arena_holds_no_memory") {
+    if !crate::common::own_kernel("a_new_arena_holds_no_memory") {
         return;
     }
     for mode in modes() {

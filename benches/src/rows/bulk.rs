@@ -27,6 +27,13 @@ const WARM: &str = "gaia-jit Flip huge, warm";
 const INSIDE: &str = "gaia-jit Flip huge, fresh, built inside";
 const OUTSIDE: &str = "gaia-jit Flip huge, fresh, built outside";
 
+/// Against each other, in pages of the usual size.
+const MODES: [WxMode; 4] = [WxMode::Flip, WxMode::DualMap, WxMode::FileWrite, WxMode::PerThread];
+
+fn in_mode(mode: WxMode, memory: &str) -> String {
+    format!("{}, {memory}", gaia::name(mode, false))
+}
+
 fn tasks(_: Scale) -> Vec<Task> {
     let alone = jit_allocator2::ALL.into_iter().map(|peer| Task::alone(CASE, peer));
     [Task::new(CASE)].into_iter().chain(alone).collect()
@@ -70,10 +77,6 @@ fn run(task: &Task, scale: Scale) -> Result<Vec<Sample>> {
         warm(WARM, loader(WxMode::Flip, true)?, sizes, source)?,
         loading(INSIDE, Fresh::new(|| loader(WxMode::Flip, true)), sizes, source),
         outside,
-        warm("gaia-jit Flip, warm", loader(WxMode::Flip, false)?, sizes, source)?,
-        loading("gaia-jit Flip, fresh", Fresh::new(|| loader(WxMode::Flip, false)), sizes, source),
-        warm("gaia-jit DualMap, warm", loader(WxMode::DualMap, false)?, sizes, source)?,
-        loading("gaia-jit DualMap, fresh", Fresh::new(|| loader(WxMode::DualMap, false)), sizes, source),
         warm(floors::COPY_WARM, floors::PopulatedCopy::new(sizes)?, sizes, source)?,
         warm(floors::COPY_BATCHES, floors::CopyInBatches::new(sizes)?, sizes, source)?,
         loading(floors::COPY_FRESH, Fresh::new(|| floors::PopulatedCopy::new(sizes)), sizes, source),
@@ -81,6 +84,13 @@ fn run(task: &Task, scale: Scale) -> Result<Vec<Sample>> {
         loading(cranelift::ARENA, Fresh::new(|| cranelift::arena(gaia::capacity_for(count))), sizes, source),
         warm(&format!("{}, warm", malloc::GLIBC), OneByOne::new(malloc::Glibc), sizes, source)?,
     ];
+    for mode in MODES {
+        // Not every machine has all of them.
+        if let Ok(bulk) = loader(mode, false) {
+            contenders.push(warm(&in_mode(mode, "warm"), bulk, sizes, source)?);
+            contenders.push(loading(&in_mode(mode, "fresh"), Fresh::new(move || loader(mode, false)), sizes, source));
+        }
+    }
     for name in asmkit::ALL {
         let make = || Ok(OneByOne::new(asmkit::Pool::new(name)));
         contenders.push(loading(&format!("{name}, fresh"), Fresh::new(make), sizes, source));
@@ -95,7 +105,7 @@ fn is_peer(name: &str, fresh: bool) -> bool {
 }
 
 fn judge(samples: Samples<'_>) -> Vec<Row> {
-    let ns = |peer| samples.best(CASE, peer, METRIC);
+    let ns = |peer: &str| samples.best(CASE, peer, METRIC);
     let [warm, fresh] = [false, true].map(|fresh| samples.least(CASE, METRIC, |name| is_peer(name, fresh)));
     let row = |what, ours, floor, peer| {
         let row = Row::new(what, Target::None, ns(ours) / ns(floor), "x floor");
@@ -106,12 +116,22 @@ fn judge(samples: Samples<'_>) -> Vec<Row> {
         Row::new(what, target, theirs / ns(ours), "x faster").ours(ns_text(ns(ours))).best_peer(peer)
     };
     let batches = row("bulk, warm arena, per function", WARM, floors::COPY_BATCHES, warm);
-    vec![
+    let modes = MODES[1..].iter().flat_map(|mode| {
+        ["warm", "fresh"].map(|memory| {
+            let [ours, flip] = [*mode, WxMode::Flip].map(|mode| ns(&in_mode(mode, memory)));
+            let what = format!("bulk, {memory} arena, {mode:?} against Flip, usual pages");
+            let row = Row::new(what, Target::None, ours / flip, "x Flip");
+            (ours.is_finite(), row.ours(ns_text(ours)).peer(format!("{} Flip", ns_text(flip))))
+        })
+    });
+    let modes = modes.filter_map(|(had, row)| had.then_some(row));
+    let rows = vec![
         Row { target: Target::AtMost(2.0), ..batches },
         row("bulk, warm arena, one flip in all", WARM, floors::COPY_WARM, warm),
         row("bulk, fresh arena (built inside)", INSIDE, floors::COPY_FRESH, fresh),
         row("bulk, fresh arena (built outside)", OUTSIDE, floors::COPY_FRESH, fresh),
         beaten("bulk, warm arena, peers on warm memory", WARM, warm, Target::AtLeast(2.0)),
         beaten("bulk, fresh arena, peers on fresh memory", INSIDE, fresh, Target::AtLeast(1.8)),
-    ]
+    ];
+    rows.into_iter().chain(modes).collect()
 }
