@@ -91,6 +91,12 @@ pub struct JitMemory {
 impl JitMemory {
     /// Maps a block of `capacity` bytes, rounded up to whole pages. It is writable and empty.
     ///
+    /// ```
+    /// let jit = gaia_jit::JitMemory::new(100)?;
+    /// assert!(jit.capacity() >= 4096 && jit.is_empty());
+    /// # Ok::<(), gaia_jit::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// - [`Error::ZeroSize`] if `capacity` is 0.
     /// - [`Error::TooLarge`] if `capacity` is above the limit.
@@ -127,6 +133,14 @@ impl JitMemory {
     }
 
     /// Appends code. Returns the offset at which it was written.
+    ///
+    /// ```
+    /// # use gaia_jit::{Error, JitMemory};
+    /// let mut jit = JitMemory::new(4096)?;
+    /// assert_eq!((jit.write(&[0xc3; 10])?, jit.write(&[0xc3])?), (0, 10));
+    /// assert!(matches!(jit.write(&vec![0; jit.capacity()]), Err(Error::PastCapacity { .. })));
+    /// # Ok::<(), gaia_jit::Error>(())
+    /// ```
     ///
     /// # Errors
     /// After an error nothing was written.
@@ -174,6 +188,13 @@ impl JitMemory {
     /// Makes written code executable. Returns the address of the block's first byte. Only pages
     /// that changed since the last call are flushed and protected.
     ///
+    /// ```
+    /// let mut jit = gaia_jit::JitMemory::new(4096)?;
+    /// jit.write(&[0xc3])?;
+    /// assert_eq!(jit.make_executable()?, jit.as_ptr());
+    /// # Ok::<(), gaia_jit::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// - [`Error::OperatingSystem`] if the system refuses. The call can be repeated.
     pub fn make_executable(&mut self) -> Result<*const u8, Error> {
@@ -194,6 +215,14 @@ impl JitMemory {
 
     /// Makes all code writable again. This is not needed before [`JitMemory::write`], which makes
     /// the pages writable that it needs.
+    ///
+    /// ```
+    /// let mut jit = gaia_jit::JitMemory::new(4096)?;
+    /// jit.write(&[0xc3])?;
+    /// jit.make_executable()?;
+    /// jit.make_writable()?; // now no thread may run it
+    /// # Ok::<(), gaia_jit::Error>(())
+    /// ```
     ///
     /// # Errors
     /// - [`Error::OperatingSystem`] if the system refuses.
@@ -240,6 +269,17 @@ impl JitMemory {
     }
 
     /// Returns the address of the block's first byte as a function pointer.
+    ///
+    /// ```
+    /// # #[cfg(any(target_arch = "x86", target_arch = "x86_64"))] {
+    /// let mut jit = gaia_jit::JitMemory::new(4096)?;
+    /// jit.write(&[0xb8, 7, 0, 0, 0, 0xc3])?; // mov eax, 7; ret
+    /// jit.make_executable()?;
+    /// // SAFETY: the code takes nothing and returns a number. The block is executable and alive.
+    /// assert_eq!(unsafe { jit.as_fn::<unsafe extern "C" fn() -> i32>()() }, 7);
+    /// # }
+    /// # Ok::<(), gaia_jit::Error>(())
+    /// ```
     ///
     /// # Safety
     /// - As for [`JitMemory::entry`]. The block was made executable before.

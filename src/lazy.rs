@@ -42,6 +42,15 @@ impl LazyArena {
 
     /// Returns the arena of this process, and builds it if there is none.
     ///
+    /// ```
+    /// # use gaia_jit::{CodeArena, LazyArena};
+    /// static CODE: LazyArena = LazyArena::new(|| CodeArena::builder().capacity(1 << 20));
+    ///
+    /// let block = CODE.get()?.publish(&[0xc3])?;
+    /// assert!(CODE.get()?.contains(block.as_ptr()));
+    /// # Ok::<(), gaia_jit::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// - As for [`ArenaBuilder::build`], if the arena has to be built.
     pub fn get(&'static self) -> Result<&'static CodeArena, Error> {

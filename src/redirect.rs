@@ -74,6 +74,18 @@ impl CodeArena {
     /// Makes an address that leads to `block` until it is changed. The block may belong to another
     /// arena. It then keeps that arena alive.
     ///
+    /// ```
+    /// # let arena = gaia_jit::CodeArena::builder().capacity(1 << 20).build()?;
+    /// let block = arena.publish(&[0xc3])?;
+    /// let target = block.as_ptr();
+    /// match arena.redirect(block) {
+    ///     Ok(entry) => assert_eq!(entry.target(), target),
+    ///     Err(gaia_jit::Error::Unsupported { .. }) => {} // not on this architecture
+    ///     Err(other) => return Err(other),
+    /// }
+    /// # Ok::<(), gaia_jit::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// After an error the block was dropped.
     ///
@@ -106,6 +118,19 @@ impl Redirect {
     /// Returns the address as a function pointer. The size of `F` is checked when the program is
     /// compiled.
     ///
+    /// ```
+    /// # #[cfg(any(target_arch = "x86", target_arch = "x86_64"))] {
+    /// # let arena = gaia_jit::CodeArena::builder().capacity(1 << 20).build()?;
+    /// let entry = arena.redirect(arena.publish(&[0xb8, 1, 0, 0, 0, 0xc3])?)?; // mov eax, 1; ret
+    /// // SAFETY: all targets take nothing and return a number, and none is dropped during a call.
+    /// let function = unsafe { entry.as_fn::<extern "C" fn() -> i32>() };
+    /// assert_eq!(function(), 1);
+    /// drop(entry.swap(arena.publish(&[0xb8, 2, 0, 0, 0, 0xc3])?)?);
+    /// assert_eq!(function(), 2);
+    /// # }
+    /// # Ok::<(), gaia_jit::Error>(())
+    /// ```
+    ///
     /// # Safety
     /// - `F` is a function pointer type that every target is written for, as long as the pointer is
     ///   called.
@@ -130,6 +155,19 @@ impl Redirect {
     ///
     /// The change is one atomic exchange. Threads that swap at the same time wait for each other.
     /// The returned block may still be running: see [`Redirect::as_fn`].
+    ///
+    /// ```
+    /// # #[cfg(any(target_arch = "x86", target_arch = "x86_64"))] {
+    /// # let arena = gaia_jit::CodeArena::builder().capacity(1 << 20).build()?;
+    /// let entry = arena.redirect(arena.publish(&[0xb8, 1, 0, 0, 0, 0xc3])?)?; // mov eax, 1; ret
+    /// let better = arena.publish(&[0xb8, 2, 0, 0, 0, 0xc3])?;
+    /// let address = better.as_ptr();
+    /// let old = entry.swap(better)?;
+    /// assert_eq!(entry.target(), address);
+    /// drop(old); // no thread can be running it here
+    /// # }
+    /// # Ok::<(), gaia_jit::Error>(())
+    /// ```
     ///
     /// # Errors
     /// - [`Error::Forked`] in a forked child. Nothing is changed then, and `block` is dropped.

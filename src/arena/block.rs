@@ -23,6 +23,16 @@ use crate::units::GRANULE;
 /// may be used again at once. So before you drop a block, be sure that no thread is running it, or
 /// that every thread that may run it holds a [guard](crate::CodeArena::pin).
 ///
+/// ```
+/// let arena = gaia_jit::CodeArena::builder().capacity(1 << 20).build()?;
+/// let block = arena.publish(&[0xc3; 20])?;
+/// let address = block.as_ptr();
+/// assert!(arena.lookup(address.wrapping_add(19)).is_some());
+/// drop(block);
+/// assert!(arena.lookup(address).is_none());
+/// # Ok::<(), gaia_jit::Error>(())
+/// ```
+///
 /// # Signal safety
 /// A signal handler must not drop a block, because the drop takes a lock.
 ///

@@ -35,6 +35,14 @@ impl<'a> Code<'a> {
     /// Sets the alignment of the first byte: a power of two up to 2 MiB. In an arena of less than 2
     /// MiB the limit is its capacity, rounded up to a power of two. Every block is aligned to 16
     /// bytes at least.
+    ///
+    /// ```
+    /// # use gaia_jit::{Code, CodeArena};
+    /// # let arena = CodeArena::builder().capacity(1 << 20).build()?;
+    /// let block = arena.publish(Code::new(&[0xc3]).align(64))?;
+    /// assert_eq!(block.as_ptr().addr() % 64, 0);
+    /// # Ok::<(), gaia_jit::Error>(())
+    /// ```
     pub fn align(self, align: usize) -> Self {
         Self { align, ..self }
     }

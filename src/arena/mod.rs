@@ -124,6 +124,12 @@ impl CodeArena {
     /// Builds an arena with the default settings: `Flip`, and 256 MiB of address space (128 MiB on
     /// AArch64, 32 MiB on 32-bit systems).
     ///
+    /// ```
+    /// let arena = gaia_jit::CodeArena::new()?;
+    /// let block = arena.publish(&[0xc3])?;
+    /// # Ok::<(), gaia_jit::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As for [`ArenaBuilder::build`].
     pub fn new() -> Result<Self, Error> {
@@ -317,24 +323,6 @@ impl CodeArena {
         Ok(unsafe { CodeBlock::new(&self.handle, entry) })
     }
 
-    /// Returns figures of the arena: what it holds, and how often it called the system.
-    ///
-    /// # Fork
-    /// If a thread of the parent was inside a call of the arena at the fork, the child gets the
-    /// counters of system calls only.
-    pub fn stats(&self) -> Stats {
-        self.core().stats()
-    }
-
-    /// Returns the use of every page, and the largest holes.
-    ///
-    /// # Fork
-    /// If a thread of the parent was inside a call of the arena at the fork, the map is empty in
-    /// the child.
-    pub fn map(&self) -> Map {
-        self.core().map()
-    }
-
     /// Returns the memory of wholly empty pages to the system, and the number of these bytes to the
     /// caller. The address space stays reserved.
     ///
@@ -385,55 +373,6 @@ impl CodeArena {
     /// - [`Error::Forked`] in a forked child.
     pub fn collapse(&self) -> Result<usize, Error> {
         self.core().collapse()
-    }
-
-    /// Returns the modes that the system refused before it allowed [`CodeArena::mode`], each with
-    /// the reason.
-    ///
-    /// The list is empty unless the arena was built with [`ArenaBuilder::modes`].
-    pub fn refused(&self) -> &[(WxMode, Error)] {
-        &self.core().refused
-    }
-
-    /// Returns the mode of the arena: how it keeps W^X.
-    pub fn mode(&self) -> WxMode {
-        self.core().memory.mode()
-    }
-
-    /// Returns the address of the first byte that can be code.
-    pub fn base(&self) -> *const u8 {
-        self.core().memory.address(self.core().memory.first())
-    }
-
-    /// Returns whether a direct branch reaches from every byte of the arena to `address` and back,
-    /// without a [stub](crate::Batch::reserve_with_stubs).
-    ///
-    /// ```
-    /// # use gaia_jit::CodeArena;
-    /// let arena = CodeArena::builder().capacity(1 << 20).build()?;
-    /// let end = arena.base().wrapping_add(arena.capacity());
-    /// assert!(arena.reaches(arena.base()) && arena.reaches(end));
-    /// # Ok::<(), gaia_jit::Error>(())
-    /// ```
-    pub fn reaches(&self, address: *const u8) -> bool {
-        self.core().reaches(address)
-    }
-
-    /// Returns whether this process is a forked child that inherited the arena. Its code can then
-    /// be run, looked up and dropped here. Every other call returns [`Error::Forked`].
-    pub fn is_inherited(&self) -> bool {
-        !self.core().memory.is_own()
-    }
-
-    /// Returns the bytes of address space for code.
-    pub fn capacity(&self) -> usize {
-        self.core().memory.capacity()
-    }
-
-    /// Returns whether `address` lies in the arena's address space for code or for data, whether or
-    /// not it is in use.
-    pub fn contains(&self, address: *const u8) -> bool {
-        self.core().memory.contains(address)
     }
 }
 

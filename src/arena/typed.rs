@@ -73,6 +73,17 @@ impl CodeBlock {
     /// Returns the address of the first byte as a function pointer that cannot outlive the block.
     /// The size of `F` is checked when the program is compiled.
     ///
+    /// ```
+    /// # #[cfg(any(target_arch = "x86", target_arch = "x86_64"))] {
+    /// # let arena = gaia_jit::CodeArena::builder().capacity(1 << 20).build()?;
+    /// let block = arena.publish(&[0xb8, 7, 0, 0, 0, 0xc3])?; // mov eax, 7; ret
+    /// // SAFETY: the code takes nothing and returns a number.
+    /// let seven = unsafe { block.typed::<extern "C" fn() -> i32>() };
+    /// assert_eq!(seven.call(), 7);
+    /// # }
+    /// # Ok::<(), gaia_jit::Error>(())
+    /// ```
+    ///
     /// # Safety
     /// - `F` is a function pointer type that the code is written for. If it is not an `unsafe` one,
     ///   the code is sound for all arguments of its types.

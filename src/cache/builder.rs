@@ -42,6 +42,14 @@ impl<K, V> CacheBuilder<K, V> {
     /// - Its compilations and insertions evict nothing. In a full arena they return
     ///   [`Error::ArenaFull`](crate::Error::ArenaFull). An entry beyond the budget is not cached.
     /// - It is called for entries that it removes itself only after it has returned.
+    ///
+    /// ```
+    /// # use gaia_jit::{CodeArena, cache::CodeCache};
+    /// let arena = CodeArena::builder().capacity(1 << 20).build()?;
+    /// let builder = CodeCache::builder(arena).budget(64 << 10);
+    /// let cache: CodeCache<u32> = builder.on_evict(|entry, why| println!("{} left: {why:?}", entry.key())).build();
+    /// # Ok::<(), gaia_jit::Error>(())
+    /// ```
     pub fn on_evict(self, hook: impl Fn(&Entry<K, V>, Reason) + Send + Sync + 'static) -> Self {
         Self { hook: Some(Hook::new(hook)), ..self }
     }

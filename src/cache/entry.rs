@@ -104,6 +104,17 @@ impl<K, V> Entry<K, V> {
 
     /// Returns the address at which the code is entered, as a function pointer.
     ///
+    /// ```
+    /// # #[cfg(any(target_arch = "x86", target_arch = "x86_64"))] {
+    /// # use gaia_jit::{CodeArena, cache::CodeCache};
+    /// # let cache: CodeCache<u32> = CodeCache::builder(CodeArena::builder().capacity(1 << 20).build()?).build();
+    /// let entry = cache.get_or_compile(&1, |batch| batch.push(&[0xb8, 7, 0, 0, 0, 0xc3]))?; // mov eax, 7; ret
+    /// // SAFETY: the code takes nothing and returns a number. The entry is held.
+    /// assert_eq!(unsafe { entry.as_fn::<unsafe extern "C" fn() -> i32>()() }, 7);
+    /// # }
+    /// # Ok::<(), gaia_jit::Error>(())
+    /// ```
+    ///
     /// # Safety
     /// - `F` is a function pointer type that the code is written for.
     /// - The pointer is called while the entry is held, or under a guard of the arena that was
@@ -119,6 +130,17 @@ impl<K, V> Entry<K, V> {
 
     /// Returns the address at which the code is entered, as a function pointer that cannot outlive
     /// the entry.
+    ///
+    /// ```
+    /// # #[cfg(any(target_arch = "x86", target_arch = "x86_64"))] {
+    /// # use gaia_jit::{CodeArena, cache::CodeCache};
+    /// # let cache: CodeCache<u32> = CodeCache::builder(CodeArena::builder().capacity(1 << 20).build()?).build();
+    /// let entry = cache.get_or_compile(&1, |batch| batch.push(&[0xb8, 7, 0, 0, 0, 0xc3]))?; // mov eax, 7; ret
+    /// // SAFETY: the code takes nothing and returns a number.
+    /// assert_eq!(unsafe { entry.typed::<extern "C" fn() -> i32>() }.call(), 7);
+    /// # }
+    /// # Ok::<(), gaia_jit::Error>(())
+    /// ```
     ///
     /// # Safety
     /// - As for [`CodeBlock::typed`].

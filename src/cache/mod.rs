@@ -74,6 +74,7 @@
 //! No call is safe in a signal handler, because each takes a lock.
 
 mod builder;
+mod by_hand;
 mod clock;
 mod compilation;
 mod compile_once;
@@ -96,12 +97,12 @@ pub use entry::Entry;
 use entry::Parts;
 pub use figures::Stats;
 pub use shared::Reason;
-use shared::{Gone, Shared};
+use shared::Shared;
 pub use weak::WeakCache;
 
 use crate::arena::MakeRoom;
 use crate::sync::Arc;
-use crate::{Batch, CodeArena, CodeBlock, Error, Guard, Slot};
+use crate::{Batch, CodeArena, Error, Guard, Slot};
 
 /// A handle of a cache of compiled code, which the [module](self) describes.
 ///
@@ -140,54 +141,6 @@ impl<K, V> CodeCache<K, V> {
     /// Returns the figures of the cache. Drops the entries that wait for no guard any more.
     pub fn stats(&self) -> Stats {
         self.shared.stats()
-    }
-
-    /// Removes all entries.
-    ///
-    /// Compilations that run meanwhile are not cached. Their callers get the result, and the
-    /// threads that wait for it compile anew. Does nothing in a forked child.
-    pub fn clear(&self) {
-        if self.shared.arena.is_inherited() {
-            return;
-        }
-        let mut gone = Gone::default();
-        let mut state = self.shared.state.lock();
-        self.shared.collect_ready(&mut state, &mut gone);
-        state.make_all_stale();
-        for entry in state.entries() {
-            self.shared.remove(&mut state, &entry, Reason::Invalidated, &mut gone);
-        }
-        drop(state);
-        self.shared.release(gone);
-    }
-
-    /// Removes the entries for which `is_stale` returns true, and returns their number.
-    ///
-    /// `is_stale` is called without a lock, for the entries that were in the cache when the call
-    /// began. It cannot be called for running compilations, which are treated as by
-    /// [`clear`](Self::clear). Does nothing in a forked child.
-    pub fn invalidate_if(&self, mut is_stale: impl FnMut(&Entry<K, V>) -> bool) -> usize {
-        if self.shared.arena.is_inherited() {
-            return 0;
-        }
-        let mut state = self.shared.state.lock();
-        state.make_all_stale();
-        let mut entries = state.entries();
-        drop(state);
-        entries.retain(|entry| is_stale(entry));
-        // The caller's function may have forked.
-        if self.shared.arena.is_inherited() {
-            return 0;
-        }
-        let mut gone = Gone::default();
-        let mut state = self.shared.state.lock();
-        self.shared.collect_ready(&mut state, &mut gone);
-        let removed =
-            entries.iter().filter(|entry| self.shared.remove(&mut state, entry, Reason::Invalidated, &mut gone));
-        let count = removed.count();
-        drop(state);
-        self.shared.release(gone);
-        count
     }
 }
 
@@ -266,65 +219,6 @@ impl<K: Hash + Eq, V> CodeCache<K, V> {
         // table holds a count of it. A thread that removes it sees the guard, and keeps a count
         // until the guard has ended (see `shared`). The cache keeps that count, and is borrowed.
         Some(unsafe { &*found })
-    }
-
-    /// Adds code that was published in another way, and returns its entry. Replaces an entry that
-    /// the key had before.
-    ///
-    /// The entry is not cached if it is larger than the budget. Threads that wait for a compilation
-    /// of the key find this entry, or compile anew.
-    ///
-    /// # Errors
-    /// Nothing is changed, and the block is dropped.
-    ///
-    /// - [`Error::Forked`] in a forked child.
-    /// - [`Error::NotInArena`] if the block is of another arena than the cache, because the cache's
-    ///   guards would not protect it.
-    pub fn insert(&self, key: K, block: CodeBlock, value: V) -> Result<Arc<Entry<K, V>>, Error> {
-        let shared = &*self.shared;
-        shared.check_own("insert into a cache")?;
-        if !shared.arena.contains(block.as_ptr()) {
-            return Err(Error::NotInArena { address: block.as_ptr().addr() });
-        }
-        let hash = shared.table.hash(&key);
-        let parts = Parts { key, hash, value, blocks: vec![block], data: Vec::new(), start: 0 };
-        let entry = Entry::new(parts, &shared.figures);
-        let mut gone = Gone::default();
-        let mut state = shared.state.lock();
-        let old = shared.table.with(hash, entry.key(), Arc::clone);
-        state.make_stale(Some((hash, entry.key())));
-        shared.collect_ready(&mut state, &mut gone);
-        if let Some(old) = &old {
-            shared.remove(&mut state, old, Reason::Replaced, &mut gone);
-        }
-        shared.admit(&mut state, &entry, &mut gone);
-        drop(state);
-        shared.release(gone);
-        Ok(entry)
-    }
-
-    /// Removes the entry of a key, and returns whether there was one.
-    ///
-    /// A running compilation of the key is not cached. Its caller gets the result, and the threads
-    /// that wait for it compile anew. Does nothing in a forked child.
-    pub fn invalidate<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> bool
-    where
-        K: Borrow<Q>,
-    {
-        let shared = &*self.shared;
-        if shared.arena.is_inherited() {
-            return false;
-        }
-        let hash = shared.table.hash(key);
-        let mut gone = Gone::default();
-        let mut state = shared.state.lock();
-        let old = shared.table.with(hash, key, Arc::clone);
-        state.make_stale(Some((hash, key)));
-        shared.collect_ready(&mut state, &mut gone);
-        let removed = old.as_ref().is_some_and(|old| shared.remove(&mut state, old, Reason::Invalidated, &mut gone));
-        drop(state);
-        shared.release(gone);
-        removed
     }
 }
 
@@ -408,8 +302,7 @@ impl<K: Hash + Eq + Send + Sync + 'static> CodeCache<K> {
     /// without values.
     ///
     /// # Errors
-    /// The errors of [`get_or_compile_with`](CodeCache::get_or_compile_with), under the same
-    /// conditions.
+    /// As for [`get_or_compile_with`](CodeCache::get_or_compile_with).
     pub fn get_or_compile<Q, E>(
         &self,
         key: &Q,

@@ -105,7 +105,7 @@ impl Jitdump {
     /// the current directory.
     ///
     /// # Errors
-    /// The errors of [`Jitdump::in_directory`], under the same conditions.
+    /// As for [`Jitdump::in_directory`].
     pub fn new() -> Result<Self, Error> {
         let directory = std::env::var_os("JITDUMPDIR").filter(|name| !name.is_empty());
         Self::in_directory(directory.unwrap_or_else(|| ".".into()))
@@ -115,6 +115,21 @@ impl Jitdump {
     ///
     /// A file that an earlier process of the same number left is removed first. Links are not
     /// followed. `perf inject` puts its own files next to it.
+    ///
+    /// ```
+    /// # #[cfg(all(target_os = "linux", target_arch = "x86_64", not(miri)))] {
+    /// use std::sync::Arc;
+    /// use gaia_jit::{Code, CodeArena, observe::Jitdump};
+    ///
+    /// let dump = Arc::new(Jitdump::in_directory(std::env::temp_dir())?);
+    /// let arena = CodeArena::builder().capacity(1 << 20).observer(dump.clone()).build()?;
+    /// let block = arena.publish(Code::new(&[0xc3]).name("nothing"))?;
+    /// dump.flush()?;
+    /// assert_eq!(dump.lost(), 0);
+    /// # std::fs::remove_file(dump.path())?;
+    /// # }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// - [`Error::Unsupported`] if this process writes the file already, because one file serves

@@ -114,6 +114,21 @@ impl PerfMap {
     /// Creates the file in another directory, under the same name. `perf` looks in `/tmp` only, so
     /// bind the file there, or copy it.
     ///
+    /// ```
+    /// # #[cfg(not(miri))] {
+    /// use std::sync::Arc;
+    /// use gaia_jit::{Code, CodeArena, observe::PerfMap};
+    ///
+    /// let map = Arc::new(PerfMap::in_directory(std::env::temp_dir())?);
+    /// let arena = CodeArena::builder().capacity(1 << 20).observer(map.clone()).build()?;
+    /// let block = arena.publish(Code::new(&[0xc3]).name("nothing"))?;
+    /// map.flush()?;
+    /// assert!(std::fs::read_to_string(map.path())?.ends_with(" nothing\n"));
+    /// # std::fs::remove_file(map.path())?;
+    /// # }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// - [`Error::Unsupported`] if this process, or another one of the same number, writes a file
     ///   of this name in the directory.

@@ -16,6 +16,15 @@ use crate::sync::Arc;
 impl Batch {
     /// Makes all functions executable and returns their blocks, in the order of the slots.
     ///
+    /// ```
+    /// # let arena = gaia_jit::CodeArena::builder().capacity(1 << 20).build()?;
+    /// let mut batch = arena.batch();
+    /// let (first, second) = (batch.push(&[0xc3])?, batch.push(&[0xc3; 40])?);
+    /// let blocks = batch.publish()?;
+    /// assert_eq!((blocks[first.index()].len(), blocks[second.index()].len()), (1, 40));
+    /// # Ok::<(), gaia_jit::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// After an error nothing is published, and all of the space is free again.
     ///
@@ -41,6 +50,17 @@ impl Batch {
     /// the order of their slots.
     ///
     /// Code does not keep the data that it uses. Keep the data for as long as the code can run.
+    ///
+    /// ```
+    /// # use gaia_jit::DataAccess;
+    /// # let arena = gaia_jit::CodeArena::builder().capacity(1 << 20).build()?;
+    /// let mut batch = arena.batch();
+    /// batch.data(16, 8, DataAccess::ReadOnly, |_address, bytes| bytes.fill(7))?;
+    /// batch.push(&[0xc3])?;
+    /// let (blocks, data) = batch.publish_with_data()?;
+    /// assert_eq!((blocks.len(), data.len()), (1, 1));
+    /// # Ok::<(), gaia_jit::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As for [`Batch::publish`], except that data is no error.

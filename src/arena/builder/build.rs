@@ -16,6 +16,14 @@ use crate::units::{BRANCH_REACH, DATA_GAP, DATA_REACH, DEFAULT_CAPACITY, round_u
 impl ArenaBuilder {
     /// Reserves the address space, tries the mode out, and returns the arena.
     ///
+    /// ```
+    /// # use gaia_jit::{CodeArena, Error};
+    /// let arena = CodeArena::builder().capacity(1 << 20).build()?;
+    /// assert!(matches!(CodeArena::builder().capacity(0).build(), Err(Error::ZeroSize)));
+    /// assert!(matches!(CodeArena::builder().capacity(usize::MAX).build(), Err(Error::TooLarge { .. })));
+    /// # Ok::<(), gaia_jit::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// - [`Error::ZeroSize`] if the capacity is 0.
     /// - [`Error::TooLarge`] if the capacity is above the range of a direct branch, or if the data

@@ -79,6 +79,14 @@ impl ArenaBuilder {
     /// branch, because the address may lie in the middle of the arena. All code of an arena lies in
     /// branch range of all its other code. So the limit is that range: 2 GiB on x86-64, one page
     /// less on RISC-V, 128 MiB on AArch64.
+    ///
+    /// ```
+    /// # use gaia_jit::CodeArena;
+    /// let arena = CodeArena::builder().capacity(100_000).build()?;
+    /// assert!(arena.capacity() >= 100_000 && arena.capacity() % 4096 == 0);
+    /// assert_eq!(arena.stats().resident_bytes, 0);
+    /// # Ok::<(), gaia_jit::Error>(())
+    /// ```
     pub fn capacity(self, bytes: usize) -> Self {
         Self { capacity: Some(bytes), ..self }
     }
@@ -108,6 +116,13 @@ impl ArenaBuilder {
     }
 
     /// Sets the mode: how the arena keeps W^X. The default is [`WxMode::Flip`].
+    ///
+    /// ```
+    /// # use gaia_jit::{CodeArena, WxMode};
+    /// let arena = CodeArena::builder().capacity(1 << 20).mode(WxMode::Flip).build()?;
+    /// assert_eq!(arena.mode(), WxMode::Flip);
+    /// # Ok::<(), gaia_jit::Error>(())
+    /// ```
     pub fn mode(self, mode: WxMode) -> Self {
         self.modes(&[mode])
     }
@@ -136,6 +151,13 @@ impl ArenaBuilder {
     }
 
     /// Asks the system for huge pages. This is a hint: if there are none, small pages are used.
+    ///
+    /// ```
+    /// # use gaia_jit::CodeArena;
+    /// let arena = CodeArena::builder().capacity(4 << 20).huge_pages(true).build()?;
+    /// let block = arena.publish(&[0xc3; 100])?; // in a huge page, if the system has one
+    /// # Ok::<(), gaia_jit::Error>(())
+    /// ```
     pub fn huge_pages(self, yes: bool) -> Self {
         Self { huge_pages: yes, ..self }
     }
@@ -182,6 +204,14 @@ impl ArenaBuilder {
     /// [`keep_free`](Self::keep_free) return no memory that would stay executable as zeros. This
     /// memory stays full of traps and is used again, and `trim` returns an error. In `Flip` fresh
     /// pages replace such pages, and the memory is returned.
+    ///
+    /// ```
+    /// # use gaia_jit::CodeArena;
+    /// let arena = CodeArena::builder().capacity(1 << 20).poison(true).build()?;
+    /// let block = arena.publish(&[0xc3; 100])?;
+    /// drop(block); // from here on a call of the old address ends the process at once
+    /// # Ok::<(), gaia_jit::Error>(())
+    /// ```
     pub fn poison(self, yes: bool) -> Self {
         Self { poison: yes, ..self }
     }
@@ -237,6 +267,16 @@ impl ArenaBuilder {
     /// In `Flip` and `PerThread`, [`CodeArena::trim`](crate::CodeArena::trim) is refused from then
     /// on. In `Flip` all code is written through the kernel. It needs Linux 6.10 on 64 bits
     /// (`mseal`). Elsewhere building the arena is an error.
+    ///
+    /// ```
+    /// # use gaia_jit::{CodeArena, Error, WxMode};
+    /// match CodeArena::builder().capacity(1 << 20).mode(WxMode::FileWrite).seal(true).build() {
+    ///     Ok(arena) => assert!(arena.publish(&[0xc3]).is_ok()),
+    ///     Err(Error::Unsupported { why, .. }) => println!("not here: {why}"),
+    ///     Err(other) => return Err(other),
+    /// }
+    /// # Ok::<(), gaia_jit::Error>(())
+    /// ```
     pub fn seal(self, yes: bool) -> Self {
         Self { seal: yes, ..self }
     }
@@ -250,6 +290,16 @@ impl ArenaBuilder {
     /// `endbr64` (x86-64), `endbr32` (i386) or `lpad` (RISC-V). The arena's own code (stubs, and
     /// the code that tries the mode out) begins with a landing pad everywhere, because it has no
     /// effect without the check.
+    ///
+    /// ```
+    /// # use gaia_jit::{CodeArena, Error};
+    /// match CodeArena::builder().capacity(1 << 20).landing_pads(true).build() {
+    ///     Ok(_) => println!("every function begins with `bti c`"),
+    ///     Err(Error::Unsupported { why, .. }) => println!("not here: {why}"),
+    ///     Err(other) => return Err(other),
+    /// }
+    /// # Ok::<(), gaia_jit::Error>(())
+    /// ```
     pub fn landing_pads(self, yes: bool) -> Self {
         Self { landing_pads: yes, ..self }
     }
@@ -269,6 +319,16 @@ impl ArenaBuilder {
     /// microsecond to one and a half. The call is `membarrier` with `PRIVATE_EXPEDITED_SYNC_CORE`
     /// (Linux since 4.16), or `FlushProcessWriteBuffers` on Windows. Without such a call,
     /// [`ArenaBuilder::build`] returns [`Error::Unsupported`](crate::Error::Unsupported).
+    ///
+    /// ```
+    /// # use gaia_jit::{CodeArena, Error};
+    /// match CodeArena::builder().capacity(1 << 20).serialize_cores(true).build() {
+    ///     Ok(arena) => assert!(arena.publish(&[0xc3]).is_ok()),
+    ///     Err(Error::Unsupported { why, .. }) => println!("not here: {why}"),
+    ///     Err(other) => return Err(other),
+    /// }
+    /// # Ok::<(), gaia_jit::Error>(())
+    /// ```
     pub fn serialize_cores(self, yes: bool) -> Self {
         Self { serialize_cores: yes, ..self }
     }
@@ -285,12 +345,39 @@ impl ArenaBuilder {
     /// bytes are kept. It is a hint, without effect on other systems.
     ///
     /// Without a name, profilers that do not know named mappings recognise the memory as anonymous.
+    ///
+    /// ```
+    /// # use gaia_jit::CodeArena;
+    /// let arena = CodeArena::builder().capacity(1 << 20).name("my runtime").build()?;
+    /// # Ok::<(), gaia_jit::Error>(())
+    /// ```
     pub fn name(self, name: impl Into<String>) -> Self {
         Self { name: Some(name.into()), ..self }
     }
 
     /// Adds an observer, which is called about every function that is published or retired.
     /// Observers are called in the order in which they were added.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use std::sync::atomic::{AtomicUsize, Ordering};
+    /// use gaia_jit::{CodeArena, Observer, Published};
+    ///
+    /// #[derive(Default)]
+    /// struct Count(AtomicUsize);
+    ///
+    /// impl Observer for Count {
+    ///     fn published(&self, functions: &[Published<'_>]) {
+    ///         self.0.fetch_add(functions.len(), Ordering::Relaxed);
+    ///     }
+    /// }
+    ///
+    /// let count = Arc::new(Count::default());
+    /// let arena = CodeArena::builder().capacity(1 << 20).observer(count.clone()).build()?;
+    /// let block = arena.publish(&[0xc3])?;
+    /// assert_eq!(count.0.load(Ordering::Relaxed), 1);
+    /// # Ok::<(), gaia_jit::Error>(())
+    /// ```
     pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
         self.observers.push(observer);
         self
