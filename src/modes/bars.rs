@@ -28,6 +28,7 @@ use std::io;
 use std::ops::Range;
 
 use super::memory::CodeMemory;
+use super::withdrawn::Withdrawn;
 use crate::Error;
 use crate::icache;
 use crate::sys::Refused;
@@ -88,7 +89,8 @@ impl CodeMemory {
     pub(crate) unsafe fn bar_opened(&self, range: Range<usize>) -> Result<(), Error> {
         // SAFETY: passed on to the caller.
         let Err(refused) = (unsafe { self.bar(range.clone()) }) else { return Ok(()) };
-        if !self.withdrawn.note_flip(&refused) {
+        // (Pages can still become executable, as far as is known.)
+        if !Withdrawn::is_policy(&refused) {
             return Err(refused);
         }
         // SAFETY: passed on to the caller.

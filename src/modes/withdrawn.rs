@@ -61,11 +61,16 @@ impl Withdrawn {
         }
     }
 
-    /// Notes a refused change of protection. Returns whether a policy refused it, which stays.
-    pub(super) fn note_flip(&self, error: &Error) -> bool {
+    /// Returns whether a policy refused a change of protection, and will go on to refuse it.
+    pub(super) fn is_policy(error: &Error) -> bool {
         let Error::OperatingSystem { source, .. } = error else { return false };
         let policy = [io::ErrorKind::PermissionDenied, io::ErrorKind::Unsupported, io::ErrorKind::InvalidInput];
-        let stays = policy.contains(&source.kind());
+        policy.contains(&source.kind())
+    }
+
+    /// Notes that pages could not be made executable. Returns whether a policy refused it.
+    pub(super) fn note_flip(&self, error: &Error) -> bool {
+        let stays = Self::is_policy(error);
         if stays {
             self.flips.store(true, Ordering::Relaxed);
         }

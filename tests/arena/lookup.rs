@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
-use crate::common::{asm, fills_holes, modes, often, small};
+use crate::common::{StopOnDrop, asm, fills_holes, modes, often, small};
 use gaia_jit::{Code, CodeArena, CodeBlock, WxMode};
 
 /// Promise 9: lookup from every byte of every block, and from no byte between.
@@ -63,6 +63,7 @@ fn lookup_is_right_while_others_publish_and_drop() {
         let stop = AtomicBool::new(false);
         thread::scope(|scope| {
             scope.spawn(|| {
+                let _ended = StopOnDrop(&stop);
                 let mut rng = fastrand::Rng::with_seed(1);
                 let mut come_and_go = Vec::new();
                 for n in 0..often(20_000) as u64 {
@@ -74,7 +75,6 @@ fn lookup_is_right_while_others_publish_and_drop() {
                         come_and_go.swap_remove(rng.usize(..come_and_go.len()));
                     }
                 }
-                stop.store(true, Ordering::Relaxed);
             });
             let mut rng = fastrand::Rng::with_seed(2);
             let base = fixed[0].as_ptr().addr() & !0xfff;
@@ -98,6 +98,7 @@ fn lookup_never_mixes_two_blocks() {
     let address = AtomicUsize::new(0);
     let enough = AtomicBool::new(false);
     thread::scope(|scope| {
+        let _ended = StopOnDrop(&enough);
         let writer = scope.spawn(|| {
             let mut n = 0usize;
             while !enough.load(Ordering::Relaxed) {
@@ -116,7 +117,6 @@ fn lookup_never_mixes_two_blocks() {
                 hits += 1;
             }
         }
-        enough.store(true, Ordering::Relaxed);
     });
 }
 
@@ -178,6 +178,7 @@ mod signals {
                     // One signal after another, each some instructions after the last was handled.
                     // Their number bounds the test, however long one takes.
                     scope.spawn(|| {
+                        let _ended = StopOnDrop(&done);
                         let mut rng = fastrand::Rng::with_seed(1);
                         for _ in 0..300 {
                             let before = HANDLED.load(Ordering::Relaxed);
@@ -188,7 +189,6 @@ mod signals {
                             }
                             (0..rng.u32(..3_000)).for_each(|_| std::hint::spin_loop());
                         }
-                        done.store(true, Ordering::Relaxed);
                     });
                     let mut come_and_go = Vec::new();
                     while !done.load(Ordering::Relaxed) {

@@ -10,7 +10,7 @@ use crate::common::LARGE;
 use crate::common::maps::mappings;
 #[cfg(any(target_os = "linux", windows))]
 use crate::common::maps::resident;
-use crate::common::{asm, call, fills_holes, modes, often, publish_all, small};
+use crate::common::{StopOnDrop, asm, call, fills_holes, modes, often, publish_all, small};
 use gaia_jit::{Code, CodeArena, Error, WxMode};
 
 /// Returns whether memory goes back while it is mapped. Memory of a section does not, nor memory
@@ -222,6 +222,7 @@ fn an_arena_is_not_full_while_others_look_after_its_space() {
         let arena = CodeArena::builder().mode(mode).capacity(64 << 10).poison(true).build().unwrap();
         let stop = AtomicBool::new(false);
         thread::scope(|scope| {
+            let _ended = StopOnDrop(&stop);
             for trims in [false, true] {
                 let (arena, stop) = (&arena, &stop);
                 scope.spawn(move || {
@@ -244,7 +245,6 @@ fn an_arena_is_not_full_while_others_look_after_its_space() {
                 drop(block);
                 drop(guard);
             }
-            stop.store(true, Ordering::Relaxed);
         });
     }
 }
@@ -261,6 +261,7 @@ fn an_arena_is_not_full_while_space_changes_hands() {
         let kept = [arena.publish(&code).unwrap(), arena.publish(&code).unwrap()];
         let stop = AtomicBool::new(false);
         thread::scope(|scope| {
+            let _ended = StopOnDrop(&stop);
             scope.spawn(|| {
                 let mut held = None;
                 while !stop.load(Ordering::Relaxed) {
@@ -272,7 +273,6 @@ fn an_arena_is_not_full_while_space_changes_hands() {
             for _ in 0..rounds {
                 drop(arena.publish(Code::new(&code).align(32)).expect("one place is always free"));
             }
-            stop.store(true, Ordering::Relaxed);
         });
         assert_eq!((call(&kept[0]), call(&kept[1])), (1, 1));
     }

@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::thread;
 
-use crate::common::{self, asm, call, call_at, modes, often, small};
+use crate::common::{self, StopOnDrop, asm, call, call_at, modes, often, small};
 #[cfg(any(target_os = "linux", windows))]
 use crate::common::{child, maps::mappings};
 #[cfg(any(target_os = "linux", windows))]
@@ -23,6 +23,7 @@ fn no_page_is_ever_writable_and_executable() {
             let stop = AtomicBool::new(false);
             thread::scope(|scope| {
                 scope.spawn(|| {
+                    let _ended = StopOnDrop(&stop);
                     for round in 0..60 {
                         let mut batch = arena.batch();
                         for n in 0..400 {
@@ -34,7 +35,6 @@ fn no_page_is_ever_writable_and_executable() {
                         arena.trim().unwrap();
                         drop(single);
                     }
-                    stop.store(true, Ordering::Relaxed);
                 });
                 scope.spawn(|| {
                     while !stop.load(Ordering::Relaxed) {
@@ -61,6 +61,15 @@ fn live_code_is_readable_and_executable_only() {
     }
 }
 
+/// Lets a function that spins return, also after a panic.
+struct Leave<'a>(&'a AtomicU32);
+
+impl Drop for Leave<'_> {
+    fn drop(&mut self) {
+        self.0.store(77, Ordering::Release);
+    }
+}
+
 /// Promise 2: code runs in the same pages in which other threads publish, drop, patch and trim.
 #[test]
 fn neighbours_keep_running() {
@@ -74,6 +83,7 @@ fn neighbours_keep_running() {
         let stop = AtomicBool::new(false);
         let rounds = AtomicUsize::new(0);
         thread::scope(|scope| {
+            let ended = (StopOnDrop(&stop), Leave(&flag));
             let spinner = scope.spawn(|| spin_fn(flag.as_ptr()));
             let caller = scope.spawn(|| {
                 while !stop.load(Ordering::Relaxed) {
@@ -100,8 +110,7 @@ fn neighbours_keep_running() {
             while rounds.load(Ordering::Relaxed) < 100 {
                 thread::yield_now();
             }
-            flag.store(77, Ordering::Release);
-            stop.store(true, Ordering::Relaxed);
+            drop(ended);
             assert_eq!(spinner.join().unwrap(), 77);
             caller.join().unwrap();
         });
@@ -302,6 +311,7 @@ fn code_runs_on_while_it_moves_into_huge_pages() {
         }
         let stop = AtomicBool::new(false);
         thread::scope(|scope| {
+            let _ended = StopOnDrop(&stop);
             scope.spawn(|| {
                 while !stop.load(Ordering::Relaxed) {
                     for (n, block) in (0..).zip(&blocks) {
@@ -314,7 +324,6 @@ fn code_runs_on_while_it_moves_into_huge_pages() {
                 Err(Error::OperatingSystem { call: "madvise", .. }) => eprintln!("no huge pages here"),
                 Err(other) => panic!("{other}"),
             }
-            stop.store(true, Ordering::Relaxed);
         });
         assert!((0..).zip(&blocks).all(|(n, block)| call(block) == n % 1_000));
         assert_eq!(arena.publish(&asm::constant(3)).map(|block| call(&block)).unwrap(), 3);

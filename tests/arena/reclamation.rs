@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
-use crate::common::{asm, call, call_at, modes, often, publish_all, small};
-use gaia_jit::{Code, CodeArena, CodeBlock, Error, WxMode};
+use crate::common::{StopOnDrop, asm, call, call_at, modes, often, publish_after_guards, publish_all, small};
+use gaia_jit::{Code, CodeArena, CodeBlock, WxMode};
 
 /// Promise 5, in both directions.
 #[test]
@@ -71,6 +71,7 @@ fn guarded_threads_never_run_reused_space() {
         let table: Vec<_> = (0..8).map(|_| AtomicUsize::new(0)).collect();
         let stop = AtomicBool::new(false);
         thread::scope(|scope| {
+            let _ended = StopOnDrop(&stop);
             for _ in 0..2 {
                 scope.spawn(|| {
                     let mut turn = 0;
@@ -94,13 +95,8 @@ fn guarded_threads_never_run_reused_space() {
                 let turn = n as usize % table.len();
                 table[turn].store(0, Ordering::Release);
                 owned[turn] = None;
-                let block = loop {
-                    match arena.publish(Code::new(&asm::constant(n)).tag(n.into())) {
-                        // Threads that sleep under a guard delay the reuse of space.
-                        Err(Error::ArenaFull { .. }) => thread::yield_now(),
-                        published => break published.unwrap(),
-                    }
-                };
+                let code = asm::constant(n);
+                let block = publish_after_guards(&arena, Code::new(&code).tag(n.into()));
                 table[turn].store(block.as_ptr().addr(), Ordering::Release);
                 owned[turn] = Some(block);
             }

@@ -14,8 +14,9 @@ pub mod maps;
 pub mod sandbox;
 
 use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use gaia_jit::{ArenaBuilder, CodeArena, CodeBlock, Error, WxMode};
+use gaia_jit::{ArenaBuilder, Code, CodeArena, CodeBlock, Error, WxMode};
 
 /// The size of a large arena, which the branches of every architecture can cross.
 pub const LARGE: usize = if cfg!(target_arch = "arm") { 32 << 20 } else { 128 << 20 };
@@ -95,6 +96,28 @@ pub fn publish_all(arena: &CodeArena, codes: impl IntoIterator<Item = Vec<u8>>) 
         batch.push(&code).unwrap();
     }
     batch.publish().unwrap()
+}
+
+/// Publishes a function. If the arena is full because dropped functions wait for guards of other
+/// threads, waits for these: a thread may be off its processor for long while it holds one.
+pub fn publish_after_guards<'a>(arena: &CodeArena, code: impl Into<Code<'a>>) -> CodeBlock {
+    let code = code.into();
+    loop {
+        match arena.publish(code) {
+            Err(Error::ArenaFull { waiting: 1.., .. }) => std::thread::yield_now(),
+            published => return published.unwrap(),
+        }
+    }
+}
+
+/// Sets a flag when it is dropped, also by a panic. Threads of a scope that work until the flag is
+/// set would otherwise keep a failed test from ending.
+pub struct StopOnDrop<'a>(pub &'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 pub fn small(mode: WxMode) -> ArenaBuilder {

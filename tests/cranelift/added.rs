@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::clif::{call, call_at, constant, counter, module, one_more};
-use super::common::{asm, modes, small};
+use super::common::{StopOnDrop, asm, modes, small};
 use super::{arena, assert_empty, provider};
 use cranelift_jit::{BranchProtection, JITMemoryKind, JITMemoryProvider, JITModule};
 use cranelift_module::{DataDescription, Linkage, Module, ModuleError};
@@ -83,6 +83,7 @@ fn many_finalizations_share_the_arena_with_everything_else() {
     module.finalize_definitions().unwrap();
     let running = module.get_finalized_function(first).addr();
     std::thread::scope(|scope| {
+        let ended = StopOnDrop(&stop);
         let runner = scope.spawn(|| {
             let mut calls = 0u64;
             while !stop.load(Ordering::Relaxed) {
@@ -106,7 +107,7 @@ fn many_finalizations_share_the_arena_with_everything_else() {
             // SAFETY: nobody runs this module's code any more.
             unsafe { other.free_memory() };
         }
-        stop.store(true, Ordering::Relaxed);
+        drop(ended);
         assert!(runner.join().unwrap() > 0);
         assert_eq!(arena.stats().live_blocks, 201);
     });

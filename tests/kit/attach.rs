@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use gaia_jit::{BlockInfo, Code, CodeArena, CodeBlock, Error, Observer, Published, Reservation, UnwindInfo, WxMode};
 
-use super::common::{asm, modes, often, small};
+use super::common::{StopOnDrop, asm, modes, often, publish_after_guards, small};
 
 /// Length, tag and name.
 type Told = (usize, u64, Option<String>);
@@ -101,6 +101,7 @@ fn an_observer_that_comes_amid_all_misses_nothing() {
             let listener = Arc::new(Listener::default());
             let (stop, seed) = (AtomicBool::new(false), round as u64);
             let kept: Vec<CodeBlock> = std::thread::scope(|scope| {
+                let ended = StopOnDrop(&stop);
                 let threads: Vec<_> = (0..2)
                     .map(|thread| {
                         let (arena, stop) = (&arena, &stop);
@@ -110,9 +111,9 @@ fn an_observer_that_comes_amid_all_misses_nothing() {
                             while !stop.load(Ordering::Relaxed) {
                                 if blocks.len() < 30 {
                                     let len = rng.usize(20..400);
-                                    blocks.push(
-                                        arena.publish(Code::new(&asm::padded(1, len)).tag(rng.u64(1..))).unwrap(),
-                                    );
+                                    let code = asm::padded(1, len);
+                                    let code = Code::new(&code).tag(rng.u64(1..));
+                                    blocks.push(publish_after_guards(arena, code));
                                 } else {
                                     blocks.swap_remove(rng.usize(..blocks.len()));
                                 }
@@ -126,7 +127,7 @@ fn an_observer_that_comes_amid_all_misses_nothing() {
                 }
                 arena.attach(listener.clone()).unwrap();
                 std::thread::yield_now();
-                stop.store(true, Ordering::Relaxed);
+                drop(ended);
                 threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
             });
             assert_eq!(told(&listener), live(&arena), "{mode:?} {round}");

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use gaia_jit::{Batch, CodeBlock, Error, WxMode};
 
-use super::common::{asm, call, modes, often, small};
+use super::common::{StopOnDrop, asm, call, modes, often, small};
 
 /// A function with a word at `offset` that changes its result: the words, and the result of each.
 struct Changing {
@@ -61,6 +61,7 @@ fn a_word_changes_in_one_piece_under_running_threads() {
         let patch = |n: usize| unsafe { block.patch_word(offset, words[n].0) }.unwrap();
         patch(0);
         let seen = std::thread::scope(|scope| {
+            let ended = StopOnDrop(&stop);
             let executors: Vec<_> = (0..2)
                 .map(|_| {
                     scope.spawn(|| {
@@ -81,7 +82,7 @@ fn a_word_changes_in_one_piece_under_running_threads() {
                     break;
                 }
             }
-            stop.store(true, Ordering::Relaxed);
+            drop(ended);
             executors.into_iter().flat_map(|thread| thread.join().unwrap()).collect::<BTreeSet<_>>()
         });
         assert!(seen.iter().all(|got| words.iter().any(|(_, result)| got == result)), "{mode:?}: {seen:x?}");
@@ -236,6 +237,7 @@ fn lookups_find_a_block_that_becomes_shorter() {
     let mut block = arena.publish(gaia_jit::Code::new(&asm::padded(9, 600_000)).tag(5)).unwrap();
     let (at, stop, finds) = (block.as_ptr() as usize, AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|scope| {
+        let _ended = StopOnDrop(&stop);
         scope.spawn(|| {
             let mut last = 600_000;
             while !stop.load(Ordering::Relaxed) {
@@ -252,7 +254,6 @@ fn lookups_find_a_block_that_becomes_shorter() {
         while finds.load(Ordering::Relaxed) < 100 {
             std::thread::yield_now();
         }
-        stop.store(true, Ordering::Relaxed);
     });
 }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use gaia_jit::{CodeArena, Error, Redirect, WxMode};
 
-use super::common::{asm, call, call_at, fills_holes, modes, often, small};
+use super::common::{StopOnDrop, asm, call, call_at, fills_holes, modes, often, publish_after_guards, small};
 
 #[test]
 fn calls_follow_the_target() {
@@ -92,6 +92,7 @@ fn callers_under_guards_never_meet_a_dropped_target() {
         let entry = arena.redirect(arena.publish(&asm::padded(1_000, 200)).unwrap()).unwrap();
         let (stop, calls) = (AtomicBool::new(false), AtomicUsize::new(0));
         std::thread::scope(|scope| {
+            let _ended = StopOnDrop(&stop);
             for _ in 0..2 {
                 scope.spawn(|| {
                     while !stop.load(Ordering::Relaxed) {
@@ -109,7 +110,7 @@ fn callers_under_guards_never_meet_a_dropped_target() {
                     let (arena, entry) = (&arena, &entry);
                     scope.spawn(move || {
                         for n in 0..often(1_000) as u32 {
-                            let old = entry.swap(arena.publish(&asm::padded(from + n, 200)).unwrap()).unwrap();
+                            let old = entry.swap(publish_after_guards(arena, &asm::padded(from + n, 200))).unwrap();
                             drop(old);
                         }
                     })
@@ -119,7 +120,6 @@ fn callers_under_guards_never_meet_a_dropped_target() {
             while calls.load(Ordering::Relaxed) < 100 {
                 std::thread::yield_now();
             }
-            stop.store(true, Ordering::Relaxed);
         });
         assert_eq!(entry.target(), arena.lookup(entry.target()).unwrap().start);
         // The pointer and the owner belong to one block: nothing else is live except the code of

@@ -61,8 +61,10 @@ fn a_snapshot_reads_code_and_touches_nothing_else() {
             let before = resident();
             let read = snapshot(start, len);
             let after = resident();
-            assert!(after < before + 4096, "{mode:?}: {before} KiB before, {after} after");
             let bytes: usize = read.iter().map(|(_, page)| page.len()).sum();
+            // What was read is in memory too.
+            let most = before + bytes / 1024 + 2048;
+            assert!(after < most, "{mode:?}: {before} KiB before, {after} after");
             assert!(bytes < LARGE / 8, "{mode:?}: {bytes}");
             for block in &blocks {
                 let at = block.as_ptr().addr();
@@ -76,7 +78,7 @@ fn a_snapshot_reads_code_and_touches_nothing_else() {
             drop(blocks);
             arena.trim().unwrap();
             assert!(snapshot(start, len).is_empty(), "{mode:?}");
-            assert!(resident() < before + 4096, "{mode:?}");
+            assert!(resident() < most, "{mode:?}");
             assert_eq!(arena.stats().resident_bytes, 0);
             let again = common::publish_all(&arena, (0..3_000).map(|n| asm::padded(n, 700)));
             assert!((0..).zip(&again).all(|(n, block)| call(block) == n));
@@ -109,7 +111,9 @@ fn what_comes_back_after_a_trim_is_in_dumps() {
                 let Err(Error::ArenaFull { largest_hole, .. }) = arena.publish(&asm::padded(7, 2 << 20)) else {
                     panic!()
                 };
-                let rest = arena.publish(&asm::padded(7, largest_hole)).unwrap();
+                // Where holes are not filled, a function takes whole pages.
+                let rest = largest_hole / region::page::size() * region::page::size();
+                let rest = arena.publish(&asm::padded(7, rest)).unwrap();
                 for block in [&first, &again, &rest] {
                     let (start, end) = (block.as_ptr().addr(), block.as_ptr().addr() + block.len());
                     let mut at = start;

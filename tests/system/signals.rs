@@ -166,8 +166,9 @@ fn interrupt(mode: WxMode) {
         for seed in 0..2 {
             let (arena, stop, sender) = (&arena, &stop, sender.clone());
             scope.spawn(move || {
+                // A pointer in some C libraries, which would not be `Send`.
                 // SAFETY: takes nothing.
-                sender.send(unsafe { libc::pthread_self() }).unwrap();
+                sender.send(unsafe { libc::pthread_self() } as usize).unwrap();
                 work(arena, seed, stop);
             });
         }
@@ -176,7 +177,7 @@ fn interrupt(mode: WxMode) {
         for _ in 0..often(20_000) {
             for worker in &workers {
                 // SAFETY: the thread runs until it is told to stop, below.
-                assert_eq!(unsafe { libc::pthread_kill(*worker, libc::SIGUSR1) }, 0);
+                assert_eq!(unsafe { libc::pthread_kill(*worker as libc::pthread_t, libc::SIGUSR1) }, 0);
             }
             // A handler that waits for the call that it interrupted would never return.
             thread::yield_now();
