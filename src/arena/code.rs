@@ -68,21 +68,45 @@ impl<'a> Code<'a> {
 /// The way to unwind a stack through a function, in the form that the system's unwinder takes. It
 /// does not depend on the address of the function.
 ///
+/// Code generators make it: Cranelift does, and the crate `gimli` writes it from a description.
+/// This is the whole of it for a function on x86-64 that begins with `push rbp; mov rbp, rsp` and
+/// ends with `pop rbp; ret`:
+///
 /// ```
 /// # let arena = gaia_jit::CodeArena::builder().capacity(1 << 20).build()?;
 /// use gaia_jit::{Code, UnwindInfo};
 ///
-/// # let frames: [u8; 0] = [];
-/// let code = Code::new(&[0xc3]).unwind(UnwindInfo::EhFrame(&frames));
-/// let block = arena.publish(code)?;
+/// let code = [0x55, 0x48, 0x89, 0xe5, 0x90, 0x5d, 0xc3];
+/// let mut frames: Vec<u8> = [
+///     &[20, 0, 0, 0, 0, 0, 0, 0, 1, 0][..], // CIE of 20 bytes: version 1, no augmentation,
+///     &[1, 0x78, 16],                       // factors 1 and -8, the return address is register 16
+///     &[0x0c, 7, 8, 0x90, 1],               // the frame is rsp + 8, the return address at its end
+///     &[0; 6],                              // padding
+///     &[28, 0, 0, 0, 28, 0, 0, 0],          // FDE of 28 bytes, 28 behind the start of its CIE
+///     &[0; 8],                              // its first address: the start of the function
+///     &(code.len() as u64).to_le_bytes(),
+///     &[0x41, 0x0e, 16, 0x86, 2],           // 1 byte on: the frame is rsp + 16, rbp is saved
+///     &[0x43, 0x0d, 6],                     // 3 bytes on: the frame is rbp + 16
+/// ]
+/// .concat();
+/// frames.extend([0x42, 0x0c, 7, 8]); // 2 bytes on, behind `pop rbp`: rsp + 8 again
+/// frames.extend([0; 4]);
+/// frames[24] += 8; // these are in the FDE, too
+/// # #[cfg(all(feature = "unwind", target_os = "linux", target_arch = "x86_64"))]
+/// gaia_jit::unwind::Unwinder::check(UnwindInfo::EhFrame(&frames), &code).unwrap();
+/// let block = arena.publish(Code::new(&code).unwind(UnwindInfo::EhFrame(&frames)))?;
 /// # Ok::<(), gaia_jit::Error>(())
 /// ```
+///
+/// An observer that cannot use the information counts a refusal, and the function is published all
+/// the same. `unwind::Unwinder::check` (feature `unwind`) returns the reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum UnwindInfo<'a> {
     /// Call frame information, as in a section `.eh_frame`: one CIE or more, then FDEs. The first
     /// address of each FDE is absolute (`DW_EH_PE_absptr`, the only encoding that is accepted) and
-    /// is counted from the start of the function, so it is usually 0.
+    /// is counted from the start of the function, so it is usually 0. The length of each FDE covers
+    /// code, and no stubs. A terminator may follow and is not needed.
     EhFrame(&'a [u8]),
     /// The `UNWIND_INFO` of Windows. It has to be near the code, so it is a part of the function's
     /// own bytes.

@@ -46,7 +46,8 @@ impl<'a> Reserve<'a> {
 
 impl CodeArena {
     /// Publishes a function that `write` writes. `write` gets the address at which the function
-    /// will run, and the bytes.
+    /// will run, and the bytes. The bytes usually lie elsewhere until they are published, so
+    /// compute distances from the address and not from the slice.
     ///
     /// The bytes are traps at first. `write` returns how many of them the function takes. The rest
     /// of the space is freed. No lock is held while `write` runs, so it may use the arena. If it

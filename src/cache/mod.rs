@@ -22,8 +22,9 @@
 //!
 //! # Eviction
 //!
-//! An entry counts by the bytes of its code, whatever its number of functions. Entries are evicted
-//! in two cases:
+//! An entry counts by the bytes of its code, whatever its number of functions. Padding does not
+//! count, and neither does code that left the cache and is still held: see
+//! [`budget`](CacheBuilder::budget). Entries are evicted in two cases:
 //!
 //! | when | by | entries that somebody holds |
 //! |---|---|---|
@@ -230,7 +231,8 @@ where
     /// Returns the entry of a key. Compiles it if it is not in the cache.
     ///
     /// `compile` returns a value, and the slot at which the code is entered. Everything in the
-    /// batch belongs to the entry.
+    /// batch belongs to the entry. An entry that is larger than the budget is returned, but is not
+    /// cached.
     ///
     /// One thread compiles a key. Other threads that ask for it wait, and get the same entry. If
     /// the compilation ends with an error or a panic, the next waiting thread compiles. No lock is

@@ -64,13 +64,14 @@ use crate::{BlockInfo, Error, Observer, Published};
 ///
 /// A debugger uses the call frame information from [`Code::unwind`](crate::Code::unwind). Without
 /// it, the debugger reads the function's first instructions. On x86-64 it finds the caller if these
-/// are `push rbp; mov rbp, rsp`. Otherwise it often does not.
+/// are `push rbp; mov rbp, rsp`. Otherwise it may show frames that do not exist.
 ///
 /// # Breakpoints
 ///
 /// In `DualMap` a debugger cannot write to the code, because the code is shared memory that is not
-/// writable at its executable address. Use hardware breakpoints (`hbreak`), which work by name as
-/// well. `break` works in the other modes.
+/// writable at its executable address. gdb reports no error for a `break` there, and never stops at
+/// it. Use hardware breakpoints (`hbreak`), which work by name and before `run` as well. `break`
+/// works in the other modes. It stops behind the instructions that build the frame.
 ///
 /// gdb does not notice when the code under a `break` is replaced. The breakpoint is lost with the
 /// old code. At its next stop, gdb writes the old instruction over the new one, and the program may

@@ -71,10 +71,14 @@ const LOAD: usize = PREFIX + 40;
 /// ```
 ///
 /// ```text
-/// perf record -k mono -e cycles ./program
+/// perf record -k mono -e cpu-clock ./program
 /// perf inject --jit -i perf.data -o perf.jit.data
 /// perf report -i perf.jit.data
+/// perf annotate -i perf.jit.data nothing
 /// ```
+///
+/// Without `perf inject`, a report has addresses only. `perf inject` also notes its objects in the
+/// folder `~/.debug`.
 ///
 /// It works in all modes. On Apple's systems the times are those of `mach_absolute_time`, which
 /// samply expects there. That was never run.

@@ -34,7 +34,7 @@ use crate::{Error, Observer, Published};
 /// ```
 ///
 /// ```text
-/// perf record -e cycles ./program
+/// perf record -e cpu-clock ./program
 /// perf report
 /// ```
 ///

@@ -65,7 +65,10 @@ pub(crate) struct HighPart {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Misfit {
-    /// The value does not fit into the field, and no stub is left.
+    /// The value does not fit into the field. For a branch or a call, also: no stub of the slot is
+    /// left. Reserve the slot with more stubs
+    /// ([`Batch::reserve_with_stubs`](crate::Batch::reserve_with_stubs)), or build the arena
+    /// [`near`](crate::ArenaBuilder::near) its targets.
     OutOfRange,
     /// The value is no multiple of the field's unit.
     Misaligned,
@@ -80,10 +83,12 @@ pub enum Misfit {
 impl fmt::Display for Misfit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::OutOfRange => "it is out of range, and no stub is left",
+            Self::OutOfRange => {
+                "it is out of range (for a call: reserve the slot with more stubs, or build the arena near its targets)"
+            }
             Self::Misaligned => "it is misaligned",
             Self::OtherArchitecture => "the relocation is for another architecture",
-            Self::NoStub => "no stub is left to hold the address",
+            Self::NoStub => "no stub is left to hold the address: reserve the slot with more stubs",
             Self::NoHighPart => "no high part was linked at the target",
         })
     }

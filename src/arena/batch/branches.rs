@@ -15,9 +15,12 @@ impl Batch {
     /// Adds a function as [`Batch::reserve`] does, with space for `stubs` stubs behind the `len`
     /// bytes of code: one for each target that may be out of reach of a direct branch.
     ///
-    /// Stubs are a part of the function. They count to its length and are freed with it.
-    /// [`Batch::link`] uses them by itself. For code generators that take addresses there is
-    /// [`Batch::branch_target`].
+    /// Stubs are a part of the function. They are freed with it, and count to its length, also in
+    /// [`Batch::bytes_mut`]: write the first `len` bytes only. [`Batch::link`] uses them by itself.
+    /// For code generators that take addresses there is [`Batch::branch_target`].
+    ///
+    /// A stub changes no register on x86, x86-64 and Arm. Elsewhere it changes the one that the
+    /// calling convention leaves to such code: `x16` on AArch64, `t1` on RISC-V, `r1` on s390x.
     ///
     /// ```
     /// # #[cfg(all(target_arch = "x86_64", unix))] {
