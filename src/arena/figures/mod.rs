@@ -55,7 +55,7 @@ impl CodeArena {
     /// Returns the modes that the system refused before it allowed [`CodeArena::mode`], each with
     /// the reason.
     ///
-    /// The list is empty unless the arena was built with [`ArenaBuilder::modes`].
+    /// The list is empty unless the arena was built with [`ArenaBuilder::modes`](crate::ArenaBuilder::modes).
     ///
     /// ```
     /// # use gaia_jit::{CodeArena, WxMode};
