@@ -1,9 +1,14 @@
 //! The one error type of the crate.
 //!
-//! Every variant has the figures that a caller needs to decide what to do. [`Error::Unsupported`]
-//! says that this system, or its configuration, refuses something for good.
-//! [`Error::OperatingSystem`] is a failed call, which may succeed later. Both convert into
-//! [`std::io::Error`].
+//! Every refusal is one variant with its figures. Its text says what happened, with which figures,
+//! and what to do.
+//!
+//! - A call of the system becomes [`Error::OperatingSystem`], through `sys::Refused`. It names the
+//!   call, the bytes, and the path if there is one. For frequent reasons it gives advice.
+//! - A policy, a setting or a missing ability becomes [`Error::Unsupported`]. Its two parts are
+//!   *what* was asked for and *why* it is refused. The second part ends with the way out, where
+//!   there is one.
+//! - A lack of memory for bookkeeping is an `OperatingSystem` error too (`Error::out_of_memory`).
 
 use std::fmt;
 use std::io;

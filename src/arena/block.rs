@@ -1,4 +1,15 @@
 //! A published function, and the value that owns it.
+//!
+//! A [`CodeBlock`] is 16 bytes on a 64-bit system: a pointer to the arena's core, and the place and
+//! length of the function. It has no count of its own. The heap that owns its first span counts it,
+//! and the sum of these counts keeps the core alive (`handle`).
+//!
+//! ```text
+//! CodeBlock   | core: 8 bytes | start, in granules: 4 | length, in bytes: 4 |
+//! ```
+//!
+//! Everything else that is known of a function is in the lookup: a block asks there for its tag. A
+//! drop takes the lock of one heap (`life::retire`).
 
 use std::borrow::Cow;
 use std::fmt;

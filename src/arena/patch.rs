@@ -1,4 +1,16 @@
 //! Changing one word of published code while threads run it.
+//!
+//! An architecture promises for some instructions that a thread runs the old word or the new one,
+//! if the word is written by one store. The list of promises, with their sources, is at
+//! [`CodeBlock::patch_word`].
+//!
+//! ```text
+//! check place and length --> AArch64: check both instructions --> one store --> flush, synchronise
+//! ```
+//!
+//! A store needs a writable address or a right of the thread, so this works in `DualMap` and
+//! `PerThread`. In the other modes the kernel copies, and promises nothing about pieces. There a
+//! [`Redirect`](crate::Redirect) changes data instead of code. No lock is taken.
 
 use super::CodeBlock;
 use crate::Error;

@@ -1,4 +1,13 @@
 //! Function pointers that cannot outlive the owner of their code.
+//!
+//! ```text
+//! CodeBlock::typed, Entry::typed --> borrows the owner: it cannot be dropped while the pointer is used
+//! Guard::typed                   --> borrows the guard: the code may be dropped, but stays intact
+//! ```
+//!
+//! The type of the function is promised once, in an unsafe call. The calls after that are safe.
+//! `call` is implemented by a macro for each number of arguments and each calling convention,
+//! because one generic method cannot have every signature.
 
 use std::fmt;
 use std::marker::PhantomData;

@@ -1,4 +1,15 @@
 //! Adding and removing entries by hand.
+//!
+//! All four calls change the table of entries under the lock of the state, and drop what left the
+//! cache after the lock was released, because a drop may run the user's code.
+//!
+//! ```text
+//! lock the state --> note that running compilations are stale --> change the table --> unlock
+//! --> call the hook and drop what is gone
+//! ```
+//!
+//! Compilations that run meanwhile are not cached. Otherwise an entry could come back that was
+//! removed. In a forked child nothing is locked or changed.
 #![forbid(unsafe_code)]
 
 use std::borrow::Borrow;

@@ -1,4 +1,16 @@
 //! An entry of the cache: compiled code with its key and a value.
+//!
+//! An entry owns its blocks and its data. The cache holds one count of it and every caller that got
+//! it another one. So code lives as long as somebody can run it, in the cache or not.
+//!
+//! ```text
+//! in the cache, unused --asked for--> in the cache, used --evicted--> out of the cache
+//!                                                                       |  held by callers, or kept
+//!                                                                       v  for guards of that moment
+//!                                                                    dropped
+//! ```
+//!
+//! Fields that a hit reads come first.
 
 use std::fmt;
 use std::mem;

@@ -6,6 +6,10 @@
 //! free_memory -> all blocks dropped
 //! drop --------> given to the owner, freed (`free_on_drop`), or leaked
 //! ```
+//!
+//! Code is an in-place batch of the arena, data and constants are pages of the data area. What was
+//! there when `finalize` was called may be in use, even if the call returned an error, because the
+//! module gives out addresses from then on.
 
 use std::fmt;
 use std::io;

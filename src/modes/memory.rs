@@ -1,7 +1,16 @@
 //! A region with its mode, as the arena uses it.
 //!
+//! ```text
+//! arena --> CodeMemory: checks, counters, withdrawn calls --> Mode: how bytes get in --> Region: pages
+//! ```
+//!
 //! Calls that only some modes support are checked here, and so are calls that the system began to
 //! refuse since the memory was built. So neither the arena nor a mode has to check them.
+//!
+//! The type dereferences to [`Region`], because reading, flushing and counting are the same in
+//! every mode. There is no lock here: the arena owns the granules that it passes. The end of the
+//! used part (for core dumps) is an atomic number that only grows, until a trim lowers it under the
+//! arena's lock.
 
 use std::ops::{Deref, Range};
 use std::ptr::NonNull;

@@ -1,6 +1,15 @@
 //! A file of names by address, for `perf`.
 //!
-//! Each publication becomes lines in a [`Sink`]. [`super::claim`] decides who may write the file.
+//! Each publication becomes a line in a [`Sink`]: start and length in hexadecimal, and the name, as
+//! in `tools/perf/Documentation/jit-interface.txt` of the Linux sources. [`super::claim`] decides
+//! who may write the file.
+//!
+//! ```text
+//! 7f12a4c01000 2f my_function
+//! ```
+//!
+//! The format knows no end of a function. A reader takes the last line that covers an address. So
+//! the map is right as long as no address is used again; a jitdump is right beyond that.
 #![forbid(unsafe_code)]
 
 use std::fmt;

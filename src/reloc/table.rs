@@ -1,4 +1,15 @@
 //! The one table of relocations: name, number, formula, field and architecture of each kind.
+//!
+//! The macro at the end of the file makes of it the public enum [`Reloc`] and the function that
+//! leads from a kind to its [`Spec`]. A new kind is one line here, and lines in `vectors.txt` that
+//! an assembler and a linker made.
+//!
+//! ```text
+//! kind --> Spec { architecture, formula (super::Formula), field (super::field) }
+//! ```
+//!
+//! `link` computes the formula from the place, the target and the addend, and puts the value into
+//! the bits of the field. The numbers are those of the ELF supplement of each architecture.
 #![forbid(unsafe_code)]
 
 use super::field::Field::{self, *};

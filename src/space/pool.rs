@@ -3,6 +3,13 @@
 //! A heap takes spans from the pool when its holes do not suffice, first spans that hold memory. It
 //! returns spans that are wholly free. Constants in the data area are taken from the last spans. In
 //! an arena the pool is locked while a heap is locked, never the other way around.
+//!
+//! ```text
+//!          take, take_run (spans with memory first, and the one behind the heap's last span first)
+//! pool  ------------------------------------------------------------------------------------------> heap
+//!       <------------------------------------------------------------------------------------------
+//!          a span that became wholly free
+//! ```
 #![forbid(unsafe_code)]
 
 use std::ops::Range;

@@ -5,6 +5,10 @@
 //! candidates             ^    ^       ^            ^   ^
 //!                                                near: the closest candidate is tried first
 //! ```
+//!
+//! It is plain arithmetic on a list of mappings. `maps` reads that list on Linux; where there is
+//! none, places all around are tried without knowledge ([`blind`]). The system may take a place
+//! between the look and the reservation. Then the next candidate is tried.
 #![forbid(unsafe_code)]
 
 use std::ops::Range;

@@ -6,6 +6,9 @@
 //! systems without such pages:                           a count of forks (pthread_atfork)
 //! neither:                                              the process id, a system call
 //! ```
+//!
+//! An arena notes the number when it is built. If it differs later, this process is a child, and
+//! the call is refused. No lock is taken, because a lock may be held for good in a child.
 
 use crate::sync::{AtomicU64, Ordering};
 

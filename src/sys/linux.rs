@@ -1,4 +1,17 @@
 //! Linux and Android.
+//!
+//! This file only says which call is made by which file:
+//!
+//! | calls | file |
+//! |---|---|
+//! | reservations, protections, advice | `unix` |
+//! | memory with two views | `shared_linux` |
+//! | an anonymous file | `code_file` |
+//! | the kernel write | `own_memory` |
+//! | protection keys | `pkeys` |
+//! | the list of mappings | `maps` |
+//!
+//! What only Linux has (`mseal`, names of mappings, core dumps, populating) is made here.
 
 use std::ffi::CStr;
 use std::ptr::NonNull;

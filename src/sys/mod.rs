@@ -2,6 +2,13 @@
 //!
 //! All other modules call [`Os`] and never the system. So tests can count its calls, refuse them,
 //! and fail the n-th one.
+//!
+//! ```text
+//! modes -> region -> Os --> Native: linux, apple, bsd, windows, unsupported; in tests: Faulty
+//! ```
+//!
+//! A call that a system does not have returns an error that says so: see the defaults of the trait.
+//! Errors are [`Refused`]: the call, the system's error and the bytes.
 
 use std::ffi::CStr;
 use std::fmt::Debug;

@@ -1,4 +1,15 @@
 //! The place of a region's code in the address space that is reserved for it.
+//!
+//! ```text
+//! reservation  | gap | code (aligned to a huge page if it is large) | gap | data | gap |
+//!              ^ start: anywhere                                                      ^ end
+//! ```
+//!
+//! The reservation is a little larger than code and data together, so that the code can be aligned
+//! wherever the system puts it. The gaps are never accessible. Near an address, the place must lie
+//! in the range of a direct branch, from every byte of the code.
+//!
+//! It is plain arithmetic, without calls of the system.
 #![forbid(unsafe_code)]
 
 use std::ops::Range;

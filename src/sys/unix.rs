@@ -1,4 +1,14 @@
 //! The calls that all Unix systems share.
+//!
+//! - *Reservations*: private memory without access. It costs no memory, and no commit on systems
+//!   that count commits (`MAP_NORESERVE`). Near an address, one candidate after another is tried
+//!   (`gaps`).
+//! - *Protections*: `mprotect` by whole pages.
+//! - *Views* of a file: shared mappings, anywhere or in the place of reserved pages.
+//! - *Fresh pages*: a new private mapping in the place of old pages, which drops their content.
+//!
+//! Each function makes one call and returns its error with the name of the call and the bytes. What
+//! differs from system to system is in the files of the systems.
 
 use std::io;
 use std::ops::Range;

@@ -4,6 +4,11 @@
 //! batch is published, the kernel writes them into read-only pages, or they are stored into whole
 //! pages that then become read-only (see [`Way`]). Data is written before the code becomes
 //! executable.
+//!
+//! ```text
+//! Batch::data --> place in the data area --> fill --> publish: write constants --> DataBlock
+//!                                             `-- the batch is dropped, or fails --> free
+//! ```
 
 use std::ptr::NonNull;
 

@@ -1,4 +1,14 @@
-//! From settings to an arena: `build` and `build_over`.
+//! Building an arena from its settings.
+//!
+//! 1. The sizes are rounded to pages and checked: code within the range of a direct branch, data
+//!    within the range of code.
+//! 2. Settings that need an ability of the system or the processor are checked: `serialize_cores`,
+//!    `landing_pads`.
+//! 3. The memory is built by `modes`, with the first mode of the list that the system allows. The
+//!    mode is tried out on the first page.
+//! 4. The tables are made, and the core with its heaps. Observers learn of the reservation.
+//!
+//! After an error of a later step, what the earlier steps made is released.
 
 use std::ffi::CString;
 

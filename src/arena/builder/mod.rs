@@ -7,6 +7,8 @@
 //! ```text
 //! settings --> checks --> Plan --> CodeMemory (one mode, tried out) --> Core --> CodeArena
 //! ```
+//!
+//! So a builder can be made and passed on in places where no arena can be built.
 
 mod build;
 

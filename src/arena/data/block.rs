@@ -1,4 +1,14 @@
 //! A block of data beside code, and the value that owns it.
+//!
+//! A [`DataBlock`] keeps its arena alive by a handle. It is freed like a block of code: its drop
+//! hands the granules to the data area, which frees them when the guards of that moment have ended.
+//!
+//! There are two kinds. Writable data is filled in its place. Constants are filled in ordinary
+//! memory and then written to pages that are read-only for everybody (`constants`).
+//!
+//! # Locks
+//!
+//! A drop and a placement take the lock of the data area, and no other lock meanwhile.
 
 use std::fmt;
 use std::panic::{RefUnwindSafe, UnwindSafe};

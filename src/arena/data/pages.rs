@@ -1,4 +1,14 @@
 //! Whole pages for data of one kind that belongs to one module of code.
+//!
+//! Cranelift's modules take data in this way. The data of a module lies in pages of its own, so
+//! that the constants become read-only by one change of protection, and the memory of the module is
+//! freed as a whole.
+//!
+//! ```text
+//! reserve --> pages are open --> use_all: addresses may have been given out
+//!                             `--> make_read_only (constants)
+//! clear: frees everything;  leak: leaves what is in use;  drop: frees what is not in use
+//! ```
 
 use std::ptr::NonNull;
 

@@ -1,4 +1,17 @@
 //! The trait of observers, for profilers, debuggers and unwinders.
+//!
+//! An observer learns of the reservation, of each publication and of each end of a block, in an
+//! order on which it can rely:
+//!
+//! ```text
+//! reserved -> published -> retired -> freed -> ... -> released
+//!                             ^          ^ the space may be used again after it returned
+//!                             | the lookup does not find the block any more
+//! ```
+//!
+//! All methods have empty bodies, so that an observer implements what it needs. No heap is locked
+//! during a call, so an observer may use the arena. It must not keep the arena alive, because the
+//! arena keeps it: it holds a [`WeakArena`](crate::WeakArena).
 
 use std::borrow::Cow;
 use std::fmt;

@@ -1,5 +1,15 @@
 //! What an arena says of itself: numbers ([`stats`]), its use page by page ([`map`]), its mode and
 //! its place.
+//!
+//! | question | answer from |
+//! |---|---|
+//! | how much is live, free, waiting, resident | the counts of all heaps, all locked at once |
+//! | how often was the system called | the counters of the region, without a lock |
+//! | which pages are in use | the tables of granules, all heaps locked |
+//! | mode, base, capacity | constants of the arena |
+//!
+//! In a forked child a heap may be locked for good, so the first three give what they can without
+//! it.
 
 pub(super) mod map;
 pub(super) mod stats;
@@ -55,7 +65,8 @@ impl CodeArena {
     /// Returns the modes that the system refused before it allowed [`CodeArena::mode`], each with
     /// the reason.
     ///
-    /// The list is empty unless the arena was built with [`ArenaBuilder::modes`](crate::ArenaBuilder::modes).
+    /// The list is empty unless the arena was built with
+    /// [`ArenaBuilder::modes`](crate::ArenaBuilder::modes).
     ///
     /// ```
     /// # use gaia_jit::{CodeArena, WxMode};

@@ -4,6 +4,12 @@
 //! it is written, flushed and synchronised without the lock, and the block is returned. If the
 //! system refuses the write, the function is removed again, and is published in pages of its own if
 //! the mode opens pages.
+//!
+//! ```text
+//! publish --> place, enter --> fill: write, flush, synchronise --> CodeBlock --> observers
+//!    |                            `-- refused --> take out, free --> in pages of its own, or the error
+//!    `-- holes are not filled, or it is large --> a batch with one function, in pages of its own
+//! ```
 
 use crate::Error;
 use crate::arena::batch::open_run::OpenRun;

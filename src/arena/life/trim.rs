@@ -6,6 +6,11 @@
 //! ```text
 //! `system` held:  all heaps locked: take empty pages --> bar (with poison), decommit --> heap locked: free them
 //! ```
+//!
+//! While the system is called, the granules are *in flight*: they are taken, and counted, so that
+//! an arena is not reported as full because of them. If the system refuses, the pages keep their
+//! memory, they are free again, and the call returns the error. `keep_free` uses the same path from
+//! a drop.
 
 use crate::Error;
 use crate::arena::core::{Core, bytes_of};

@@ -3,6 +3,13 @@
 //! A span enters wholly free from the pool, or with its blocks from another heap. It leaves to
 //! another heap if it is sparse. Wherever spans of different owners meet, a hole ends, so the holes
 //! at both ends of the span are listed again.
+//!
+//! ```text
+//! pool --extend, adopt--> heap --sparse: give_span--> another heap
+//! pool <--wholly free---- heap
+//! ```
+//!
+//! The caller has the locks of all heaps that change.
 #![forbid(unsafe_code)]
 
 use std::ops::Range;

@@ -1,4 +1,15 @@
 //! The calls for memory, each with its error.
+//!
+//! Windows distinguishes reserved from committed memory, and remembers which call made an
+//! allocation: memory is released by the same kind of call, and as a whole.
+//!
+//! | made by | released by |
+//! |---|---|
+//! | `VirtualAlloc` (reserve, then commit) | `VirtualFree` |
+//! | `MapViewOfFile` of a section | `UnmapViewOfFile` |
+//! | a placeholder that was split | `VirtualFree`, piece by piece |
+//!
+//! So a span is taken apart into its [allocations](allocations) before it is released.
 
 use std::io;
 use std::ptr::NonNull;
