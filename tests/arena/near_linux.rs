@@ -52,12 +52,14 @@ fn thousands_of_small_arenas_are_near() {
     }
     child::run("thousands_of_small_arenas_are_near", || {
         let build = || CodeArena::builder().capacity(64 << 10).data(0).near(here()).build().unwrap();
-        let arenas: Vec<_> = (0..2_000).map(|_| build()).collect();
+        // Direct branches of AArch64 reach 128 MiB, and there may be nothing but space above.
+        let count = if cfg!(target_arch = "aarch64") { 500 } else { 2_000 };
+        let arenas: Vec<_> = (0..count).map(|_| build()).collect();
         let starts: Vec<usize> =
             arenas.iter().map(|arena| arena.publish(&asm::constant(1)).unwrap().as_ptr().addr()).collect();
         let spread = starts.iter().max().unwrap() - starts.iter().min().unwrap();
         // A program uses a little space between them.
-        assert!(spread < 2_000 * (256 << 10), "{spread:#x}");
+        assert!(spread < count * (256 << 10), "{spread:#x}");
     });
 }
 
