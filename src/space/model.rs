@@ -1,5 +1,14 @@
 //! Heaps against a plain model, for the property tests and the fuzzer. The model is one vector of
 //! bools for the granules and one for the pages.
+//!
+//! ```text
+//! operation --> Heap: hints, index, cursor, bits --.
+//!          `--> model: two vectors ----------------+--> check: the same granules are free, the same
+//!                                                       pages hold memory, no large hole was missed
+//! ```
+//!
+//! The model searches everything each time, so it is slow, and cannot forget a hole. Operations
+//! are: allocate, free, give a span to another heap, trim.
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::panic, reason = "test code")]
 
 use arbitrary::{Arbitrary, Result, Unstructured};

@@ -1,5 +1,19 @@
 //! A system that counts what it is asked, refuses what it is told to, and knows what was not given
 //! back.
+//!
+//! It stands before the real system: a call that is not refused is made. An arena under test is
+//! built with `ArenaBuilder::os`, and never knows.
+//!
+//! | to refuse | call |
+//! |---|---|
+//! | the n-th call from now on | `fail_nth` |
+//! | one call of so many, by a seed | `fail_randomly` |
+//! | every call of some kinds | `refuse` |
+//! | every call of one kind from the n-th call on, as a policy that comes late | `forbid` |
+//! | nothing any more | `heal` |
+//!
+//! `take_log` returns the calls by name, and `mapped` the bytes that are still reserved, so that a
+//! test sees what was lost.
 
 use std::collections::BTreeMap;
 use std::ffi::CStr;

@@ -1,5 +1,9 @@
 //! A policy that comes after the arena was built: from some call on, one kind of call is refused
 //! for good. What the arena held it holds, and all of it can be used by the way in that is left.
+//!
+//! ```text
+//! build --> life --> from call n on, calls of that kind fail --> fill the arena --> heal --> all is free
+//! ```
 
 use std::collections::HashSet;
 

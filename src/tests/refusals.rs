@@ -1,5 +1,15 @@
 //! Every system call fails once, first to last: each time there is an error or it is absorbed, and
 //! nothing is lost.
+//!
+//! A test runs one scripted life of an arena ([`life`]) again and again. In the n-th run the n-th
+//! call is refused, until a run makes fewer calls than that.
+//!
+//! ```text
+//! build with a Faulty system --> life, with call n refused --> heal --> check: all space is free
+//! ```
+//!
+//! After each run the arena is used again, and must have all of its space. What the system refused
+//! to unmap must be in `sys::parked`, and leaves from there with the next arena.
 
 use std::cell::RefCell;
 

@@ -1,4 +1,12 @@
 //! The arena as a whole: heaps, lookup and guards together, over real memory.
+//!
+//! Each model builds an arena of a few spans inside the model, so that every atomic of it is one of
+//! loom's. The memory is the system's: loom runs one thread at a time, so code bytes are read and
+//! written without being watched.
+//!
+//! At its end a model checks that all space is free, and a static observer that the arena was
+//! released once. Models have two or three threads and a bound of one or two preemptions, because
+//! orders grow with the number of atomic accesses.
 
 use std::sync::atomic::Ordering;
 

@@ -1,4 +1,11 @@
 //! Guards against drops: the runtime's table, the guard's slot and the epoch.
+//!
+//! A model has a table with one function, as a runtime has it, and the guards of an arena, without
+//! the arena. One thread takes a guard and runs the function, another removes it, retires it and
+//! uses its space again. The function is a cell of loom's: a model fails if it is read and written
+//! without an order between the two.
+//!
+//! The counters are few here (three ages), so that models also reach the case that none is zero.
 
 use loom::cell::UnsafeCell;
 use std::sync::atomic::Ordering;

@@ -1,5 +1,15 @@
 //! Lookups against blocks that come and go: what is found was live, and is one block, not parts of
 //! two. A signal handler that interrupted the writer is one of the orders.
+//!
+//! A model has a lookup of a few bins without an arena. Writers hold a lock in the place of a
+//! heap's, as the arena's writers do. Readers take nothing.
+//!
+//! ```text
+//! writer: enter, take out, shorten      reader: find(granule) --> None, or one whole record
+//! ```
+//!
+//! A find that returns `None` is wrong if the block was live from before the find began until after
+//! it ended, and a record is wrong if no block ever had this start, length and tag together.
 
 use super::super::lookup::{Entry, Lookup};
 use super::{Arc, check, spawn};

@@ -1,5 +1,16 @@
 //! Several heaps in one arena: who takes from which, who frees into which, and what happens at the
 //! borders.
+//!
+//! In these tests a thread chooses its heap by number (`go_to_heap`), so that one thread plays
+//! several. Arenas have a few spans of 64 KiB, which are found full or free at will.
+//!
+//! | file | subject |
+//! |---|---|
+//! | `borders` | spans that change owner, holes that lie in two heaps |
+//! | `ends` | ends of arenas and threads; forked children |
+//! | `meeting` | threads that meet, and which heap each goes to |
+//! | `random` | random work, figures taken again from the tables |
+//! | `waiting` | what waits for guards, for pages to be sealed, for a system that refuses |
 
 mod borders;
 mod ends;

@@ -1,5 +1,10 @@
 //! Batches: functions that call each other before any of them is published, and the way back when a
 //! batch is given up or the system refuses any of its calls.
+//!
+//! The model knows which functions exist in which batch, what each returns, and which one calls
+//! which. After each operation it runs the functions that are published, and follows their calls. A
+//! refused call of the system makes the batch go: then none of its functions may be found or take
+//! space.
 
 use std::collections::BTreeMap;
 

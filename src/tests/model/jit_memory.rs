@@ -1,4 +1,9 @@
 //! Single blocks: contents, length and entry points, whatever is called and whatever fails.
+//!
+//! The model is a vector of bytes, and a list of functions with their offsets. The bytes are
+//! compared with the block's, and no page may be writable and executable. An operation calls a
+//! function by its entry point. After a refused call, the block has its old bytes or the written
+//! ones, and becomes executable at the next try.
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 

@@ -1,6 +1,16 @@
 //! The arena: no overlap, no lost byte, contents intact, figures exact, whatever the order of
 //! operations. Batches stay open across other operations, several at a time; the capacity is small,
 //! so that it is full again and again.
+//!
+//! The model is the list of live blocks with their bytes, of open batches and of waiting blocks.
+//! After each operation it compares:
+//!
+//! - the figures of the arena with its own,
+//! - the bytes and the lookup of each live block,
+//! - an `ArenaFull` with the holes that it knows itself.
+//!
+//! A system call may be refused at any step. Then the operation returns an error and the model
+//! stays as it was.
 
 mod cut;
 mod op;
