@@ -38,7 +38,7 @@ impl WriteWindow {
     /// - As for [`super::Os::make_window`].
     pub(super) unsafe fn new(span: Span) -> Result<Self> {
         if !enabled() {
-            return Err(Refused::new("protection keys", io::ErrorKind::Unsupported.into()));
+            return Err(Refused::new("pkey_alloc", io::ErrorKind::Unsupported.into()));
         }
         let flags: libc::c_long = 0;
         // SAFETY: it takes two numbers and returns a number.

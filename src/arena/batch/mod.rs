@@ -276,7 +276,7 @@ impl Batch {
 
     /// Returns the slot's bytes, to be written to. They usually lie elsewhere until the batch is
     /// published: [`Batch::address`] is the place where they will run. They are empty for a slot of
-    /// another batch. They are also empty in a forked child, which cannot publish.
+    /// another batch. In a forked child, which cannot publish, they may be empty too.
     pub fn bytes_mut(&mut self, slot: Slot) -> &mut [u8] {
         let len = self.entry(slot).map_or(0, |entry| entry.len as usize);
         self.granules_mut(slot).get_mut(..len).unwrap_or_default()

@@ -111,7 +111,8 @@ impl CodeArena {
     }
 
     /// Returns whether this process is a forked child that inherited the arena. Its code can then
-    /// be run, looked up and dropped here. Every other call returns [`Error::Forked`].
+    /// be run, looked up and dropped here. Every call that changes the arena returns
+    /// [`Error::Forked`].
     pub fn is_inherited(&self) -> bool {
         !self.core().memory.is_own()
     }

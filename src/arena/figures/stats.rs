@@ -18,7 +18,7 @@ use crate::modes::Unfilled;
 use crate::units::GRANULE;
 
 /// Figures of an arena at one moment, in bytes unless said otherwise. `{}` prints the most
-/// important ones as a line, `{:#}` prints all as a short table.
+/// important ones as a line, `{:#}` prints more of them as a short table.
 ///
 /// `live_bytes + padding_bytes + pending_bytes + batch_bytes + free_bytes == capacity` holds
 /// exactly if no other thread uses the arena. Otherwise space in flight counts to `batch_bytes`.
@@ -75,7 +75,7 @@ pub struct Stats {
     pub flips: u64,
     /// The number of writes through the kernel to executable pages.
     pub kernel_writes: u64,
-    /// The number of calls that returned memory to the system.
+    /// The number of calls that returned memory to the system, those of the build included.
     pub decommits: u64,
     /// The bytes of code that the instruction-cache flush was called for.
     pub flushed_bytes: u64,
