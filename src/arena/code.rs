@@ -98,8 +98,14 @@ impl<'a> Code<'a> {
 /// # Ok::<(), gaia_jit::Error>(())
 /// ```
 ///
+/// The numbers are those of DWARF: a length counts the bytes behind it, padding included. Values
+/// from 128 on take two bytes (208 is `0xd0, 1`), and a distance above 63 is `0x02` with the
+/// distance in a byte of its own. A function that begins with `sub rsp, 24` has `0x44, 0x0e, 32` (4
+/// bytes on: the frame is rsp + 32) and, behind the `add rsp, 24` at its end, `0x0e, 8`.
+///
 /// An observer that cannot use the information counts a refusal, and the function is published all
-/// the same. `unwind::Unwinder::check` (feature `unwind`) returns the reason.
+/// the same. `unwind::Unwinder::check` (feature `unwind`) returns the reason. It checks
+/// the form, and cannot know whether the frames are those of the code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum UnwindInfo<'a> {

@@ -28,9 +28,10 @@ impl<K, V> CacheBuilder<K, V> {
 
     /// Sets how many bytes of code the cache holds at most. The default is the arena's capacity.
     ///
-    /// It counts the code of the entries in the cache, without the padding of each function to 16
-    /// bytes. Code of entries that left the cache and are held, or wait for guards, comes on top
-    /// ([`Stats::held`](super::Stats::held)). The arena's capacity is the limit of everything.
+    /// It counts the code of the entries in the cache, with stubs, without data, and without the
+    /// padding of each function to 16 bytes. Code of entries that left the cache and are held, or
+    /// wait for guards, comes on top ([`Stats::held`](super::Stats::held)). The arena's capacity is
+    /// the limit of everything.
     pub fn budget(self, bytes: usize) -> Self {
         Self { budget: bytes, ..self }
     }

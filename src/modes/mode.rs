@@ -64,8 +64,9 @@ pub(super) trait Mode: Send + Sync {
         unsafe { region.set_executable(range, yes) }
     }
 
-    /// Gives the memory of whole pages back to the system, if the rules allow that. The pages can
-    /// be written to as before.
+    /// Gives the memory of whole pages back to the system. The pages can be written to as before.
+    /// It is called only where the rules say [`Trims::UnlessSealed`](super::rules::Trims) or
+    /// `Always`.
     ///
     /// # Safety
     /// - The caller owns the pages, and nobody needs their content.
