@@ -2,7 +2,7 @@
 //! the page.
 
 use crate::common::{self, asm, call, child, modes, sandbox};
-use gaia_jit::{CodeArena, WxMode};
+use gaia_jit::{CodeArena, DataAccess, WxMode};
 
 const PAGE: &str = include_str!("../../docs/needs.md");
 const COLUMNS: [WxMode; 4] = [WxMode::Flip, WxMode::DualMap, WxMode::PerThread, WxMode::FileWrite];
@@ -156,6 +156,27 @@ fn no_call_is_made_that_the_page_does_not_name() {
                 calls("all"),
                 calls(&name(mode))
             );
+        }
+        for mode in modes() {
+            let mut allowed: Vec<libc::c_long> = besides.to_vec();
+            for row in ["all", &name(mode), "data beside code, redirects"] {
+                allowed.extend(calls(row).into_iter().filter_map(number));
+            }
+            let ended = common::fork::fork(|| {
+                if !sandbox::allow_only(&allowed) {
+                    return;
+                }
+                let arena = CodeArena::builder().mode(mode).capacity(4 << 20).build().unwrap();
+                let place = |access| arena.data(100, 8, access, |_, bytes| bytes.fill(1)).unwrap();
+                for _ in 0..3 {
+                    let placed = [place(DataAccess::ReadOnly), place(DataAccess::ReadWrite)];
+                    let entry = arena.redirect(arena.publish(&asm::constant(3)).unwrap()).unwrap();
+                    drop(entry.swap(arena.publish(&asm::constant(4)).unwrap()).unwrap());
+                    drop((placed, entry));
+                    arena.trim().unwrap();
+                }
+            });
+            assert!(ended, "{mode:?}, data: another call was made than {:?}", calls("data beside code, redirects"));
         }
         // The control: a call that is not in the list ends the process.
         assert!(!common::fork::fork(|| {
