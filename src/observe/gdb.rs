@@ -68,11 +68,11 @@ use crate::{BlockInfo, Error, Observer, Published};
 ///
 /// # Breakpoints
 ///
-/// In `DualMap` a debugger cannot write to the code, because the code is shared memory that is not
-/// writable at its executable address. gdb reports no error for a `break` there, and never stops at
-/// it. Use hardware breakpoints (`hbreak`), which work by name and before `run` as well. `break`
-/// works in the other modes. It stops behind `push rbp; mov rbp, rsp` if the function begins so,
-/// else at its first instruction.
+/// In `DualMap` and `FileWrite` a debugger cannot write to the code, because the code is shared
+/// memory that is not writable at its executable address. gdb reports no error for a `break` there,
+/// and never stops at it. Use hardware breakpoints (`hbreak`), which work by name and before `run`
+/// as well. `break` works in the other modes. It stops behind `push rbp; mov rbp, rsp` if the
+/// function begins so, else at its first instruction.
 ///
 /// gdb does not notice when the code under a `break` is replaced. The breakpoint is lost with the
 /// old code. At its next stop, gdb writes the old instruction over the new one, and the program may
