@@ -207,8 +207,9 @@ fn a_filter_at_every_point_of_a_life() {
     ];
     #[cfg(target_pointer_width = "64")]
     calls.push((libc::SYS_mmap, "mmap"));
-    // Sanitizers map memory of their own, and end the process if they cannot.
-    if common::sanitized() {
+    // Sanitizers, and musl's allocator, map memory of their own. They end the process if they
+    // cannot.
+    if common::sanitized() || cfg!(target_env = "musl") {
         calls.retain(|(_, name)| !matches!(*name, "mmap" | "munmap" | "mremap"));
     }
     // On RISC-V the flush reaches the other cores, so a silent refusal would be stale code.

@@ -13,7 +13,7 @@ mod fork;
 mod late;
 #[cfg(target_os = "linux")]
 mod limits;
-#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#[cfg(all(target_os = "linux", target_arch = "x86_64", target_env = "gnu"))]
 mod needs;
 #[cfg(target_os = "linux")]
 mod signals;
