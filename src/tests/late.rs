@@ -36,8 +36,9 @@ fn fill(arena: &CodeArena) -> Result<Vec<CodeBlock>, Error> {
 }
 
 /// The calls that a whole life makes after the arena was built.
-fn calls(mode: WxMode, poison: bool) -> Vec<&'static str> {
+fn calls(mode: WxMode, poison: bool, always: &[&'static str]) -> Vec<&'static str> {
     let os = Faulty::leaked();
+    os.refuse(always);
     let arena = build(mode, poison, os).unwrap();
     os.take_log();
     life(&arena).unwrap();
@@ -48,14 +49,16 @@ fn build(mode: WxMode, poison: bool, os: &'static Faulty) -> Result<CodeArena, E
     CodeArena::builder().capacity(CAPACITY).mode(mode).poison(poison).huge_pages(true).os(os).build()
 }
 
-fn run(mode: WxMode, poison: bool) {
-    let calls = calls(mode, poison);
+/// `always` are calls that are refused from the start.
+fn run(mode: WxMode, poison: bool, always: &[&'static str]) {
+    let calls = calls(mode, poison, always);
     // On an emulated processor, from the first of each kind and every tenth.
     let step = 10 / often(10);
     let mut kinds = HashSet::new();
     // From each call on that is made, that kind of call is refused.
     for (n, call) in calls.into_iter().enumerate().filter(|(n, call)| kinds.insert(*call) || n % step == 0) {
         let os = Faulty::leaked();
+        os.refuse(always);
         let arena = build(mode, poison, os).unwrap();
         let fills_holes = arena.stats().fills_holes;
         os.forbid(call, n);
@@ -113,9 +116,13 @@ fn run(mode: WxMode, poison: bool) {
 
 /// For one mode, if the system has it: a process of its own for each, so that they run at once.
 fn in_a_child(test: &str, mode: WxMode, poison: bool) {
+    in_a_child_without(test, mode, poison, &[]);
+}
+
+fn in_a_child_without(test: &str, mode: WxMode, poison: bool, always: &[&'static str]) {
     child::run(test, || {
         if modes().any(|there| there == mode) {
-            run(mode, poison);
+            run(mode, poison, always);
         }
     });
 }
@@ -128,6 +135,16 @@ fn flip_loses_nothing() {
 #[test]
 fn flip_with_poison_loses_nothing() {
     in_a_child("flip_with_poison_loses_nothing", WxMode::Flip, true);
+}
+
+#[test]
+fn flip_without_the_kernel_write_loses_nothing() {
+    in_a_child_without("flip_without_the_kernel_write_loses_nothing", WxMode::Flip, false, &["writer"]);
+}
+
+#[test]
+fn flip_without_the_kernel_write_with_poison_loses_nothing() {
+    in_a_child_without("flip_without_the_kernel_write_with_poison_loses_nothing", WxMode::Flip, true, &["writer"]);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use gaia_jit::Batch;
 use gaia_jit::{DataAccess, DataBlock, Error};
 
-use super::common::{StopOnDrop, asm, call, modes, small};
+use super::common::{StopOnDrop, asm, call, fills_holes, modes, small};
 
 fn bytes_of(block: &DataBlock) -> Vec<u8> {
     // SAFETY: the block lives, and nobody writes to it.
@@ -313,7 +313,7 @@ fn constants_where_descriptors_are_wanting_for_a_while() {
         let Ok(arena) = small(gaia_jit::WxMode::DualMap).build() else { return };
         let place = || arena.data(16, 16, DataAccess::ReadOnly, |_, bytes| bytes.fill(1));
         let blocks: Vec<_> = (0..2).map(|_| place().unwrap()).collect();
-        if blocks[1].as_ptr().addr() != blocks[0].as_ptr().addr() + 16 {
+        if arena.stats().data_bytes > 32 || !fills_holes(gaia_jit::WxMode::Flip) {
             return super::common::not_run(NAME, "constants share no pages here");
         }
         let limit = |soft| {
@@ -330,6 +330,36 @@ fn constants_where_descriptors_are_wanting_for_a_while() {
         limit(before);
         let later = place().unwrap();
         assert_eq!(later.as_ptr().addr(), blocks[1].as_ptr().addr() + 16);
+    });
+}
+
+/// Fresh pages for data are made writable, so a policy against changes of protection refuses them.
+/// Code can still be published.
+#[cfg(target_os = "linux")]
+#[test]
+fn data_where_protections_cannot_change_any_more() {
+    const NAME: &str = "data_where_protections_cannot_change_any_more";
+    if super::common::sanitized() {
+        return super::common::not_run(NAME, "at its end a sanitizer protects pages");
+    }
+    super::common::child::run(NAME, || {
+        let arenas: Vec<_> =
+            modes().filter(|mode| fills_holes(*mode)).map(|mode| small(mode).build().unwrap()).collect();
+        if !super::common::sandbox::deny(libc::SYS_mprotect) {
+            return super::common::not_run(NAME, "no filters here");
+        }
+        for arena in arenas {
+            let mode = arena.mode();
+            for access in [DataAccess::ReadWrite, DataAccess::ReadOnly] {
+                let refused = arena.data(16, 16, access, |_, bytes| bytes.fill(1));
+                assert!(matches!(refused, Err(Error::OperatingSystem { .. })), "{mode:?} {access:?}: {refused:?}");
+            }
+            let block = arena.publish(&asm::constant(5)).unwrap();
+            assert!(matches!(arena.redirect(block), Err(Error::OperatingSystem { .. })), "{mode:?}");
+            let stats = arena.stats();
+            assert_eq!((stats.data_bytes, stats.data_blocks, stats.live_blocks), (0, 0, 0), "{mode:?}");
+            assert_eq!(call(&arena.publish(&asm::constant(5)).unwrap()), 5, "{mode:?}");
+        }
     });
 }
 
