@@ -44,6 +44,7 @@ mod core;
 mod data;
 mod events;
 mod figures;
+mod getters;
 mod guards;
 mod handle;
 mod heaps;

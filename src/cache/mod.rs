@@ -75,7 +75,7 @@
 //! No call is safe in a signal handler, because each takes a lock.
 
 mod builder;
-mod by_hand;
+mod changes;
 mod clock;
 mod compilation;
 mod compile_once;

@@ -1,6 +1,6 @@
 //! The one table of relocations: name, number, formula, field and architecture of each kind.
 //!
-//! The macro at the end of the file makes of it the public enum [`Reloc`] and the function that
+//! The macro `relocations` makes of it the public enum [`Reloc`] and the function that
 //! leads from a kind to its [`Spec`]. A new kind is one line here, and lines in `vectors.txt` that
 //! an assembler and a linker made.
 //!

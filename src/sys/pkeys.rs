@@ -38,7 +38,8 @@ impl WriteWindow {
     /// - As for [`super::Os::make_window`].
     pub(super) unsafe fn new(span: Span) -> Result<Self> {
         if !enabled() {
-            return Err(Refused::new("pkey_alloc", io::ErrorKind::Unsupported.into()));
+            let none = io::Error::new(io::ErrorKind::Unsupported, "this processor, or its system, has none");
+            return Err(Refused::new("use of protection keys", none));
         }
         let flags: libc::c_long = 0;
         // SAFETY: it takes two numbers and returns a number.

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
-use crate::common::{self, asm, child, modes, often, small};
+use crate::common::{self, StopOnDrop, asm, child, modes, often, small};
 use gaia_jit::{Code, CodeArena, CodeBlock, Error, WxMode};
 
 /// An allocator that notices allocations and releases in the handler.
@@ -162,6 +162,7 @@ fn interrupt(mode: WxMode) {
     install();
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
+        let _ended = StopOnDrop(&stop);
         let (sender, receiver) = std::sync::mpsc::channel();
         for seed in 0..2 {
             let (arena, stop, sender) = (&arena, &stop, sender.clone());
@@ -182,7 +183,6 @@ fn interrupt(mode: WxMode) {
             // A handler that waits for the call that it interrupted would never return.
             thread::yield_now();
         }
-        stop.store(true, Ordering::Relaxed);
     });
     let (calls, wrong) = (IN_HANDLER.load(Ordering::Relaxed), WRONG.load(Ordering::Relaxed));
     assert_eq!((wrong, ALLOCATED.load(Ordering::Relaxed)), (0, 0), "{mode:?}");

@@ -8,7 +8,7 @@
 //!
 //! # Locks
 //!
-//! A drop and a placement take the lock of the data area, and no other lock meanwhile.
+//! A drop and a placement take the lock of the data area.
 
 use std::fmt;
 use std::panic::{RefUnwindSafe, UnwindSafe};

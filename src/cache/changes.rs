@@ -1,4 +1,4 @@
-//! Adding and removing entries by hand.
+//! Changes of the cache by its user: adding and removing entries.
 //!
 //! All four calls change the table of entries under the lock of the state, and drop what left the
 //! cache after the lock was released, because a drop may run the user's code.
