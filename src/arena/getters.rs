@@ -61,6 +61,12 @@ impl CodeArena {
     /// Returns whether this process is a forked child that inherited the arena. Its code can then
     /// be run, looked up and dropped here. Every call that changes the arena returns
     /// [`Error::Forked`].
+    ///
+    /// ```
+    /// let arena = gaia_jit::CodeArena::builder().capacity(1 << 20).build()?;
+    /// assert!(!arena.is_inherited()); // true in a child that this process forks
+    /// # Ok::<(), gaia_jit::Error>(())
+    /// ```
     pub fn is_inherited(&self) -> bool {
         !self.core().memory.is_own()
     }

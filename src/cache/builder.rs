@@ -32,6 +32,17 @@ impl<K, V> CacheBuilder<K, V> {
     /// padding of each function to 16 bytes. Code of entries that left the cache and are held, or
     /// wait for guards, comes on top ([`Stats::held`](super::Stats::held)). The arena's capacity is
     /// the limit of everything.
+    ///
+    /// ```
+    /// # use gaia_jit::{CodeArena, cache::CodeCache};
+    /// # let arena = CodeArena::builder().capacity(1 << 20).build()?;
+    /// let cache: CodeCache<u32> = CodeCache::builder(arena).budget(1_000).build();
+    /// for key in 0..20 {
+    ///     cache.get_or_compile(&key, |batch| batch.push(&[0xc3; 100]))?;
+    /// }
+    /// assert!(cache.stats().bytes <= 1_000 && cache.stats().evictions >= 10);
+    /// # Ok::<(), gaia_jit::Error>(())
+    /// ```
     pub fn budget(self, bytes: usize) -> Self {
         Self { budget: bytes, ..self }
     }

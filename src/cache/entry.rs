@@ -25,6 +25,16 @@ use crate::{CodeBlock, DataBlock, Typed};
 /// start.
 ///
 /// An [`Arc`] of the entry keeps the code alive, whether the entry is still in the cache or not.
+///
+/// ```
+/// # use gaia_jit::{CodeArena, cache::CodeCache};
+/// # let arena = CodeArena::builder().capacity(1 << 20).build()?;
+/// let cache: CodeCache<&str, u32> = CodeCache::builder(arena).build();
+/// let entry = cache.get_or_compile_with(&"ret", |batch| Ok::<_, gaia_jit::Error>((batch.push(&[0xc3])?, 7)))?;
+/// cache.clear();
+/// assert_eq!((*entry.key(), *entry.value(), entry.len()), ("ret", 7, 1)); // still there
+/// # Ok::<(), gaia_jit::Error>(())
+/// ```
 #[repr(C)]
 pub struct Entry<K, V = ()> {
     // The fields that a hit reads come first, beside the counts of the `Arc`, so that they are

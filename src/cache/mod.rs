@@ -303,6 +303,16 @@ impl<K: Hash + Eq + Send + Sync + 'static> CodeCache<K> {
     /// Does the same as [`get_or_compile_with`](CodeCache::get_or_compile_with), for a cache
     /// without values.
     ///
+    /// ```
+    /// # use gaia_jit::{CodeArena, cache::CodeCache};
+    /// # let arena = CodeArena::builder().capacity(1 << 20).build()?;
+    /// let cache: CodeCache<u32> = CodeCache::builder(arena).build();
+    /// let first = cache.get_or_compile(&1, |batch| batch.push(&[0xc3]))?;
+    /// let again = cache.get_or_compile(&1, |_| -> Result<_, gaia_jit::Error> { unreachable!("it is there") })?;
+    /// assert_eq!(first.as_ptr(), again.as_ptr());
+    /// # Ok::<(), gaia_jit::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As for [`get_or_compile_with`](CodeCache::get_or_compile_with).
     pub fn get_or_compile<Q, E>(

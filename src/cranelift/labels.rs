@@ -14,6 +14,8 @@ use crate::sys::process_lock::ProcessLock;
 /// It is necessary because a module does not pass them to its memory provider. Clones serve the
 /// same module. Call it after `define_function`, before the next `define_function`, and before
 /// `finalize_definitions`.
+///
+/// The page of the [module](super) has an example.
 #[derive(Clone)]
 pub struct Labels(Arc<ProcessLock<Pending>>);
 

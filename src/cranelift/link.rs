@@ -128,6 +128,8 @@ impl Batch {
     /// they can call each other. Functions of earlier calls are a [`Target::Slot`] too. Stubs are
     /// reserved for targets that may be out of reach, and for cells (`is_pic`).
     ///
+    /// The page of [`cranelift::link`](crate::cranelift::link) has an example.
+    ///
     /// # Errors
     /// After an error the batch can only be dropped.
     ///

@@ -26,6 +26,8 @@ use crate::{CodeArena, Error};
 
 /// A provider of memory for one `JITModule`, from an arena. The [module](super) describes it.
 ///
+/// The page of the [module](super) has an example.
+///
 /// # The module's end
 ///
 /// | | the memory |
@@ -63,6 +65,13 @@ impl CodeArenaProvider {
     /// Returns a provider of memory from `arena`, which may serve any number of modules, and other
     /// code.
     ///
+    /// ```
+    /// # use gaia_jit::{CodeArena, WxMode, cranelift::CodeArenaProvider};
+    /// let arena = CodeArena::builder().capacity(1 << 20).build()?;
+    /// let (first, second) = (CodeArenaProvider::new(arena.clone())?, CodeArenaProvider::new(arena.clone())?);
+    /// # Ok::<(), gaia_jit::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// - [`Error::Unsupported`] unless the arena's mode is [`WxMode::Flip`](crate::WxMode::Flip),
     ///   and if it was built with [`ArenaBuilder::seal`](crate::ArenaBuilder::seal).
@@ -88,6 +97,14 @@ impl CodeArenaProvider {
     /// Sets that all memory is freed when the module is dropped, instead of staying in use for
     /// ever.
     ///
+    /// ```
+    /// # use gaia_jit::{CodeArena, WxMode, cranelift::CodeArenaProvider};
+    /// # let arena = CodeArena::builder().capacity(1 << 20).build()?;
+    /// // SAFETY: what this module defines is used while the module lives, and not later.
+    /// let provider = unsafe { CodeArenaProvider::new(arena.clone())?.free_on_drop() };
+    /// # Ok::<(), gaia_jit::Error>(())
+    /// ```
+    ///
     /// # Safety
     /// - Nobody runs the module's functions or uses its data when the module is dropped, or later.
     pub unsafe fn free_on_drop(mut self) -> Self {
@@ -97,6 +114,8 @@ impl CodeArenaProvider {
 
     /// Returns an owner of the memory. It outlives the module, threads can share it, and its last
     /// clone frees the memory.
+    ///
+    /// [`ModuleMemory`] has an example.
     ///
     /// # Safety
     /// - Nobody runs the module's functions or uses its data when the module and the last clone are

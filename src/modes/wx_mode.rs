@@ -127,6 +127,15 @@ pub enum WxMode {
 /// A function that is published by itself then takes pages of its own, and a hole is not used
 /// before its page is empty. Publish in batches, or use another mode
 /// ([`ArenaBuilder::modes`](crate::ArenaBuilder::modes)).
+///
+/// ```
+/// let arena = gaia_jit::CodeArena::builder().capacity(1 << 20).build()?;
+/// match arena.stats().unfilled {
+///     None => println!("functions fill holes between others"),
+///     Some(why) => println!("publish in batches: {why:?}"),
+/// }
+/// # Ok::<(), gaia_jit::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]

@@ -153,6 +153,15 @@ struct Object {
 impl Gdb {
     /// Returns the observer. It changes nothing before the first publication.
     ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use gaia_jit::{CodeArena, observe::Gdb};
+    ///
+    /// let gdb = Arc::new(Gdb::new()?); // one for all arenas, or one for each
+    /// let arena = CodeArena::builder().capacity(1 << 20).observer(gdb.clone()).build()?;
+    /// # Ok::<(), gaia_jit::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// - [`Error::Unsupported`] on an architecture without a number in ELF.
     pub fn new() -> Result<Self, Error> {
@@ -165,6 +174,12 @@ impl Gdb {
     /// Returns the number of functions of this process that debuggers do not know, because no
     /// object could be made, or because the process was forked while another thread published and
     /// the list cannot be used any more.
+    ///
+    /// ```
+    /// let gdb = gaia_jit::observe::Gdb::new()?;
+    /// assert_eq!(gdb.lost(), 0);
+    /// # Ok::<(), gaia_jit::Error>(())
+    /// ```
     pub fn lost(&self) -> u64 {
         LOST.load(Ordering::Relaxed)
     }

@@ -108,6 +108,8 @@ impl Jitdump {
     /// Creates the file in the directory that the environment variable `JITDUMPDIR` names, or in
     /// the current directory.
     ///
+    /// [`Jitdump`] has an example.
+    ///
     /// # Errors
     /// As for [`Jitdump::in_directory`].
     pub fn new() -> Result<Self, Error> {
@@ -162,6 +164,8 @@ impl Jitdump {
     }
 
     /// Writes all functions that were published before the call.
+    ///
+    /// [`Jitdump::in_directory`] has an example.
     ///
     /// # Errors
     /// - [`Error::OperatingSystem`] if some of them cannot be written. These are lost.

@@ -109,6 +109,8 @@ impl PerfMap {
     /// A file that an earlier process of the same number left is removed first. Links are not
     /// followed.
     ///
+    /// [`PerfMap`] has an example.
+    ///
     /// # Errors
     /// - [`Error::Unsupported`] if this process has a map already, because one map serves all
     ///   arenas. Also if another process of the same number writes the file, in a container that
@@ -201,6 +203,8 @@ impl PerfMap {
     }
 
     /// Writes all functions that were published before the call.
+    ///
+    /// [`PerfMap::in_directory`] has an example.
     ///
     /// # Errors
     /// - [`Error::OperatingSystem`] if some of them cannot be written. These are lost.

@@ -93,6 +93,8 @@ macro_rules! relocations {
         /// | `RiscvPcrelLo12I`, `RiscvPcrelLo12S` | `R_RISCV_PCREL_LO12_I`, `LO12_S` | `RiscvPCRelLo12I` | low 12 bits of the value linked at `S + A` | |
         ///
         /// [`Display`](std::fmt::Display) prints the name in ELF.
+        ///
+        /// [`Batch::link`](crate::Batch::link) has an example.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         #[allow(missing_docs, reason = "all of them are in the table")]

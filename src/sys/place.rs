@@ -11,6 +11,7 @@
 //!
 //! It is plain arithmetic, without calls of the system.
 #![forbid(unsafe_code)]
+#![cfg_attr(not(any(unix, windows)), allow(dead_code, reason = "nothing is reserved there"))]
 
 use std::ops::Range;
 
@@ -38,7 +39,6 @@ pub(crate) struct Place {
 
 /// An address to which all of the code is to be close.
 #[derive(Clone, Debug)]
-#[cfg_attr(not(any(unix, windows)), allow(dead_code, reason = "nothing is reserved there"))]
 pub(crate) struct Near {
     pub(crate) address: usize,
     /// The range in which all of the reservation lies.

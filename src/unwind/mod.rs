@@ -156,6 +156,8 @@ struct Listener {
 impl Unwinder {
     /// Returns an unwinder without registrations.
     ///
+    /// [`Unwinder::attach`] has an example.
+    ///
     /// # Errors
     /// - [`Error::Unsupported`] if the system's unwinder accepts nothing at run time: on 32-bit
     ///   Arm, on 32-bit Windows, and on systems that are neither Unix nor Windows.
@@ -167,6 +169,17 @@ impl Unwinder {
     /// Registers the functions of the arena from its beginning. One unwinder serves any number of
     /// arenas. If an arena is attached to several unwinders, the last of them registers its
     /// functions, once.
+    ///
+    /// ```
+    /// # #[cfg(all(target_os = "linux", target_arch = "x86_64"))] {
+    /// use gaia_jit::{CodeArena, unwind::Unwinder};
+    ///
+    /// let unwinder = Unwinder::new()?;
+    /// let arena = unwinder.attach(CodeArena::builder().capacity(1 << 20)).build()?;
+    /// assert_eq!((unwinder.registered(), unwinder.refused()), (0, 0));
+    /// # }
+    /// # Ok::<(), gaia_jit::Error>(())
+    /// ```
     pub fn attach(&self, builder: ArenaBuilder) -> ArenaBuilder {
         builder.observer(Arc::clone(&self.0) as Arc<dyn Observer>)
     }

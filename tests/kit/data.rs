@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use gaia_jit::Batch;
 use gaia_jit::{DataAccess, DataBlock, Error};
 
-use super::common::{StopOnDrop, asm, call, fills_holes, modes, small};
+use super::common::{StopOnDrop, asm, call, modes, small};
 
 fn bytes_of(block: &DataBlock) -> Vec<u8> {
     // SAFETY: the block lives, and nobody writes to it.
@@ -313,7 +313,7 @@ fn constants_where_descriptors_are_wanting_for_a_while() {
         let Ok(arena) = small(gaia_jit::WxMode::DualMap).build() else { return };
         let place = || arena.data(16, 16, DataAccess::ReadOnly, |_, bytes| bytes.fill(1));
         let blocks: Vec<_> = (0..2).map(|_| place().unwrap()).collect();
-        if arena.stats().data_bytes > 32 || !fills_holes(gaia_jit::WxMode::Flip) {
+        if arena.stats().data_bytes > 32 || !super::common::fills_holes(gaia_jit::WxMode::Flip) {
             return super::common::not_run(NAME, "constants share no pages here");
         }
         let limit = |soft| {
@@ -344,7 +344,7 @@ fn data_where_protections_cannot_change_any_more() {
     }
     super::common::child::run(NAME, || {
         let arenas: Vec<_> =
-            modes().filter(|mode| fills_holes(*mode)).map(|mode| small(mode).build().unwrap()).collect();
+            modes().filter(|mode| super::common::fills_holes(*mode)).map(|mode| small(mode).build().unwrap()).collect();
         if !super::common::sandbox::deny(libc::SYS_mprotect) {
             return super::common::not_run(NAME, "no filters here");
         }

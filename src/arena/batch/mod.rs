@@ -277,6 +277,17 @@ impl Batch {
     /// Returns the slot's bytes, to be written to. They usually lie elsewhere until the batch is
     /// published: [`Batch::address`] is the place where they will run. They are empty for a slot of
     /// another batch. In a forked child, which cannot publish, they may be empty too.
+    ///
+    /// ```
+    /// # let arena = gaia_jit::CodeArena::builder().capacity(1 << 20).build()?;
+    /// let mut batch = arena.batch();
+    /// let slot = batch.reserve(4, 16)?;
+    /// let address = batch.address(slot); // where the bytes will run
+    /// batch.bytes_mut(slot).copy_from_slice(&[0x90, 0x90, 0x90, 0xc3]);
+    /// let block = batch.publish()?.remove(slot.index());
+    /// assert_eq!((block.as_ptr(), &block.as_bytes()[..]), (address, &[0x90, 0x90, 0x90, 0xc3][..]));
+    /// # Ok::<(), gaia_jit::Error>(())
+    /// ```
     pub fn bytes_mut(&mut self, slot: Slot) -> &mut [u8] {
         let len = self.entry(slot).map_or(0, |entry| entry.len as usize);
         self.granules_mut(slot).get_mut(..len).unwrap_or_default()

@@ -391,6 +391,8 @@ impl ArenaBuilder {
     ///
     /// It costs about 100 bytes and the name for each function, and a lock of the whole arena at
     /// each publication and each drop.
+    ///
+    /// [`CodeArena::attach`](crate::CodeArena::attach) has an example.
     pub fn keep_notes(self, yes: bool) -> Self {
         Self { keep_notes: yes, ..self }
     }
