@@ -73,7 +73,8 @@ pub enum Error {
         free: usize,
         /// The bytes of the largest hole.
         largest_hole: usize,
-        /// The bytes of dropped blocks that wait for guards.
+        /// The bytes of dropped blocks that wait for guards. In a compilation of a cache, those of
+        /// entries that it evicted are included.
         waiting: usize,
     },
 
@@ -119,6 +120,10 @@ pub enum Error {
     /// Reserve the slot with more stubs
     /// ([`Batch::reserve_with_stubs`](crate::Batch::reserve_with_stubs)), or build the arena
     /// [`near`](crate::ArenaBuilder::near) its targets.
+    ///
+    /// [`Batch::branch_target`](crate::Batch::branch_target) returns it.
+    /// [`Batch::link`](crate::Batch::link) returns [`Error::Link`] instead, with the place of the
+    /// branch.
     #[error("slot {slot} has {stubs} stubs, and none is left for this target: reserve it with more")]
     #[non_exhaustive]
     NoStub {

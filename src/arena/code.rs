@@ -77,21 +77,20 @@ impl<'a> Code<'a> {
 /// use gaia_jit::{Code, UnwindInfo};
 ///
 /// let code = [0x55, 0x48, 0x89, 0xe5, 0x90, 0x5d, 0xc3];
-/// let mut frames: Vec<u8> = [
+/// let frames: Vec<u8> = [
 ///     &[20, 0, 0, 0, 0, 0, 0, 0, 1, 0][..], // CIE of 20 bytes: version 1, no augmentation,
 ///     &[1, 0x78, 16],                       // factors 1 and -8, the return address is register 16
 ///     &[0x0c, 7, 8, 0x90, 1],               // the frame is rsp + 8, the return address at its end
 ///     &[0; 6],                              // padding
-///     &[28, 0, 0, 0, 28, 0, 0, 0],          // FDE of 28 bytes, 28 behind the start of its CIE
+///     &[36, 0, 0, 0, 28, 0, 0, 0],          // FDE of 36 bytes, 28 behind the start of its CIE
 ///     &[0; 8],                              // its first address: the start of the function
 ///     &(code.len() as u64).to_le_bytes(),
 ///     &[0x41, 0x0e, 16, 0x86, 2],           // 1 byte on: the frame is rsp + 16, rbp is saved
 ///     &[0x43, 0x0d, 6],                     // 3 bytes on: the frame is rbp + 16
+///     &[0x42, 0x0c, 7, 8],                  // 2 bytes on, behind `pop rbp`: rsp + 8 again
+///     &[0; 4],                              // padding
 /// ]
 /// .concat();
-/// frames.extend([0x42, 0x0c, 7, 8]); // 2 bytes on, behind `pop rbp`: rsp + 8 again
-/// frames.extend([0; 4]);
-/// frames[24] += 8; // these are in the FDE, too
 /// # #[cfg(all(feature = "unwind", target_os = "linux", target_arch = "x86_64"))]
 /// gaia_jit::unwind::Unwinder::check(UnwindInfo::EhFrame(&frames), &code).unwrap();
 /// let block = arena.publish(Code::new(&code).unwind(UnwindInfo::EhFrame(&frames)))?;
@@ -101,7 +100,8 @@ impl<'a> Code<'a> {
 /// The numbers are those of DWARF: a length counts the bytes behind it, padding included. Values
 /// from 128 on take two bytes (208 is `0xd0, 1`), and a distance above 63 is `0x02` with the
 /// distance in a byte of its own. A function that begins with `sub rsp, 24` has `0x44, 0x0e, 32` (4
-/// bytes on: the frame is rsp + 32) and, behind the `add rsp, 24` at its end, `0x0e, 8`.
+/// bytes on: the frame is rsp + 32). Behind the `add rsp, 24` at its end it has `0x40` plus the
+/// number of bytes since then, and `0x0e, 8`.
 ///
 /// An observer that cannot use the information counts a refusal, and the function is published all
 /// the same. `unwind::Unwinder::check` (feature `unwind`) returns the reason. It checks

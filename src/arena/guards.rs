@@ -20,37 +20,7 @@
 //! ([`SHARDS`]), because threads that add to one cache line wait for each other. The address of a
 //! thread's stack decides which copy it uses.
 //!
-//! # When no counter is zero
-//!
-//! Then guards of [`AGES`] different ages are held, and the youngest counter stays the youngest.
-//! New guards count as old as the guards before them. A block that is dropped now waits for all of
-//! the other ages in any case, because they are older than its drop. After one of them has ended,
-//! the next call that drops or places code under the lock, or counts, makes its counter the
-//! youngest. So a guard that is younger than the drop can delay the block only if it was taken
-//! before that call.
-//!
-//! # Why it is right
-//!
-//! A thread takes a guard and then reads the runtime's table of functions. Another thread removes
-//! the function from that table, then drops it and reads the counters. Both have a sequentially
-//! consistent fence between these steps. So either the dropping thread sees the guard, or the
-//! guarded thread sees the table without the function. (This is the store-buffering pattern.
-//! Crossbeam-epoch and hazard pointers rely on it too.)
-//!
-//! A drop that sees a guard is marked, under a lock, with the present epoch. No counter has a later
-//! epoch at that moment. Every later change of a counter's epoch takes that lock too, so it comes
-//! after the drop's fence. Therefore it cannot see a counter as zero if a guard has added to it for
-//! which the drop has to wait. So as long as that guard exists, its counter keeps an epoch that is
-//! not later than the drop's. It does not matter which counter the guard added to, or whether that
-//! counter was still the youngest, because a guard that looks older than it is only causes a delay.
-//!
-//! The end of a guard has no fence. Its subtraction releases, and a thread that reads the counter
-//! acquires. This holds even if others have added or subtracted since, because these are
-//! read-modify-writes ("release sequence" in the C++ standard).
-//!
-//! A thread that reclaims reads the epochs without the lock. It may read an epoch of a counter that
-//! is too early, which only causes a delay. Or it may read a later one, if the guards that it saw
-//! have ended and others were taken. Those are younger.
+//! `docs/design.md`, "Guards", says why it is right.
 
 use crate::sync::Ordering;
 use crate::sync::checked::{AtomicU64, Mutex, fence, rmw_is_a_fence};

@@ -31,7 +31,7 @@ impl<K, V> CacheBuilder<K, V> {
     /// It counts the code of the entries in the cache, with stubs, without data, and without the
     /// padding of each function to 16 bytes. Code of entries that left the cache and are held, or
     /// wait for guards, comes on top ([`Stats::held`](super::Stats::held)). The arena's capacity is
-    /// the limit of everything.
+    /// the limit of everything, so leave a tenth of it or more if threads run code under guards.
     ///
     /// ```
     /// # use gaia_jit::{CodeArena, cache::CodeCache};

@@ -1,5 +1,6 @@
 //! A cache of compiled code by key (feature `cache`): it has a budget, evicts, and compiles each
 //! key once even if many threads ask for it at the same time.
+//! [The design](crate::design#a-cache-of-its-own) says why it is no general cache library.
 //!
 //! ```
 //! # #[cfg(target_arch = "x86_64")] {
@@ -36,27 +37,16 @@
 //!
 //! An entry that leaves while there are [guards](crate::CodeArena::pin) waits until these have
 //! ended. It is dropped at the next call that compiles, inserts, invalidates or asks for
-//! [`stats`](CodeCache::stats). A thread that holds a guard while it compiles makes its own
-//! evictions wait. In that case, and if every entry is held, the compilation gets an
-//! [`Error::ArenaFull`] that says how many bytes wait.
+//! [`stats`](CodeCache::stats). In a full arena, a compilation waits a few milliseconds at most for
+//! the guards of other threads. It gets an [`Error::ArenaFull`], which says how many bytes wait, in
+//! each of these cases:
 //!
-//! # Why not a cache library
+//! - every entry is held;
+//! - guards last longer than that;
+//! - the compiling thread itself has a guard.
 //!
-//! The table is that of `hashbrown`. The policy is the clock algorithm, a queue and a mark. The
-//! rest deals with code. [`quick_cache`](https://docs.rs/quick_cache) 0.7 was considered, because
-//! it is well maintained and has weights and pinning. No settings change the following:
-//!
-//! - *It divides the budget among its shards.* An entry that is heavier than a shard's part for
-//!   much used entries is dropped at once, so a large batch could not be cached. With one shard,
-//!   all hits share one lock.
-//! - *It makes room only by shrinking.* A full arena needs a number of bytes at once.
-//!   `set_capacity` visits all shards. Two threads that shrink and restore undo each other's
-//!   change. Each time, the memory of evicted entries is cut down with rounding.
-//! - *Removing a key removes the mark of its running compilation.* The next caller then compiles it
-//!   a second time at the same time. A recursion on a key waits for itself, for ever or until a
-//!   time limit.
-//! - *It returns clones only*, so nothing can be read under a guard without a reference count.
-//! - *`retain` and `clear` drop under its locks*, and dropping code calls observers.
+//! If threads run code under guards, set the [`budget`](CacheBuilder::budget) to nine tenths of the
+//! capacity or less. The rest is room for code that waits.
 //!
 //! # Keys
 //!
@@ -262,7 +252,7 @@ where
     /// - [`Error::OperatingSystem`] if the system refuses memory, to write, or to change
     ///   protections ([`Batch::publish_with_data`]).
     ///
-    /// Inside of `compile`, after everything was evicted that can be ([module](self)),
+    /// Inside of `compile`, if eviction makes no room ([module](self) says when),
     /// [`Batch::push`] and [`Batch::reserve`] return [`Error::ArenaFull`], and [`Batch::data`]
     /// returns [`Error::DataFull`].
     pub fn get_or_compile_with<Q, E>(

@@ -1,11 +1,12 @@
-//! The events of an arena, for [`tracing`].
+//! The events of an arena, for [`tracing`](https://docs.rs/tracing).
 #![forbid(unsafe_code)]
 
 use tracing::{debug, trace};
 
 use crate::{BlockInfo, Observer, Published, Reservation};
 
-/// An observer that sends the events of an arena to [`tracing`], with the target `gaia_jit`.
+/// An observer that sends the events of an arena to [`tracing`](https://docs.rs/tracing), with the
+/// target `gaia_jit`.
 ///
 /// | level | events |
 /// |---|---|

@@ -6,7 +6,10 @@
 //!
 //! - a Rust panic or C++ exception passes through frames of these functions, if they were called
 //!   with `extern "C-unwind"`;
-//! - debuggers, profilers and `std::backtrace` see the callers behind these frames.
+//! - `std::backtrace`, and profilers inside of the process, see the callers behind these frames.
+//!
+//! Debuggers do not ask the process's unwinder: give the same information to `observe::Gdb`
+//! (feature `gdb`), which passes it on to them.
 //!
 //! At a function without unwind information all of these end.
 //!
@@ -76,33 +79,10 @@
 //! For such programs, sample from outside (`perf`), walk by frame pointers, or use libgcc 13 or
 //! later. Its searches allocate nothing and take no lock.
 //!
-//! # Cost
+//! # Costs
 //!
-//! Each function takes about 200 bytes. libgcc since 13 keeps registrations in a tree, and
-//! everything costs little. Older versions (Debian 12 has 12.2) keep lists. Every unwinding and
-//! every deregistration walks these lists, and new entries are sorted into them one by one. There
-//! the functions in each 16 KiB of the arena are registered together (`frames.rs`). Measured with
-//! 12.2, functions of 50 bytes, unoptimised build:
-//!
-//! | | 10,000 one by one | as tables | 40,000 one by one | as tables | none registered |
-//! |---|---|---|---|---|---|
-//! | first panic after all were published | 388 ms | 0.03 ms | 8.7 s | 0.03 ms | 0.03 ms |
-//! | each one after it | 0.6 to 5 ms | 3.5 µs | 2 to 33 ms | 5 µs | 3 µs |
-//! | dropping all of them | 227 ms | 81 ms | 9.5 s | 0.5 s | 2, 4 ms |
-//! | publishing one | 4.5 µs | 11 µs | 4.6 µs | 12 µs | 3 µs |
-//!
-//! The figures for the first panic include the search that follows each registration. That search
-//! adds less to publishing and dropping than the difference from run to run (optimised build,
-//! 10,000 published one by one: 9 µs each with it, 12 µs without).
-//!
-//! With other unwinders, optimised build:
-//!
-//! | | first panic | later ones | dropping 40,000 functions |
-//! |---|---|---|---|
-//! | libgcc 14 and 16 | 0.025 ms for any number of functions | | 0.1 s |
-//! | LLVM's libunwind 14, 40,000 functions | 0.03 ms | up to 0.12 ms | 0.75 s |
-//!
-//! LLVM's libunwind has a list as well, without the sorting, and no call that registers a table.
+//! About 200 bytes for each function. [The design](crate::design#what-it-costs) has the times of
+//! panics, publications and drops, with old and new versions of libgcc.
 
 mod refusal;
 

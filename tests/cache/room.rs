@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use gaia_jit::cache::{CodeCache, Entry, Reason, WeakCache};
 use gaia_jit::{Batch, CodeArena, DataAccess, Error, WxMode};
@@ -94,6 +94,28 @@ fn a_full_arena_says_what_waits_for_guards() {
         drop(guard);
         ask(&cache, n, n, LEN);
         assert_eq!(cache.stats().held, 0);
+    }
+}
+
+/// A guard that another thread ends meanwhile is waited for. Here the hook ends it, after the
+/// eviction whose memory it keeps.
+#[test]
+fn a_full_arena_waits_for_guards_that_end() {
+    // The hook outlives this function, as far as the compiler knows, and so has the guard to.
+    static ARENAS: OnceLock<Vec<CodeArena>> = OnceLock::new();
+    for arena in ARENAS.get_or_init(|| modes().map(|mode| small(mode).build().unwrap()).collect()) {
+        let guard = Arc::new(Mutex::new(None));
+        let hooks = Arc::clone(&guard);
+        let hook = move |_: &Entry<u32, ()>, _| drop(hooks.lock().unwrap().take());
+        let cache: CodeCache<u32> = CodeCache::builder(arena.clone()).on_evict(hook).build();
+        let mut n = 0;
+        while cache.stats().evictions < 10 {
+            *guard.lock().unwrap() = Some(arena.pin());
+            ask(&cache, n, n, LEN);
+            n += 1;
+        }
+        drop(guard.lock().unwrap().take());
+        assert_eq!(cache.stats().held, 0, "{:?}", arena.mode());
     }
 }
 

@@ -1,7 +1,6 @@
 //! Tests against an attacker who can make calls or guess addresses: sealed mappings, landing pads,
 //! views that are not near each other, pages without access at both ends.
 
-use std::collections::HashSet;
 use std::mem::ManuallyDrop;
 use std::sync::Mutex;
 
@@ -102,8 +101,8 @@ fn maps_at(address: usize) -> bool {
 /// Returns the distances of the writable views of some arenas from their code. A writable view is
 /// the mapping of the memory that is not executable.
 #[cfg(target_pointer_width = "64")]
-fn distances() -> HashSet<isize> {
-    let mut distances = HashSet::new();
+fn distances() -> std::collections::HashSet<isize> {
+    let mut distances = std::collections::HashSet::new();
     for _ in 0..8 {
         let arena = small(WxMode::DualMap).build().unwrap();
         let code = arena.publish(&asm::constant(1)).unwrap().as_ptr().addr();

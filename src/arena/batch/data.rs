@@ -156,9 +156,10 @@ impl Batch {
         access: DataAccess,
         fill: impl FnOnce(*const u8, &mut [u8]),
     ) -> Result<DataSlot, Error> {
+        let mut turns = super::room::TURNS;
         let space = loop {
             match self.data_space(len, align, access) {
-                Err(full) => self.make_room(full)?,
+                Err(full) => self.make_room(full, &mut turns)?,
                 Ok(space) => break space,
             }
         };

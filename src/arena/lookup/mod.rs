@@ -33,47 +33,7 @@
 //! needed, and a thread that takes a guard and then finds the block can rely on it. A reader takes
 //! no lock. It may be a signal handler that interrupted the writer between any two stores.
 //!
-//! # Why it is right
-//!
-//! A head is one atomic word, so one load gives all blocks of a line that were live at one moment.
-//! Live blocks do not overlap. Take a block that is live during the whole lookup and covers the
-//! address. No other start can lie between its start and the address. Its bit in the span's word is
-//! set all the time; if it begins in an earlier span, the word says where. So it is found. A bin
-//! whose bit is set although no block begins there is skipped. Nothing is retried. The number of
-//! steps is bounded by the bins of a span and the lines of a bin.
-//!
-//! A slot can be reused after its head was read. So a state has a generation and the start within
-//! the bin, and is read again after the tag. If it changed, the block was retired during the
-//! lookup. Then there was a moment when no block covered the address, and `None` is a right answer.
-//! The generation has 24 bits. A tag could be taken for that of another block only if a reader is
-//! interrupted twice at the right places while the slot is reused a multiple of 2^24 times with the
-//! same start and length.
-//!
-//! A live block may become shorter, by one store to its state. A reader may see two lengths of one
-//! generation, neither of them zero. It takes the first: the block was live all the time, and had
-//! that length during the lookup.
-//!
-//! A block is entered when its space was taken, a moment before its bytes are there. Nobody has its
-//! address yet.
-//!
-//! # The order of memory accesses
-//!
-//! The head orders nothing: a reader may see a start before the state behind it. The last block of
-//! a slot leaves a state without a length.
-//!
-//! ```text
-//! writer   release fence, tag, state with its length (release), head
-//! reader   head, state (acquire), tag, acquire fence, state again
-//! ```
-//!
-//! Assume that a reader saw the start, or the tag, of some generation. Then the two fences pair up
-//! ([atomics.fences] in the C++ standard, which Rust adopts), and its second read of the state sees
-//! that generation or a later one. If the first read saw the same generation, the tag is not older,
-//! by the release and acquire of the state. It is not newer either, because then the second read
-//! would have seen the newer generation. So a block that was retired before the lookup, or that is
-//! written in parts only, is never found. A block that was entered before the lookup, as this
-//! thread sees it, is there in full. If the start of a block is seen and its length is not, the
-//! block is being entered or was retired, and it is not found.
+//! `docs/design.md`, "Lookup", says why it is right.
 
 mod line;
 mod overflow;

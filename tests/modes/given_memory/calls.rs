@@ -5,19 +5,19 @@ use super::*;
 /// Sets that the process is ended if a call that maps, unmaps, protects or advises names an address
 /// in these ranges.
 fn kill_when_named(ranges: &[(usize, usize)]) -> bool {
-    let mut calls = vec![
+    let calls = [
         libc::SYS_munmap,
         libc::SYS_mprotect,
         libc::SYS_madvise,
         libc::SYS_mremap,
         libc::SYS_mlock,
         libc::SYS_msync,
+        #[cfg(target_pointer_width = "64")]
+        libc::SYS_mmap,
+        // The `libc` crate has it for some targets only.
+        #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+        libc::SYS_pkey_mprotect,
     ];
-    #[cfg(target_pointer_width = "64")]
-    calls.push(libc::SYS_mmap);
-    // The `libc` crate has it for some targets only.
-    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-    calls.push(libc::SYS_pkey_mprotect);
     sandbox::kill_in(&calls, ranges)
 }
 
