@@ -207,10 +207,9 @@ impl CodeArena {
     /// function from the place where it is published. Drop the guard after the last return from the
     /// code.
     ///
-    /// The cost does not depend on the number of guards. At most 16 ages of guards are
-    /// distinguished. While guards of so many ages are held, a dropped block may also wait for
-    /// guards that were taken after its drop: for those taken before the first call that drops,
-    /// places or counts code after one of these ages has ended.
+    /// The cost does not depend on the number of guards. If guards of more than 16 ages are held at
+    /// once, a dropped block may also wait for some guards that were taken after its drop. (An age
+    /// is the time between two drops.)
     ///
     /// # Signal safety
     /// A signal handler may call this and may drop the guard, because neither allocates or takes a

@@ -85,8 +85,9 @@ pub enum WxMode {
     PerThread,
     /// Shared memory that is mapped once, executable: an anonymous file, to which the arena writes
     /// through its descriptor (`pwrite`). It exists on Linux and Android. At no time is there a
-    /// writable view of code at any address, and no protection ever changes. It does not depend on
-    /// `/proc/self/mem`, which hardened kernels refuse.
+    /// writable view of code at any address. No protection ever changes, unless the arena is built
+    /// with [`poison`](crate::ArenaBuilder::poison). The mode does not depend on `/proc/self/mem`,
+    /// which hardened kernels refuse.
     ///
     /// The descriptor is the right to write. An attacker who makes system calls reaches it through
     /// `/proc/self/fd`, and a forked child inherits it. (`execve` closes it, and its number is

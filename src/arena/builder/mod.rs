@@ -138,6 +138,10 @@ impl ArenaBuilder {
     /// or of descriptors, is an error of [`build`](Self::build) instead. Otherwise the arena would
     /// use the next mode for as long as it lives.
     ///
+    /// `Flip` counts as allowed where the kernel write is refused, and does not fill holes there
+    /// ([`Unfilled`](crate::Unfilled)). If another mode is better in that case, list it before
+    /// `Flip`.
+    ///
     /// ```
     /// use gaia_jit::{CodeArena, WxMode};
     ///

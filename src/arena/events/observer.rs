@@ -87,7 +87,7 @@ pub trait Observer: Send + Sync {
     }
 
     /// Is called after the space of dropped blocks that waited for guards became free, at the next
-    /// moment when no lock is held.
+    /// moment when no lock is held. `bytes` is their code, without padding.
     fn reclaimed(&self, blocks: u64, bytes: u64) {
         let _ = (blocks, bytes);
     }

@@ -30,8 +30,8 @@ impl CodeArena {
     /// ```
     ///
     /// # Fork
-    /// If a thread of the parent was inside a call of the arena at the fork, the child gets the
-    /// counters of system calls only.
+    /// If another thread of the parent published or dropped at the moment of the fork, the child
+    /// gets the counters of system calls only.
     pub fn stats(&self) -> Stats {
         self.core().stats()
     }
@@ -48,8 +48,8 @@ impl CodeArena {
     /// ```
     ///
     /// # Fork
-    /// If a thread of the parent was inside a call of the arena at the fork, the map is empty in
-    /// the child.
+    /// If another thread of the parent published or dropped at the moment of the fork, the map is
+    /// empty in the child.
     pub fn map(&self) -> Map {
         self.core().map()
     }

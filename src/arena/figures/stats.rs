@@ -71,9 +71,12 @@ pub struct Stats {
     pub fills_holes: bool,
     /// The reason why holes are not filled.
     pub unfilled: Option<Unfilled>,
-    /// The number of calls that changed the protection of a run of pages.
+    /// The number of calls to change the protection of a run of pages, including calls that the
+    /// system refused.
     pub flips: u64,
-    /// The number of writes through the kernel to executable pages.
+    /// The number of writes to pages that are not writable, through `/proc/self/mem`: to code in
+    /// `Flip`, and to read-only data in every mode. Those of `FileWrite` to its file are not
+    /// counted.
     pub kernel_writes: u64,
     /// The number of calls that returned memory to the system, those of the build included.
     pub decommits: u64,

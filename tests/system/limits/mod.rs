@@ -21,7 +21,20 @@ fn limit(resource: Resource, bytes: u64) {
     assert_eq!(unsafe { libc::setrlimit(resource, &raw const limit) }, 0);
 }
 
+/// A test that fails meanwhile has the limit lifted before it says so, because the message takes
+/// memory, and the process could wait for ever for want of it.
 fn limit_soft(resource: Resource, bytes: u64) {
+    if bytes < u64::MAX {
+        let print = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            set_soft(resource, u64::MAX);
+            print(panic);
+        }));
+    }
+    set_soft(resource, bytes);
+}
+
+fn set_soft(resource: Resource, bytes: u64) {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is valid for the call to write to.
     assert_eq!(unsafe { libc::getrlimit(resource, &raw mut limit) }, 0);
