@@ -37,9 +37,9 @@
 //!
 //! An entry that leaves while there are [guards](crate::CodeArena::pin) waits until these have
 //! ended. It is dropped at the next call that compiles, inserts, invalidates or asks for
-//! [`stats`](CodeCache::stats). In a full arena, a compilation waits a few milliseconds at most for
-//! the guards of other threads. It gets an [`Error::ArenaFull`], which says how many bytes wait, in
-//! each of these cases:
+//! [`stats`](CodeCache::stats). In a full arena, a compilation waits a few milliseconds for the
+//! guards of other threads (longer if there are more threads than processors). It gets an
+//! [`Error::ArenaFull`], which says how many bytes wait, in each of these cases:
 //!
 //! - every entry is held;
 //! - guards last longer than that;
@@ -98,6 +98,8 @@ use crate::{Batch, CodeArena, Error, Guard, Slot};
 /// A handle of a cache of compiled code, which the [module](self) describes.
 ///
 /// Clones share the cache. It keeps the arena alive.
+///
+/// The page of the [module](self) has an example.
 pub struct CodeCache<K, V = ()> {
     shared: Arc<Shared<K, V>>,
 }

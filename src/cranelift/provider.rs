@@ -202,7 +202,8 @@ impl JITMemoryProvider for CodeArenaProvider {
         self.free();
     }
 
-    /// Makes constants read-only, and code executable for every thread.
+    /// Makes constants read-only, and code executable for every thread. A `JITModule` calls it: the
+    /// page of the [module](super) has an example.
     ///
     /// # Errors
     /// `ModuleError::Backend`, which holds an [`Error`]:

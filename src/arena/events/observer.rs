@@ -82,6 +82,8 @@ pub trait Observer: Send + Sync {
     /// It can be called within any call of the arena except `pin` and `lookup`, and other such
     /// calls wait for it. So if it takes a lock, no thread may hold that lock while it calls the
     /// arena.
+    ///
+    /// [`Observer`] has an example.
     fn freed(&self, block: &BlockInfo) {
         let _ = block;
     }
