@@ -1,6 +1,10 @@
 //! Tests of the figures and the lists of system calls in `docs/needs.md`. The tests read them from
 //! the page.
 
+use std::mem::ManuallyDrop;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use crate::common::{self, asm, call, child, modes, sandbox};
 use gaia_jit::{CodeArena, DataAccess, WxMode};
 
@@ -16,7 +20,16 @@ fn figure(row: &str, mode: WxMode) -> usize {
 
 /// Returns the words in backquotes in the rows of a mode, in all tables of system calls.
 fn calls(mode: &str) -> Vec<&'static str> {
-    let page = &PAGE[PAGE.find("## System calls").unwrap()..PAGE.find("## When the system").unwrap()];
+    calls_since("## System calls", mode)
+}
+
+/// Returns those of the table of calls after the build.
+fn calls_after(mode: &str) -> Vec<&'static str> {
+    calls_since("After that, until the arena", mode)
+}
+
+fn calls_since(start: &str, mode: &str) -> Vec<&'static str> {
+    let page = &PAGE[PAGE.find(start).unwrap()..PAGE.find("## When the system").unwrap()];
     let rows = page.lines().filter(|line| line.starts_with(&format!("| {mode} |")));
     let words = rows.flat_map(|line| line.splitn(3, '|').nth(2).unwrap().split('`').skip(1).step_by(2));
     words.filter(|word| number(word).is_some()).collect()
@@ -50,6 +63,9 @@ fn number(name: &str) -> Option<libc::c_long> {
         "prctl" => libc::SYS_prctl,
         "mseal" => 462,
         "membarrier" => libc::SYS_membarrier,
+        "futex" => libc::SYS_futex,
+        "sched_yield" => libc::SYS_sched_yield,
+        "clock_nanosleep" => libc::SYS_clock_nanosleep,
         _ => return None,
     })
 }
@@ -102,6 +118,50 @@ fn an_empty_arena_takes_what_the_page_says() {
     });
 }
 
+/// The calls that a test needs besides: to end, to print the reason, and to hold a panic.
+const BESIDES: [libc::c_long; 6] = [
+    libc::SYS_exit_group,
+    libc::SYS_exit,
+    libc::SYS_write,
+    libc::SYS_futex,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_gettid,
+];
+
+/// Publishes, patches, drops and trims.
+fn use_all(arena: &CodeArena) {
+    let (fills_holes, mut kept) = (arena.stats().fills_holes, Vec::new());
+    for round in 0..4 {
+        let block = arena.publish(&asm::constant(round)).unwrap();
+        assert_eq!(call(&block), round);
+        let mut batch = arena.batch();
+        (0..60).for_each(|n| assert!(batch.push(&asm::padded(n, 2_000)).is_ok()));
+        let blocks = batch.publish().unwrap();
+        assert!((0..).zip(&blocks).all(|(n, block)| call(block) == n));
+        // SAFETY: nobody runs it meanwhile.
+        let patched = unsafe { block.patch(0, &asm::constant(9)) };
+        assert!(patched.is_ok() || !fills_holes, "{patched:?}");
+        let guard = arena.pin();
+        drop(blocks);
+        drop(guard);
+        kept.push(block);
+        arena.trim().unwrap();
+    }
+    assert!(!fills_holes || kept.iter().all(|block| call(block) == 9));
+}
+
+/// Places data, makes redirects, and trims.
+fn use_data(arena: &CodeArena) {
+    let place = |access| arena.data(100, 8, access, |_, bytes| bytes.fill(1)).unwrap();
+    for _ in 0..3 {
+        let placed = [place(DataAccess::ReadOnly), place(DataAccess::ReadWrite)];
+        let entry = arena.redirect(arena.publish(&asm::constant(3)).unwrap()).unwrap();
+        drop(entry.swap(arena.publish(&asm::constant(4)).unwrap()).unwrap());
+        drop((placed, entry));
+        arena.trim().unwrap();
+    }
+}
+
 /// A process that makes any other call is killed.
 #[test]
 fn no_call_is_made_that_the_page_does_not_name() {
@@ -109,18 +169,9 @@ fn no_call_is_made_that_the_page_does_not_name() {
     if !common::own_kernel(NAME) || common::sanitized() {
         return;
     }
-    // The calls that a test needs besides: to end, to print the reason, and to hold a panic.
-    let besides = [
-        libc::SYS_exit_group,
-        libc::SYS_exit,
-        libc::SYS_write,
-        libc::SYS_futex,
-        libc::SYS_rt_sigprocmask,
-        libc::SYS_gettid,
-    ];
     child::run(NAME, || {
         for (mode, poison) in modes().flat_map(|mode| [(mode, false), (mode, true)]) {
-            let mut allowed: Vec<libc::c_long> = besides.to_vec();
+            let mut allowed: Vec<libc::c_long> = BESIDES.to_vec();
             let poisons = if poison { "`poison`" } else { "no row" };
             for row in ["all", &name(mode), poisons] {
                 allowed.extend(calls(row).into_iter().filter_map(number));
@@ -130,25 +181,7 @@ fn no_call_is_made_that_the_page_does_not_name() {
                     return;
                 }
                 let builder = CodeArena::builder().mode(mode).capacity(4 << 20).keep_free(64 << 10);
-                let arena = builder.poison(poison).build().unwrap();
-                let (fills_holes, mut kept) = (arena.stats().fills_holes, Vec::new());
-                for round in 0..4 {
-                    let block = arena.publish(&asm::constant(round)).unwrap();
-                    assert_eq!(call(&block), round);
-                    let mut batch = arena.batch();
-                    (0..60).for_each(|n| assert!(batch.push(&asm::padded(n, 2_000)).is_ok()));
-                    let blocks = batch.publish().unwrap();
-                    assert!((0..).zip(&blocks).all(|(n, block)| call(block) == n));
-                    // SAFETY: nobody runs it meanwhile.
-                    let patched = unsafe { block.patch(0, &asm::constant(9)) };
-                    assert!(patched.is_ok() || !fills_holes, "{patched:?}");
-                    let guard = arena.pin();
-                    drop(blocks);
-                    drop(guard);
-                    kept.push(block);
-                    arena.trim().unwrap();
-                }
-                assert!(!fills_holes || kept.iter().all(|block| call(block) == 9));
+                use_all(&builder.poison(poison).build().unwrap());
             });
             assert!(
                 ended,
@@ -158,7 +191,7 @@ fn no_call_is_made_that_the_page_does_not_name() {
             );
         }
         for mode in modes() {
-            let mut allowed: Vec<libc::c_long> = besides.to_vec();
+            let mut allowed: Vec<libc::c_long> = BESIDES.to_vec();
             for row in ["all", &name(mode), "data beside code, redirects"] {
                 allowed.extend(calls(row).into_iter().filter_map(number));
             }
@@ -166,25 +199,95 @@ fn no_call_is_made_that_the_page_does_not_name() {
                 if !sandbox::allow_only(&allowed) {
                     return;
                 }
-                let arena = CodeArena::builder().mode(mode).capacity(4 << 20).build().unwrap();
-                let place = |access| arena.data(100, 8, access, |_, bytes| bytes.fill(1)).unwrap();
-                for _ in 0..3 {
-                    let placed = [place(DataAccess::ReadOnly), place(DataAccess::ReadWrite)];
-                    let entry = arena.redirect(arena.publish(&asm::constant(3)).unwrap()).unwrap();
-                    drop(entry.swap(arena.publish(&asm::constant(4)).unwrap()).unwrap());
-                    drop((placed, entry));
-                    arena.trim().unwrap();
-                }
+                use_data(&CodeArena::builder().mode(mode).capacity(4 << 20).build().unwrap());
             });
             assert!(ended, "{mode:?}, data: another call was made than {:?}", calls("data beside code, redirects"));
         }
         // The control: a call that is not in the list ends the process.
         assert!(!common::fork::fork(|| {
-            if sandbox::allow_only(&besides) {
+            if sandbox::allow_only(&BESIDES) {
                 drop(CodeArena::builder().capacity(1 << 20).build());
             } else {
                 panic!("no filters here");
             }
         }));
+    });
+}
+
+/// The same for an arena that was built before, with a batch of many functions, and with threads.
+#[test]
+fn no_other_call_is_made_after_the_build() {
+    const NAME: &str = "no_other_call_is_made_after_the_build";
+    if !common::own_kernel(NAME) || common::sanitized() {
+        return;
+    }
+    child::run(NAME, || {
+        // Large sizes have mappings of their own, whatever was freed before, and threads have heaps
+        // of their own, as in a program that sets nothing.
+        for (parameter, value) in [(libc::M_MMAP_THRESHOLD, 128 << 10), (libc::M_ARENA_MAX, 8)] {
+            // SAFETY: takes numbers only.
+            assert_eq!(unsafe { libc::mallopt(parameter, value) }, 1);
+        }
+        for (mode, poison) in modes().flat_map(|mode| [(mode, false), (mode, true)]) {
+            let allow = |rows: &[&str]| {
+                let more = rows.iter().flat_map(|row| calls_after(row)).filter_map(number);
+                sandbox::allow_only(&BESIDES.into_iter().chain(more).collect::<Vec<_>>())
+            };
+            let build = || CodeArena::builder().mode(mode).capacity(4 << 20).poison(poison).build().unwrap();
+            let (name, poisons) = (name(mode), if poison { "`poison`" } else { "no row" });
+            let ended = common::fork::fork(|| {
+                // To drop an arena takes other calls.
+                let arena = ManuallyDrop::new(build());
+                if allow(&["all", &name, poisons]) {
+                    use_all(&arena);
+                    let mut batch = arena.batch();
+                    (0..20_000).for_each(|n| assert!(batch.push(&asm::constant(n)).is_ok()));
+                    assert!((0..).zip(&batch.publish().unwrap()).all(|(n, block)| call(block) == n));
+                }
+            });
+            assert!(ended, "{mode:?}, poison {poison}: another call was made than {:?}", calls_after(&name));
+            let ended = common::fork::fork(|| {
+                let arena = ManuallyDrop::new(build());
+                if allow(&["all", &name, poisons, "data beside code, redirects"]) {
+                    use_data(&arena);
+                }
+            });
+            assert!(ended, "{mode:?}, poison {poison}, data: another call was made");
+            let ended = common::fork::fork(|| {
+                let arena = &build();
+                let work = |thread: u32| {
+                    if !allow(&["all", &name, poisons, "more than one thread"]) {
+                        return;
+                    }
+                    let mut kept = Vec::new();
+                    for n in 0..2_000 {
+                        kept.push(arena.publish(&asm::padded(thread + n, 40)).unwrap());
+                        drop(kept.drain(..(n % 2) as usize));
+                    }
+                    let mut batch = arena.batch();
+                    (0..2_000).for_each(|n| assert!(batch.push(&asm::constant(n)).is_ok()));
+                    assert!((0..).zip(&batch.publish().unwrap()).all(|(n, block)| call(block) == n));
+                };
+                let (ended, panicked) = (&AtomicU32::new(0), &AtomicU32::new(0));
+                std::thread::scope(|scope| {
+                    for thread in 0..4 {
+                        scope.spawn(move || {
+                            let worked = catch_unwind(AssertUnwindSafe(|| work(thread))).is_ok();
+                            if worked { ended } else { panicked }.fetch_add(1, Ordering::Relaxed);
+                            // The end of a thread makes calls of its own.
+                            loop {
+                                std::thread::park();
+                            }
+                        });
+                    }
+                    while ended.load(Ordering::Relaxed) + panicked.load(Ordering::Relaxed) < 4 {
+                        std::thread::yield_now();
+                    }
+                    // SAFETY: ends the child, whose threads do not end.
+                    unsafe { libc::_exit(panicked.load(Ordering::Relaxed) as i32) };
+                });
+            });
+            assert!(ended, "{mode:?}, poison {poison}, threads: another call than {:?}", calls_after(&name));
+        }
     });
 }

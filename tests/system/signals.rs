@@ -37,6 +37,12 @@ unsafe impl GlobalAlloc for Watched {
         // SAFETY: the caller promises it.
         unsafe { System.dealloc(at, layout) };
     }
+
+    unsafe fn realloc(&self, at: *mut u8, layout: Layout, len: usize) -> *mut u8 {
+        note();
+        // SAFETY: the caller promises it.
+        unsafe { System.realloc(at, layout, len) }
+    }
 }
 
 #[global_allocator]
