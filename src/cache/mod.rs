@@ -46,7 +46,9 @@
 //! - the compiling thread itself has a guard.
 //!
 //! If threads run code under guards, set the [`budget`](CacheBuilder::budget) to nine tenths of the
-//! capacity or less. The rest is room for code that waits.
+//! capacity or less. The rest is room for code that waits, and for the padding of each function to
+//! 16 bytes, which the budget does not count: functions of 20 bytes need more than a
+//! third of the capacity for it.
 //!
 //! # Keys
 //!

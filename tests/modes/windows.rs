@@ -67,7 +67,9 @@ fn all_address_space_comes_back() {
         let rounds = if cfg!(target_pointer_width = "64") { 40 } else { 100 };
         (0..rounds).for_each(|_| round());
         let after = taken();
-        assert!(after < before + (8 << 20), "{before} bytes of address space in use, then {after}");
+        // The process heap grows by segments of up to 0xfd0000 bytes. A leak would add more than
+        // this.
+        assert!(after < before + (24 << 20), "{before} bytes of address space in use, then {after}");
     });
 }
 

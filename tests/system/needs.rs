@@ -254,6 +254,19 @@ fn no_other_call_is_made_after_the_build() {
             });
             assert!(ended, "{mode:?}, poison {poison}, data: another call was made");
             let ended = common::fork::fork(|| {
+                let arena = ManuallyDrop::new(build());
+                if sandbox::deny(libc::SYS_mprotect) && allow(&["all", &name, poisons, "`mprotect` is refused"]) {
+                    let publish = || arena.publish(&asm::constant(5)).map(|block| assert_eq!(call(&block), 5));
+                    let mut batch = arena.batch();
+                    let pushed = (0..60).try_for_each(|n| batch.push(&asm::padded(n, 2_000)).map(drop));
+                    let published = pushed.and_then(|()| batch.publish());
+                    // The page says what is refused with it.
+                    let outcomes = (publish().is_ok(), published.is_ok(), arena.trim().is_ok(), publish().is_ok());
+                    assert!(poison && mode != WxMode::Flip || outcomes.0 && outcomes.1 && outcomes.3, "{outcomes:?}");
+                }
+            });
+            assert!(ended, "{mode:?}, poison {poison}, `mprotect` refused: another call was made");
+            let ended = common::fork::fork(|| {
                 let arena = &build();
                 let work = |thread: u32| {
                     if !allow(&["all", &name, poisons, "more than one thread"]) {
