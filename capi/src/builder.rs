@@ -1,4 +1,18 @@
-//! Settings for a new arena.
+//! The C functions `gaia_jit_builder_*`: the settings of an arena that is not built yet.
+//!
+//! ```text
+//! new --> capacity, data, mode, near, name, ... --> build --> an arena's handle
+//!                                                    `--> build again, or free
+//! ```
+//!
+//! - *Owner*: the caller frees the builder with `gaia_jit_builder_free`. An arena keeps a copy of
+//!   the settings, so the two are freed in any order.
+//! - *Errors*: `set` changes a copy and stores it if that succeeds. So a refused call leaves the
+//!   settings as they were. Whether the system allows a setting is known only after `build`.
+//! - *NULL*: it is an error as a builder, as `out` and as a name. `gaia_jit_builder_free` does
+//!   nothing with it. An array of modes may be NULL if its length is 0.
+//! - *Failed calls*: `new` and `build` set `out` to NULL before they do anything else.
+//! - *Stale handles*: a freed builder is not recognised, so its use is undefined behaviour.
 
 use std::ffi::{c_char, c_void};
 

@@ -1,4 +1,18 @@
 //! Data beside the code, by itself and in batches.
+//!
+//! | function | subject |
+//! |---|---|
+//! | `gaia_jit_data_new`, `gaia_jit_data_free` | one block of data, with a handle |
+//! | `gaia_jit_data_start`, `gaia_jit_data_start_mut`, `gaia_jit_data_len` | its place and size |
+//! | `gaia_jit_batch_data`, `gaia_jit_batch_data_address` | a data slot of a batch, by number |
+//!
+//! - *Owner*: the bytes are copied, so the caller keeps its own. A handle belongs to the caller. A
+//!   data slot belongs to its batch until the batch is published.
+//! - *NULL*: `bytes` may be NULL, and then the data is zeros. NULL as a handle is an error, except
+//!   for `gaia_jit_data_free`. Functions without a status return NULL or 0 then, and the message is
+//!   kept for the thread.
+//! - *Stale handles*: a freed handle is not recognised. A number that is no data slot of the batch
+//!   is recognised, and the address is NULL.
 
 use std::ffi::c_void;
 

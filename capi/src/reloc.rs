@@ -1,4 +1,16 @@
 //! The kinds of relocations, by number.
+//!
+//! - `RelocKind` is what the header shows. Numbers from 1 are for x86-64, from 101 for AArch64, and
+//!   from 201 for RISC-V. Programs that are already compiled contain its numbers, so a number must
+//!   not change.
+//! - `KINDS` pairs each number with the crate's `Reloc`.
+//! - `RelocKind::read` turns a number into a `Reloc`. It takes a `u32`, because C may pass any
+//!   number, and an unknown one in an enum is undefined behaviour. An unknown number is
+//!   `Failure::Invalid`.
+//!
+//! This file has no C function. The functions that link a batch call `read`. A test compares the
+//! kinds with those of the crate's public API, because a kind without a number could not be used
+//! from C.
 
 use jit::Reloc;
 

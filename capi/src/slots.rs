@@ -1,4 +1,19 @@
 //! The functions of a batch, before it is published.
+//!
+//! ```text
+//! push (bytes), reserve (length) --> slot number --> set_tag, set_name, bytes, address --> gaia_jit_batch_publish
+//! ```
+//!
+//! - *Owner*: a slot is a number and needs no release, because the batch owns the function. Code
+//!   and names are copied.
+//! - *Addresses*: `gaia_jit_batch_address` is where the code will run. `gaia_jit_batch_bytes` is
+//!   where it is written now, and ends with the next call that gets the batch.
+//! - *NULL*: it is an error as a batch, code, `slot`, `bytes` or new name. It is allowed as the
+//!   name in `push`, and as the `len` of `bytes`. The address of a slot in a NULL batch is NULL.
+//! - *Other numbers*: a number that the batch does not have gives `GAIA_JIT_STATUS_OTHER_BATCH`, or
+//!   NULL as an address. After publication numbers begin at 0 again, so an old number may mean a
+//!   new function.
+//! - *Failed calls*: `slot` is written only if the function was added.
 
 use std::ffi::{c_char, c_void};
 

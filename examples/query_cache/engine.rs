@@ -1,4 +1,18 @@
 //! The three ways to answer a query. Each begins with the text of the query.
+//!
+//! ```text
+//! Interpreting        parse --> interpret
+//! CompilingEachTime   parse --> compile --> publish --> run --> drop
+//! Caching             look up --found--> run under the guard
+//!                            `--not found--> drop the guard --> get_or_compile --> run
+//! ```
+//!
+//! - Arena and cache are shared by all threads. A compiler is not, so each thread has a `Native`.
+//! - A found entry is borrowed from the guard. A compiled entry is kept by its reference count,
+//!   because the guard is gone.
+//! - `Trouble::Full` means that no code can be placed. The query is interpreted then, and counted.
+//!   Any other trouble is an error of the run.
+//! - `Native::call` needs code that `compile` made, and that nobody drops during the call.
 
 use std::time::Instant;
 

@@ -1,4 +1,11 @@
 //! The names of the modes, with the promises and limits of each.
+//!
+//! - [`WxMode`] is the public list of modes. An embedder chooses by its documentation: who can read
+//!   and write code, what a forked child may do, and what others see of the memory.
+//! - [`Unfilled`] is the reason why `Flip` leaves holes in pages with live code unused.
+//!
+//! This file has no behaviour. The file of a mode in this folder has it, and must do what is
+//! promised here. `Toy` exists in tests only.
 #![forbid(unsafe_code)]
 
 /// A mode: the way in which an arena keeps pages from being writable and executable at once. [The

@@ -1,4 +1,16 @@
-//! What the model does not say: locality, no waste, and holes that are hard to find.
+//! Tests of what the model does not compare: locality, waste, and holes that are hard to find.
+//!
+//! The model knows which granules are free, but not which of them is the best choice. These tests
+//! check exact places and amounts.
+//!
+//! | what | mistake that it finds |
+//! |---|---|
+//! | functions one after another | a gap between them, or a function across the end of a span |
+//! | alignment, and blocks of the whole size | a gap that is lost, or a last granule that nobody gets |
+//! | many holes of different sizes | a large hole is cut although a tighter one exists |
+//! | random churn, and rounds of free and allocate | little payload in much memory, or new memory before freed memory |
+//! | a span that changes owner | a hole of the other heap that is no longer in an index |
+//! | memory that begins or ends inside a span | granules outside are handed out |
 
 use super::Run;
 use super::granules::SPAN;

@@ -1,4 +1,16 @@
 //! Blocks of data, under a system that counts and refuses.
+//!
+//! | what | how it is checked | mistake that it finds |
+//! |---|---|---|
+//! | constants in shared pages | the log of calls has no `open` | a page with constants that is writable for a moment |
+//! | both kinds in a full area | no page has both, and writable blocks are written to | a protection that is wrong for one of them |
+//! | one refused call, for each n | figures are 0 at the end, and at most one error | a leak, or an error that could be avoided |
+//! | no kernel write, from the start or later | constants take whole pages | a write to read-only pages, or a failure that lasts |
+//! | random blocks and guards | each block keeps its byte while it lives or waits | space that is used again too early |
+//!
+//! Each test runs in every mode of the machine. The system is a `Faulty`, except in the random
+//! test. Where the kernel does not write to read-only pages, the tests of shared pages check less
+//! or nothing.
 
 use super::common::{fills_holes, small};
 use super::faulty::Faulty;

@@ -1,4 +1,16 @@
 //! Memory for modules, under a system that refuses any one call.
+//!
+//! A module is code that somebody else writes where it will run, with data of both kinds. `life` is
+//! the scripted life of one module.
+//!
+//! | what | how it is checked | mistake that it finds |
+//! |---|---|---|
+//! | one refused call, for each n | `life`, then all figures are as at the start | space that is lost after an error |
+//! | pages that could not be closed | the next reservation is in other pages | new bytes in pages with an unknown protection |
+//! | a seal that is refused for good | published bytes are the written ones, or nothing is published | code that runs without its bytes |
+//! | random data | pieces are disjoint, zero at first, and unchanged | overlap, or content of an earlier owner |
+//! | `keep_free`, and no data area | resident bytes, `Error::DataFull` | memory that stays, or a panic |
+//! | number of calls | the log of the system | one call for each small piece |
 
 use std::ptr::NonNull;
 

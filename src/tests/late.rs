@@ -4,6 +4,16 @@
 //! ```text
 //! build --> life --> from call n on, calls of that kind fail --> fill the arena --> heal --> all is free
 //! ```
+//!
+//! - *Which calls*: a first run of `life` records them. Then there is one run for each of them (for
+//!   about a tenth of them on an emulated processor).
+//! - *Which arenas*: each mode, with and without `poison`, and `Flip` also without the kernel
+//!   write. Each is in a child process, so that they run at once.
+//! - *Expected*: the arena can be filled to seven tenths, or the error has the kind
+//!   `PermissionDenied` and no other way was left. Space that must be overwritten first may wait.
+//!
+//! The tests find space that is lost after a refusal, an arena that tries the refused way for ever,
+//! and an `ArenaFull` that hides the refusal.
 
 use std::collections::HashSet;
 

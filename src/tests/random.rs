@@ -1,6 +1,16 @@
 //! System calls fail at random, many at a time: whatever is refused, what was published stays, and
 //! nothing is lost.
 //!
+//! | what | how it is checked |
+//! |---|---|
+//! | live blocks, every 500 operations | bytes, lookup, a call of each, and figures that add up to the capacity |
+//! | the end, after `heal` and `trim` | all space is one hole, and no page is resident if the mode gives memory back |
+//! | what the system refused to unmap | it is parked, and later releases unmap it |
+//!
+//! The operations are single functions, batches, patches, drops with and without a guard, and
+//! trims. They run in four modes and with three page sizes, in a child process, because parked
+//! memory belongs to the whole process.
+//!
 //! `GAIA_TEST_FAULT_SEED` replays the seed that a failed run printed, `GAIA_TEST_FAULT_OPS` sets
 //! the operations in each mode.
 

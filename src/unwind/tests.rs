@@ -1,4 +1,18 @@
-//! Tests of call frame information that is wrong in every way.
+//! Tests of call frame information: what is accepted, what is refused, and what is registered.
+//!
+//! `Info` makes the bytes of one CIE and one FDE. A test changes one part of it, and compares the
+//! `Refusal`.
+//!
+//! | what | mistake that it finds |
+//! |---|---|
+//! | addresses, padding and terminator after relocation | an entry that the unwinder reads past its end |
+//! | augmentations and encodings | information at which libgcc aborts, or relative addresses |
+//! | ranges, instructions, versions | frames outside of the function, twice, or of unknown form |
+//! | 200,000 changed inputs | a read out of bounds |
+//! | registration (Linux with glibc) | an address with two entries, or an entry that stays after its function |
+//!
+//! The tests of registration ask `_Unwind_Find_FDE`, and cover both ways to register: one function
+//! at a time, and the way that this machine's unwinder allows.
 #![cfg(all(unix, not(target_arch = "arm")))]
 
 use super::Refusal;

@@ -1,4 +1,17 @@
 //! Tests of `JitMemory`: one block, call by call.
+//!
+//! - *Compatibility*: the example of gaia-jit 0.1.1 compiles and runs unchanged (x86 only).
+//! - *Calls*: `write`, `write_at`, `entry`, `as_slice` and `clear`. The functions that they place
+//!   are run.
+//! - *Protection*: a write makes only its own pages writable, and functions in other pages still
+//!   run. The crate `region` reads the protection of each page.
+//! - *Bounds*: a size or an offset that is too large is a typed error, and the block keeps its
+//!   content.
+//! - *Nothing*: empty blocks, empty writes, and a gap to which nothing was written.
+//!
+//! The last test checks a documented limit: a write to a block ends a thread that runs code in the
+//! same page. It is made in a child process, because that process is expected to be killed. The
+//! test exists on Linux. Under qemu it prints `NOT RUN`.
 
 use crate::common::{asm, call_at};
 use gaia_jit::{Error, JitMemory};

@@ -1,4 +1,16 @@
 //! Tests of promise 9: lookup from any address inside a block.
+//!
+//! | What | How it is checked |
+//! |---|---|
+//! | every byte of a block is found, and no byte between blocks | blocks of 16 to 40,000 bytes are dropped at random; all offsets of the others are looked up |
+//! | races with `publish` and `drop` | blocks that stay are found every time; the tag of any other result contains the length of its block |
+//! | one entry of the tables for many blocks | a thread publishes at one address with changing lengths; length and tag must agree |
+//! | signal handlers | a handler looks up 64 blocks while it interrupts a publishing thread |
+//! | bins with many blocks | a further line with one block, `lookup_many` over 100 blocks, a slot whose last block had a tag |
+//!
+//! The races exist to catch a result that is half of one block and half of another. The test with
+//! signals exists on Linux. A handler is set for all threads of a process, so the test has a child
+//! process.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;

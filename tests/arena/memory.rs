@@ -1,5 +1,17 @@
 //! Tests of promises 6 and 7: all memory comes back, the number of mappings stays small, and a full
 //! arena is really full.
+//!
+//! | What | How it is checked |
+//! |---|---|
+//! | drops in any order | `stats` has one hole of the whole capacity; a second `trim` returns 0 bytes |
+//! | handles, batches and blocks that keep the region | they are dropped in six orders, and the block that is left runs |
+//! | `trim`, new arenas, dropped batches, huge pages | the system's count of resident pages equals that of `stats` |
+//! | mappings | they are counted after churn with 100,000 functions, and after many open batches |
+//! | a full arena | the error has exact figures; one drop makes room; space on its way between threads is not missing |
+//!
+//! Tests that ask the system use `common::maps`. They exist on Linux, and some of them on Windows.
+//! They print `NOT RUN` under a user-mode emulator, and if exact figures are impossible because
+//! every program gets huge pages.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;

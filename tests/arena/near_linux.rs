@@ -1,5 +1,18 @@
-//! Tests of the place of an arena that is built near an address, and of its errors. On Linux,
-//! because the crate reads the list of mappings there.
+//! Tests of the place of an arena that is built near an address, and of its errors.
+//!
+//! The tests are for Linux, because the crate reads the list of mappings there.
+//!
+//! - *Place*: the closest hole is taken, thousands of small arenas lie close together, and on
+//!   x86-64 an address at the end of the address space works.
+//! - *List of mappings*: a name in it may be invalid UTF-8, and the list may be missing.
+//! - *Errors*: `OutOfReach` requires that space exists elsewhere. If a limit of address space is
+//!   the cause, the error is the system's.
+//!
+//! Most tests run in a child process, because they set `RLIMIT_AS`, use gigabytes of addresses, or
+//! change the root directory. Emulators in user mode differ from the kernel, so the tests print
+//! `NOT RUN` there. Two of them also print it if addresses cannot be chosen or the root cannot be
+//! changed. Each group exists to catch a search that gives up too early, or an error with the wrong
+//! cause.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;

@@ -1,4 +1,17 @@
 //! Tests of the events that observers get, and of their order.
+//!
+//! | What | How it is checked |
+//! |---|---|
+//! | the life of an arena | a log is compared with the expected events, from `reserved` to `released` |
+//! | batches | one event describes all functions, ordered by slot; a dropped batch has no event |
+//! | several observers | each gets every event in the order of registration, also if another one panics |
+//! | calls from an observer | `lookup` and `stats` work in the middle of an event |
+//! | `freed` | it follows the last guard, once for each block, with and without poison |
+//! | features `tracing` and `serde` | a subscriber stores the fields of events; figures are the same after JSON |
+//!
+//! Observers that panic exist in these tests to catch two faults: a loop that stops at the first
+//! panic, and space that is lost because a call was interrupted. The log reads the first byte of
+//! each published function, so an event that is sent before the bytes are written is a failure.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};

@@ -1,5 +1,18 @@
 //! Tests of the promises without a file of their own: W^X, neighbours, atomicity, coherence, reach,
 //! costs by batch.
+//!
+//! | Promise | How it is checked |
+//! |---|---|
+//! | 1: W^X | a thread reads the list of mappings again and again while another publishes (Linux and Windows) |
+//! | 2: neighbours | two threads run functions in the pages in which a third publishes, drops and trims |
+//! | 3: atomicity | a batch that does not fit leaves the figures and the bytes of older blocks unchanged |
+//! | 4: coherence | an address that is used again is called on two threads |
+//! | 7: costs | `stats` counts flips, kernel writes, barriers and flushed bytes of a batch of 10,000 |
+//! | 8: reach | a direct branch leads from one end of an arena of the default size to the other |
+//!
+//! Further tests are about threads that publish at once, observers that panic, huge pages, and
+//! `serialize_cores`, which prints `NOT RUN` if it is refused. The search for `rwx` mappings runs
+//! in a child process, because `PerThread` arenas of other tests are listed as `rwx`.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::thread;

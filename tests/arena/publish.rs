@@ -1,4 +1,18 @@
 //! Tests of the arena's calls in every mode: what they return and refuse.
+//!
+//! - *Functions*: bytes, arguments, tags and figures of single functions and of batches. Functions
+//!   of a batch branch to each other.
+//! - *Bounds*: capacity, length and alignment at their smallest and largest values.
+//! - *Other owners*: slots of another batch, addresses of another arena, and raw pointers.
+//! - *`patch`*: the new bytes run, and only they are flushed.
+//! - *Nothing is left*: a dropped batch frees all of its space. Reserved bytes are traps until they
+//!   are written.
+//! - *Modes*: a list of modes is tried in order, and every refusal can be read. An arena that is
+//!   built `near` an address is in reach of it.
+//!
+//! A refusal is compared with the variant of `Error` and its fields. The tests loop over
+//! `common::modes`, so a mode that the system does not have is left out without a message. Only the
+//! test of `near` may print `NOT RUN`.
 
 use crate::common::{self, asm, call, modes, publish_all, small};
 use gaia_jit::{Code, CodeArena, Error, WxMode};

@@ -1,4 +1,16 @@
 //! Tests of promise 5: space is not reused under a guard, and is free at once without one.
+//!
+//! | What | How it is checked |
+//! |---|---|
+//! | a guard keeps what was dropped after it was taken, and nothing else | the address of the next publication, and `pending_blocks` |
+//! | many guards | 1,000 guards of one age, and 100 ages, which are more than an arena distinguishes |
+//! | threads | readers call through a table of addresses while a writer drops and publishes; each result must belong to its row |
+//! | poison | the bytes of a dropped block are traps |
+//! | waiting blocks | all of them are reclaimed before a call fails, and their number stays in proportion |
+//!
+//! The groups exist to catch both kinds of mistake: a guard that keeps too little is a use after
+//! free, and a guard that keeps too much is a leak. `common::publish_after_guards` is used where a
+//! thread may be off its processor while it has a guard.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;

@@ -1,4 +1,16 @@
-//! Tests of each call, on one thread.
+//! Tests of each call of `CodeCache`, on one thread.
+//!
+//! - *Compiling*: a key is compiled once. One entry may have several functions and data.
+//! - *Budget*: entries that were not used leave first. Held entries leave last. If a function is
+//!   larger than the whole budget, its caller gets it, and the cache does not keep it.
+//! - *Invalidating*: `invalidate`, `invalidate_if` and `clear`, also during the compilation of the
+//!   key. The hook gets the reason.
+//! - *Failures*: an error, a panic, or a slot of another batch leaves neither an entry nor code.
+//! - *Refusals*: a key inside of its own compilation, and a block of another arena.
+//! - *Keys*: different keys with one hash are kept apart.
+//!
+//! Each test compares the figures of the cache with those of its arena, because only `live_blocks`
+//! shows whether an entry was really freed. The helper `ask` in `main.rs` runs what it compiled.
 
 use std::hash::{Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -1,4 +1,17 @@
-//! Tests in a forked child.
+//! Tests of the cache in a forked child.
+//!
+//! - *An inherited cache*: lookups find nothing, changes are refused or do nothing, and held
+//!   entries still run. A cache that the child builds works.
+//! - *A fork inside of a compilation*: the child's compilation fails, and the parent's succeeds.
+//! - *A fork inside of the predicate of `invalidate_if`*: the child leaves the call without a
+//!   change.
+//!
+//! At two of these forks another thread is in the middle of a change: it waits in the comparison of
+//! two keys. The locks that it holds are never unlocked in the child, because a child has no other
+//! threads. So a call that takes one of these locks would hang, and the tests exist to catch that.
+//!
+//! Each test has its own process (`common::child`), because threads of other tests could hold
+//! further locks.
 #![cfg(target_os = "linux")]
 
 use std::cell::Cell;

@@ -1,4 +1,17 @@
-//! Tests with full arenas, and with guards.
+//! Tests of the cache with full arenas, and with guards.
+//!
+//! | What | How it is checked |
+//! |---|---|
+//! | a full arena | a compilation evicts as much as it needs; held entries stay; without room it returns `ArenaFull` |
+//! | guards | the error contains how many bytes wait; an entry that was found under a guard runs until the guard ends |
+//! | hooks and observers | they call the cache during an eviction; a hook panics |
+//! | a full data area | entries with data leave, and entries without data stay |
+//! | a refused kernel write | each function takes a page from then on, and the cache evicts pages |
+//!
+//! The hooks exist to catch an eviction under a lock of the cache, which would be a deadlock. The
+//! functions are 16,000 bytes long, so an arena is full after some dozens of them. The last test
+//! needs a filter of system calls. It runs in a child process, because a filter cannot be removed,
+//! and prints `NOT RUN` where filters do not exist.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};

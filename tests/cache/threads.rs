@@ -1,4 +1,15 @@
-//! Tests with many threads at once.
+//! Tests of the cache with many threads at once.
+//!
+//! - *One key*: eight threads ask for it. One compiles, seven wait, and all get the same entry.
+//! - *Failures*: if the first compilation has no result, one of the waiting threads compiles.
+//! - *Circles*: each of two compilations needs the key of the other, in one cache or in two. One
+//!   thread gets `Error::Recursion`, so there is no deadlock.
+//! - *Everything*: four threads make random calls, and a fifth compares the size with the budget.
+//!
+//! In the last test the result of a function contains its key and a time. So a call shows whether
+//! the entry belongs to the key, and whether it is older than the last invalidation. The arena has
+//! `poison`, so a function that was freed too early traps. `GAIA_TEST_CACHE_OPS` makes the test
+//! longer.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};

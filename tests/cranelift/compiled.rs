@@ -1,4 +1,16 @@
 //! Tests of functions that Cranelift compiled, in a batch.
+//!
+//! - *Names that are found*: `push_compiled` places eight functions and links them. They call each
+//!   other forwards and backwards, call the program, use addresses of functions, and load data. The
+//!   code is position-independent or not.
+//! - *Names that are not found*: the error contains the name, and the dropped batch leaves nothing.
+//!
+//! A name has a namespace: 0 for functions of the batch, 1 for the program, 2 for data. Every
+//! function returns a number that only the right target can give, so a relocation to another place
+//! is a failure. The batch has one function before them, because an index of the list must not be
+//! mistaken for an index of a slot.
+//!
+//! The tests need no child process. `main.rs` leaves this file out on s390x.
 
 use crate::common::{modes, small};
 use cranelift_codegen::Context;

@@ -1,5 +1,15 @@
-//! Tests that `cranelift-jit` has for a module (`tests/basic.rs` and `examples/jit-minimal.rs`
-//! there), and for the documentation of providers.
+//! Tests of what `cranelift-jit` tests and documents for modules and for memory providers.
+//!
+//! - *Modules*: functions call each other and library functions, a second definition is an error,
+//!   and empty data has an address. The originals are `tests/basic.rs` and
+//!   `examples/jit-minimal.rs` of that crate.
+//! - *Providers*: alignment, disjoint addresses, typed errors without a cost, and use on another
+//!   thread. The originals are in its `src/memory/arena.rs`.
+//! - *Panics*: an observer panics during `free_memory`, and the drop frees what is left.
+//!
+//! The tests exist to catch a provider that differs from the contract on which Cranelift relies:
+//! memory that overlaps, that is not aligned, or that stays after `free_memory`. They use one
+//! `Flip` arena each and need nothing of the system.
 
 use std::sync::Arc;
 

@@ -1,4 +1,17 @@
 //! Tests of how much memory modules take, and of its owners.
+//!
+//! | What | How it is checked |
+//! |---|---|
+//! | forked children | allocation and finalization are refused; inherited functions run |
+//! | a finalization that fails | the data stays readable, and no other module gets its place |
+//! | definitions after the last finalization | the drop of the module frees them |
+//! | mappings and pages | 200 modules add two readable mappings at most; one round of definitions takes two pages at most |
+//! | owners | the memory lives as long as the module or a clone of `provider.memory()` |
+//!
+//! The first two tests run in child processes on Linux: one forks, and the other forbids `mprotect`
+//! by a filter for the rest of the process. Where there are no filters, it prints `NOT RUN`. A
+//! failed finalization is tested because the module returns addresses of the data after it. If the
+//! memory were freed then, they would lead to memory of another module.
 
 use super::added::with_data;
 use super::clif::{call, call_at, constant, counter, module};

@@ -1,4 +1,18 @@
 //! Tests of observers that are attached late, and of lists of live blocks.
+//!
+//! - *Catching up*: the new observer first gets the reservation, then every live function with its
+//!   tag, name and unwind information. After that it gets events like any other.
+//! - *Notes*: an arena without `keep_notes` refuses the call.
+//! - *Races*: two threads publish and drop during `attach`. At the end the observer's list is equal
+//!   to that of the arena.
+//! - *`blocks`*: each live block is listed once, in the order of addresses, in bins with many small
+//!   blocks and across spans.
+//! - *Forked children*: `attach` is refused, and the list can still be read. A child process is
+//!   necessary, because other tests have threads (Linux).
+//!
+//! The races exist to catch a function that is reported twice or never, because it was published
+//! between the list and the registration. `common::publish_after_guards` keeps the threads from
+//! failing in a full arena.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};

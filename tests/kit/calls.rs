@@ -1,5 +1,17 @@
-//! Tests of the small calls: the place of an arena and the owner of an address, code that is
-//! written at its address, pointers with a lifetime.
+//! Tests of the small calls: the place of an arena, weak references, functions that are written in
+//! place, typed pointers.
+//!
+//! - *Place*: `base`, `contains` and `reaches` at the first byte, at the last, and 2 GiB away.
+//! - *`WeakArena`*: an observer that stores one does not keep its arena alive.
+//! - *`publish_with`*: the closure gets aligned traps and may use less than it reserved. The rest
+//!   is free at once.
+//! - *Failures in the closure*: after an error, a wrong length or a panic the figures are as
+//!   before.
+//! - *`Typed`*: a pointer is called on two threads, and under a guard after the drop of its block.
+//!
+//! One closure publishes another function in the same arena. It exists to catch a lock that is held
+//! during the closure, because the test would hang. Another check is about `trim`, which has to
+//! find pages that hold only traps. Nothing is required of the system.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};

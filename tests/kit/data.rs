@@ -1,4 +1,18 @@
 //! Tests of data beside code.
+//!
+//! | What | How it is checked |
+//! |---|---|
+//! | content, alignment, access | the bytes are read back in both kinds of access and several sizes |
+//! | errors | `DataFull`, `TooLarge`, `BadAlignment` and panics leave the data area empty |
+//! | lifetime | a data block keeps its arena; a guard keeps the bytes of a dropped block |
+//! | constants | readers go on while a page gets more of them; a store to one ends a child process |
+//! | batches | data is published with the functions or not at all |
+//! | refusals after the build | `openat`, descriptors, `mprotect` or kernel writes are denied |
+//! | forked children, given memory | a child can place no data; both kinds of access work in memory of the user |
+//!
+//! The refusals need child processes, because filters and limits stay until a process ends. They
+//! print `NOT RUN` without filters, and two of them with a sanitizer. `GAIA_TEST_MODE` passes the
+//! mode to the child that is killed.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -1,4 +1,18 @@
 //! Tests of relocations: they are applied, and the code runs.
+//!
+//! - *Targets*: slots, blocks of the same and of another arena, addresses of the program, and data.
+//!   Branches are direct or load the address from a cell.
+//! - *Stubs*: branches to one far target share a stub. If none is free, the error has the offset
+//!   and the distance.
+//! - *Refusals*: kinds of other architectures, offsets outside of the function, slots of another
+//!   batch, a low part without a high part.
+//!
+//! The code exists for x86-64, AArch64 and RISC-V of 64 bits. On other architectures `jump` and
+//! `load` return `None`, and most tests end at once. Some checks are for one architecture, because
+//! only its instructions can fail in that way.
+//!
+//! After a refusal the bytes of the function are compared, and the stub is used by another
+//! relocation. This catches a relocation that is half applied, and a stub that is lost.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

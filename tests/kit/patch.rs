@@ -1,5 +1,17 @@
 //! Tests of words of live code that change under running threads, and of blocks that become
 //! shorter.
+//!
+//! | What | How it is checked |
+//! |---|---|
+//! | `patch_word` | two threads run the instruction 1,000 times or more; each result is that of the old or of the new word |
+//! | words that cannot be changed | offsets that are outside or not aligned, other instructions of AArch64, modes without stores |
+//! | `shrink` | many lengths; `lookup`, figures and the next publications agree with the new length |
+//! | guards, observers, lookups | the end waits for guards; an observer makes it an error; lookups find the block all the time |
+//! | batches | three threads begin, fill and publish one batch |
+//!
+//! `Changing` has a function for each architecture whose result depends on one word. The first test
+//! prints `NOT RUN` if neither `DualMap` nor `PerThread` exists. A forked child is refused; this is
+//! tested on Linux, in a process without other tests.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -1,4 +1,18 @@
-//! Tests of addresses that stay while the code behind them changes.
+//! Tests of `Redirect`: its address stays, and its target is exchanged.
+//!
+//! - *`swap`*: the next call reaches the new target. The counters of `stats` show that nothing was
+//!   flipped, flushed or written by the kernel.
+//! - *Memory*: 1,000 redirects share pages, and all of it comes back. A guard keeps a dropped
+//!   redirect callable.
+//! - *Threads*: two threads call under guards while two others swap and drop targets. Dropped
+//!   targets are poisoned, so a call of one would trap.
+//! - *Other arenas*: a target keeps the memory of its own arena.
+//! - *Panics*: they pass through, because a redirect adds no frame.
+//! - *Forked children*: they cannot swap what they inherited. This test needs Linux and a child
+//!   process.
+//!
+//! The test with threads also checks the pointer and the owner at the end, because two swaps at
+//! once could leave a pointer to a target that was dropped.
 
 use std::panic::catch_unwind;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -1,5 +1,18 @@
 //! Tests of `FileWrite`: limits, filters and other code of the process that change a file to which
 //! only the arena should write.
+//!
+//! | What | How it is checked |
+//! |---|---|
+//! | limits of file sizes and of descriptors | a call is an error and no signal; after the limit is lifted everything works |
+//! | filters of system calls | before the build the mode is refused; after it calls fail and lose nothing |
+//! | the descriptor is closed, or its number is used again | calls fail; at most one small function is written to the other file; its descriptor stays open |
+//! | the view and the file | neither `mprotect` nor `ftruncate` can change them |
+//! | the end | the file is closed after the last block |
+//!
+//! All tests run in child processes, because a limit or a lost descriptor concerns a whole process.
+//! They print `NOT RUN` if the system lacks the mode, and some of them under an emulator.
+//! `check_works` and `check_refuses` try functions, batches and patches. The checks exist to catch
+//! a write that goes to a file of somebody else, or that is lost without an error.
 
 use std::os::fd::RawFd;
 use std::os::unix::fs::FileExt;
@@ -199,8 +212,8 @@ fn a_descriptor_that_others_close_is_an_error() {
     });
 }
 
-/// No byte of another file stays changed, no part of it is removed, and its descriptor is not
-/// closed.
+/// One function at most is written to another file, because the write is noticed. No part of that
+/// file is removed, and its descriptor is not closed.
 #[test]
 fn a_descriptor_whose_number_leads_elsewhere_is_an_error() {
     child::run("a_descriptor_whose_number_leads_elsewhere_is_an_error", || {

@@ -1,5 +1,18 @@
 //! Tests against an attacker who can make calls or guess addresses: sealed mappings, landing pads,
 //! views that are not near each other, pages without access at both ends.
+//!
+//! | What | How it is checked |
+//! |---|---|
+//! | seals | `mprotect` and `munmap` of live code fail; without a seal `mprotect` succeeds (not in `FileWrite`) |
+//! | both ends of a region | the list of mappings shows no access there |
+//! | distance of the views | eight arenas have eight distances of more than 1 GiB, also if the stack is low |
+//! | landing pads | on AArch64 code without one ends by `SIGILL`; elsewhere the option is an error |
+//! | names | the memory map contains the name of the arena |
+//!
+//! Three kinds of tests need child processes: a sealed mapping cannot be unmapped, a missing pad
+//! kills, and the distances are found in the list of all views. `NOT RUN` is printed if the kernel
+//! has no seals, pads or names, or if no address can be chosen. The low stack exists to catch a
+//! random number that is derived from the address of the stack.
 
 use std::mem::ManuallyDrop;
 use std::sync::Mutex;

@@ -1,5 +1,17 @@
 //! Tests of `PerThread` with protection keys: which threads can write to code, and which can read
 //! it. Other files test what all modes promise.
+//!
+//! | What | Where it is tried |
+//! |---|---|
+//! | a store to code ends the process | the publishing thread, with an open batch, after a panic, older and newer threads, a signal handler |
+//! | code runs without rights | threads that are older than the arena, and signal handlers |
+//! | reads need a guard | threads that an older thread started, signal handlers, backtraces |
+//! | `as_bytes` needs no guard | a thread without rights reads the slice |
+//! | keys | all of them are used up and come back; other code leaves rights behind |
+//!
+//! `dies` runs a store in a child process. It checks that the child is ended by `SIGSEGV` at the
+//! store and not before. The stores exist to catch a right to write that stays with a thread after
+//! a call. Without keys every test prints `NOT RUN`.
 
 use std::os::unix::process::ExitStatusExt;
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};

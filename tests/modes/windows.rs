@@ -1,5 +1,18 @@
 //! Tests of Windows: reservations without commitment, sections with two views, policies against
 //! generated code.
+//!
+//! | What | How it is checked |
+//! |---|---|
+//! | commit and decommit | the committed bytes are counted after a small and a large function and after `trim` |
+//! | address space | many rounds of build and drop use hardly more than one; a used-up space is an error that passes |
+//! | protection | a child process ends by an access violation of the expected kind |
+//! | views | the list of mappings has one more `r-x` and no `rwx` |
+//! | Arbitrary Code Guard | the error is `Unsupported` and has a reason |
+//!
+//! The violations kill, and a policy cannot be withdrawn, so these tests use `common::child`. The
+//! test of used-up space is for 32 bits, and ends at once otherwise. An emulation such as Wine may
+//! accept the policy without an effect. Then the arena has to work. `Flip` can decommit its pages
+//! and a section cannot, so the expected figures differ by mode.
 
 use crate::common::maps::{mappings, resident, taken};
 use crate::common::{asm, call, child, modes, small};

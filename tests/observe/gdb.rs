@@ -1,4 +1,18 @@
 //! Tests of the debuggers' list of objects, and of gdb itself.
+//!
+//! | What | How it is checked |
+//! |---|---|
+//! | one publication is one object | the list is read at `__jit_debug_descriptor`, and its ELF files by the crate `object` |
+//! | places that are used again | two objects never describe one address |
+//! | many functions | large batches take several objects; single functions share them |
+//! | threads, forked children | the list is empty at the end, and nothing is lost |
+//! | unwind information | `.eh_frame` has the address of the code; invalid information is left out |
+//! | gdb | a breakpoint by name, a backtrace through the function, an observer that is attached late |
+//!
+//! The list belongs to a process, so each test that reads it has one of its own. gdb debugs the
+//! test `debuggee` in all modes. This needs x86-64 Linux, an installed gdb and the right to trace,
+//! and otherwise prints `NOT RUN`. The tests of places exist to catch an object that outlives its
+//! function, because a debugger would show the old name.
 
 use std::ffi::c_void;
 use std::process::Command;

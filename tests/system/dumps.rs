@@ -1,5 +1,17 @@
 //! Tests of core dumps and of snapshots of a live process. Pages without code are neither written
 //! nor given memory. Code is in the dump.
+//!
+//! - *Snapshots*: the test reads all pages that a dump would contain, by `/proc/self/smaps` and
+//!   `/proc/self/mem`. The process must not grow by more than what was read.
+//! - *After a trim*: pages are left out again, and functions that are placed there later are
+//!   included.
+//! - *Huge pages*: `collapse` moves code whatever part of a huge page is in dumps.
+//! - *gcore*: the real tool writes less than half of the region.
+//!
+//! The tests compare the memory of the process, so those that do it run alone in a child process.
+//! They leave out emulators and sanitizers, and print `NOT RUN` without gcore or huge pages. They
+//! exist to catch two faults: a dump with the whole reservation, and code that is missing in a dump
+//! because the advice to leave it out was not withdrawn.
 
 use std::os::unix::fs::FileExt;
 use std::process::Command;

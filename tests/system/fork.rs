@@ -1,4 +1,17 @@
 //! Tests of promise 10: what a forked child may and may not do.
+//!
+//! | What | How it is checked |
+//! |---|---|
+//! | an inherited arena | calls, `lookup` and drops work; changes return `Error::Forked`; the parent's bytes are compared |
+//! | the writable view | the list of mappings of a child does not contain it |
+//! | the last handle is dropped in a child | a mapping that the child placed in the old range stays intact |
+//! | a fork inside of an observer | the drop ends in both processes, and the child poisons nothing |
+//! | forks during the first build of a process | each child publishes in an arena of its own within 30 seconds |
+//!
+//! The tests fork in a child process, in which no other test has threads. The last one is not made
+//! with sanitizers or under an emulator, because both have locks of their own that a child may
+//! inherit; then it prints `NOT RUN`. It exists to catch a lock of the library that is held at the
+//! moment of a fork. The others exist to catch a write to memory that parent and child share.
 
 use std::borrow::Cow;
 

@@ -1,5 +1,16 @@
 //! Tests of what the system, or other code of the process, takes away after an arena was built.
 //! Each runs in a process of its own.
+//!
+//! | What is taken away | What is expected |
+//! |---|---|
+//! | the change from writable to executable (`PR_SET_MDWE`) | no batch fails while the kernel write works |
+//! | descriptors: closed, used by others, missing for a time | `Flip` continues; holes are filled again when descriptors are back |
+//! | one system call, before each of nine steps | functions keep their results, and all space is free at the end |
+//! | kernel writes, for a process or one thread | one staged batch fails; later ones take pages; other threads notice nothing |
+//!
+//! A filter stays until the process ends, so every sequence of steps has a forked child. A test
+//! without filters, `close_range`, the policy or the kernel write prints `NOT RUN`. The steps exist
+//! to catch an early return that leaves pages without an owner or in the wrong protection.
 
 use std::os::fd::AsRawFd;
 

@@ -1,5 +1,16 @@
 //! Tests of the figures and the lists of system calls in `docs/needs.md`. The tests read them from
 //! the page.
+//!
+//! | What the page contains | How it is checked |
+//! |---|---|
+//! | mappings, descriptors, memory, address space of an empty arena | twelve arenas of each size are built and measured |
+//! | calls from the build to the drop | a filter allows only the listed calls, and any other call kills |
+//! | calls after the build | the same with large batches, poison, data, a refused `mprotect`, and four threads |
+//!
+//! A control shows that a process is killed at a call that is not listed. The tests exist to catch
+//! a call that a change of the library adds, and a figure that it makes larger. Every filter has a
+//! forked child, because it stays and kills. The tests need x86-64 Linux with glibc. They print
+//! `NOT RUN` under an emulator, and where filters are refused.
 
 use std::mem::ManuallyDrop;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -169,6 +180,9 @@ fn no_call_is_made_that_the_page_does_not_name() {
     if !common::own_kernel(NAME) || common::sanitized() {
         return;
     }
+    if !common::fork::fork(|| assert!(sandbox::allow_only(&BESIDES))) {
+        return common::not_run(NAME, "no filters here");
+    }
     child::run(NAME, || {
         for (mode, poison) in modes().flat_map(|mode| [(mode, false), (mode, true)]) {
             let mut allowed: Vec<libc::c_long> = BESIDES.to_vec();
@@ -207,8 +221,6 @@ fn no_call_is_made_that_the_page_does_not_name() {
         assert!(!common::fork::fork(|| {
             if sandbox::allow_only(&BESIDES) {
                 drop(CodeArena::builder().capacity(1 << 20).build());
-            } else {
-                panic!("no filters here");
             }
         }));
     });
@@ -220,6 +232,9 @@ fn no_other_call_is_made_after_the_build() {
     const NAME: &str = "no_other_call_is_made_after_the_build";
     if !common::own_kernel(NAME) || common::sanitized() {
         return;
+    }
+    if !common::fork::fork(|| assert!(sandbox::allow_only(&BESIDES))) {
+        return common::not_run(NAME, "no filters here");
     }
     child::run(NAME, || {
         // Large sizes have mappings of their own, whatever was freed before, and threads have heaps

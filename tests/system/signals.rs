@@ -1,5 +1,17 @@
 //! Tests of the calls that a signal handler may make. The handler interrupts everything that an
 //! arena does, makes all of these calls, allocates nothing and never waits.
+//!
+//! - *In the handler*: `pin`, `lookup`, `lookup_many`, `contains`, the getters of arenas and
+//!   blocks, and a call of the function itself.
+//! - *Interrupted*: two threads publish, drop, trim, read figures, and build other arenas.
+//! - *Checked*: the results are right, the handler ran often enough, and the global allocator
+//!   `Watched` saw no allocation in it.
+//!
+//! There is one test. It exists to catch a lock in a call that is documented as safe in handlers:
+//! if the interrupted thread holds the lock, the handler never returns and the test hangs.
+//!
+//! It runs in a child process and forks once for each mode, because a handler and its statics are
+//! those of the process. With a sanitizer it prints `NOT RUN`.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;

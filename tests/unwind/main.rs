@@ -1,4 +1,18 @@
 //! Tests of panics and backtraces through published functions.
+//!
+//! | What | How it is checked |
+//! |---|---|
+//! | panics | they pass through functions, redirects and Cranelift modules; values on the way are dropped |
+//! | backtraces | as many frames are found behind the function as without it; without information the trace ends |
+//! | registration | the number of registered functions follows batches, drops, guards and the end of the arena |
+//! | information that is not whole | it is counted with a reason, and not registered |
+//! | threads | one `Unwinder` serves several arenas while neighbours come and go |
+//! | LLVM's unwinder | the test binary runs two of its tests again with that library preloaded |
+//!
+//! Cranelift compiles the functions and their information (`common/frames.rs`). The test with
+//! LLVM's unwinder starts another process, because a library can be preloaded only there. It prints
+//! `NOT RUN` if LLVM's libunwind is not installed. Frees in random order exist to catch information
+//! that stays for a place with other code, because a panic would then follow wrong frames.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 #![cfg(any(target_arch = "x86_64", all(target_arch = "aarch64", unix), target_arch = "s390x"))]
 

@@ -1,8 +1,18 @@
-//! Runs every row of the design's table in one go.
+//! The scoreboard: the program that runs every row of the design's table in one go.
 //!
 //! ```sh
 //! cargo run --release --manifest-path benches/Cargo.toml
 //! ```
+//!
+//! ```text
+//! options --> groups --> tasks --> a child process for each --> samples --> judge --> table, remarks, CSV, SVG
+//! ```
+//!
+//! - *Child*: the program starts itself with `--child`, a group, a case and a peer. The child
+//!   prints one line for each sample, and the parent reads these lines.
+//! - *Time*: a child that takes longer than `PATIENCE` is ended, and a sample says so.
+//! - *Files*: a full run of all rows or all loads writes to `benches/results`. A quick run, or a
+//!   run of chosen groups, writes only with `--out`. The picture exists for rows only.
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -1,4 +1,19 @@
 //! The floors: bare system calls, and copying into memory that is there already.
+//!
+//! A floor does the least work that makes the same bytes executable. It neither searches for space
+//! nor notes which space is free.
+//!
+//! | type | memory | measured part |
+//! |---|---|---|
+//! | `Syscalls` | one mapping for each function | mmap, copy, mprotect, munmap |
+//! | `PopulatedCopy` | huge pages, populated before | all copies, then one mprotect |
+//! | `CopyInBatches` | the same | for each batch mprotect, copies, mprotect |
+//! | `PopulatedCopy` in `Fresh` | huge pages, populated in each round | mmap, madvise, copies, mprotect |
+//!
+//! `PopulatedCopy` is a `Store` as well, for rows that only call code. Then it is filled once,
+//! because it cannot publish one function. A refusal of huge pages is ignored, so these floors are
+//! slower on such a kernel. `Mapping` is the memory of all of them. Its callers make it writable
+//! before `write`.
 
 use std::io;
 use std::ops::Range;

@@ -1,4 +1,20 @@
 //! Hits of a `CodeCache`: finding the code of a key.
+//!
+//! | contender | found value | kept by |
+//! |---|---|---|
+//! | `get` | an entry of the cache | a reference count |
+//! | `get_in` | an entry of the cache | one guard for each turn |
+//! | `quick_cache` of the same entries | the same entries | a reference count |
+//! | `quick_cache` of counted blocks | other blocks with the same code | a reference count |
+//!
+//! The unit is nanoseconds for each hit, over all threads. The cases are 100 and 10,000 keys, with
+//! one and with two threads. The target compares `get` and `get_in` with `quick_cache` of the same
+//! entries.
+//!
+//! The comparison is fair because all contenders get the same keys in the same order. Each adds up
+//! the addresses that it finds, and the sum must be right. A turn counts only if every thread had a
+//! processor for nine tenths of it, because threads that ran one after another did not disturb each
+//! other.
 
 use std::hint::black_box;
 use std::sync::Arc;

@@ -1,4 +1,18 @@
 //! Churn: drop a random block, publish another, at several numbers of live functions.
+//!
+//! | task | stores | unit |
+//! |---|---|---|
+//! | 1,000 to 1,000,000 live functions | three arenas, malloc of glibc and of mimalloc, asmkit; up to 100,000 also peers with a mapping for each function | ns for each replacement |
+//! | one instruction | an arena, asmkit, malloc | ns to publish and drop it |
+//! | each peer of jit-allocator2, alone | that peer, in a process of its own | ns for each replacement; blocks dropped until damage |
+//!
+//! - *Fair*: all stores get the same sizes and the same victims, from one seed. A store is filled
+//!   and aged before it is measured, so holes exist. A tenth of the steps runs unmeasured before
+//!   each round, because the neighbours have changed the caches.
+//! - *Target*: a multiple of the time of glibc's malloc, because malloc needs no executable memory.
+//!   For one instruction it is the time of asmkit.
+//! - *Left out*: jit-allocator2 does not count as the best peer, because its blocks overlap. It may
+//!   crash, so it prints its best figure again and again.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};

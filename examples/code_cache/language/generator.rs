@@ -1,9 +1,16 @@
 //! A generator of random programs. They are valid by construction, run for a short time, and have
 //! all sizes.
 //!
-//! The programs are source text, so that they are processed like programs of the user. A function
-//! calls only functions after itself, or itself with an argument that shrinks. Loops count to a
-//! small number. The budget of steps ends programs that would still run too long.
+//! | property | how it is reached |
+//! |---|---|
+//! | every name is known | `visible` has the locals at this point, and each block removes its own |
+//! | calls end | a function calls only functions after itself, or itself with an argument that shrinks |
+//! | loops end | a counter goes to 6 at most, and no other statement assigns to it |
+//! | the run ends | the budget of steps stops a program that is still too long |
+//! | a wrong local shows | the result is the sum of all visible locals, each times another odd number |
+//!
+//! The programs are source text, so that they are processed like programs of the user. The same
+//! seed gives the same text, so a difference between the engines can be repeated.
 
 use std::fmt::Write;
 

@@ -1,4 +1,18 @@
 //! The checks that the grammar cannot express, and the resolution of names.
+//!
+//! ```text
+//! each program: define its functions --> check entry, budget and runs --> walk the body of each function
+//! ```
+//!
+//! | written into the tree | meaning |
+//! |---|---|
+//! | `Name::index` | the number of a program, of a function in its program, or of a local in its function |
+//! | `Function::locals` | how many locals a function has, parameters included |
+//! | `Program::entry` | the function with the program's name |
+//!
+//! The engines index by these numbers, and look up no name. All functions are defined before a body
+//! is walked, so a call may name a later function. A local is declared after its value is resolved,
+//! and each has a number of its own. The first error ends the resolution.
 
 use std::collections::HashMap;
 

@@ -1,4 +1,16 @@
 //! Where sections lie, and what is refused.
+//!
+//! | what | how it is checked | mistake that it finds |
+//! |---|---|---|
+//! | sections of 100 modules | inside the reservation, disjoint, within 2 GiB, although 2 GiB are mapped between modules | a section that LLVM put elsewhere |
+//! | small code model | runs and is smaller in a low arena; on x86-64 it is refused in a high one | a relocation that is cut off |
+//! | full arena | an error for code and for data, and success after half of the modules are gone | an end of the process by LLVM |
+//! | drop of a module | its code is found while an engine is left, and nothing afterwards | a leak, or code freed too early |
+//! | other modes | `Error::Unsupported` | writes by LLVM to addresses that are not writable |
+//! | mappings | at most one more for each 64 KiB of constants | a mapping for each section |
+//! | protections | `/proc/self/maps` for each section | a section that is writable and executable at once |
+//!
+//! A test that needs what the machine does not have prints `NOT RUN`.
 
 mod common;
 

@@ -1,4 +1,20 @@
-//! The translation of the syntax tree to Cranelift's intermediate representation.
+//! The translation of a query to Cranelift's intermediate representation: one loop over the rows.
+//!
+//! ```text
+//! entry: load the addresses of all columns
+//! head (offset, sum): offset < end? --no--> after: one NaN for all NaNs, return the sum
+//!    |yes
+//! row: predicate --0--> next (the old sum)
+//!    |not 0, or no predicate
+//! counted: add the value --> next (the new sum): offset + 8 --> head
+//! ```
+//!
+//! - An expression is lowered to an `f64` (`value`) or to an `i8` of 1 or 0 (`truth`), as its use
+//!   needs.
+//! - The result must have the interpreter's bits. So the rows are added in their order, and the
+//!   minimum and maximum are a comparison and a `select`.
+//! - `&&` and `||` have no branch: both sides are computed.
+//! - Loads have no check. The caller passes columns of as many values as it says.
 
 use cranelift_codegen::ir::condcodes::{FloatCC, IntCC};
 use cranelift_codegen::ir::immediates::Ieee64;

@@ -1,5 +1,18 @@
 //! The parser: tokens become a syntax tree, by recursive descent, with precedence climbing for the
 //! operators.
+//!
+//! ```text
+//! parse --> expr --> operators (floor) --> operand --> number, column, call, "(" expr ")"
+//!                    `--> operators (binding of the last operator)
+//! ```
+//!
+//! - `operators` reads operators that bind tighter than its floor, from 1 for `||` to 6 for `*` and
+//!   `/`. Operators of equal binding group from the left.
+//! - `where` is a word that is no column, so it ends the first expression.
+//! - `MAX_NESTING` counts parentheses, prefix operators and the links of a chain of operators,
+//!   because each makes the tree one level deeper.
+//! - An error has the position of the token that was found. For an unknown column or function it
+//!   lists the known names.
 
 use super::lexer::Token;
 use super::{Arithmetic, Binary, COLUMNS, Compare, Expr, Logic, Query, Unary};

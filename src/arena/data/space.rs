@@ -3,8 +3,16 @@
 //!
 //! It is plain data, and never calls the system. Two heaps ([`DataKind`]) take spans from the two
 //! ends of the area. If the area is nearly full, a kind takes whole pages in spans of the other.
-//! The protection is known for each page: writable, surely read-only, or neither (after a refused
-//! call, or when memory was given back).
+//!
+//! | part | content |
+//! |---|---|
+//! | `tables`, `pool`, `heaps` | free granules, owners of spans, pages that hold memory |
+//! | `writable`, `read_only` | the protection of each page, as far as it is known |
+//! | `waiting` | dropped blocks that wait for guards, the oldest epoch first |
+//!
+//! A page is in neither set at first, after a refused call, and when its memory was given back.
+//! Nothing here takes a lock, because the caller holds the lock of the area. The caller changes the
+//! two sets where it calls the system.
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;

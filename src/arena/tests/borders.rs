@@ -1,5 +1,17 @@
 //! What one heap has and another needs: spans that change owner, and holes that two heaps have
 //! together.
+//!
+//! | what | mistake that it finds |
+//! |---|---|
+//! | space of other heaps, and holes across two heaps | new memory is used, or the arena reports that it is full, although there is space |
+//! | spans that change owner | live or waiting blocks stay with the old owner |
+//! | small blocks at the end of a span | a block lies across two spans without need, so that neither can change owner alone |
+//! | work of two threads at once | a search misses space in flight, or blocks that become due in a heap it has passed |
+//! | notes at the end of a span | a heap changes the state of a span that it does not own |
+//! | spans and holes of no use | a heap keeps free spans, or spans go from heap to heap without end |
+//!
+//! Each test ends with `check_empty`: all space must be one hole again. A test that needs filled
+//! holes is reported as not run where no mode fills them.
 
 use std::thread;
 

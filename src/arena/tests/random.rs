@@ -1,5 +1,17 @@
 //! Random work through several heaps of one arena, with all figures taken again from the tables
 //! after each step; and threads in an arena that is full all the time.
+//!
+//! | what | how it is checked | mistake that it finds |
+//! |---|---|---|
+//! | counts of heaps and pool | `check_figures` counts the tables under all locks | a count that is wrong after some order of steps |
+//! | waiting blocks | each is in the heap that owns its span, by ascending epoch | a block that is never reclaimed |
+//! | live blocks | each is full of a byte of its own | two blocks that overlap |
+//! | `Stats` and lookup | the parts add up to the capacity, and each last byte is found | bytes that are counted twice or not at all |
+//! | `ArenaFull` | the hole it reports is too small | an error although the block fits |
+//! | six threads | no other error than `ArenaFull`, and an empty arena at the end | a race between search, drop and trim |
+//!
+//! A seed chooses the page size, the mode, `poison` and `keep_free`. With every third seed calls of
+//! the system are refused at random.
 
 use std::thread;
 

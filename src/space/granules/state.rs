@@ -1,5 +1,16 @@
 //! The state of a span, one word: its owner, the notes of its heap, and the pages that hold memory.
 //! The layout is drawn in the [module](super) above.
+//!
+//! | part | use |
+//! |---|---|
+//! | owner | a heap checks that a granule is its own; a drop finds the heap to lock |
+//! | pages | `touch` and `gone` return how many bits they changed, and the caller counts them |
+//! | crossed | a span with this mark changes owner only with the span before it |
+//! | queued, lost | the heap lists the holes of this span again before it takes more memory |
+//!
+//! A change is a load and a store, not one atomic operation. That is enough because one lock
+//! protects each word: the lock of the owner, or of the pool for a free span. `set_owner` needs
+//! both locks. A caller that reads the owner without a lock must read it again under the lock.
 #![forbid(unsafe_code)]
 
 use super::{CROSSED, Granules, LOST, Owner, QUEUED, RESIDENT, Run, SPAN, load, span_of};

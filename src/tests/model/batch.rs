@@ -1,10 +1,21 @@
 //! Batches: functions that call each other before any of them is published, and the way back when a
 //! batch is given up or the system refuses any of its calls.
 //!
-//! The model knows which functions exist in which batch, what each returns, and which one calls
-//! which. After each operation it runs the functions that are published, and follows their calls. A
-//! refused call of the system makes the batch go: then none of its functions may be found or take
-//! space.
+//! ```text
+//! push, reserve, fill, link, set_tag --> Publish --> live blocks --> Drop
+//!                                   `--> Abandon, or a Publish that is refused: nothing is found, no space is taken
+//! ```
+//!
+//! The model knows the bytes and the tag of each function, what it returns, and which function it
+//! jumps to. At each `Check` and after each publication it compares:
+//!
+//! - the figures of the arena, which must add up to its capacity,
+//! - the bytes, the lookup and the tag of each live block,
+//! - the results of live functions, through their jumps,
+//! - the bytes of each slot of the open batch.
+//!
+//! An error of the system is allowed only while a refusal may come. Links never form a circle,
+//! because a call would not return. At the end all space is one hole and nothing is mapped.
 
 use std::collections::BTreeMap;
 

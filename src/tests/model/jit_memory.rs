@@ -1,9 +1,21 @@
 //! Single blocks: contents, length and entry points, whatever is called and whatever fails.
 //!
-//! The model is a vector of bytes, and a list of functions with their offsets. The bytes are
-//! compared with the block's, and no page may be writable and executable. An operation calls a
-//! function by its entry point. After a refused call, the block has its old bytes or the written
-//! ones, and becomes executable at the next try.
+//! ```text
+//! operation --> JitMemory (one call may be refused) --.
+//!          `--> model: bytes, length, functions -------+--> check: the same bytes
+//! ```
+//!
+//! The model has a list of functions with their offsets. A write removes those that it overlaps,
+//! because they cannot be called any more. A refused write leaves the old length and bytes. On
+//! Linux no page may be writable and executable.
+//!
+//! | operation | compared with the model |
+//! |---|---|
+//! | `Write`, `WriteAt` | the offset, or `PastCapacity` if the bytes do not fit |
+//! | `MakeExecutable` | the result of every function within the length |
+//! | `Entry`, `EntryAnywhere` | the result or the address, or `PastCapacity` past the length |
+//!
+//! At the end every function is called, and nothing stays mapped.
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 

@@ -1,5 +1,18 @@
 //! Tests of given memory from the first block to the notification of its owner: traps, observers,
 //! threads, children.
+//!
+//! - *Notification*: the owner's function is called once, after the last handle, batch and block. A
+//!   failed build calls it as well.
+//! - *Traps*: after `trim`, and with `poison` after each drop, no byte of dropped code is left.
+//!   Live code and the bytes in its last page stay.
+//! - *Observers*: the reservation has the start and the length after alignment.
+//! - *Threads*: four of them publish, drop and trim, and the arena is empty afterwards.
+//! - *Forked children*: the view is compared byte by byte, because parent and child share it. This
+//!   is the only test with a child process.
+//!
+//! Most tests are made with both writers, the alias and the function. They print `NOT RUN` if code
+//! that is written to a second view does not run, as under some emulators. `places.rs` has the odd
+//! places and lengths.
 
 use super::places::ODD;
 use super::*;

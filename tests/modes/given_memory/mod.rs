@@ -1,6 +1,18 @@
 //! Tests of memory that somebody else mapped: shared with a writable alias, or with a function that
 //! writes; at odd alignments; and in a process that is ended if it maps, unmaps, protects or
 //! advises one of these addresses.
+//!
+//! | File | What is in it |
+//! |---|---|
+//! | `places` | where the memory may begin and end |
+//! | `calls` | filters that end the process at a forbidden system call |
+//! | `life` | traps, observers, threads, forked children, the release |
+//! | `refusals` | memory that is not accepted, and a writing function that fails |
+//!
+//! This file has the helpers. `Views` maps one file twice. `check_works` tries every kind of call,
+//! `check_cycles` fills the arena to the last granule, and `check_sums` adds up all figures. The
+//! tests need Linux. They need a system on which two views of one memory show the same code, and
+//! otherwise print `NOT RUN`.
 
 mod calls;
 mod life;

@@ -1,4 +1,18 @@
 //! Tests of what is executable: functions and traps only.
+//!
+//! Each test reads all executable granules of an arena (`common::maps::executable`). A granule that
+//! is not in a live block has to be a trap. Where holes are not filled or calls are refused, it may
+//! be old code, but it must not contain zeros.
+//!
+//! - *Ends*: a function that uses less than it reserved leaves traps in its last page.
+//! - *Random lives*: `Life` publishes, drops, trims, collapses and shrinks, with one check after
+//!   each step.
+//! - *Refusals*: the same lives, in which the system refuses one or two calls from step 10 on.
+//! - *Policies*: `trim` without `mprotect`, and `PR_SET_MDWE`.
+//!
+//! Refusals and policies cannot be withdrawn, so tests with them use child processes. Without
+//! filters or the policy, and for `mmap` with sanitizers or musl, `NOT RUN` is printed. The checks
+//! exist to catch a page that loses its memory and stays executable, because it reads as zeros.
 
 use gaia_jit::{CodeArena, CodeBlock, WxMode};
 

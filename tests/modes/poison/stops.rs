@@ -1,4 +1,18 @@
-//! Tests of calls that stop.
+//! Tests of stale calls: each has to stop, and none may run into another function.
+//!
+//! | Address of the call | Variants |
+//! |---|---|
+//! | a dropped function | before and after `trim`, in small and large batches |
+//! | padding, and a reserved end that was not needed | short and long |
+//! | pages without code | never used, opened by a batch, gaps for alignment |
+//! | a batch that was given up | staged bytes and pages of its own |
+//!
+//! `stops` of `mod.rs` forks a child for each call and looks at its signal. The tests have
+//! processes of their own, because a child must not inherit a lock that a thread of another test
+//! holds. A control shows that the same call runs on if pages without memory stay executable.
+//!
+//! The last test is the opposite: with `keep_free`, `trim` and `collapse` in turn, every live
+//! function runs. It exists to catch a page that was barred and not opened again.
 
 use gaia_jit::{CodeArena, CodeBlock, WxMode};
 

@@ -1,4 +1,18 @@
-//! Tests of the files: who may write them, and what happens to records without room.
+//! Tests of the files of `PerfMap` and `Jitdump`: who may write them, and what happens to records
+//! without room.
+//!
+//! - *Forked children*: the files of the parent stay as they are, and a child has a map of its own.
+//! - *No room*: with a limit or a full disk, records are counted as lost. None is cut off, and
+//!   later ones are written.
+//! - *Names*: a link at the path of the map is replaced, and what it leads to is not written. One
+//!   file is not opened twice under two names.
+//! - *One map*: a process has one map at a time, and its lines are written soon without `flush`.
+//!
+//! All tests have a process of their own, because the name of a map contains the number of the
+//! process. The full disk is a `tmpfs` of 256 KiB in a new mount namespace. It needs the right to
+//! mount, and `NOT RUN` is printed without it. The tests exist to catch half a record, which makes
+//! the rest of a jitdump unreadable, and a write through a link that somebody else placed in
+//! `/tmp`.
 
 use std::fs;
 use std::path::PathBuf;

@@ -1,5 +1,18 @@
 //! Tests of other code that writes, removes or truncates the same files, or closes their
 //! descriptors.
+//!
+//! | What other code does | What is expected |
+//! |---|---|
+//! | it writes lines to the same map | all lines of the observer are whole, and the other lines stay |
+//! | it removes or truncates a file | names are written again, or counted as lost |
+//! | it closes a descriptor and uses the number | its file gets no byte and stays open |
+//! | it has the jitdump open, or another process has a lock on a file | the observer is refused |
+//! | it forks | `for_child` copies all inherited names to a map of the child |
+//!
+//! A map from an earlier process with the same number is replaced. All tests but the one of paths
+//! in errors have processes of their own, because they change descriptors. `common::jitdump` reads
+//! the dumps. The checks exist to catch a record that is lost without being counted, and a record
+//! in a file of somebody else.
 
 use std::fs::{self, File};
 use std::io::Write;

@@ -1,5 +1,18 @@
-//! Tests of what a process can be denied, each in a child process: memory, mappings, file sizes,
-//! descriptors, the execute permission.
+//! Tests of what a process can be denied, most of them in a child process: memory, mappings, file
+//! sizes, descriptors, the execute permission.
+//!
+//! - *Address space*: a refused build leaves nothing behind. Two views take no third mapping of
+//!   their size.
+//! - *File sizes*: a limit is an error and not the signal `SIGXFSZ`.
+//! - *Descriptors*: if none is free, `Flip` is not built without its kernel write.
+//! - *Data*: an arena may be larger than `RLIMIT_DATA`, because only writable memory is counted
+//!   (not in `PerThread`).
+//! - *Sizes*: a size that cannot be had is refused at once, and its memory is not touched.
+//! - *Execution*: under `PR_SET_MDWE` the error of `Flip` contains the refused call. `fills_holes`
+//!   agrees with what `kernel_writes` measures.
+//!
+//! `mappings` and `memory` have further limits. A limit stays until its process ends, so the tests
+//! use children. `NOT RUN` is printed where an emulator would ignore the limit.
 
 mod mappings;
 mod memory;

@@ -1,5 +1,17 @@
 //! The parser: tokens become a syntax tree, by recursive descent. Expressions are in a file of
 //! their own.
+//!
+//! ```text
+//! program --> function   --> block --> statement --> expr (expression.rs)
+//!        `--> check, run --> signed numbers
+//! ```
+//!
+//! - One method reads one rule of the grammar. It decides by the next token only. So `assignment`
+//!   reads an expression first, and the `=` after it decides.
+//! - Names stay text here, and all their indices are 0. `resolve` replaces these afterwards.
+//! - The first error ends the parse. It has the position of the token that was found, and says what
+//!   was expected.
+//! - Blocks and expressions count their nesting against `MAX_NESTING`.
 
 mod expression;
 

@@ -1,7 +1,18 @@
 //! The translation of the syntax tree to Cranelift's intermediate representation.
 //!
+//! | function | what it makes |
+//! |---|---|
+//! | `lower_function` | a function of the program |
+//! | `lower_entry` | the trampoline from the host, which loads the arguments from a list |
+//! | `lower_call` | a call of the interpreter, for a program that is not compiled yet |
+//!
 //! Every function takes the machine's address before its own parameters, in the host's C calling
-//! convention.
+//! convention. A function of the program pays a step and a level of depth at its start, and returns
+//! 0 if it cannot. Each return restores the depth. Each test of a loop pays a step.
+//!
+//! Calls name their function by index, so code has no address of another function. Only
+//! `lower_call` contains addresses. Statements report their `Flow`, because in Cranelift no
+//! instruction may follow a return in its block.
 
 mod expression;
 
