@@ -76,6 +76,7 @@ fn number(name: &str) -> Option<libc::c_long> {
         "membarrier" => libc::SYS_membarrier,
         "futex" => libc::SYS_futex,
         "sched_yield" => libc::SYS_sched_yield,
+        "clock_gettime" => libc::SYS_clock_gettime,
         "clock_nanosleep" => libc::SYS_clock_nanosleep,
         _ => return None,
     })
