@@ -37,13 +37,14 @@
 //!
 //! An entry that leaves while there are [guards](crate::CodeArena::pin) waits until these have
 //! ended. It is dropped at the next call that compiles, inserts, invalidates or asks for
-//! [`stats`](CodeCache::stats). In a full arena, a compilation waits a few milliseconds for the
-//! guards of other threads (longer if there are more threads than processors). It gets an
-//! [`Error::ArenaFull`], which says how many bytes wait, in each of these cases:
+//! [`stats`](CodeCache::stats). In a full arena, a compilation waits up to 10 milliseconds for the
+//! guards of other threads. It gets an [`Error::ArenaFull`], which says how many bytes wait, in
+//! each of these cases:
 //!
 //! - every entry is held;
 //! - guards last longer than that;
-//! - the compiling thread itself has a guard.
+//! - the compiling thread itself has a guard, or a thread that has one waits for the compilation;
+//! - the last entries were evicted by another thread, which still runs the hook for them.
 //!
 //! If threads run code under guards, set the [`budget`](CacheBuilder::budget) to nine tenths of the
 //! capacity or less. The rest is room for code that waits, and for the padding of each function to

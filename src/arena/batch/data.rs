@@ -156,10 +156,10 @@ impl Batch {
         access: DataAccess,
         fill: impl FnOnce(*const u8, &mut [u8]),
     ) -> Result<DataSlot, Error> {
-        let mut turns = super::room::TURNS;
+        let mut waited = super::room::Waited::default();
         let space = loop {
             match self.data_space(len, align, access) {
-                Err(full) => self.make_room(full, &mut turns)?,
+                Err(full) => self.make_room(full, &mut waited)?,
                 Ok(space) => break space,
             }
         };

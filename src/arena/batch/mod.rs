@@ -360,7 +360,7 @@ impl Batch {
         let align = self.core.align(align)?;
         let more = self.entries.try_reserve(1).and_then(|()| self.sources.try_reserve(1));
         more.map_err(|_| Error::out_of_memory())?;
-        let mut turns = room::TURNS;
+        let mut waited = room::Waited::default();
         let (run, source) = loop {
             let placed = match code {
                 Some(code) if self.core.memory.rules().way_in == WayIn::WriteAtOnce => {
@@ -369,7 +369,7 @@ impl Batch {
                 _ => self.find(granules, align),
             };
             match placed {
-                Err(full) => self.make_room(full, &mut turns)?,
+                Err(full) => self.make_room(full, &mut waited)?,
                 Ok(placed) => break placed,
             }
         };

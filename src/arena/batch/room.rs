@@ -2,20 +2,28 @@
 #![forbid(unsafe_code)]
 
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Batch;
 use crate::Error;
 use crate::sync::Arc;
 
-/// How often one call gives way to other threads, so that they can end their guards. Most guards
-/// are short. A guard of the calling thread itself does not end meanwhile, so this must not be
-/// long.
-pub(super) const TURNS: u32 = 100;
-/// How many of these turns are naps, which come last. A thread that has a guard may be waiting for
-/// another processor.
-const NAPS: u32 = 30;
+/// How long one call waits for guards. Most guards are short, but a thread that has one may be
+/// waiting for a processor. A guard of the calling thread itself does not end meanwhile, so this
+/// must not be long.
+const PATIENCE: Duration = Duration::from_millis(10);
+/// How often a call gives way to other threads before it naps.
+const YIELDS: u32 = 64;
 const NAP: Duration = Duration::from_micros(20);
+
+/// What one call has waited for guards.
+#[derive(Default)]
+pub(super) struct Waited {
+    since: Option<Instant>,
+    turns: u32,
+    /// How often guards ended, and there was still no room.
+    rounds: u32,
+}
 
 /// The kind of space that a batch lacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,21 +51,24 @@ impl Batch {
     }
 
     /// Makes room, if `error` is a lack of space and the batch has an owner to ask. If all that was
-    /// dropped waits for guards, it waits for them, for as many turns as are left. `Ok` means that
-    /// some space was freed, or that those guards have ended.
+    /// dropped waits for guards, it waits for them a little. `Ok` means that some space was freed,
+    /// or that those guards have ended.
     #[cold]
-    pub(super) fn make_room(&self, mut error: Error, turns: &mut u32) -> Result<(), Error> {
+    pub(super) fn make_room(&self, mut error: Error, waited: &mut Waited) -> Result<(), Error> {
         let (room, asked, waiting) = match error {
             Error::ArenaFull { asked, waiting, .. } => (Room::Code, asked, waiting),
             Error::DataFull { asked, waiting, .. } => (Room::Data, asked, waiting),
             _ => return Err(error),
         };
         let Some(keeper) = &self.on_full else { return Err(error) };
-        let made = keeper.make_room(room, asked, waiting);
+        // An entry may wait twice: as a whole, and then its code. If that was not enough, the free
+        // space is in pieces. So from then on twice as much is dropped each time.
+        let most = asked.saturating_mul(1 << waited.rounds.saturating_sub(2).min(16));
+        let made = keeper.make_room(room, most, waiting);
         // A callback that was called about dropped code may have forked.
         self.core.memory.check_own("publish")?;
         made.or_else(|more| {
-            if waiting + more > 0 && self.guards_end(turns) {
+            if waiting + more > 0 && self.guards_end(waited) {
                 return Ok(());
             }
             if let Error::ArenaFull { waiting, .. } | Error::DataFull { waiting, .. } = &mut error {
@@ -67,17 +78,20 @@ impl Batch {
         })
     }
 
-    /// Gives way to other threads until the guards that there are have ended. Returns false if they
-    /// have not when no turns are left.
-    fn guards_end(&self, turns: &mut u32) -> bool {
+    /// Gives way to other threads until the guards have ended that were taken before the last drop.
+    /// Returns false if they have not when the time is over.
+    fn guards_end(&self, waited: &mut Waited) -> bool {
+        let since = *waited.since.get_or_insert_with(Instant::now);
         let guards = &self.core.guards;
-        let last = guards.any().then(|| guards.next_epoch());
-        while *turns > 0 {
-            *turns -= 1;
-            if last.is_none_or(|last| guards.oldest().is_none_or(|oldest| oldest > last)) {
+        // Each drop that has to wait begins an epoch.
+        let epoch = guards.epoch();
+        while since.elapsed() < PATIENCE {
+            if guards.oldest().is_none_or(|oldest| oldest >= epoch) {
+                waited.rounds += 1;
                 return true;
             }
-            if *turns >= NAPS {
+            waited.turns += 1;
+            if waited.turns < YIELDS {
                 thread::yield_now();
             } else {
                 thread::sleep(NAP);
