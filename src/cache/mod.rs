@@ -42,7 +42,8 @@
 //! each of these cases:
 //!
 //! - every entry is held;
-//! - guards last longer than that;
+//! - guards last longer than about 5 milliseconds (an entry waits for guards, and after it was
+//!   dropped its code waits once more), or a thread that has one is off its processor for as long;
 //! - the compiling thread itself has a guard, or a thread that has one waits for the compilation;
 //! - the last entries were evicted by another thread, which still runs the hook for them.
 //!
