@@ -85,10 +85,15 @@ impl Batch {
         let guards = &self.core.guards;
         // Each drop that has to wait begins an epoch.
         let epoch = guards.epoch();
-        while since.elapsed() < PATIENCE {
-            if guards.oldest().is_none_or(|oldest| oldest >= epoch) {
+        loop {
+            let is_late = since.elapsed() >= PATIENCE;
+            // A thread that was off its processor for all of the time still looks at the guards.
+            if guards.oldest().is_none_or(|oldest| oldest >= epoch) && (!is_late || waited.rounds < 2) {
                 waited.rounds += 1;
                 return true;
+            }
+            if is_late {
+                return false;
             }
             waited.turns += 1;
             if waited.turns < YIELDS {
@@ -98,6 +103,5 @@ impl Batch {
             }
             guards.catch_up();
         }
-        false
     }
 }
