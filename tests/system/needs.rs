@@ -140,6 +140,19 @@ const BESIDES: [libc::c_long; 6] = [
     libc::SYS_gettid,
 ];
 
+/// Returns whether the calls of a process can be restricted here. Otherwise it says that the test
+/// is not run.
+fn can_filter(test: &str) -> bool {
+    if !common::own_kernel(test) || common::sanitized() {
+        return false;
+    }
+    let can = common::fork::fork(|| assert!(sandbox::allow_only(&BESIDES)));
+    if !can {
+        common::not_run(test, "no filters here");
+    }
+    can
+}
+
 /// Publishes, patches, drops and trims.
 fn use_all(arena: &CodeArena) {
     let (fills_holes, mut kept) = (arena.stats().fills_holes, Vec::new());
@@ -178,11 +191,8 @@ fn use_data(arena: &CodeArena) {
 #[test]
 fn no_call_is_made_that_the_page_does_not_name() {
     const NAME: &str = "no_call_is_made_that_the_page_does_not_name";
-    if !common::own_kernel(NAME) || common::sanitized() {
+    if !can_filter(NAME) {
         return;
-    }
-    if !common::fork::fork(|| assert!(sandbox::allow_only(&BESIDES))) {
-        return common::not_run(NAME, "no filters here");
     }
     child::run(NAME, || {
         for (mode, poison) in modes().flat_map(|mode| [(mode, false), (mode, true)]) {
@@ -231,11 +241,8 @@ fn no_call_is_made_that_the_page_does_not_name() {
 #[test]
 fn no_other_call_is_made_after_the_build() {
     const NAME: &str = "no_other_call_is_made_after_the_build";
-    if !common::own_kernel(NAME) || common::sanitized() {
+    if !can_filter(NAME) {
         return;
-    }
-    if !common::fork::fork(|| assert!(sandbox::allow_only(&BESIDES))) {
-        return common::not_run(NAME, "no filters here");
     }
     child::run(NAME, || {
         // Large sizes have mappings of their own, whatever was freed before, and threads have heaps

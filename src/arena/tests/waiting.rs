@@ -1,12 +1,14 @@
 //! What waits: for guards, for pages to be sealed, for a system that refuses.
 
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use super::{SPAN_BYTES, arena, builder, check_empty, publish};
 use crate::arena::core::Core;
+use crate::arena::{MakeRoom, Room};
 use crate::tests::common::{asm, call, call_at, fills_holes, not_run};
 use crate::tests::faulty::Faulty;
-use crate::{CodeArena, WxMode};
+use crate::{CodeArena, Error, WxMode};
 
 /// An age of guards ends, and the next call that places code does so in another heap than the one
 /// where a block waits: a guard that is taken after that call does not hold the block back.
@@ -104,4 +106,46 @@ fn a_refusal_is_not_repeated_at_every_drop() {
     drop(kept);
     arena.trim().unwrap();
     check_empty(&arena);
+}
+
+/// An owner that drops nothing, and notes how much it was asked for.
+#[derive(Default)]
+struct Keeper(Mutex<Vec<usize>>);
+
+impl MakeRoom for Keeper {
+    fn make_room(&self, _room: Room, asked: usize, _waiting: usize) -> Result<(), usize> {
+        self.0.lock().unwrap().push(asked);
+        Err(16)
+    }
+}
+
+/// A batch in a full arena waits for guards that are older than the last drop, and for no others.
+/// The wait ends, and more is asked for where their end did not make room.
+#[test]
+fn a_batch_waits_for_guards_and_asks_for_more() {
+    let arena = CodeArena::builder().mode(WxMode::DualMap).capacity(64 << 10).build();
+    let Ok(arena) = arena else { return not_run("a_batch_waits_for_guards_and_asks_for_more", "no DualMap") };
+    let block = arena.publish(&vec![0xc3; arena.capacity() - 64]).unwrap();
+    let ask = || {
+        let keeper = Arc::new(Keeper::default());
+        let mut batch = arena.batch();
+        batch.set_on_full(Arc::clone(&keeper) as Arc<dyn MakeRoom>);
+        let full = batch.reserve(1_024, 16);
+        assert!(matches!(full, Err(Error::ArenaFull { asked: 1_024, .. })), "{full:?}");
+        keeper.0.lock().unwrap().clone()
+    };
+    let doubled = |asked: &[usize]| {
+        let expected = |n: usize| 1_024 << n.saturating_sub(2).min(16);
+        assert!(asked.len() >= 3 && asked.iter().enumerate().all(|(n, asked)| *asked == expected(n)), "{asked:?}");
+    };
+    doubled(&ask());
+    // A drop that waits begins an age, and this guard is younger.
+    let old = arena.pin();
+    let small = arena.publish(&[0xc3]).unwrap();
+    drop(small);
+    let young = arena.pin();
+    assert_eq!(ask(), [1_024], "the old guard does not end");
+    drop(old);
+    doubled(&ask());
+    drop((young, block));
 }
