@@ -10,6 +10,8 @@
 //! - *Writing*: functions, batches and patches are written by `pwrite`. After each write the bytes
 //!   are compared with the view. Other code may have closed the descriptor and use its number for
 //!   something else; then the bytes would be lost without an error.
+//! - *Fresh memory*: zeros are written to a few pages ahead of functions. The first touch of a page
+//!   through the view is a fault, which maps all pages around it that have memory.
 //! - *Returning memory*: by a hole in the file. This changes no mapping, so it works while the
 //!   mappings are sealed.
 //! - *Forked children*: a child shares the memory, and inherits the descriptor.
@@ -70,6 +72,7 @@ impl Mode for FileWrite {
             way_in: WayIn::WriteAtLast,
             trims: self.trims,
             collapses_in_steps: false,
+            touches_ahead: true,
             readers: Readers::SharedWithParent,
         }
     }
@@ -91,6 +94,11 @@ impl Mode for FileWrite {
     unsafe fn fill(&self, region: &Region, offset: usize, code: &[u8], padding: &[u8]) -> Result<(), Error> {
         // SAFETY: parts of the range that is passed on to the caller.
         padded::write(offset, code, padding, region.poisons(), |at, bytes| unsafe { self.write(region, at, bytes) })
+    }
+
+    unsafe fn touch(&self, region: &Region, range: Range<usize>) -> sys::Result<()> {
+        // SAFETY: inside the file. The rest is passed on to the caller.
+        unsafe { region.os().touch_code_file(&self.file, range.start, range.len()) }
     }
 
     unsafe fn decommit(&self, region: &Region, range: Range<usize>) -> sys::Result<()> {

@@ -65,6 +65,7 @@ impl Mode for Flip {
             way_in: WayIn::WriteAtLast,
             trims: Trims::UnlessSealed,
             collapses_in_steps: false,
+            touches_ahead: false,
             readers: Readers::All,
         }
     }

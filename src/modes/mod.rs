@@ -31,6 +31,7 @@ mod bars;
 mod dual_map;
 mod file_write;
 mod flip;
+mod fresh;
 mod given;
 mod memory;
 mod mode;

@@ -64,6 +64,16 @@ pub(super) trait Mode: Send + Sync {
         unsafe { region.set_executable(range, yes) }
     }
 
+    /// Gets memory for whole pages that have none, and leaves them zero. After an error some of
+    /// them may have memory. It is called only where the rules say
+    /// [`touches_ahead`](super::rules::Rules).
+    ///
+    /// # Safety
+    /// - The caller owns the pages, and nobody runs them or needs their content.
+    unsafe fn touch(&self, _region: &Region, _range: Range<usize>) -> sys::Result<()> {
+        Ok(())
+    }
+
     /// Gives the memory of whole pages back to the system. The pages can be written to as before.
     /// It is called only where the rules say [`Trims::UnlessSealed`](super::rules::Trims) or
     /// `Always`.

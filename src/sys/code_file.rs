@@ -22,9 +22,9 @@ use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 use std::os::unix::fs::FileExt;
-use std::ptr;
 
-use super::descriptor::{Identity, elsewhere, limit, with_high_number};
+use super::descriptor::{Identity, elsewhere, with_high_number};
+use super::file_limit::{check_file_size, ignores_limit_signal};
 use super::process_lock::ProcessLock;
 use super::{Access, Place, Refused, Result, Span, unix};
 use crate::sync::{Arc, AtomicBool, Ordering};
@@ -114,6 +114,17 @@ impl CodeFile {
             Ok(_) => Err(Refused::new("pwrite (came back short)", io::ErrorKind::WriteZero.into()).of(bytes.len())),
             Err(e) => Err(Refused::new("pwrite", e)),
         }
+    }
+
+    /// Writes zeros to whole pages that have no memory, so that they have memory. The bytes are not
+    /// compared afterwards, so the descriptor is checked before.
+    pub(super) fn touch(&self, offset: usize, len: usize) -> Result<()> {
+        static ZEROS: [u8; 16 << 10] = [0; 16 << 10];
+        if self.lost.load(Ordering::Relaxed) || !self.is_ours() {
+            return Err(elsewhere("pwrite"));
+        }
+        let mut pieces = (offset..offset + len).step_by(ZEROS.len());
+        pieces.try_for_each(|at| self.write_piece(at, &ZEROS[..ZEROS.len().min(offset + len - at)]))
     }
 
     /// Gives the memory of whole pages back to the system.
@@ -216,23 +227,4 @@ pub(super) fn memory_file(name: &CStr, flags: libc::c_uint) -> Result<File> {
         }
     };
     create(flags | libc::MFD_NOEXEC_SEAL).or_else(|_| create(flags))
-}
-
-/// Checks that a file may grow, or be written, up to `end`. Past `RLIMIT_FSIZE` that would not
-/// fail, but end the process with `SIGXFSZ`.
-pub(super) fn check_file_size(end: usize) -> Result<()> {
-    match limit(libc::RLIMIT_FSIZE) {
-        Some(most) if end as u64 > most => {
-            Err(Refused::new("size of a file (RLIMIT_FSIZE)", io::Error::from_raw_os_error(libc::EFBIG)))
-        }
-        _ => Ok(()),
-    }
-}
-
-fn ignores_limit_signal() -> bool {
-    // SAFETY: the type is plain data, and zeros are a valid value of it.
-    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-    // SAFETY: `action` is valid for the call to write to. Nothing is set.
-    let got = unsafe { libc::sigaction(libc::SIGXFSZ, ptr::null(), &raw mut action) };
-    got == 0 && action.sa_sigaction == libc::SIG_IGN
 }

@@ -12,7 +12,6 @@
 
 use std::ffi::CStr;
 use std::fmt::Debug;
-use std::io;
 use std::ptr::NonNull;
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -49,6 +48,8 @@ mod code_file;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod descriptor;
 #[cfg(any(target_os = "linux", target_os = "android"))]
+mod file_limit;
+#[cfg(any(target_os = "linux", target_os = "android"))]
 mod maps;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod own_memory;
@@ -73,6 +74,7 @@ mod place;
     )
 ))]
 pub(crate) mod process_lock;
+mod refused;
 #[cfg(unix)]
 mod unix;
 mod word;
@@ -91,6 +93,8 @@ pub(crate) use native::{KernelWriter, Native, SharedMemory};
 pub(crate) use parked::parked_bytes;
 pub(crate) use parked::{release_before, release_or_park};
 pub(crate) use place::Place;
+use refused::missing;
+pub(crate) use refused::{Refused, Result};
 pub(crate) use window::WriteWindow;
 pub(crate) use word::Word;
 
@@ -144,55 +148,6 @@ unsafe impl Send for Span {}
 // SAFETY: as for `Send`.
 unsafe impl Sync for Span {}
 
-/// A failed system call: its name, and the error of the system.
-#[derive(Debug)]
-pub(crate) struct Refused {
-    pub(crate) call: &'static str,
-    pub(crate) source: io::Error,
-    /// The bytes that were asked for, if the call was about an amount.
-    pub(crate) bytes: Option<usize>,
-}
-
-impl Refused {
-    pub(crate) fn new(call: &'static str, source: io::Error) -> Self {
-        Self { call, source, bytes: None }
-    }
-
-    /// Adds the amount that was asked for.
-    #[cfg(unix)]
-    pub(crate) fn of(self, bytes: usize) -> Self {
-        Self { bytes: Some(bytes), ..self }
-    }
-
-    #[cfg(unix)]
-    pub(crate) fn last(call: &'static str) -> Self {
-        Self::new(call, io::Error::last_os_error())
-    }
-
-    /// Returns whether the cause is a lack of memory or of descriptors. That passes, and says
-    /// nothing about what the system allows.
-    pub(crate) fn passes(&self) -> bool {
-        #[cfg(unix)]
-        const PASSING: &[i32] = &[libc::EMFILE, libc::ENFILE, libc::ENOMEM];
-        #[cfg(not(unix))]
-        const PASSING: &[i32] = &[];
-        self.source.raw_os_error().is_some_and(|number| PASSING.contains(&number))
-    }
-}
-
-impl From<Refused> for crate::Error {
-    fn from(refused: Refused) -> Self {
-        crate::Error::OperatingSystem { call: refused.call, bytes: refused.bytes, path: None, source: refused.source }
-    }
-}
-
-pub(crate) type Result<T> = std::result::Result<T, Refused>;
-
-/// Returns the refusal of a call that the system does not have.
-fn missing<T>(call: &'static str) -> Result<T> {
-    Err(Refused::new(call, io::ErrorKind::Unsupported.into()))
-}
-
 /// The calls that an arena makes. All of them are thread-safe. Calls that only some systems have
 /// are refused unless an implementation overrides them.
 pub(crate) trait Os: Send + Sync + Debug {
@@ -221,7 +176,7 @@ pub(crate) trait Os: Send + Sync + Debug {
     fn map(&self, len: usize) -> Result<Span>;
 
     /// Reserves address space without access, for private memory.
-    /// [`io::ErrorKind::AddrNotAvailable`] says that there is none in the wanted place.
+    /// [`std::io::ErrorKind::AddrNotAvailable`] says that there is none in the wanted place.
     fn reserve(&self, place: &Place) -> Result<Span>;
 
     /// Sets the protection of whole pages. Pages that become writable have memory. Pages without
@@ -438,6 +393,16 @@ pub(crate) trait Os: Send + Sync + Debug {
     /// - The bytes lie inside the file. Nobody reads, runs or writes them in any view meanwhile.
     unsafe fn write_code_file(&self, file: &CodeFile, offset: usize, bytes: &[u8]) -> Result<()> {
         file.write(offset, bytes)
+    }
+
+    /// Gets memory for whole pages of the file that have none, and leaves them zero. That takes
+    /// one call for many pages. After an error some of them may have memory.
+    ///
+    /// # Safety
+    /// - The pages lie inside the file. Nobody runs or writes them in any view meanwhile, and
+    ///   nobody needs their content.
+    unsafe fn touch_code_file(&self, file: &CodeFile, offset: usize, len: usize) -> Result<()> {
+        file.touch(offset, len)
     }
 
     /// Gives the memory of whole pages of the file back to the system.

@@ -26,6 +26,10 @@ impl CodeFile {
         match *self {}
     }
 
+    pub(super) fn touch(&self, _offset: usize, _len: usize) -> Result<()> {
+        match *self {}
+    }
+
     pub(super) fn give_back(&self, _offset: usize, _len: usize) -> Result<()> {
         match *self {}
     }

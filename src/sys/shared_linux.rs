@@ -23,7 +23,7 @@ use std::io;
 use std::ptr;
 
 use super::{Access, Place, Refused, Result, Span, unix};
-use crate::sys::code_file;
+use crate::sys::{code_file, file_limit};
 use crate::units::MAX_ALIGN;
 
 /// The memory from which the views are made.
@@ -103,7 +103,7 @@ pub(super) fn share(len: usize) -> Result<SharedMemory> {
         return Ok(SharedMemory::Anonymous(source));
     }
     let file = code_file::memory_file(c"gaia-jit", 0)?;
-    code_file::check_file_size(len)?;
+    file_limit::check_file_size(len)?;
     file.set_len(len as u64).map_err(|e| Refused::new("ftruncate", e).of(len))?;
     Ok(SharedMemory::File(file))
 }

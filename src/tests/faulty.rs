@@ -399,6 +399,13 @@ impl Os for Faulty {
         unsafe { Native.write_code_file(file, offset, bytes) }
     }
 
+    unsafe fn touch_code_file(&self, file: &CodeFile, offset: usize, len: usize) -> Result<()> {
+        assert_eq!((offset % self.page_size(), len % self.page_size()), (0, 0), "part of a page");
+        self.enter("touch")?;
+        // SAFETY: passed on to the caller.
+        unsafe { Native.touch_code_file(file, offset, len) }
+    }
+
     unsafe fn decommit_code_file(&self, file: &CodeFile, offset: usize, len: usize) -> Result<()> {
         assert_eq!((offset % self.page_size(), len % self.page_size()), (0, 0), "part of a page");
         self.enter("decommit")?;

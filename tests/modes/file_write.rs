@@ -3,7 +3,7 @@
 //!
 //! | What | How it is checked |
 //! |---|---|
-//! | limits of file sizes and of descriptors | a call is an error and no signal; after the limit is lifted everything works |
+//! | limits of file sizes and of descriptors | a call is an error and no signal, whichever call reads the limit; after it is lifted everything works |
 //! | filters of system calls | before the build the mode is refused; after it calls fail and lose nothing |
 //! | the descriptor is closed, or its number is used again | calls fail; at most one small function is written to the other file; its descriptor stays open |
 //! | the view and the file | neither `mprotect` nor `ftruncate` can change them |
@@ -113,6 +113,45 @@ fn a_lower_limit_of_file_sizes_is_an_error_not_a_signal() {
         set_limit(libc::RLIM_INFINITY);
         assert_eq!(call(&arena.publish(&code).unwrap()), 3);
         check_works(&arena);
+    });
+}
+
+/// Filters know the older call for the limit, or the newer one, or neither.
+#[test]
+fn the_limit_is_read_by_the_call_that_is_allowed() {
+    const NAME: &str = "the_limit_is_read_by_the_call_that_is_allowed";
+    child::run(NAME, || {
+        // SAFETY: it sets the default of the signal.
+        unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_DFL) };
+        let Some((arena, first, _)) = arena(NAME) else { return };
+        if !common::own_kernel(NAME) {
+            return;
+        }
+        // Where longs have 32 bits, the older call is not used.
+        #[cfg(target_pointer_width = "64")]
+        let calls = [libc::SYS_getrlimit, libc::SYS_prlimit64];
+        #[cfg(not(target_pointer_width = "64"))]
+        let calls = [libc::SYS_prlimit64; 2];
+        let is_limit = |error: &Error| matches!(error, Error::OperatingSystem { call, .. } if call.contains("RLIMIT"));
+        if cfg!(target_pointer_width = "64") {
+            for denied in calls {
+                let ended = fork(|| {
+                    let arena = small(WxMode::FileWrite).build().unwrap();
+                    let first = arena.publish(&asm::constant(1)).unwrap();
+                    // A limit cannot be set any more after the newer call is denied.
+                    set_limit(3_000);
+                    assert!(sandbox::deny(denied));
+                    assert_eq!(call(&arena.publish(&asm::padded(2, 2_000)).unwrap()), 2);
+                    assert!(is_limit(&arena.publish(&asm::padded(2, 5_000)).unwrap_err()));
+                    assert_eq!(call(&first), 1);
+                });
+                assert!(ended, "call {denied} denied");
+            }
+        }
+        // A limit that nobody can read may be any.
+        let refused = |error: &Error| matches!(error, Error::OperatingSystem { call: "getrlimit", .. });
+        assert!(calls.into_iter().all(sandbox::deny));
+        check_refuses(&arena, &first, refused);
     });
 }
 

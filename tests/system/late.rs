@@ -222,7 +222,7 @@ fn a_filter_at_every_point_of_a_life() {
         (libc::SYS_fcntl, "fcntl"),
     ];
     #[cfg(target_pointer_width = "64")]
-    calls.push((libc::SYS_mmap, "mmap"));
+    calls.extend([(libc::SYS_mmap, "mmap"), (libc::SYS_getrlimit, "getrlimit")]);
     // Sanitizers, and musl's allocator, map memory of their own. They end the process if they
     // cannot.
     if common::sanitized() || cfg!(target_env = "musl") {
@@ -260,7 +260,9 @@ fn life(mode: WxMode, fills_holes: bool, denied: libc::c_long, name: &str, from:
     let stats = arena.stats();
     assert_eq!((stats.free_bytes, stats.largest_hole), (stats.capacity, stats.capacity), "{stats}");
     let only_way = match name {
-        "pwrite64" | "prlimit64" | "statx" => mode == WxMode::FileWrite,
+        "pwrite64" | "statx" => mode == WxMode::FileWrite,
+        // Where there is no older call for the limit.
+        "prlimit64" => mode == WxMode::FileWrite && cfg!(target_pointer_width = "32"),
         "mprotect" => mode == WxMode::Flip && !fills_holes,
         "membarrier" => cfg!(any(target_arch = "aarch64", target_arch = "arm", target_arch = "s390x")),
         "riscv_flush_icache" => true,
