@@ -1,5 +1,5 @@
-//! Fresh memory, where a page costs less together with others. The [arena](crate::arena) gets it for
-//! the pages behind a function before the function is written.
+//! Fresh memory, where a page costs less together with others. The [arena](crate::arena) gets it
+//! for the pages behind a function before the function is written.
 
 use std::ops::Range;
 
@@ -13,8 +13,8 @@ impl CodeMemory {
         self.rules().touches_ahead && !self.region.poisons()
     }
 
-    /// Gets memory for whole pages that have none, and leaves them zero. If the system refuses, they
-    /// get it when they are written to.
+    /// Gets memory for whole pages that have none, and leaves them zero. If the system refuses,
+    /// they get it when they are written to.
     ///
     /// # Safety
     /// - The caller owns the pages, and nobody runs them or needs their content.

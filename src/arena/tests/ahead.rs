@@ -128,8 +128,8 @@ fn batch_of_one(arena: &CodeArena, len: usize) -> CodeBlock {
     batch.publish().unwrap().pop().unwrap()
 }
 
-/// The pages are those that a search of granule by granule finds: free but for the function, without
-/// memory, in its span. Batches that are not published yet have space without memory.
+/// The pages are those that a search of granule by granule finds: free but for the function,
+/// without memory, in its span. Batches that are not published yet have space without memory.
 #[test]
 fn only_free_pages_without_memory_are_got() {
     const NAME: &str = "only_free_pages_without_memory_are_got";
