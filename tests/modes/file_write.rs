@@ -127,11 +127,11 @@ fn the_limit_is_read_by_the_call_that_is_allowed() {
         if !common::own_kernel(NAME) {
             return;
         }
-        // Where longs have 32 bits, the older call is not used.
+        // Where longs have 32 bits, the C library chooses the call.
         #[cfg(target_pointer_width = "64")]
         let calls = [libc::SYS_getrlimit, libc::SYS_prlimit64];
         #[cfg(not(target_pointer_width = "64"))]
-        let calls = [libc::SYS_prlimit64; 2];
+        let calls = [libc::SYS_ugetrlimit, libc::SYS_prlimit64];
         let is_limit = |error: &Error| matches!(error, Error::OperatingSystem { call, .. } if call.contains("RLIMIT"));
         if cfg!(target_pointer_width = "64") {
             for denied in calls {
@@ -148,7 +148,7 @@ fn the_limit_is_read_by_the_call_that_is_allowed() {
                 assert!(ended, "call {denied} denied");
             }
         }
-        // A limit that nobody can read may be any.
+        // Nobody knows what a limit is that cannot be read.
         let refused = |error: &Error| matches!(error, Error::OperatingSystem { call: "getrlimit", .. });
         assert!(calls.into_iter().all(sandbox::deny));
         check_refuses(&arena, &first, refused);

@@ -58,7 +58,6 @@ fn number(name: &str) -> Option<libc::c_long> {
         "close" => libc::SYS_close,
         "fcntl" => libc::SYS_fcntl,
         "prlimit64" => libc::SYS_prlimit64,
-        #[cfg(target_pointer_width = "64")]
         "getrlimit" => libc::SYS_getrlimit,
         "statx" => libc::SYS_statx,
         "pread64" => libc::SYS_pread64,
