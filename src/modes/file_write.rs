@@ -97,8 +97,13 @@ impl Mode for FileWrite {
     }
 
     unsafe fn touch(&self, region: &Region, range: Range<usize>) -> sys::Result<()> {
-        // SAFETY: inside the file. The rest is passed on to the caller.
-        unsafe { region.os().touch_code_file(&self.file, range.start, range.len()) }
+        // A handler of signals may fork in the middle of this, and return in the child, where the
+        // parent's code is in the file.
+        const PIECE: usize = 16 << 10;
+        range.clone().step_by(PIECE).take_while(|_| region.is_own()).try_for_each(|at| {
+            // SAFETY: inside the file. The rest is passed on to the caller.
+            unsafe { region.os().touch_code_file(&self.file, at, PIECE.min(range.end - at)) }
+        })
     }
 
     unsafe fn decommit(&self, region: &Region, range: Range<usize>) -> sys::Result<()> {

@@ -108,8 +108,8 @@ pub enum WxMode {
     /// is built, the arena saves that call, which is a sixth of the time of a publication. The
     /// process then has to ignore the signal as long as the arena lives.
     ///
-    /// Fresh memory comes several pages at once, up to 64 KiB, because a page alone costs more. At
-    /// most a sixteenth of the memory of a thread's functions is ahead of them.
+    /// Fresh memory comes several pages at once, up to 64 KiB, because a page alone costs more.
+    /// That is done only while less than a sixteenth of the memory of a thread's functions is free.
     /// [`CodeArena::trim`](crate::CodeArena::trim) gives it back.
     FileWrite,
     /// Memory that somebody else mapped. Only

@@ -24,7 +24,7 @@ use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 use std::os::unix::fs::FileExt;
 
 use super::descriptor::{Identity, elsewhere, with_high_number};
-use super::file_limit::{check_file_size, ignores_limit_signal};
+use super::file_limit::{check_file_size, grow, ignores_limit_signal};
 use super::process_lock::ProcessLock;
 use super::{Access, Place, Refused, Result, Span, unix};
 use crate::sync::{Arc, AtomicBool, Ordering};
@@ -46,8 +46,7 @@ impl CodeFile {
     pub(super) fn new(len: usize, name: Option<&CStr>) -> Result<Self> {
         let name = name.unwrap_or(c"gaia-jit");
         let file = memory_file(name, libc::MFD_ALLOW_SEALING)?;
-        check_file_size(len)?;
-        file.set_len(len as u64).map_err(|e| Refused::new("ftruncate", e).of(len))?;
+        grow(&file, len)?;
         // Without these seals, anybody who has the descriptor could truncate the file, which would
         // be SIGBUS in every thread that runs code.
         let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
@@ -117,14 +116,15 @@ impl CodeFile {
     }
 
     /// Writes zeros to whole pages that have no memory, so that they have memory. The bytes are not
-    /// compared afterwards, so the descriptor is checked before.
+    /// compared afterwards, so the descriptor is checked before each write.
     pub(super) fn touch(&self, offset: usize, len: usize) -> Result<()> {
         static ZEROS: [u8; 16 << 10] = [0; 16 << 10];
-        if self.lost.load(Ordering::Relaxed) || !self.is_ours() {
-            return Err(elsewhere("pwrite"));
-        }
-        let mut pieces = (offset..offset + len).step_by(ZEROS.len());
-        pieces.try_for_each(|at| self.write_piece(at, &ZEROS[..ZEROS.len().min(offset + len - at)]))
+        (offset..offset + len).step_by(ZEROS.len()).try_for_each(|at| {
+            if self.lost.load(Ordering::Relaxed) || !self.is_ours() {
+                return Err(elsewhere("pwrite"));
+            }
+            self.write_piece(at, &ZEROS[..ZEROS.len().min(offset + len - at)])
+        })
     }
 
     /// Gives the memory of whole pages back to the system.

@@ -5,16 +5,29 @@
 //! The older call is used, because it is faster: 170 ns instead of 405 on an AMD EPYC, where the
 //! shortest call that there is takes 165.
 
+use std::fs::File;
 use std::{io, mem, ptr};
 
 use super::{Refused, Result};
 
-/// Checks that a file may grow, or be written, up to `end`.
+/// The name of the limit, for errors.
+const LIMIT: &str = "size of a file (RLIMIT_FSIZE)";
+
+/// Makes an empty file `len` bytes long.
+pub(super) fn grow(file: &File, len: usize) -> Result<()> {
+    if !ignores_limit_signal() {
+        check_file_size(len)?;
+    }
+    file.set_len(len as u64).map_err(|error| match error.kind() {
+        io::ErrorKind::FileTooLarge => Refused::new(LIMIT, error),
+        _ => Refused::new("ftruncate", error).of(len),
+    })
+}
+
+/// Checks that a file may be written up to `end`.
 pub(super) fn check_file_size(end: usize) -> Result<()> {
     match file_size_limit()? {
-        Some(most) if end as u64 > most => {
-            Err(Refused::new("size of a file (RLIMIT_FSIZE)", io::Error::from_raw_os_error(libc::EFBIG)))
-        }
+        Some(most) if end as u64 > most => Err(Refused::new(LIMIT, io::Error::from_raw_os_error(libc::EFBIG))),
         _ => Ok(()),
     }
 }

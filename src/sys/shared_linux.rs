@@ -103,8 +103,7 @@ pub(super) fn share(len: usize) -> Result<SharedMemory> {
         return Ok(SharedMemory::Anonymous(source));
     }
     let file = code_file::memory_file(c"gaia-jit", 0)?;
-    file_limit::check_file_size(len)?;
-    file.set_len(len as u64).map_err(|e| Refused::new("ftruncate", e).of(len))?;
+    file_limit::grow(&file, len)?;
     Ok(SharedMemory::File(file))
 }
 

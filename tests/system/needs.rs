@@ -173,6 +173,11 @@ fn use_all(arena: &CodeArena) {
         kept.push(block);
         arena.trim().unwrap();
     }
+    // Until fresh memory comes several pages at once.
+    let some: Vec<_> =
+        (0..1_000).filter(|_| fills_holes).map(|n| (n, arena.publish(&asm::padded(n, 500)).unwrap())).collect();
+    assert!(some.iter().all(|(n, block)| call(block) == *n));
+    drop(some);
     assert!(!fills_holes || kept.iter().all(|block| call(block) == 9));
 }
 

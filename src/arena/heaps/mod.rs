@@ -20,8 +20,8 @@
 //! 3. The pool, and the epochs of guards. Nothing else is locked under either.
 //!
 //! Heaps and the pool are locked for bookkeeping only. Bytes are copied, flushed and protected, and
-//! the system and observers are called, without these locks. (The exception is pages without
-//! memory, with poison: `arena/life/pages.rs`.)
+//! the system and observers are called, without these locks. (The exceptions are pages without
+//! memory: with poison, `arena/life/pages.rs`, and in `FileWrite`, `arena/life/ahead.rs`.)
 //!
 //! # Who writes what
 //!

@@ -1,9 +1,10 @@
 //! Memory for the pages of the functions to come, where a page costs less together with others.
 //!
-//! When a function is placed in a page without memory, the free pages behind it get memory by the
-//! same call: at most 64 KiB, in the same span, and at most a sixteenth of what the heap has, so
-//! that a small arena stays small. These pages count as resident, so [`trim`](super::trim) gives
-//! them back, and later functions are placed there first.
+//! When a function is placed in a page without memory, the free pages behind it get memory
+//! together with it: at most 64 KiB, in the same span. At most a sixteenth of a heap's memory is
+//! free then. So a small arena stays small, and the heap still places functions one after another.
+//! These pages count as resident, so [`trim`](super::trim) gives them back, and later functions are
+//! placed there first.
 
 use crate::arena::core::{Core, bytes_of};
 use crate::arena::heaps::State;
@@ -13,8 +14,6 @@ use crate::units::GRANULE;
 
 /// The largest number of bytes that get memory at once.
 const MOST: u32 = 64 << 10;
-/// The fraction of a heap's memory that may be ahead of it.
-const SHARE: u32 = 16;
 
 impl Core {
     /// Gets memory for the free pages behind a function that was just placed, if its own page has
@@ -29,7 +28,7 @@ impl Core {
     #[cold]
     fn get_pages(&self, heap: &mut State, run: Run) {
         let page = self.page();
-        let most = (heap.space.resident_pages() / SHARE).min(MOST / GRANULE as u32 / page);
+        let most = heap.space.pages_until_sparse(&self.heaps.tables).min(MOST / GRANULE as u32 / page);
         // One page is no cheaper, and a larger function writes to many pages in any case.
         if most < 2 || run.len() > page {
             return;

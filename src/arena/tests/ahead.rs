@@ -13,6 +13,7 @@ use std::thread;
 
 use fastrand::Rng;
 
+use super::SPAN_BYTES;
 use crate::space::Run;
 use crate::space::granules::span_of;
 use crate::tests::common::{asm, call, not_run, often};
@@ -81,11 +82,10 @@ fn fresh_pages_come_by_few_calls_and_are_few() {
         assert!(stats.resident_bytes <= most, "{n}: {used} used, {stats}");
     }
     let log = os.take_log();
-    // Up to 64 KiB at once. In the beginning it is less, and up to two pages it is no call.
-    let (pages, at_once) = (arena.stats().resident_bytes / page_size(&arena), (64 << 10) / page_size(&arena));
-    let calls = count(&log, "touch");
-    let expected = if at_once < 2 { 0..=0 } else { pages / at_once / 2..=2 * pages / at_once };
-    assert!(expected.contains(&calls), "{calls} calls for {pages} pages");
+    // One call for 16 KiB at most. In the beginning it is less, and up to two pages it is no call.
+    let (calls, pieces) = (count(&log, "touch"), arena.stats().resident_bytes / (16 << 10));
+    let expected = if page_size(&arena) > 32 << 10 { 0..=0 } else { pieces / 2..=2 * pieces };
+    assert!(expected.contains(&calls), "{calls} calls for {pieces} pieces");
     assert_eq!(count(&log, "write"), COUNT as usize);
     check(&arena, blocks);
 }
@@ -170,19 +170,31 @@ fn only_free_pages_without_memory_are_got() {
         assert_eq!(core.free_pages(run, most), Run::new(first, count * page), "{step}: {run:?}, {most}");
         found[count as usize] += 1;
     }
-    assert!(found[0] > 0 && found[1..].iter().filter(|times| **times > 0).count() > 3, "{found:?}");
+    // As many as a span has pages, if these are not few.
+    let kinds = found.iter().filter(|times| **times > 0).count();
+    assert!(found[0] > 0 && found[1] > 0 && kinds >= 4.min(SPAN_BYTES / page_size(&arena) + 1), "{found:?}");
     drop(batches);
     check(&arena, blocks);
 }
 
-/// Threads place functions in one heap, so that one writes where the other gets memory.
+/// Threads place functions in one heap, so that one writes where the other gets memory. The space
+/// of a batch has no memory until it is written, and does not count as resident until the batch is
+/// published.
 #[test]
 fn zeros_never_cover_code_of_another_thread() {
     let os = Faulty::leaked();
     let Some(arena) = arena("zeros_never_cover_code_of_another_thread", os) else { return };
     let work = |seed: u32| {
         arena.go_to_heap(0);
-        (0..COUNT / 2).map(|n| (seed + n, publish(&arena, seed + n))).collect::<Vec<_>>()
+        let mut blocks = Vec::new();
+        for round in 0..COUNT / 80 {
+            let mut batch = arena.batch();
+            let numbers = seed + 100 * round..seed + 100 * round + 20;
+            numbers.clone().for_each(|n| assert!(batch.push(&asm::padded(n, 600)).is_ok()));
+            blocks.extend((0..20).map(|n| (n, publish(&arena, n))));
+            blocks.extend(numbers.zip(batch.publish().unwrap()));
+        }
+        blocks
     };
     let blocks = thread::scope(|scope| {
         let other = scope.spawn(|| work(20_000));
@@ -204,12 +216,28 @@ fn a_refusal_costs_no_publication() {
     check(&arena, blocks);
 }
 
+/// Functions that lie far from each other leave their span empty, and nothing behind them is used.
+#[test]
+fn functions_far_from_each_other_have_little_ahead() {
+    let os = Faulty::leaked();
+    let Some(arena) = arena("functions_far_from_each_other_have_little_ahead", os) else { return };
+    let code = asm::constant(5);
+    let far = |_| arena.publish(crate::Code::new(&code).align(SPAN_BYTES)).unwrap();
+    let blocks: Vec<_> = (0..CAPACITY / SPAN_BYTES - 1).map(|n| (5, far(n))).collect();
+    let pages = arena.stats().resident_bytes / page_size(&arena);
+    assert!(pages <= blocks.len() + blocks.len() / 16 + 2, "{pages} pages for {} functions", blocks.len());
+    check(&arena, blocks);
+}
+
 /// Poison fills what is free with traps, so there are no zeros to be had.
 #[test]
 fn poison_gets_nothing_ahead() {
     let os = Faulty::leaked();
     let built = CodeArena::builder().mode(WxMode::FileWrite).capacity(CAPACITY).poison(true).os(os).build();
-    let Ok(arena) = built else { return not_run("poison_gets_nothing_ahead", "no FileWrite here") };
+    let arena = match built {
+        Err(Error::Unsupported { why, .. }) => return not_run("poison_gets_nothing_ahead", &why),
+        built => built.unwrap(),
+    };
     let blocks: Vec<_> = (0..COUNT).map(|n| (n, publish(&arena, n))).collect();
     assert_eq!(count(&os.take_log(), "touch"), 0);
     check(&arena, blocks);

@@ -121,6 +121,14 @@ impl Heap {
         resident.saturating_sub(self.taken) > resident / 16
     }
 
+    /// Returns how many free pages may hold memory besides those that do, until a sixteenth of the
+    /// memory is free.
+    pub(crate) fn pages_until_sparse(&self, tables: &Tables) -> u32 {
+        let page = tables.granules.page();
+        let resident = self.resident * page;
+        (resident / 16).saturating_sub(resident.saturating_sub(self.taken)) / page
+    }
+
     /// Marks the pages of `run` as resident.
     #[inline]
     pub(crate) fn touch(&mut self, tables: &Tables, run: Run) {
