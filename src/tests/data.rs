@@ -12,7 +12,7 @@
 //! test. Where the kernel does not write to read-only pages, the tests of shared pages check less
 //! or nothing.
 
-use super::common::{fills_holes, small};
+use super::common::{asm, call, fills_holes, small};
 use super::faulty::Faulty;
 use crate::sys::{Native, Os};
 use crate::{CodeArena, DataAccess, DataBlock, Error, WxMode};
@@ -66,6 +66,32 @@ fn constants_share_pages_that_are_never_writable() {
         assert_eq!((arena.stats().data_bytes, arena.stats().data_blocks), (0, 0));
         let _ = arena.trim();
         assert_eq!(arena.stats().data_resident_bytes, 0);
+    }
+}
+
+/// A hardened kernel (`proc_mem.force_override`) writes through `/proc/self/mem` only where the
+/// process may write itself. Constants then have pages of their own, and none is refused.
+#[test]
+fn constants_where_the_kernel_writes_to_writable_pages_only() {
+    for mode in modes() {
+        let system = Faulty::leaked();
+        system.refuse(&["forced write"]);
+        let arena = small(mode).os(system).build().unwrap();
+        let blocks: Vec<_> =
+            (1..=20).map(|n| arena.data(100, 32, DataAccess::ReadOnly, |_, bytes| bytes.fill(n)).unwrap()).collect();
+        let mut batch = arena.batch();
+        batch.data(40, 8, DataAccess::ReadOnly, |_, bytes| bytes.fill(30)).unwrap();
+        batch.push(&asm::constant(4)).unwrap();
+        let (published, data) = batch.publish_with_data().unwrap();
+        assert_eq!((call(&published[0]), bytes_of(&data[0])), (4, vec![30; 40]), "{mode:?}");
+        assert!((1..).zip(&blocks).all(|(n, block)| bytes_of(block) == [n; 100]), "{mode:?}");
+        #[cfg(target_os = "linux")]
+        for block in &blocks {
+            let rights = super::common::maps::mappings(block.as_ptr().addr(), block.len());
+            assert!(rights.iter().all(|rights| rights.starts_with("r--")), "{mode:?}: {rights:?}");
+        }
+        drop((blocks, published, data));
+        assert_eq!(arena.stats().data_bytes, 0);
     }
 }
 

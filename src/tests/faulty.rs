@@ -9,6 +9,7 @@
 //! | the n-th call from now on | `fail_nth` |
 //! | one call of so many, by a seed | `fail_randomly` |
 //! | every call of some kinds | `refuse` |
+//! | kernel writes to pages that are not writable, as hardened kernels do | `refuse(&["forced write"])` |
 //! | every call of one kind from the n-th call on, as a policy that comes late | `forbid` |
 //! | nothing any more | `heal` |
 //!
@@ -295,6 +296,9 @@ impl Os for Faulty {
             unsafe { Native.kernel_write(writer, at, &bytes[..bytes.len() / 2])? };
             return Err(refused);
         }
+        if self.state.lock().refused.contains(&"forced write") && !is_writable(at) {
+            return Err(Refused::new("pwrite to /proc/self/mem", io::Error::from_raw_os_error(5)));
+        }
         // SAFETY: passed on to the caller.
         unsafe { Native.kernel_write(writer, at, bytes) }
     }
@@ -414,4 +418,12 @@ impl Os for Faulty {
         // SAFETY: passed on to the caller.
         unsafe { Native.decommit_code_file(file, offset, len) }
     }
+}
+
+/// Returns whether this process may store to an address.
+fn is_writable(at: NonNull<u8>) -> bool {
+    #[cfg(target_os = "linux")]
+    return super::common::maps::mappings(at.as_ptr().addr(), 1).iter().any(|rights| rights.contains('w'));
+    #[cfg(not(target_os = "linux"))]
+    unreachable!("a kernel write to {at:?}")
 }

@@ -44,8 +44,9 @@ impl Core {
         }
     }
 
-    /// Tries a write through the kernel to a page of the area, and checks that it arrived there.
-    /// Any doubt counts as refused.
+    /// Tries a write through the kernel to a read-only page of the area, and checks that it arrived
+    /// there. Hardened kernels allow the call, but only to pages that are writable in any case. Any
+    /// doubt counts as refused.
     fn try_out(&self) -> Result<Way, Error> {
         let page = (self.memory.page_size() / GRANULE) as u32;
         let run = self.take_data(DataKind::Constant, page, page)?;
@@ -53,6 +54,8 @@ impl Core {
         let [before, after] = TRIED;
         // SAFETY: these pages were taken by this call and are writable.
         unsafe { at.cast::<[u8; GRANULE]>().write_volatile(before) };
+        // SAFETY: as above. Nothing else is stored there.
+        let closed = unsafe { self.close_data(run) };
         let os = self.memory.os();
         let write = |writer: KernelWriter| {
             let mut seen = [0; GRANULE];
@@ -60,8 +63,9 @@ impl Core {
             // SAFETY: a private page that was taken by this call.
             unsafe { os.kernel_write(&writer, at, &after) }.ok()
         };
-        let written = os.open_kernel_writer().ok().and_then(write);
-        // SAFETY: as above. The read is volatile, because the kernel wrote there.
+        let written = closed.ok().and_then(|()| os.open_kernel_writer().ok()).and_then(write);
+        // SAFETY: taken by this call, and readable. The read is volatile, because the kernel wrote
+        // there.
         let seen = unsafe { at.cast::<[u8; GRANULE]>().read_volatile() };
         self.free_data([run]);
         Ok(if written.is_some() && seen == after { Way::Kernel } else { Way::Pages })

@@ -140,10 +140,10 @@ fn only_free_pages_without_memory_are_got() {
     let (mut blocks, mut batches, mut found) = (Vec::new(), Vec::new(), [0; 17]);
     for step in 0..often(3_000) as u32 {
         match rng.u32(..8) {
-            0 | 1 => blocks.push((step, arena.publish(&asm::padded(step, 8 + rng.usize(..9_000))).unwrap())),
+            0 | 1 => blocks.push((step, arena.publish(&asm::padded(step, 32 + rng.usize(..9_000))).unwrap())),
             2 | 3 => {
                 let mut batch = arena.batch();
-                (0..rng.u32(..20)).for_each(|_| assert!(batch.push(&asm::padded(1, 8 + rng.usize(..4_000))).is_ok()));
+                (0..rng.u32(..20)).for_each(|_| assert!(batch.push(&asm::padded(1, 32 + rng.usize(..4_000))).is_ok()));
                 batches.push(batch);
             }
             4 | 5 if !batches.is_empty() => drop(batches.swap_remove(rng.usize(..batches.len()))),
