@@ -76,7 +76,7 @@ fn constants_where_the_kernel_writes_to_writable_pages_only() {
     for mode in modes() {
         let system = Faulty::leaked();
         system.refuse(&["forced write"]);
-        let arena = small(mode).os(system).build().unwrap();
+        let arena = small(mode).data(1 << 20).os(system).build().unwrap();
         let blocks: Vec<_> =
             (1..=20).map(|n| arena.data(100, 32, DataAccess::ReadOnly, |_, bytes| bytes.fill(n)).unwrap()).collect();
         let mut batch = arena.batch();
@@ -211,7 +211,7 @@ fn without_the_kernel_write_constants_take_pages() {
     for mode in modes() {
         let system = Faulty::leaked();
         system.refuse(&["writer"]);
-        let arena = small(mode).os(system).build().unwrap();
+        let arena = small(mode).data(1 << 20).os(system).build().unwrap();
         let page = Native.page_size();
         let constant = |n: u8| arena.data(100, 32, DataAccess::ReadOnly, |_, bytes| bytes.fill(n)).unwrap();
         let blocks: Vec<_> = (1..5).map(constant).collect();

@@ -29,9 +29,9 @@ const ADOPTED_FOR: u32 = 127;
 /// The largest number of heaps that one search tries, and of spans that it takes from one heap.
 const ASKED: usize = 4;
 const ADOPTED: usize = 4;
-/// The limit of skipped searches after spans that were of no use: they are skipped until the heap
-/// has taken at most this fraction of its memory anew.
-const LEFT_OUT: u32 = 32;
+/// The limit of skipped searches after spans that were of no use: one for each 128 KiB of the
+/// heap's memory, in granules.
+const LEFT_OUT: u32 = 8192;
 /// The number of waiting blocks above which no blocks are added to them.
 const WAITING: usize = 1024;
 /// The number of times that a search waits for space that others have in flight.
@@ -170,7 +170,8 @@ impl Core {
         }
         // Without this, spans that are of no use would move to and fro between heaps.
         if took > 0 {
-            heap.in_vain = (2 * heap.in_vain + 1).min(heap.space.resident_pages() / LEFT_OUT);
+            let resident = heap.space.resident_pages() * tables.granules.page();
+            heap.in_vain = (2 * heap.in_vain + 1).min(resident / LEFT_OUT);
             heap.left_out = heap.in_vain;
         }
         None
