@@ -19,8 +19,8 @@ pub(crate) struct State {
     /// Whole pages that could not be made executable again. This is tried again before the arena
     /// reports that it is full.
     pub(in crate::arena) stuck: Vec<Run>,
-    /// The number of searches to leave out after searches for a sparse span of another heap failed
-    /// one after another, and the number that is still to be left out.
+    /// The number of granules to place elsewhere after searches for a sparse span of another heap
+    /// failed one after another, and the number that is still to be placed before the next search.
     pub(in crate::arena) in_vain: u32,
     pub(in crate::arena) left_out: u32,
     pub(in crate::arena) live: Counts,

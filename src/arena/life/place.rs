@@ -29,9 +29,10 @@ const ADOPTED_FOR: u32 = 127;
 /// The largest number of heaps that one search tries, and of spans that it takes from one heap.
 const ASKED: usize = 4;
 const ADOPTED: usize = 4;
-/// The limit of skipped searches after spans that were of no use: one for each 128 KiB of the
-/// heap's memory, in granules.
-const LEFT_OUT: u32 = 8192;
+/// After spans that were of no use, searches are skipped until the heap has placed as many granules
+/// elsewhere, in the beginning and at most: 4 KiB, and this fraction of its memory.
+const FIRST_LEFT_OUT: u32 = 256;
+const LEFT_OUT: u32 = 32;
 /// The number of waiting blocks above which no blocks are added to them.
 const WAITING: usize = 1024;
 /// The number of times that a search waits for space that others have in flight.
@@ -130,6 +131,8 @@ impl Core {
             }
         }
         let mut heap = self.heaps.lock(own);
+        // More functions follow in the same page.
+        heap.left_out = heap.left_out.saturating_sub(self.page());
         let fresh = heap.space.bump(&self.heaps.tables, len, align);
         match fresh.or_else(|| self.take_spans(&mut heap, len, align, false)) {
             Some(run) => Ok((heap, run)),
@@ -147,7 +150,7 @@ impl Core {
             return None;
         }
         if heap.left_out > 0 {
-            heap.left_out -= 1;
+            heap.left_out = heap.left_out.saturating_sub(len);
             return None;
         }
         let tables = &self.heaps.tables;
@@ -171,7 +174,7 @@ impl Core {
         // Without this, spans that are of no use would move to and fro between heaps.
         if took > 0 {
             let resident = heap.space.resident_pages() * tables.granules.page();
-            heap.in_vain = (2 * heap.in_vain + 1).min(resident / LEFT_OUT);
+            heap.in_vain = (2 * heap.in_vain + FIRST_LEFT_OUT).min(resident / LEFT_OUT);
             heap.left_out = heap.in_vain;
         }
         None

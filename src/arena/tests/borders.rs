@@ -15,7 +15,7 @@
 
 use std::thread;
 
-use super::{SPAN_BYTES, arena, check_empty, offset, owner, publish, random, span};
+use super::{SPAN_BYTES, arena, builder, check_empty, offset, owner, publish, random, span};
 use crate::space::granules::SPAN;
 use crate::tests::common::{asm, call, fills_holes, not_run, often};
 use crate::tests::faulty::Faulty;
@@ -307,18 +307,23 @@ fn holes_that_do_not_fit_are_passed_over() {
     check_empty(&arena);
 }
 
-/// Spans whose holes are too small for what two heaps publish do not go to and fro between them.
+/// Spans whose holes are too small for what two heaps publish do not go to and fro between them,
+/// whatever the size of pages.
 #[test]
 fn spans_of_no_use_stay_where_they_are() {
-    let Some(arena) = arena("spans_of_no_use_stay_where_they_are", 256) else { return };
-    let mut kept = Vec::new();
-    for heap in [0, 1] {
-        let blocks: Vec<_> = (0..20 * SPAN as usize / 2).map(|_| publish(&arena, heap, 2 * GRANULE).unwrap()).collect();
-        kept.extend(blocks.into_iter().step_by(2));
+    const NAME: &str = "spans_of_no_use_stay_where_they_are";
+    for page in [4 << 10, 16 << 10, 64 << 10] {
+        let Some(builder) = builder(NAME, 256) else { return };
+        let arena = builder.os(Faulty::leaked_with_pages(page)).build().unwrap();
+        let mut kept = Vec::new();
+        for heap in [0, 1] {
+            let blocks = (0..20 * SPAN as usize / 2).map(|_| publish(&arena, heap, 2 * GRANULE).unwrap());
+            kept.extend(blocks.collect::<Vec<_>>().into_iter().step_by(2));
+        }
+        let more: Vec<_> = (0..2_000).map(|n| publish(&arena, n % 2, 10 * GRANULE).unwrap()).collect();
+        let given = arena.core().heaps.given();
+        assert!((1..100).contains(&given), "{given} spans were given, pages of {page}");
+        drop((kept, more));
+        check_empty(&arena);
     }
-    let more: Vec<_> = (0..2_000).map(|n| publish(&arena, n % 2, 10 * GRANULE).unwrap()).collect();
-    let given = arena.core().heaps.given();
-    assert!((1..100).contains(&given), "{given} spans were given");
-    drop((kept, more));
-    check_empty(&arena);
 }
