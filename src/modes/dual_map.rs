@@ -75,7 +75,7 @@ impl Mode for DualMap {
             trims: if region.os().returns_shared() { Trims::Always } else { Trims::Nothing },
             // The two views are collapsed one after the other.
             collapses_in_steps: true,
-            touches_ahead: false,
+            prefaults: false,
             readers: Readers::SharedWithParent,
         }
     }

@@ -25,7 +25,7 @@ use super::wx_mode::WxMode;
 use super::{padded, probe};
 use crate::Error;
 use crate::region::{Plan, Region, refusal};
-use crate::sys::{self, CodeFile, Os, Refused};
+use crate::sys::{self, CodeFile, Os, PREFAULTED, Refused};
 
 struct FileWrite {
     file: CodeFile,
@@ -72,7 +72,7 @@ impl Mode for FileWrite {
             way_in: WayIn::WriteAtLast,
             trims: self.trims,
             collapses_in_steps: false,
-            touches_ahead: true,
+            prefaults: true,
             readers: Readers::SharedWithParent,
         }
     }
@@ -96,13 +96,12 @@ impl Mode for FileWrite {
         padded::write(offset, code, padding, region.poisons(), |at, bytes| unsafe { self.write(region, at, bytes) })
     }
 
-    unsafe fn touch(&self, region: &Region, range: Range<usize>) -> sys::Result<()> {
+    unsafe fn prefault(&self, region: &Region, range: Range<usize>) -> sys::Result<()> {
         // A handler of signals may fork in the middle of this, and return in the child, where the
         // parent's code is in the file.
-        const PIECE: usize = 16 << 10;
-        range.clone().step_by(PIECE).take_while(|_| region.is_own()).try_for_each(|at| {
+        range.clone().step_by(PREFAULTED).take_while(|_| region.is_own()).try_for_each(|at| {
             // SAFETY: inside the file. The rest is passed on to the caller.
-            unsafe { region.os().touch_code_file(&self.file, at, PIECE.min(range.end - at)) }
+            unsafe { region.os().prefault_code_file(&self.file, at, PREFAULTED.min(range.end - at)) }
         })
     }
 

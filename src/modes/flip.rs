@@ -65,7 +65,7 @@ impl Mode for Flip {
             way_in: WayIn::WriteAtLast,
             trims: Trims::UnlessSealed,
             collapses_in_steps: false,
-            touches_ahead: false,
+            prefaults: false,
             readers: Readers::All,
         }
     }

@@ -245,7 +245,7 @@ impl Mode for Given {
             },
             trims: Trims::WithTraps,
             collapses_in_steps: false,
-            touches_ahead: false,
+            prefaults: false,
             readers: Readers::SharedWithParent,
         }
     }

@@ -31,12 +31,12 @@ mod bars;
 mod dual_map;
 mod file_write;
 mod flip;
-mod fresh;
 mod given;
 mod memory;
 mod mode;
 mod padded;
 mod per_thread;
+mod prefault;
 mod probe;
 mod rules;
 #[cfg(all(test, not(loom)))]

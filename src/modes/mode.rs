@@ -66,11 +66,11 @@ pub(super) trait Mode: Send + Sync {
 
     /// Gets memory for whole pages that have none, and leaves them zero. After an error some of
     /// them may have memory. It is called only where the rules say
-    /// [`touches_ahead`](super::rules::Rules).
+    /// [`prefaults`](super::rules::Rules).
     ///
     /// # Safety
     /// - The caller owns the pages, and nobody runs them or needs their content.
-    unsafe fn touch(&self, _region: &Region, _range: Range<usize>) -> sys::Result<()> {
+    unsafe fn prefault(&self, _region: &Region, _range: Range<usize>) -> sys::Result<()> {
         Ok(())
     }
 

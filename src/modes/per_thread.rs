@@ -58,7 +58,7 @@ impl Mode for PerThread {
             way_in: WayIn::WriteAtOnce,
             trims: Trims::UnlessSealed,
             collapses_in_steps: false,
-            touches_ahead: false,
+            prefaults: false,
             readers: Readers::EachThreadByItself,
         }
     }

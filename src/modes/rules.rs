@@ -15,9 +15,9 @@ pub(crate) struct Rules {
     /// Whether pages that are moved into a huge page hold memory even if the system refuses
     /// half-way.
     pub(crate) collapses_in_steps: bool,
-    /// Whether fresh pages cost less if many get memory at once, before functions are written there
-    /// one at a time.
-    pub(crate) touches_ahead: bool,
+    /// Whether fresh pages cost less if several get memory at once, before functions are written
+    /// there one at a time.
+    pub(crate) prefaults: bool,
     pub(crate) readers: Readers,
 }
 

@@ -39,7 +39,7 @@ impl Mode for Toy {
             way_in: WayIn::WriteAtLast,
             trims: Trims::UnlessSealed,
             collapses_in_steps: false,
-            touches_ahead: false,
+            prefaults: false,
             readers: Readers::All,
         }
     }

@@ -24,9 +24,9 @@ use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 use std::os::unix::fs::FileExt;
 
 use super::descriptor::{Identity, elsewhere, with_high_number};
-use super::file_limit::{check_file_size, grow, ignores_limit_signal};
+use super::limits::{check_file_size, grow, ignores_limit_signal};
 use super::process_lock::ProcessLock;
-use super::{Access, Place, Refused, Result, Span, unix};
+use super::{Access, PREFAULTED, Place, Refused, Result, Span, unix};
 use crate::sync::{Arc, AtomicBool, Ordering};
 
 /// The file. Its descriptor is the right to write.
@@ -116,15 +116,14 @@ impl CodeFile {
     }
 
     /// Writes zeros to whole pages that have no memory, so that they have memory. The bytes are not
-    /// compared afterwards, so the descriptor is checked before each write.
-    pub(super) fn touch(&self, offset: usize, len: usize) -> Result<()> {
-        static ZEROS: [u8; 16 << 10] = [0; 16 << 10];
-        (offset..offset + len).step_by(ZEROS.len()).try_for_each(|at| {
-            if self.lost.load(Ordering::Relaxed) || !self.is_ours() {
-                return Err(elsewhere("pwrite"));
-            }
-            self.write_piece(at, &ZEROS[..ZEROS.len().min(offset + len - at)])
-        })
+    /// compared afterwards, so the descriptor is checked before.
+    pub(super) fn prefault(&self, offset: usize, len: usize) -> Result<()> {
+        static ZEROS: [u8; PREFAULTED] = [0; PREFAULTED];
+        debug_assert!(len <= PREFAULTED);
+        if self.lost.load(Ordering::Relaxed) || !self.is_ours() {
+            return Err(elsewhere("pwrite"));
+        }
+        self.write_piece(offset, &ZEROS[..len.min(PREFAULTED)])
     }
 
     /// Gives the memory of whole pages back to the system.

@@ -10,7 +10,7 @@ use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 
-use super::{Refused, Result};
+use super::{Refused, Result, limits};
 
 /// The identity of a file, as long as the file is open somewhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +53,7 @@ pub(super) fn borrow(number: RawFd) -> ManuallyDrop<File> {
 /// Returns the same file under a high number. It is not very high, because the table of descriptors
 /// is as long as the highest number.
 pub(super) fn with_high_number(file: File) -> File {
-    let most = limit(libc::RLIMIT_NOFILE).unwrap_or(u64::MAX).min(1024) as libc::c_int;
+    let most = limits::descriptors().unwrap_or(u64::MAX).min(1024) as libc::c_int;
     // SAFETY: it takes numbers only.
     match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_DUPFD_CLOEXEC, most / 4 * 3) } {
         -1 => file,
@@ -68,19 +68,3 @@ pub(crate) fn elsewhere(call: &'static str) -> Refused {
         "other code of this process closed the descriptor of the arena's file, and its number now leads elsewhere";
     Refused::new(call, io::Error::other(why))
 }
-
-/// Returns a limit of the process, if there is one.
-pub(super) fn limit(resource: Resource) -> Option<u64> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: `limit` is valid for the call to write to.
-    let got = unsafe { libc::getrlimit(resource, &raw mut limit) };
-    // The type is 64 bits wide on some targets, and as wide as a pointer on others.
-    #[allow(clippy::useless_conversion)]
-    (got == 0 && limit.rlim_cur != libc::RLIM_INFINITY).then(|| u64::from(limit.rlim_cur))
-}
-
-// The C library's name for the type differs.
-#[cfg(target_env = "gnu")]
-pub(super) type Resource = libc::__rlimit_resource_t;
-#[cfg(not(target_env = "gnu"))]
-pub(super) type Resource = libc::c_int;

@@ -7,7 +7,7 @@
 //! | reservations, protections, advice | `unix` |
 //! | memory with two views | `shared_linux` |
 //! | an anonymous file | `code_file` |
-//! | the limit of the size of files | `file_limit` |
+//! | limits of the process | `limits` |
 //! | the kernel write | `own_memory` |
 //! | protection keys | `pkeys` |
 //! | the list of mappings | `maps` |

@@ -48,7 +48,7 @@ mod code_file;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod descriptor;
 #[cfg(any(target_os = "linux", target_os = "android"))]
-mod file_limit;
+mod limits;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod maps;
 #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -147,6 +147,9 @@ impl Span {
 unsafe impl Send for Span {}
 // SAFETY: as for `Send`.
 unsafe impl Sync for Span {}
+
+/// The largest number of bytes that get memory by one call of [`Os::prefault_code_file`].
+pub(crate) const PREFAULTED: usize = 16 << 10;
 
 /// The calls that an arena makes. All of them are thread-safe. Calls that only some systems have
 /// are refused unless an implementation overrides them.
@@ -395,14 +398,14 @@ pub(crate) trait Os: Send + Sync + Debug {
         file.write(offset, bytes)
     }
 
-    /// Gets memory for whole pages of the file that have none, and leaves them zero. That takes
-    /// one call for many pages. After an error some of them may have memory.
+    /// Gets memory for up to [`PREFAULTED`] bytes of the file, whole pages that have none, and
+    /// leaves them zero. After an error some of them may have memory.
     ///
     /// # Safety
     /// - The pages lie inside the file. Nobody runs or writes them in any view meanwhile, and
     ///   nobody needs their content.
-    unsafe fn touch_code_file(&self, file: &CodeFile, offset: usize, len: usize) -> Result<()> {
-        file.touch(offset, len)
+    unsafe fn prefault_code_file(&self, file: &CodeFile, offset: usize, len: usize) -> Result<()> {
+        file.prefault(offset, len)
     }
 
     /// Gives the memory of whole pages of the file back to the system.

@@ -26,7 +26,7 @@ impl CodeFile {
         match *self {}
     }
 
-    pub(super) fn touch(&self, _offset: usize, _len: usize) -> Result<()> {
+    pub(super) fn prefault(&self, _offset: usize, _len: usize) -> Result<()> {
         match *self {}
     }
 

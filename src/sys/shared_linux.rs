@@ -23,7 +23,7 @@ use std::io;
 use std::ptr;
 
 use super::{Access, Place, Refused, Result, Span, unix};
-use crate::sys::{code_file, file_limit};
+use crate::sys::{code_file, limits};
 use crate::units::MAX_ALIGN;
 
 /// The memory from which the views are made.
@@ -103,7 +103,7 @@ pub(super) fn share(len: usize) -> Result<SharedMemory> {
         return Ok(SharedMemory::Anonymous(source));
     }
     let file = code_file::memory_file(c"gaia-jit", 0)?;
-    file_limit::grow(&file, len)?;
+    limits::grow(&file, len)?;
     Ok(SharedMemory::File(file))
 }
 

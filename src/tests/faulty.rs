@@ -403,11 +403,16 @@ impl Os for Faulty {
         unsafe { Native.write_code_file(file, offset, bytes) }
     }
 
-    unsafe fn touch_code_file(&self, file: &CodeFile, offset: usize, len: usize) -> Result<()> {
+    unsafe fn prefault_code_file(&self, file: &CodeFile, offset: usize, len: usize) -> Result<()> {
         assert_eq!((offset % self.page_size(), len % self.page_size()), (0, 0), "part of a page");
-        self.enter("touch")?;
+        if let Err(refused) = self.enter("prefault") {
+            // The worst refusal: half of it was written.
+            // SAFETY: a part of what is passed on to the caller.
+            unsafe { Native.prefault_code_file(file, offset, len / 2)? };
+            return Err(refused);
+        }
         // SAFETY: passed on to the caller.
-        unsafe { Native.touch_code_file(file, offset, len) }
+        unsafe { Native.prefault_code_file(file, offset, len) }
     }
 
     unsafe fn decommit_code_file(&self, file: &CodeFile, offset: usize, len: usize) -> Result<()> {

@@ -148,6 +148,13 @@ fn the_limit_is_read_by_the_call_that_is_allowed() {
                 assert!(ended, "call {denied} denied");
             }
         }
+        // Who ignores the signal need not read the limit.
+        assert!(fork(|| {
+            // SAFETY: ignoring a signal has no requirements.
+            unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+            assert!(calls.into_iter().all(sandbox::deny));
+            assert_eq!(call(&small(WxMode::FileWrite).build().unwrap().publish(&asm::constant(5)).unwrap()), 5);
+        }));
         // Nobody knows what a limit is that cannot be read.
         let refused = |error: &Error| matches!(error, Error::OperatingSystem { call: "getrlimit", .. });
         assert!(calls.into_iter().all(sandbox::deny));
@@ -169,6 +176,8 @@ fn the_limit_without_the_signal_is_an_error_too() {
         let far = arena.publish(&asm::padded(2, 100_000)).unwrap();
         for bytes in [8, 100_500] {
             set_limit(bytes);
+            let refused = small(WxMode::FileWrite).build().unwrap_err();
+            assert!(matches!(&refused, Error::Unsupported { why, .. } if why.contains("RLIMIT_FSIZE")), "{refused}");
             assert!(is_system(&arena.publish(&asm::padded(3, 5_000)).unwrap_err()));
             assert_eq!((call(&first), call(&far)), (1, 2));
         }
@@ -274,6 +283,37 @@ fn a_descriptor_whose_number_leads_elsewhere_is_an_error() {
         drop((first, arena));
         // SAFETY: takes numbers only.
         assert!(unsafe { libc::fcntl(fd, libc::F_GETFD) } >= 0, "another's descriptor was closed");
+    });
+}
+
+/// The same where the next function begins in a page without memory, and others get memory with it:
+/// no zeros are written.
+#[test]
+fn no_zeros_go_to_another_file() {
+    const NAME: &str = "no_zeros_go_to_another_file";
+    child::run(NAME, || {
+        const CAPACITY: usize = 8 << 20;
+        let before = descriptors();
+        let builder = CodeArena::builder().mode(WxMode::FileWrite).capacity(CAPACITY);
+        let arena = match builder.build() {
+            Err(Error::Unsupported { why, .. }) => return common::not_run(NAME, &why),
+            arena => arena.unwrap(),
+        };
+        let fd = descriptors().into_iter().find(|fd| !before.contains(fd)).unwrap();
+        let (mut blocks, mut used) = (Vec::new(), 0);
+        while used < 3 << 20 || arena.stats().resident_bytes != used {
+            blocks.push(arena.publish(&asm::padded(1, 512)).unwrap());
+            used += 512;
+        }
+        let other = tempfile();
+        other.write_all_at(&vec![9; CAPACITY], 0).unwrap();
+        // SAFETY: as above.
+        assert_eq!(unsafe { libc::dup2(std::os::fd::AsRawFd::as_raw_fd(&other), fd) }, fd);
+        assert!(arena.publish(&asm::padded(1, 512)).is_err());
+        let mut bytes = vec![0; CAPACITY];
+        other.read_exact_at(&mut bytes, 0).unwrap();
+        assert!(bytes[used + 512..].iter().all(|byte| *byte == 9));
+        assert!(blocks.iter().all(|block| call(block) == 1));
     });
 }
 

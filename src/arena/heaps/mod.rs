@@ -21,7 +21,7 @@
 //!
 //! Heaps and the pool are locked for bookkeeping only. Bytes are copied, flushed and protected, and
 //! the system and observers are called, without these locks. (The exceptions are pages without
-//! memory: with poison, `arena/life/pages.rs`, and in `FileWrite`, `arena/life/ahead.rs`.)
+//! memory: with poison, `arena/life/pages.rs`, and in `FileWrite`, `arena/life/prefault.rs`.)
 //!
 //! # Who writes what
 //!

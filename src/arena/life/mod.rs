@@ -2,7 +2,7 @@
 //!
 //! - [`place`] takes granules for the next block.
 //! - [`publish`] makes blocks live.
-//! - [`ahead`] gets memory for the pages of the functions to come.
+//! - [`prefault`] gets memory for the pages of the functions to come.
 //! - [`retire`] drops a block, and frees its space when no older guard is left.
 //! - [`shrink`] does the same for the end of a block.
 //! - [`trim`] gives the memory of free pages back to the system, and moves code into huge pages.
@@ -17,9 +17,9 @@
 //! are marked as *in flight*: a thread that finds the arena full waits for `Core::system` before it
 //! reports that.
 
-mod ahead;
 mod pages;
 mod place;
+mod prefault;
 mod publish;
 mod retire;
 mod shrink;

@@ -103,7 +103,7 @@ impl Core {
         let placed = core.place(granules, align, |heap, run| {
             let entry = Entry::new(run.start, len, code.tag);
             core.lookup.enter_one(entry)?;
-            core.touch_ahead(heap, run);
+            core.prefault(heap, run);
             heap.space.touch(&core.heaps.tables, run);
             heap.publish(run, len);
             Ok(entry)

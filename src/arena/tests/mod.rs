@@ -6,17 +6,17 @@
 //!
 //! | file | subject |
 //! |---|---|
-//! | `ahead` | pages that get memory before functions are placed there |
 //! | `borders` | spans that change owner, holes that lie in two heaps |
 //! | `ends` | ends of arenas and threads; forked children |
 //! | `meeting` | threads that meet, and which heap each goes to |
+//! | `prefault` | pages that get memory before functions are placed there |
 //! | `random` | random work, figures taken again from the tables |
 //! | `waiting` | what waits for guards, for pages to be sealed, for a system that refuses |
 
-mod ahead;
 mod borders;
 mod ends;
 mod meeting;
+mod prefault;
 mod random;
 mod waiting;
 

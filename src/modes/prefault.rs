@@ -1,5 +1,5 @@
-//! Fresh memory, where a page costs less together with others. The [arena](crate::arena) gets it
-//! for the pages behind a function before the function is written.
+//! Prefaulting: fresh pages get memory together, where a page alone costs more. The
+//! [arena](crate::arena) asks for it before it writes a function.
 
 use std::ops::Range;
 
@@ -8,9 +8,9 @@ use super::memory::CodeMemory;
 impl CodeMemory {
     /// Returns whether free pages behind a function get memory together with its own.
     #[inline]
-    pub(crate) fn touches_ahead(&self) -> bool {
+    pub(crate) fn prefaults(&self) -> bool {
         // With traps between functions, pages without code do not stay zero.
-        self.rules().touches_ahead && !self.region.poisons()
+        self.rules().prefaults && !self.region.poisons()
     }
 
     /// Gets memory for whole pages that have none, and leaves them zero. If the system refuses,
@@ -18,8 +18,8 @@ impl CodeMemory {
     ///
     /// # Safety
     /// - The caller owns the pages, and nobody runs them or needs their content.
-    pub(crate) unsafe fn touch(&self, range: Range<usize>) {
+    pub(crate) unsafe fn prefault(&self, range: Range<usize>) {
         // SAFETY: passed on to the caller.
-        let _ = unsafe { self.mode.touch(&self.region, range) };
+        let _ = unsafe { self.mode.prefault(&self.region, range) };
     }
 }

@@ -17,8 +17,10 @@ use super::SPAN_BYTES;
 use crate::space::Run;
 use crate::space::granules::span_of;
 use crate::tests::common::{asm, call, not_run, often};
+#[cfg(target_os = "linux")]
+use crate::tests::common::{child, fork, maps};
 use crate::tests::faulty::Faulty;
-use crate::{CodeArena, CodeBlock, Error, WxMode};
+use crate::{ArenaBuilder, CodeArena, CodeBlock, Error, WxMode};
 
 const CAPACITY: usize = 8 << 20;
 /// As many functions as take some megabytes.
@@ -27,13 +29,18 @@ const LEN: usize = 500;
 /// The space that each takes.
 const SPACE: usize = 512;
 
-fn arena(test: &str, os: &'static Faulty) -> Option<CodeArena> {
-    arena_of(CAPACITY, test, os)
+/// Returns an arena, and the system that counts its calls from now on.
+fn arena(test: &str) -> Option<(CodeArena, &'static Faulty)> {
+    build(test, CodeArena::builder().capacity(CAPACITY))
 }
 
-fn arena_of(capacity: usize, test: &str, os: &'static Faulty) -> Option<CodeArena> {
-    match CodeArena::builder().mode(WxMode::FileWrite).capacity(capacity).os(os).build() {
-        Ok(arena) => Some(arena),
+fn build(test: &str, builder: ArenaBuilder) -> Option<(CodeArena, &'static Faulty)> {
+    let os = Faulty::leaked();
+    match builder.mode(WxMode::FileWrite).os(os).build() {
+        Ok(arena) => {
+            os.take_log();
+            Some((arena, os))
+        }
         Err(Error::Unsupported { why, .. }) => {
             not_run(test, &why);
             None
@@ -55,8 +62,8 @@ fn page_size(arena: &CodeArena) -> usize {
 }
 
 /// Checks that memory was got ahead several times.
-fn check_touched(arena: &CodeArena, os: &Faulty) {
-    assert!(count(&os.take_log(), "touch") > 10 || page_size(arena) > 32 << 10);
+fn check_prefaulted(arena: &CodeArena, os: &Faulty) {
+    assert!(count(&os.take_log(), "prefault") > 10 || page_size(arena) > 32 << 10);
 }
 
 /// Checks that everything runs, and that nothing is left when it is dropped.
@@ -66,13 +73,14 @@ fn check(arena: &CodeArena, blocks: Vec<(u32, CodeBlock)>) {
     arena.trim().unwrap();
     let stats = arena.stats();
     assert_eq!((stats.free_bytes, stats.resident_bytes), (stats.capacity, 0), "{stats}");
+    // So the system says too, also of pages that no function was written to.
+    #[cfg(target_os = "linux")]
+    assert_eq!(maps::resident(arena.core().memory.address(0).addr(), stats.capacity), 0);
 }
 
 #[test]
 fn fresh_pages_come_by_few_calls_and_are_few() {
-    let os = Faulty::leaked();
-    let Some(arena) = arena("fresh_pages_come_by_few_calls_and_are_few", os) else { return };
-    os.take_log();
+    let Some((arena, os)) = arena("fresh_pages_come_by_few_calls_and_are_few") else { return };
     let mut blocks = Vec::new();
     for n in 0..COUNT {
         blocks.push((n, publish(&arena, n)));
@@ -83,7 +91,7 @@ fn fresh_pages_come_by_few_calls_and_are_few() {
     }
     let log = os.take_log();
     // One call for 16 KiB at most. In the beginning it is less, and up to two pages it is no call.
-    let (calls, pieces) = (count(&log, "touch"), arena.stats().resident_bytes / (16 << 10));
+    let (calls, pieces) = (count(&log, "prefault"), arena.stats().resident_bytes / (16 << 10));
     let expected = if page_size(&arena) > 32 << 10 { 0..=0 } else { pieces / 2..=2 * pieces };
     assert!(expected.contains(&calls), "{calls} calls for {pieces} pieces");
     assert_eq!(count(&log, "write"), COUNT as usize);
@@ -93,19 +101,16 @@ fn fresh_pages_come_by_few_calls_and_are_few() {
 /// A small arena has no memory ahead.
 #[test]
 fn a_few_functions_have_their_own_pages_only() {
-    let os = Faulty::leaked();
-    let Some(arena) = arena("a_few_functions_have_their_own_pages_only", os) else { return };
-    os.take_log();
+    let Some((arena, os)) = arena("a_few_functions_have_their_own_pages_only") else { return };
     let blocks: Vec<_> = (0..200).map(|n| (n, publish(&arena, n))).collect();
-    assert_eq!(count(&os.take_log(), "touch"), 0);
+    assert_eq!(count(&os.take_log(), "prefault"), 0);
     assert_eq!(arena.stats().resident_bytes, (200 * SPACE).next_multiple_of(page_size(&arena)));
     check(&arena, blocks);
 }
 
 #[test]
 fn zeros_never_cover_code() {
-    let os = Faulty::leaked();
-    let Some(arena) = arena("zeros_never_cover_code", os) else { return };
+    let Some((arena, os)) = arena("zeros_never_cover_code") else { return };
     let mut blocks: Vec<_> = (0..COUNT / 2).map(|n| (n, publish(&arena, n))).collect();
     for round in 0..40 {
         // Placed before the functions below, and published after them.
@@ -118,7 +123,7 @@ fn zeros_never_cover_code() {
         blocks.extend((0..20).map(|n| (n, publish(&arena, n))));
         drop(dropped);
     }
-    check_touched(&arena, os);
+    check_prefaulted(&arena, os);
     check(&arena, blocks);
 }
 
@@ -134,7 +139,7 @@ fn batch_of_one(arena: &CodeArena, len: usize) -> CodeBlock {
 fn only_free_pages_without_memory_are_got() {
     const NAME: &str = "only_free_pages_without_memory_are_got";
     // The last span is a part of one.
-    let Some(arena) = arena_of((2 << 20) + (20 << 10), NAME, Faulty::leaked()) else { return };
+    let Some((arena, _)) = build(NAME, CodeArena::builder().capacity((2 << 20) + (20 << 10))) else { return };
     let (core, mut rng) = (arena.core(), Rng::with_seed(7));
     let (granules, page) = (core.heaps.granules(), core.page());
     let (mut blocks, mut batches, mut found) = (Vec::new(), Vec::new(), [0; 17]);
@@ -182,8 +187,7 @@ fn only_free_pages_without_memory_are_got() {
 /// published.
 #[test]
 fn zeros_never_cover_code_of_another_thread() {
-    let os = Faulty::leaked();
-    let Some(arena) = arena("zeros_never_cover_code_of_another_thread", os) else { return };
+    let Some((arena, os)) = arena("zeros_never_cover_code_of_another_thread") else { return };
     let work = |seed: u32| {
         arena.go_to_heap(0);
         let mut blocks = Vec::new();
@@ -202,25 +206,54 @@ fn zeros_never_cover_code_of_another_thread() {
         blocks.extend(other.join().unwrap());
         blocks
     });
-    check_touched(&arena, os);
+    check_prefaulted(&arena, os);
     check(&arena, blocks);
 }
 
 #[test]
 fn a_refusal_costs_no_publication() {
-    let os = Faulty::leaked();
-    let Some(arena) = arena("a_refusal_costs_no_publication", os) else { return };
-    os.refuse(&["touch"]);
-    let blocks: Vec<_> = (0..COUNT).map(|n| (n, publish(&arena, n))).collect();
-    check_touched(&arena, os);
+    let Some((arena, os)) = arena("a_refusal_costs_no_publication") else { return };
+    os.refuse(&["prefault"]);
+    let mut blocks: Vec<_> = (0..COUNT).map(|n| (n, publish(&arena, n))).collect();
+    check_prefaulted(&arena, os);
+    // Behind the last function a page got memory before the refusal. It counts.
+    while page_size(&arena) <= 32 << 10 && count(&os.take_log(), "prefault") == 0 {
+        blocks.push((7, publish(&arena, 7)));
+    }
+    #[cfg(target_os = "linux")]
+    {
+        let stats = arena.stats();
+        let resident = maps::resident(arena.core().memory.address(0).addr(), stats.capacity);
+        assert!(resident <= stats.resident_bytes, "{resident}, {stats}");
+    }
     check(&arena, blocks);
+}
+
+/// A forked child that is in the middle of it, because a handler of signals forked there, leaves
+/// its parent's code alone.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_forked_child_prefaults_nothing() {
+    const NAME: &str = "a_forked_child_prefaults_nothing";
+    child::run(NAME, || {
+        let Some((arena, _)) = arena(NAME) else { return };
+        let block = publish(&arena, 7);
+        let code = block.as_bytes().to_vec();
+        let memory = &arena.core().memory;
+        // SAFETY: the child runs no code of the arena. The parent's stays as it is.
+        assert!(fork::fork(|| unsafe { memory.prefault(0..memory.page_size()) }));
+        assert_eq!(block.as_bytes(), code);
+        // The control: in this process it writes zeros.
+        // SAFETY: nobody runs the block or needs its content any more.
+        unsafe { memory.prefault(0..memory.page_size()) };
+        assert!(block.as_bytes().iter().all(|byte| *byte == 0));
+    });
 }
 
 /// Functions that lie far from each other leave their span empty, and nothing behind them is used.
 #[test]
 fn functions_far_from_each_other_have_little_ahead() {
-    let os = Faulty::leaked();
-    let Some(arena) = arena("functions_far_from_each_other_have_little_ahead", os) else { return };
+    let Some((arena, _)) = arena("functions_far_from_each_other_have_little_ahead") else { return };
     let code = asm::constant(5);
     let far = |_| arena.publish(crate::Code::new(&code).align(SPAN_BYTES)).unwrap();
     let blocks: Vec<_> = (0..CAPACITY / SPAN_BYTES - 1).map(|n| (5, far(n))).collect();
@@ -232,13 +265,9 @@ fn functions_far_from_each_other_have_little_ahead() {
 /// Poison fills what is free with traps, so there are no zeros to be had.
 #[test]
 fn poison_gets_nothing_ahead() {
-    let os = Faulty::leaked();
-    let built = CodeArena::builder().mode(WxMode::FileWrite).capacity(CAPACITY).poison(true).os(os).build();
-    let arena = match built {
-        Err(Error::Unsupported { why, .. }) => return not_run("poison_gets_nothing_ahead", &why),
-        built => built.unwrap(),
-    };
+    let builder = CodeArena::builder().capacity(CAPACITY).poison(true);
+    let Some((arena, os)) = build("poison_gets_nothing_ahead", builder) else { return };
     let blocks: Vec<_> = (0..COUNT).map(|n| (n, publish(&arena, n))).collect();
-    assert_eq!(count(&os.take_log(), "touch"), 0);
+    assert_eq!(count(&os.take_log(), "prefault"), 0);
     check(&arena, blocks);
 }

@@ -1,4 +1,4 @@
-//! Memory for the pages of the functions to come, where a page costs less together with others.
+//! Prefaulting: memory for the pages of the functions to come, where a page alone costs more.
 //!
 //! When a function is placed in a page without memory, the free pages behind it get memory
 //! together with it: at most 64 KiB, in the same span. At most a sixteenth of a heap's memory is
@@ -12,21 +12,21 @@ use crate::space::Run;
 use crate::space::granules::{SPAN, span_of};
 use crate::units::GRANULE;
 
-/// The largest number of bytes that get memory at once.
+/// The largest number of bytes that get memory while the heap is locked once.
 const MOST: u32 = 64 << 10;
 
 impl Core {
     /// Gets memory for the free pages behind a function that was just placed, if its own page has
     /// none. The function is not written yet.
     #[inline]
-    pub(super) fn touch_ahead(&self, heap: &mut State, run: Run) {
-        if self.memory.touches_ahead() && !self.heaps.granules().all_resident(run) {
-            self.get_pages(heap, run);
+    pub(super) fn prefault(&self, heap: &mut State, run: Run) {
+        if self.memory.prefaults() && !self.heaps.granules().all_resident(run) {
+            self.prefault_behind(heap, run);
         }
     }
 
     #[cold]
-    fn get_pages(&self, heap: &mut State, run: Run) {
+    fn prefault_behind(&self, heap: &mut State, run: Run) {
         let page = self.page();
         let most = heap.space.pages_until_sparse(&self.heaps.tables).min(MOST / GRANULE as u32 / page);
         // One page is no cheaper, and a larger function writes to many pages in any case.
@@ -37,7 +37,7 @@ impl Core {
         if pages.len() > page {
             // SAFETY: whole pages of this heap, which is locked. They contain no code, because
             // nothing is placed there but the function, which is written by the caller after this.
-            unsafe { self.memory.touch(bytes_of(pages)) };
+            unsafe { self.memory.prefault(bytes_of(pages)) };
             // After a refusal some of them may have memory.
             heap.space.touch(&self.heaps.tables, pages);
         }
