@@ -29,9 +29,10 @@ const ADOPTED_FOR: u32 = 127;
 /// The largest number of heaps that one search tries, and of spans that it takes from one heap.
 const ASKED: usize = 4;
 const ADOPTED: usize = 4;
-/// After spans that were of no use, searches are skipped until the heap has placed as many granules
-/// elsewhere, in the beginning and at most: 4 KiB, and this fraction of its memory.
+/// After a search that found spans of no use, searches are left out until the heap has placed this
+/// many granules elsewhere (4 KiB).
 const FIRST_LEFT_OUT: u32 = 256;
+/// Each further such search doubles that, up to this fraction of the heap's memory.
 const LEFT_OUT: u32 = 32;
 /// The number of waiting blocks above which no blocks are added to them.
 const WAITING: usize = 1024;
