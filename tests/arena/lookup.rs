@@ -199,7 +199,9 @@ mod signals {
                             while HANDLED.load(Ordering::Relaxed) == before {
                                 std::thread::yield_now();
                             }
-                            (0..rng.u32(..3_000)).for_each(|_| std::hint::spin_loop());
+                            // No `spin_loop`: its instruction ends a processor's turn in an
+                            // emulator where they run in turns, so each would last a turn.
+                            (0..rng.u32(..3_000)).for_each(|n| _ = std::hint::black_box(n));
                         }
                     });
                     let mut come_and_go = Vec::new();
