@@ -25,6 +25,21 @@ pub fn executable(start: usize, len: usize) -> Vec<(usize, usize)> {
     maps.lines().filter_map(parse).collect()
 }
 
+/// Returns the largest number of bytes between two mappings in a range of addresses.
+pub fn largest_gap(within: std::ops::Range<usize>) -> usize {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let parse = |line: &str| {
+        let (from, to) = line.split_once(' ')?.0.split_once('-')?;
+        Some((usize::from_str_radix(from, 16).ok()?, usize::from_str_radix(to, 16).ok()?))
+    };
+    let (mut largest, mut free) = (0, within.start);
+    for (from, to) in maps.lines().filter_map(parse).chain([(within.end, within.end)]) {
+        largest = largest.max(from.min(within.end).saturating_sub(free));
+        free = free.max(to);
+    }
+    largest
+}
+
 /// Returns how many of `len` bytes at `base` hold memory.
 pub fn resident(base: usize, len: usize) -> usize {
     let page = region::page::size();

@@ -64,14 +64,28 @@ pub fn sanitized() -> bool {
     std::env::var_os("GAIA_TEST_SANITIZER").is_some()
 }
 
-/// Returns whether an arena near something can be built. A user-mode emulator may not support it,
-/// because its own memory may fill the space around a program; then a message is printed. On other
-/// systems it is an error.
+/// Builds an arena near something. Where other mappings leave no room, a message is printed: in a
+/// user-mode emulator its own memory may fill the space around a program, and on Arm the memory
+/// behind a program may begin anywhere in the range of branches.
 pub fn near(test: &str, builder: ArenaBuilder) -> Option<CodeArena> {
     match builder.build() {
-        Err(Error::OutOfReach { .. }) if !own_kernel(test) => None,
+        Err(Error::OutOfReach { address, len, reach }) if !own_kernel(test) || !has_room(address, len, reach) => {
+            not_run(test, "other mappings leave no room near the program");
+            None
+        }
         arena => Some(arena.unwrap()),
     }
+}
+
+/// Returns whether there is certainly room in reach of an address, as far as it is known.
+fn has_room(address: usize, len: usize, reach: usize) -> bool {
+    // What the system keeps free at the lowest addresses, and what alignment may take.
+    const LOWEST: usize = 64 << 10;
+    const ALIGN: usize = 4 << 20;
+    #[cfg(target_os = "linux")]
+    return maps::largest_gap(address.saturating_sub(reach).max(LOWEST)..address.saturating_add(reach)) >= len + ALIGN;
+    #[cfg(not(target_os = "linux"))]
+    true
 }
 
 /// Prints that a test was not run. The message is not captured.
