@@ -262,7 +262,9 @@ fn no_other_call_is_made_after_the_build() {
                 let more = rows.iter().flat_map(|row| calls_after(row)).filter_map(number);
                 sandbox::allow_only(&BESIDES.into_iter().chain(more).collect::<Vec<_>>())
             };
-            let build = || CodeArena::builder().mode(mode).capacity(4 << 20).poison(poison).build().unwrap();
+            let build_of =
+                |capacity| CodeArena::builder().mode(mode).capacity(capacity).poison(poison).build().unwrap();
+            let build = || build_of(4 << 20);
             let (name, poisons) = (name(mode), if poison { "`poison`" } else { "no row" });
             let ended = common::fork::fork(|| {
                 // To drop an arena takes other calls.
@@ -302,7 +304,8 @@ fn no_other_call_is_made_after_the_build() {
             });
             assert!(ended, "{mode:?}, poison {poison}, `mprotect` refused: another call was made");
             let ended = common::fork::fork(|| {
-                let arena = &build();
+                // Where no holes are filled, each function takes a page.
+                let arena = &build_of(64 << 20);
                 let work = |thread: u32| {
                     if !allow(&["all", &name, poisons, "more than one thread"]) {
                         return;
