@@ -78,13 +78,16 @@ pub fn near(test: &str, builder: ArenaBuilder) -> Option<CodeArena> {
 }
 
 /// Returns whether there is certainly room in reach of an address, as far as it is known.
+#[cfg(target_os = "linux")]
 fn has_room(address: usize, len: usize, reach: usize) -> bool {
     // What the system keeps free at the lowest addresses, and what alignment may take.
     const LOWEST: usize = 64 << 10;
     const ALIGN: usize = 4 << 20;
-    #[cfg(target_os = "linux")]
-    return maps::largest_gap(address.saturating_sub(reach).max(LOWEST)..address.saturating_add(reach)) >= len + ALIGN;
-    #[cfg(not(target_os = "linux"))]
+    maps::largest_gap(address.saturating_sub(reach).max(LOWEST)..address.saturating_add(reach)) >= len + ALIGN
+}
+
+#[cfg(not(target_os = "linux"))]
+fn has_room(_address: usize, _len: usize, _reach: usize) -> bool {
     true
 }
 
