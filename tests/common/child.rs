@@ -1,6 +1,7 @@
 //! Tests that may end their process, or use up its resources, run in a process of their own: the
 //! test binary starts itself again for this test.
 
+use std::io::Write;
 use std::process::{Command, Output};
 
 const MARK: &str = "GAIA_TEST_CHILD";
@@ -23,6 +24,10 @@ pub fn output<F: FnOnce()>(test: &str, body: F) -> Output {
     // of them, so that the child's memory depends more on its threads than on an arena.
     command.env("MALLOC_ARENA_MAX", "1");
     let output = command.output().unwrap();
+    // What a child leaves out is said, whatever becomes of the rest of its output.
+    for line in String::from_utf8_lossy(&output.stderr).lines().filter(|line| line.starts_with("NOT RUN: ")) {
+        std::io::stderr().write_all(format!("{line}\n").as_bytes()).unwrap();
+    }
     // A name without a test would end without an error, too.
     let out = String::from_utf8_lossy(&output.stdout);
     assert!(out.contains("running 1 test"), "{name} is not the name of a test\n{out}");
